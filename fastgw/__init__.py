@@ -1,0 +1,8 @@
+"""fastgw: ordinary HTTP in front of services that are reached through Kafka.
+
+Read the files floor by floor (each imports only from floors below): errors, ids, messages; config, kafka_wire,
+mesh_wire, problem, _ctable; table, partitions, intake, exchange, metrics; the edges (http_granian, kafka_link,
+mesh_links, membership, admin); worker and agent; supervisor; cli and demo.
+"""
+
+__version__ = "0.1.0"

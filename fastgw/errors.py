@@ -1,0 +1,96 @@
+"""Every way in which fastgw can fail, on one page: whose fault it is, what HTTP says, what happened to the record.
+
+Two kinds of failure live here. An `Ending` is how one HTTP request ended; endings are data, because the hot path
+answers with them and never raises. An exception is for people: it stops a command with one clear line.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Outcome(StrEnum):
+    """What became of the request's record, as far as the gateway can honestly know."""
+
+    NOT_RECORDED = "not_recorded"  # nothing is in Kafka: the client may resend freely
+    RECORDED = "recorded"  # the record is in the request topic: do not resend blindly
+    UNKNOWN = "unknown"  # it may or may not be there
+
+
+class Ending(NamedTuple):
+    """How a request ended: one row of the outcome table (design section 8)."""
+
+    number: int  # column of the counters in shared memory: append, never reorder
+    name: str  # the metric label and the last part of the problem's `type`
+    status: int  # HTTP status; for ANSWERED the service's own status wins
+    outcome: Outcome
+    retryable: bool  # whether sending the same request again can be expected to help and do no harm
+    title: str
+
+
+_N, _R, _U = Outcome.NOT_RECORDED, Outcome.RECORDED, Outcome.UNKNOWN
+
+ANSWERED = Ending(0, "answered", 200, _R, False, "The service answered")
+MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed")
+NO_ROUTE = Ending(2, "no_route", 404, _N, False, "No route matches this path")
+WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not take this method")
+BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly")
+LENGTH_REQUIRED = Ending(5, "length_required", 411, _N, False, "A Content-Length is required")
+BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large")
+TARGET_TOO_LONG = Ending(7, "target_too_long", 414, _N, False, "The request target is too long")
+HEADERS_TOO_LARGE = Ending(8, "headers_too_large", 431, _N, False, "The request headers are too large")
+TABLE_FULL = Ending(9, "table_full", 503, _N, True, "The gateway has no free slot for this request")
+IN_FLIGHT_CAP = Ending(10, "in_flight_cap", 503, _N, True, "Too many requests wait on this route")
+QUEUE_FULL = Ending(11, "queue_full", 503, _N, True, "The queue towards Kafka is full")
+DRAINING = Ending(12, "draining", 503, _N, True, "This gateway process is shutting down")
+NOT_READY = Ending(13, "not_ready", 503, _N, True, "The reply path is not ready")
+TOPIC_UNKNOWN = Ending(14, "topic_unknown", 502, _N, False, "The request topic does not exist")
+NOT_AUTHORIZED = Ending(15, "not_authorized", 502, _N, False, "Kafka does not let the gateway write to this topic")
+RECORD_TOO_LARGE = Ending(16, "record_too_large", 413, _N, False, "The broker refuses a record of this size")
+SEND_UNKNOWN = Ending(17, "send_unknown", 504, _U, False, "The record may have been written, Kafka did not say")
+EXPIRED_UNSENT = Ending(18, "expired_unknown", 504, _U, False, "The deadline passed before Kafka confirmed the record")
+EXPIRED = Ending(19, "expired", 504, _R, False, "The service did not answer before the deadline")
+BAD_REPLY = Ending(20, "bad_reply", 502, _R, False, "The service's reply cannot be turned into an HTTP answer")
+CANCELLED_UNSENT = Ending(21, "cancelled_unknown", 499, _U, False, "The client left before Kafka confirmed the record")
+CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the service answered")
+CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before the request was complete")
+REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The Kafka client refused the record")
+
+ENDINGS: tuple[Ending, ...] = tuple(
+    sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)
+)
+
+
+class FastgwError(Exception):
+    """Base of the exceptions that end a command: `exit_code` says how, the text says what was expected and got."""
+
+    exit_code = 1
+
+
+class ConfigError(FastgwError):
+    """The configuration is wrong; the text names file, key, what was expected and what was got."""
+
+    exit_code = 2
+
+
+class StartError(FastgwError):
+    """The surroundings are not fit to start in (port in use, broker not reachable, topic missing, too few partitions)."""
+
+    exit_code = 2
+
+
+class TableError(FastgwError):
+    """The shared table was misused or does not fit this program (wrong magic, version, size; released twice)."""
+
+
+class QueueFull(FastgwError):
+    """The Kafka client's send queue has no room; nothing was sent."""
+
+
+class SendRefused(FastgwError):
+    """The Kafka client refused a record before it was sent; `ending` is the request's row of the outcome table."""
+
+    def __init__(self, ending: Ending, detail: str) -> None:
+        super().__init__(detail)
+        self.ending = ending

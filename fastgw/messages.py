@@ -1,0 +1,66 @@
+"""The things that travel between the edges and the core: request heads, answers, records, replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+HeaderList = list[tuple[str, str]]
+Answer = Callable[[int, HeaderList, bytes], None]
+"""How a front is told the answer: status 200-599, headers (lower-case names), body. Call it exactly once."""
+
+
+class Headers(Protocol):
+    """Request headers as a front has them; names are lower case."""
+
+    def get(self, key: str, /) -> str | None: ...
+    def get_all(self, key: str, /) -> Sequence[str]: ...
+
+
+class Head(NamedTuple):
+    """A request without its body: what a front knows when the decision about it is made."""
+
+    method: str
+    path: str  # percent-decoded
+    query: str  # as sent, without the question mark
+    headers: Headers
+    hosts: Sequence[str]  # every Host header, or the one :authority of HTTP/2
+    content_length: int | None  # None: not declared
+    chunked: bool  # the body has no declared length but is announced (HTTP/1.1 chunked, HTTP/2 without END_STREAM)
+
+
+class Record(NamedTuple):
+    """A Kafka record on its way out."""
+
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    partition: int  # -1: the client's partitioner decides
+
+
+class Reply(NamedTuple):
+    """A reply record as it came in, undecoded but for its correlation id."""
+
+    correlation_id: bytes
+    partition: int
+    offset: int
+    headers: list[tuple[str, bytes]]
+    value: bytes
+
+
+class Fate(IntEnum):
+    """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
+
+    ANSWERED = 0
+    MISROUTED = 1  # right node, other worker: forwarded over the mesh
+    LATE = 2  # its request has ended without it
+    DUPLICATE = 3  # its request has been answered already
+    ORPHAN = 4  # the worker that waited for it is dead
+    FOREIGN = 5  # another node's, which reads it itself
+    REROUTED = 6  # another node's, sent on through Kafka
+    FORGED = 7  # well-formed id that was never issued
+    MALFORMED = 8  # no correlation id that could be one of ours
+    DROPPED = 9  # misrouted, but the link to its worker is full or broken
+    FORWARDED_IN = 10  # arrived over the mesh for this worker
