@@ -1,0 +1,1 @@
+"""Apache Kafka on this machine, from Maven Central jars: for tests and benchmarks alike."""
