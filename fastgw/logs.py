@@ -1,0 +1,62 @@
+"""How all processes of a gateway log: one event a line on stderr, as key=value text or JSON (FASTGW_LOG).
+
+Modules take a logger with `structlog.get_logger("name")`; only a process's entry point calls `configure`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def configure(process_name: str) -> None:
+    """Set up logging for this process; call once, before anything logs.
+
+    Environment: FASTGW_LOG = "json", "text", or "auto" (default: text on a terminal, JSON elsewhere);
+    FASTGW_LOG_LEVEL = "debug", "info" (default), "warning", "error". Other values count as the default.
+    """
+    level = logging.getLevelNamesMapping().get(os.environ.get("FASTGW_LOG_LEVEL", "info").upper(), logging.INFO)
+    steps = _steps(process_name)
+    structlog.configure(
+        processors=[*steps, _renderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries (granian, confluent-kafka) speak through `logging`: the same lines for them, warnings and worse.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer()],
+            foreign_pre_chain=[*steps, structlog.stdlib.add_logger_name],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _steps(process_name: str) -> list[Processor]:
+    def add_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process_name
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        add_process,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _renderer() -> Processor:
+    choice = os.environ.get("FASTGW_LOG", "auto")
+    if choice == "json" or (choice != "text" and not sys.stderr.isatty()):
+        return structlog.processors.JSONRenderer()
+    return structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "process", "event"], bool_as_flag=False)
