@@ -104,9 +104,8 @@ def fetch_jars() -> Path:
     with (jars / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not jars_are_here():
-            copy = "dependency:copy-dependencies"
-            command = ["mvn", "-q", "-B", "-f", HERE / "pom.xml", copy, "-DincludeScope=runtime"]
-            _run_or_raise([*command, f"-DoutputDirectory={jars}"], FETCH_TIMEOUT_S, "fetching the Kafka jars")
+            goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
+            _run_or_raise(["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), *goal], FETCH_TIMEOUT_S, "fetching the jars")
             (jars / ".complete").touch()
     return jars
 
@@ -326,7 +325,7 @@ def _free_ports(count: int) -> list[int]:
     raise RealKafkaError(f"no {count} free ports on {HOST} between {PORTS.start} and {PORTS.stop}")
 
 
-def _run_or_raise(command: list[str | Path], timeout_s: float, doing: str) -> None:
+def _run_or_raise(command: list[str], timeout_s: float, doing: str) -> None:
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -1,0 +1,133 @@
+"""Brokers for tests: the real Kafka of the run, the embedded broker, and topics with names of their own.
+
+A test that uses `kafka_bootstrap` (or `make_topics`) is marked `real_kafka` by that alone. Without a real Kafka these
+tests are skipped and the end of the run lists them; with FASTGW_REQUIRE_KAFKA=1 they fail instead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from fastgw.broker import EmbeddedBroker
+from tests.real_kafka.choice import REQUIRE_VARIABLE, KafkaForTests
+from tests.waiting import eventually
+
+TOPIC_TIMEOUT_S = 30.0
+
+KAFKA = pytest.StashKey[KafkaForTests]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m and -k select, so that `-m "not real_kafka"` sees the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_kafka")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the real Kafka here and not in a fixture: its start must not count against the first test's timeout."""
+    wanted = any(item.get_closest_marker("real_kafka") for item in session.items)
+    if not wanted or session.config.option.collectonly:
+        return
+    kafka = session.config.stash[KAFKA] = KafkaForTests()
+    kafka.start()
+    print(f"\nreal Kafka: {kafka.told}", flush=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    kafka = item.config.stash.get(KAFKA, None)
+    if kafka is None or kafka.bootstrap or item.get_closest_marker("real_kafka") is None:
+        return
+    if kafka.broken or os.environ.get(REQUIRE_VARIABLE) == "1":
+        pytest.fail(f"needs a real Kafka: {kafka.told}", pytrace=False)
+    pytest.skip(f"needs a real Kafka: {kafka.told}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    kafka = config.stash.get(KAFKA, None)
+    if kafka is None:
+        return
+    terminalreporter.section("real Kafka")
+    terminalreporter.write_line(kafka.told)
+    if not kafka.bootstrap:
+        reports = terminalreporter.getreports("skipped") + terminalreporter.getreports("error")
+        left_out = sorted({report.nodeid for report in reports if "needs a real Kafka" in str(report.longrepr)})
+        terminalreporter.write_line(f"{len(left_out)} tests did not run for want of it:")
+        for node_id in left_out:
+            terminalreporter.write_line(f"  {node_id}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    kafka = config.stash.get(KAFKA, None)
+    if kafka is not None:
+        kafka.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(pytestconfig: pytest.Config) -> str:
+    """Address of a real Kafka."""
+    return pytestconfig.stash[KAFKA].bootstrap
+
+
+@pytest.fixture(scope="session")
+def embedded_bootstrap() -> Iterator[str]:
+    """Address of an embedded broker; topics come into being when first asked for, with 4 partitions."""
+    with EmbeddedBroker() as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def kafka_admin(kafka_bootstrap: str) -> AdminClient:
+    """An admin client of the real Kafka."""
+    return AdminClient({"bootstrap.servers": kafka_bootstrap})
+
+
+class MakeTopics(Protocol):
+    """The type of the fixture `make_topics`."""
+
+    def __call__(self, topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Create topics on the real Kafka.
+
+        Args:
+            topics: short name -> number of partitions.
+            config: topic settings, for all of them.
+
+        Returns:
+            Short name -> the unique name that it has on the broker. Every partition has a leader.
+        """
+
+
+@pytest.fixture
+def make_topics(kafka_admin: AdminClient) -> Iterator[MakeTopics]:
+    """A function that creates topics with unique names; they are deleted after the test."""
+    created: list[str] = []
+
+    def make(topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> dict[str, str]:
+        names = {short: f"{short}-{secrets.token_hex(4)}" for short in topics}
+        new = [NewTopic(names[short], count, -1, config=dict(config or {})) for short, count in topics.items()]
+        for future in kafka_admin.create_topics(new).values():
+            future.result(TOPIC_TIMEOUT_S)
+        created.extend(names.values())
+        wanted = {names[short]: count for short, count in topics.items()}
+        eventually(lambda: _have_leaders(kafka_admin, wanted), TOPIC_TIMEOUT_S, f"leaders for {wanted}")
+        return names
+
+    yield make
+    if created:
+        for future in kafka_admin.delete_topics(created).values():
+            future.result(TOPIC_TIMEOUT_S)
+
+
+def _have_leaders(admin: AdminClient, wanted: Mapping[str, int]) -> bool:
+    known = admin.list_topics(timeout=TOPIC_TIMEOUT_S).topics
+    for name, count in wanted.items():
+        partitions = known[name].partitions.values() if name in known else []
+        if len(partitions) != count or any(partition.leader < 0 for partition in partitions):
+            return False
+    return True

@@ -1,0 +1,119 @@
+"""The embedded broker: a Kafka that clients take for one, and that never outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from fastgw.broker import BrokerError, EmbeddedBroker, parse_topic
+from tests.waiting import eventually
+
+PYTHON_BROKER = [sys.executable, "-m", "fastgw.broker"]
+
+
+def partitions_of(bootstrap: str) -> dict[str, int]:
+    topics = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
+    return {name: len(topic.partitions) for name, topic in topics.items()}
+
+
+def is_alive(pid: int) -> bool:
+    """False for a zombie as well: whoever is its parent now may take its time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_topics_are_there_with_their_partitions_when_the_address_is() -> None:
+    with EmbeddedBroker({"orders": 12, "shop.replies": 16}) as broker:
+        assert partitions_of(broker.bootstrap) == {"orders": 12, "shop.replies": 16}
+
+
+def test_a_record_comes_back_with_key_headers_and_value() -> None:
+    with EmbeddedBroker({"orders": 4}) as broker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True})
+        producer.produce("orders", b"value", key=b"key", headers={"correlation_id": b"id", "empty": None}, partition=3)
+        assert producer.flush(10) == 0
+        consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "none", "fetch.wait.max.ms": 5})
+        try:
+            consumer.assign([TopicPartition("orders", 3, 0)])
+            message = eventually(lambda: consumer.poll(0.1), message="the record is fetched")
+        finally:
+            consumer.close()
+    assert (message.key(), message.value(), message.partition()) == (b"key", b"value", 3)
+    assert message.headers() == [("correlation_id", b"id"), ("empty", None)]
+
+
+def test_several_brokers_have_several_addresses() -> None:
+    with EmbeddedBroker({"orders": 4}, brokers=3) as broker:
+        assert len(set(broker.bootstrap.split(","))) == 3
+        assert len(AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(timeout=10).brokers) == 3
+
+
+def test_stop_leaves_no_process_and_may_be_called_again() -> None:
+    broker = EmbeddedBroker().start()
+    pid = broker.pid
+    assert pid is not None
+    assert is_alive(pid)
+    broker.stop()
+    broker.stop()
+    assert not is_alive(pid)
+    assert repr(broker) == "<EmbeddedBroker not running, topics {}>"
+
+
+def test_the_broker_ends_when_its_parent_is_killed() -> None:
+    script = "from fastgw.broker import EmbeddedBroker; print(EmbeddedBroker().start().pid, flush=True); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.kill()
+    eventually(lambda: not is_alive(pid), message=f"broker {pid} has ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_prints_one_line_and_ends_in_order(number: signal.Signals) -> None:
+    with subprocess.Popen([*PYTHON_BROKER, "orders:2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().decode()
+        assert address.startswith("127.0.0.1:")
+        assert partitions_of(address.strip()) == {"orders": 2}
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+
+
+@pytest.mark.parametrize("text", ["orders", "orders:", "orders:0", "orders:4097", "or ders:4", ":4", "orders:-1", ""])
+def test_a_malformed_topic_says_what_was_expected(text: str) -> None:
+    with pytest.raises(BrokerError, match=r"expected NAME:PARTITIONS \(1 to 4096\)") as raised:
+        parse_topic(text)
+    assert repr(text) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [(["orders"], "got 'orders'"), (["orders:2", "orders:3"], "'orders' with 3 partitions could not be created")],
+)
+def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(topics: list[str], expected: str) -> None:
+    done = subprocess.run([*PYTHON_BROKER, *topics], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fastgw broker: ")
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_broker_that_cannot_start_is_an_error_and_leaves_nothing_open(capfd: pytest.CaptureFixture[str]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(BrokerError, match="did not start"):
+        EmbeddedBroker({"no good name": 1}).start()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert "expected NAME:PARTITIONS" in capfd.readouterr().err
