@@ -1,0 +1,316 @@
+"""What a setting is: name, type, default, check and one line of text in one place, as an annotation of its field.
+
+`config` lists the settings; from that one list this module makes the reader of the file, the JSON Schema and the
+Markdown reference. It knows no setting by name.
+
+    class Limits(msgspec.Struct, frozen=True):
+        max_body_bytes: Annotated[int, Setting("Largest request body.", size("1B", "512MiB"))] = 1 << 20
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Mistake(ValueError):
+    """One value in the file is wrong; the caller adds the file's name."""
+
+    def __init__(self, path: str, expected: str, got: str, hint: str = "") -> None:
+        super().__init__(path, expected, got, hint)
+        self.path, self.expected, self.got, self.hint = path, expected, got, hint
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{where}expected {self.expected}, got {self.got}{hint}"
+
+
+class FromEnvironment(str):
+    """A string that holds an expanded variable: numbers may come this way, too."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one sort of value is read from the file and shown in the reference."""
+
+    name: str  # the type column of the reference
+    read: Callable[[Any, str], Any]  # (value, its path) -> the value kept; raises Mistake
+    schema: dict[str, Any]
+    show: Callable[[Any], str] = lambda kept: shown(kept)  # the kept value as it would be written in the file
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting; stands in the `Annotated` type of the field that keeps its value."""
+
+    text: str
+    kind: Kind
+    key: str = ""  # its name in the file; empty: the field's name without its unit
+    default: str = ""  # what the reference says about a default that is computed
+    restart: bool = False  # a reload cannot change it
+
+
+class Field(NamedTuple):
+    """A field of a section, with the setting that fills it."""
+
+    name: str
+    key: str
+    setting: Setting
+    required: bool
+    default: Any  # of a required field: None
+
+
+_UNIT = re.compile(r"_(?:ns|ms|bytes)$")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+
+
+@cache
+def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """The settings of a section in the order in which they were written down."""
+    found = []
+    hints = typing.get_type_hints(section, include_extras=True)
+    for field in msgspec.structs.fields(section):
+        notes = getattr(hints[field.name], "__metadata__", ())
+        setting = next((note for note in notes if isinstance(note, Setting)), None)
+        if setting is None:
+            continue
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        key = setting.key or _UNIT.sub("", field.name)
+        found.append(Field(field.name, key, setting, field.required, None if field.required else default))
+    return tuple(found)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as a reader of the file would recognise it, on one line."""
+    if isinstance(value, str):
+        text = value if len(value) <= limit else value[:limit] + "…"
+        return json.dumps(text, ensure_ascii=not text.isprintable())
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, int | float):
+        # Past 60 digits nobody reads on, and past 4,300 Python refuses to print.
+        return "a very large number" if isinstance(value, int) and value.bit_length() > 200 else str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(shown(item) for item in value) + "]" if len(value) <= 8 else "a list"
+    return f"a {type(value).__name__}"
+
+
+def under(path: str, key: str) -> str:
+    """The path of `key` in the table at `path`, quoted where TOML would quote it."""
+    key = key if _BARE_KEY(key) else shown(key)
+    return f"{path}.{key}" if path else key
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not known, or nothing."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower()[:80], by_lower, n=1, cutoff=0.6)
+    return f'did you mean "{by_lower[close[0]]}"?' if close else ""
+
+
+def read_section(section: type[msgspec.Struct], value: Any, path: str) -> dict[str, Any]:
+    """The values of a section's fields, as arguments for its constructor; what the file leaves out is left out.
+
+    Raises:
+        Mistake: an unknown key, a missing one, or a value that its setting does not take.
+    """
+    if not isinstance(value, dict):
+        raise Mistake(path, "a table", shown(value))
+    fields = fields_of(section)
+    known = [field.key for field in fields]
+    for key in value:
+        if key not in known:
+            hint = did_you_mean(key, known) or "known here: " + ", ".join(known)
+            raise Mistake(under(path, key), "a known key", "an unknown one", hint)
+    kept = {}
+    for field in fields:
+        if field.key in value:
+            kept[field.name] = field.setting.kind.read(value[field.key], under(path, field.key))
+        elif field.required:
+            raise Mistake(under(path, field.key), field.setting.kind.name, "nothing", "this setting is required")
+    return kept
+
+
+_VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\{)")
+
+
+def expand(value: Any, environ: Mapping[str, str], path: str = "") -> Any:
+    """The same tree with `${NAME}` and `${NAME:-default}` replaced in its strings; `$${` stands for `${`.
+
+    Raises:
+        Mistake: a variable that is not set and has no default, or a `${` that opens nothing.
+    """
+    if isinstance(value, dict):
+        return {key: expand(item, environ, under(path, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item, environ, f"{path}[{at}]") for at, item in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[0] == "$":
+            return "$"
+        if match[1] is None:
+            raise Mistake(path, "${NAME} or ${NAME:-default}", shown(value), "write $${ for a plain ${")
+        found = environ.get(match[1])
+        if not found and match[2] is not None:
+            return match[2]
+        if found is None:
+            hint = f"set it, or write ${{{match[1]}:-default}}"
+            raise Mistake(path, f"the environment variable {match[1]}", "none of that name", hint)
+        if not found.isascii() and any("\ud800" <= character <= "\udfff" for character in found):
+            raise Mistake(path, f"UTF-8 text in the environment variable {match[1]}", "other bytes")
+        return found
+
+    return FromEnvironment(_VARIABLE.sub(replaced, value))
+
+
+# --- kinds ---------------------------------------------------------------------------------------------------------
+
+
+def parsed(
+    name: str,
+    types: tuple[type, ...],
+    convert: Callable[[Any], Any],
+    schema: dict[str, Any],
+    show: Callable[[Any], str] = shown,
+) -> Kind:
+    """A kind of value that is one of `types` and that `convert` takes (its ValueError becomes the hint)."""
+
+    def read(value: Any, path: str) -> Any:
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise Mistake(path, name, shown(value))
+        try:
+            return convert(value)
+        except ValueError as error:
+            raise Mistake(path, name, shown(value), str(error)) from None
+
+    return Kind(name, read, schema, show)
+
+
+def text(name: str, check: Callable[[str], str] = str, **schema: Any) -> Kind:
+    """A string; `check` gives back the string to keep or raises ValueError with a hint."""
+    return parsed(name, (str,), lambda value: check(str(value)), {"type": "string", **schema})
+
+
+def choice(*words: str) -> Kind:
+    """One of a few words."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError(did_you_mean(value, words))
+        return value
+
+    name = " or ".join(filter(None, [", ".join(map(shown, words[:-1])), shown(words[-1])]))
+    return parsed(name, (str,), lambda value: check(str(value)), {"enum": list(words)})
+
+
+def integer(least: int, most: int) -> Kind:
+    """A whole number from `least` to `most`."""
+
+    def check(value: int | str) -> int:
+        if isinstance(value, str) and len(value) > 20:
+            raise ValueError
+        number = int(value)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    name = f"a whole number from {least} to {most}"
+    return parsed(name, (int, FromEnvironment), check, {"type": "integer", "minimum": least, "maximum": most})
+
+
+def between(
+    name: str,
+    types: tuple[type, ...],
+    parse: Callable[[Any], int],
+    show: Callable[[int], str],
+    bounds: tuple[str, str],
+    schema: dict[str, Any],
+) -> Kind:
+    """A quantity that is written as text with a unit and kept as a number, within bounds given as such text."""
+    least, most = map(parse, bounds)
+
+    def check(value: Any) -> int:
+        number = parse(value)
+        if not least <= number <= most:
+            raise ValueError(f"it must lie between {bounds[0]} and {bounds[1]}")
+        return number
+
+    return parsed(name, types, check, schema, lambda kept: shown(show(kept)))
+
+
+def list_of(item: Kind, name: str, *, alone: bool = False) -> Kind:
+    """A list without repetition, kept as a tuple; with `alone`, a single value may stand for a list of one."""
+
+    def read(value: Any, path: str) -> tuple[Any, ...]:
+        if alone and isinstance(value, str):
+            return (item.read(value, path),)
+        if not isinstance(value, list):
+            raise Mistake(path, name, shown(value))
+        kept = [item.read(entry, f"{path}[{at}]") for at, entry in enumerate(value)]
+        for at, entry in enumerate(kept):
+            if entry in kept[:at]:
+                raise Mistake(f"{path}[{at}]", "each value once", shown(value[at]), "it stands there twice")
+        return tuple(kept)
+
+    many = {"type": "array", "items": item.schema, "uniqueItems": True}
+    schema = {"anyOf": [item.schema, many]} if alone else many
+    return Kind(name, read, schema, lambda kept: "[" + ", ".join(item.show(entry) for entry in kept) + "]")
+
+
+# --- schema and reference ------------------------------------------------------------------------------------------
+
+
+def section_schema(section: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of one table of the file."""
+    properties = {}
+    for field in fields_of(section):
+        default = {} if field.required else _schema_default(field)
+        properties[field.key] = {**field.setting.kind.schema, "description": field.setting.text, **default}
+    required = [field.key for field in fields_of(section) if field.required]
+    return {
+        "type": "object",
+        "description": (section.__doc__ or "").splitlines()[0],
+        "properties": properties,
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+    }
+
+
+def _schema_default(field: Field) -> dict[str, Any]:
+    if field.setting.default:
+        return {}  # computed from other settings or from the machine
+    written = field.setting.kind.show(field.default)
+    return {"default": json.loads(written)}
+
+
+def section_reference(title: str, section: type[msgspec.Struct]) -> str:
+    """One table of the file as Markdown: a heading, a sentence, a row for each setting."""
+    rows = [f"### `{title}`", "", (section.__doc__ or "").splitlines()[0], ""]
+    rows += ["| key | value | default | what it does |", "| --- | --- | --- | --- |"]
+    for field in fields_of(section):
+        setting = field.setting
+        default = "*required*" if field.required else setting.default or f"`{setting.kind.show(field.default)}`"
+        restart = " Needs a restart." if setting.restart else ""
+        row = [f"`{field.key}`", setting.kind.name, default, setting.text + restart]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,175 @@
+"""How single values of the configuration are spelled: topics, addresses, paths, header names, record keys.
+
+Each function gives back what is kept, or raises ValueError with a hint for the person who wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}").fullmatch
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
+_SERVER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
+
+# These belong to one connection or are made by the gateway itself; copying them would corrupt the message.
+_NEVER_COPIED = frozenset(
+    {
+        "connection", "content-length", "date", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+
+def is_topic(value: str) -> bool:
+    return _TOPIC(value) is not None and value not in (".", "..")
+
+
+def topic(value: str) -> str:
+    if not is_topic(value):
+        raise ValueError("Kafka takes 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+    return value
+
+
+def label(value: str) -> str:
+    """A name that stands in metrics and logs."""
+    if not 1 <= len(value) <= 100 or not value.isprintable():
+        raise ValueError("1 to 100 printable characters")
+    return value
+
+
+def host_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+        raise ValueError('write host and port, such as "0.0.0.0:8080" or "[::]:8080"')
+    if not _HOST(host):
+        raise ValueError(f'write "0.0.0.0:{port}" for every interface' if not host else "this is not a host")
+    return value
+
+
+def host_port_or_nothing(value: str) -> str:
+    return host_port(value) if value else ""
+
+
+def bind(value: str) -> str:
+    """What can be listened on: `host:port`, or `unix:` and an absolute path."""
+    if not value.startswith("unix:"):
+        return host_port(value)
+    file = value.removeprefix("unix:")
+    # sockaddr_un holds 108 bytes with the closing NUL.
+    if not file.startswith("/") or not file.isprintable() or len(file.encode()) > 100:
+        raise ValueError("write unix: and an absolute path of at most 100 bytes")
+    return value
+
+
+def file_name(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a file name holds no NUL")
+    return value
+
+
+def host(value: str) -> str:
+    """A host that requests may name, as it is compared: lower case, without port."""
+    if not _HOST(value):
+        raise ValueError("a host name without scheme, port and path")
+    return value.lower()
+
+
+def servers(value: str) -> str:
+    """A librdkafka broker list."""
+    for server in value.split(","):
+        match = _SERVER(server.strip())
+        if match is None or not 0 < int(match[1] or 9092) <= 65535:
+            raise ValueError('write "host:port", several with commas between them')
+    return value
+
+
+def path(value: str) -> str:
+    """A path template: segments separated by `/`, each literal or one `{parameter}`; percent signs are decoded."""
+    if not value.startswith("/"):
+        raise ValueError("a path starts with /")
+    if len(value) > 1000 or not value.isprintable() or any(character in value for character in " ?#%\\"):
+        raise ValueError("at most 1000 printable characters, decoded, without space, ?, #, % and \\")
+    names = []
+    segments = value[1:].split("/")
+    for at, segment in enumerate(segments):
+        if segment in (".", "..") or (not segment and at < len(segments) - 1):
+            raise ValueError("an empty segment, . or .. matches no request")
+        parameter = _PARAMETER(segment)
+        if parameter is not None:
+            names.append(parameter[1])
+        elif "{" in segment or "}" in segment:
+            raise ValueError("a parameter is a whole segment, such as /orders/{id}; its name has letters, digits and _")
+    if len(set(names)) < len(names):
+        raise ValueError("each parameter needs a name of its own")
+    return value
+
+
+def record_key(value: str) -> str:
+    """Where a route finds the record key: `path.<name>`, `header.<name>`, `body.<JSON pointer>`, or nothing."""
+    where, dot, name = value.partition(".")
+    if where == "header" and _HEADER(name.lower()):
+        return f"header.{name.lower()}"
+    pointer_is_sound = name.startswith("/") and not re.search(r"~(?![01])", name)
+    is_sound = bool(dot) and {"path": bool(name), "body": pointer_is_sound}.get(where, False)
+    if value and not is_sound:
+        raise ValueError('such as "path.id", "header.x-customer" or "body./customer/id"')
+    return value
+
+
+def copied_header(value: str) -> str:
+    """A header that is copied between HTTP and records, lower case."""
+    value = value.lower()
+    if not _HEADER(value):
+        raise ValueError("this is not a header name")
+    if value in _NEVER_COPIED:
+        raise ValueError("this header belongs to one connection and is never copied")
+    return value
+
+
+# Who decides about a librdkafka property that the design depends on; a * stands for anything.
+_OWNED_PROPERTIES = {
+    "bootstrap.servers": "kafka.bootstrap sets it",
+    "metadata.broker.list": "kafka.bootstrap sets it",
+    "linger.ms": "kafka.linger sets it",
+    "queue.buffering.max.ms": "kafka.linger sets it",
+    "sticky.partitioning.linger.ms": "kafka.sticky_linger sets it",
+    "fetch.wait.max.ms": "kafka.fetch_wait sets it",
+    "delivery.timeout.ms": "the timeout of the routes sets it",
+    "message.timeout.ms": "the timeout of the routes sets it",
+    "enable.idempotence": "it is always on: a request must not be written twice",
+    "enable.gapless.guarantee": "a failed request must not stop the others",
+    "acks": 'it is always "all": an answer says whether the request is recorded',
+    "request.required.acks": 'it is always "all": an answer says whether the request is recorded',
+    "max.in.flight": "idempotence sets it",
+    "max.in.flight.requests.per.connection": "idempotence sets it",
+    "retries": "idempotence sets it",
+    "message.send.max.retries": "idempotence sets it",
+    "transactional.id": "the gateway uses no transactions",
+    "partitioner": "spread and key of each route set it",
+    "group.*": "cluster.mode and cluster.group_id set it",
+    "session.timeout.ms": "cluster.session_timeout sets it",
+    "heartbeat.interval.ms": "cluster.session_timeout sets it",
+    "max.poll.interval.ms": "the gateway sets it",
+    "partition.assignment.strategy": "the gateway sets it",
+    "auto.offset.reset": "the gateway reads from the end of the response topic",
+    "enable.auto.commit": "the gateway commits nothing",
+    "enable.auto.offset.store": "the gateway commits nothing",
+    "enable.partition.eof": "the gateway sets it",
+    "delivery.report.only.error": "every answer needs the delivery report",
+    "test.mock.*": "use `fastgw broker`",
+    "*_cb": "callbacks cannot stand in a file",
+    "logger": "callbacks cannot stand in a file",
+}
+
+
+def owner_of_property(name: str) -> str | None:
+    """Who decides about a librdkafka property, as the end of a message; None for one that is free to be set."""
+    for pattern, owner in _OWNED_PROPERTIES.items():
+        head, star, tail = pattern.partition("*")
+        if name == pattern or (star and name.startswith(head) and name.endswith(tail)):
+            return owner
+    return None
