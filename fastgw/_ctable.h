@@ -1,0 +1,556 @@
+/* The shared correlation table: its layout, and every step that may change a slot.
+ *
+ * _ctable.pyx opens with the idea (picture, states, who writes what, death at each step). This file is the part that
+ * has to be right on every machine and under every interleaving, so it is plain C11 without Python: the tests compile
+ * the same lines as threads under ThreadSanitizer, which cannot see races between processes.
+ *
+ * Rules of the file
+ *   - Every shared word is `ct_u64`, and its memory order is in the name of the function that touches it.
+ *   - A slot's state word changes only in ct_move(), which lets through what CT_NEXT allows and nothing else.
+ *   - Fields first, state word last; readers take the state word first and look at it again at the end.
+ */
+#ifndef FASTGW_CTABLE_H
+#define FASTGW_CTABLE_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
+enum {
+    CT_LAYOUT_VERSION = 1,
+    CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
+    CT_NOBODY = 0xFF,
+    CT_SLOT_BITS = 20,       /* as in the correlation id */
+    CT_SLOTS_MAX = 1 << CT_SLOT_BITS,
+    CT_TAG_BITS = 62,        /* leaves two bits for the fate in a tombstone */
+    CT_PARTITIONS_MAX = 4096,
+    CT_ROUTES_MAX = 2048,
+    CT_ENDINGS_MAX = 32,
+    CT_FATES_MAX = 16,
+    CT_EXTRAS_MAX = 16,
+    CT_PHASES = 3,
+    CT_BOUNDS = 14,          /* finite histogram bounds; one more bucket takes what lies above them */
+    CT_PAGE_BYTES = 4096,
+};
+#define CT_MAGIC UINT64_C(0x656c626174776766) /* "fgwtable" in little-endian memory */
+
+/* ---- a place to die: empty here, the tests compile a kill into it ---- */
+#ifndef CT_STEP
+#define CT_STEP(step) ((void)0)
+#endif
+
+/* ---- atomics ---- */
+typedef _Atomic uint64_t ct_u64;
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "a locked atomic would not work between processes");
+_Static_assert(sizeof(ct_u64) == 8, "an atomic word is a word");
+
+static inline uint64_t ct_load_relaxed(const ct_u64 *p) { return atomic_load_explicit(p, memory_order_relaxed); }
+static inline uint64_t ct_load_acquire(const ct_u64 *p) { return atomic_load_explicit(p, memory_order_acquire); }
+static inline void ct_store_relaxed(ct_u64 *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_relaxed); }
+static inline void ct_store_release(ct_u64 *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_release); }
+static inline void ct_add_relaxed(ct_u64 *p, uint64_t n) { atomic_fetch_add_explicit(p, n, memory_order_relaxed); }
+static inline int ct_swap_acq_rel(ct_u64 *p, uint64_t expected, uint64_t desired)
+{
+    return atomic_compare_exchange_strong_explicit(p, &expected, desired, memory_order_acq_rel, memory_order_acquire);
+}
+
+/* ---- layout ---- */
+typedef struct {
+    ct_u64 magic; /* stored last by ct_format */
+    uint32_t layout_version;
+    uint32_t node; /* random at the start of the supervisor: names this table among all there ever were */
+    uint32_t workers;
+    uint32_t slots_per_process;
+    uint64_t total_bytes;
+    alignas(64) ct_u64 draining;
+    alignas(64) ct_u64 worker_starts[CT_WORKERS_MAX + 1];
+} ct_header;
+
+typedef struct {
+    ct_u64 partition_count;
+    alignas(64) ct_u64 owners[CT_PARTITIONS_MAX / 8]; /* one byte a partition, eight to a word */
+} ct_map_copy;
+
+typedef struct {
+    ct_u64 version; /* 0: never written; copy[version & 1] is the one to read */
+    alignas(64) ct_map_copy copy[2];
+} ct_map;
+
+typedef struct {
+    ct_u64 identity; /* pid 32 | worker 8 | generation 8 | flags: one word, so a reader never mixes two processes */
+    ct_u64 heartbeat_ns;
+    ct_u64 in_flight;
+    ct_u64 home_plus_1; /* 0: no home partition */
+    ct_u64 applied_map_version;
+    ct_u64 used;        /* slots of the range that were ever claimed; the rest is untouched memory nobody need read */
+    /* Complement of the lowest offset this process reads: untouched memory then says NOT_READING and costs nothing. */
+    alignas(64) ct_u64 not_reads_from[CT_PARTITIONS_MAX];
+} ct_process;
+
+typedef struct {
+    ct_u64 buckets[CT_BOUNDS + 1];
+    ct_u64 sum_ns;
+} ct_histogram;
+
+typedef struct { /* what belongs to one route lies together: two routes in use touch two pages, not a thousand */
+    ct_u64 endings[CT_ENDINGS_MAX];
+    ct_histogram phases[CT_PHASES];
+} ct_route_counters;
+
+typedef struct {
+    alignas(64) ct_u64 fates[CT_FATES_MAX];
+    ct_u64 extras[CT_EXTRAS_MAX];
+    ct_route_counters routes[CT_ROUTES_MAX];
+} ct_counters;
+
+typedef struct {
+    alignas(64) ct_u64 word; /* generation 32 | unused 16 | ending 8 | state 8 */
+    ct_u64 tag;
+    ct_u64 deadline_ns;
+    ct_u64 claimed_ns;
+    ct_u64 sent_ns;
+    ct_u64 recorded_ns;
+    ct_u64 tombstone; /* tag of the occupant before 62 | fate 2 */
+    ct_u64 place;     /* unused 32 | home partition 16 | route 16 */
+} ct_slot;
+
+_Static_assert(sizeof(ct_slot) == 64, "a slot is one cache line");
+_Static_assert(offsetof(ct_slot, tag) == 8 && offsetof(ct_slot, tombstone) == 48 && offsetof(ct_slot, place) == 56,
+               "the picture in _ctable.pyx shows these places");
+_Static_assert(sizeof(ct_histogram) == 128, "two cache lines");
+_Static_assert(sizeof(ct_route_counters) % 64 == 0 && sizeof(ct_counters) % 64 == 0, "whole cache lines");
+_Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof(ct_process) % 64 == 0,
+               "each section starts on a cache line");
+_Static_assert(offsetof(ct_process, not_reads_from) == 64, "the identity has a cache line of its own");
+
+typedef struct { /* where the sections are; process-private */
+    ct_header *header;
+    ct_map *map;
+    ct_process *processes;
+    ct_counters *counters;
+    ct_slot *slots;
+    uint32_t process_count;
+    uint32_t slots_per_process;
+} ct_view;
+
+static inline uint64_t ct_slots_offset(uint32_t workers)
+{
+    uint64_t bytes = sizeof(ct_header) + sizeof(ct_map)
+                     + (uint64_t)workers * 2 * (sizeof(ct_process) + sizeof(ct_counters));
+    return (bytes + CT_PAGE_BYTES - 1) / CT_PAGE_BYTES * CT_PAGE_BYTES;
+}
+
+/* 0: these sizes cannot be addressed. */
+static inline uint64_t ct_layout_size(uint32_t workers, uint32_t slots_per_process)
+{
+    if (workers == 0 || workers > CT_WORKERS_MAX || slots_per_process == 0) return 0;
+    if ((uint64_t)workers * 2 * slots_per_process > CT_SLOTS_MAX) return 0;
+    return ct_slots_offset(workers) + (uint64_t)workers * 2 * slots_per_process * sizeof(ct_slot);
+}
+
+static inline void ct_look_at(ct_view *view, void *base, uint32_t workers, uint32_t slots_per_process)
+{
+    char *at = base;
+    view->process_count = workers * 2;
+    view->slots_per_process = slots_per_process;
+    view->header = (ct_header *)at;
+    view->map = (ct_map *)(at += sizeof(ct_header));
+    view->processes = (ct_process *)(at += sizeof(ct_map));
+    view->counters = (ct_counters *)(at += (size_t)view->process_count * sizeof(ct_process));
+    view->slots = (ct_slot *)((char *)base + ct_slots_offset(workers));
+}
+
+/* `base` is fresh, zeroed memory of ct_layout_size() bytes: zeros are FREE slots, no map, no processes. */
+static inline void ct_format(void *base, uint32_t node, uint32_t workers, uint32_t slots_per_process)
+{
+    ct_header *header = base;
+    header->layout_version = CT_LAYOUT_VERSION;
+    header->node = node;
+    header->workers = workers;
+    header->slots_per_process = slots_per_process;
+    header->total_bytes = ct_layout_size(workers, slots_per_process);
+    ct_store_release(&header->magic, CT_MAGIC);
+}
+
+/* ---- states of a slot, and what may follow what ---- */
+enum ct_state {
+    CT_FREE = 0, /* never used */
+    CT_CLAIMING = 1,
+    CT_CLAIMED = 2,
+    CT_SENT = 3,
+    CT_RECORDED = 4,
+    CT_ANSWERED = 5,
+    CT_EXPIRED = 6,
+    CT_CANCELLED = 7,
+    CT_FAILED = 8,
+    CT_RECLAIMED = 9,
+    CT_RESTING = 10,
+    CT_STATES = 11,
+};
+#define CT_BIT(state) (1u << (state))
+#define CT_LIVE (CT_BIT(CT_CLAIMED) | CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED))
+#define CT_TERMINAL \
+    (CT_BIT(CT_ANSWERED) | CT_BIT(CT_EXPIRED) | CT_BIT(CT_CANCELLED) | CT_BIT(CT_FAILED) | CT_BIT(CT_RECLAIMED))
+
+static const uint16_t CT_NEXT[CT_STATES] = {
+    [CT_FREE] = CT_BIT(CT_CLAIMING),
+    [CT_CLAIMING] = CT_BIT(CT_CLAIMED) | CT_BIT(CT_RESTING), /* published | abandoned, or repaired after a death */
+    [CT_CLAIMED] = CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED) | CT_TERMINAL,
+    [CT_SENT] = CT_BIT(CT_RECORDED) | CT_TERMINAL, /* the reply may overtake the delivery report */
+    [CT_RECORDED] = CT_TERMINAL,
+    [CT_ANSWERED] = CT_BIT(CT_RESTING),
+    [CT_EXPIRED] = CT_BIT(CT_RESTING),
+    [CT_CANCELLED] = CT_BIT(CT_RESTING),
+    [CT_FAILED] = CT_BIT(CT_RESTING),
+    [CT_RECLAIMED] = CT_BIT(CT_RESTING),
+    [CT_RESTING] = CT_BIT(CT_CLAIMING),
+};
+
+static inline uint32_t ct_state_of(uint64_t word) { return word & 0xFF; }
+static inline uint32_t ct_ending_of(uint64_t word) { return (word >> 8) & 0xFF; }
+static inline uint32_t ct_generation_of(uint64_t word) { return (uint32_t)(word >> 32); }
+static inline int ct_is(uint64_t word, uint32_t states) { return (states >> ct_state_of(word)) & 1; }
+
+/* A token names one occupancy of one slot: a later occupant has another generation. */
+static inline int64_t ct_token(uint64_t word, uint32_t slot)
+{
+    return (int64_t)((uint64_t)ct_generation_of(word) << CT_SLOT_BITS | slot);
+}
+static inline uint32_t ct_token_slot(int64_t token) { return (uint32_t)token & (CT_SLOTS_MAX - 1); }
+static inline int ct_names(int64_t token, uint64_t word) { return (uint32_t)(token >> CT_SLOT_BITS) == word >> 32; }
+
+static inline uint64_t ct_word_after(uint64_t word, uint32_t to)
+{
+    uint64_t generation = word >> 32;
+    uint64_t ending = ct_ending_of(word); /* CLAIMING and RESTING keep it: it is how the last occupant ended */
+    if (to == CT_CLAIMING) generation = (generation + 1) & UINT32_MAX;
+    if (to == CT_CLAIMED) ending = 0;
+    if (CT_BIT(to) & CT_TERMINAL) ending = to;
+    return generation << 32 | ending << 8 | to;
+}
+
+/* The only place where a state word changes. 1: this caller made the move; 0: not allowed, or somebody was faster. */
+static inline int ct_move(ct_slot *slot, uint64_t word, uint32_t to)
+{
+    if (!(CT_NEXT[ct_state_of(word)] & CT_BIT(to))) return 0;
+    return ct_swap_acq_rel(&slot->word, word, ct_word_after(word, to));
+}
+
+/* ---- the life of an occupancy ---- */
+enum ct_fate { CT_FATE_NONE = 0, CT_FATE_ANSWERED = 1, CT_FATE_OTHER = 2 };
+enum ct_verdict { CT_LATE = -1, CT_DUPLICATE = -2, CT_FORGED = -3 };
+
+typedef struct {
+    uint64_t tag, deadline_ns, claimed_ns;
+    uint32_t route, home;
+} ct_request;
+
+/* 1: the slot is CLAIMING and this caller's alone. */
+static inline int ct_begin(ct_slot *slot)
+{
+    uint64_t word = ct_load_acquire(&slot->word);
+    if (!ct_move(slot, word, CT_CLAIMING)) return 0;
+    CT_STEP(CLAIM_BEGUN);
+    return 1;
+}
+
+/* CLAIMING -> CLAIMED. The tombstone is complete before the tag changes, and both before the word does: whoever sees
+ * the new tag also sees whom it replaced. Every store is a release, so that whoever is still looking at the last
+ * occupant and sees a field of the next one also sees that the word moved. Returns the token, or -1 when the slot was
+ * not CLAIMING. */
+static inline int64_t ct_publish(ct_slot *slot, uint32_t index, const ct_request *request)
+{
+    uint64_t word = ct_load_acquire(&slot->word);
+    if (!ct_is(word, CT_BIT(CT_CLAIMING))) return -1;
+    uint32_t ending = ct_ending_of(word);
+    if (ending) {
+        uint64_t fate = ending == CT_ANSWERED ? CT_FATE_ANSWERED : CT_FATE_OTHER;
+        ct_store_release(&slot->tombstone, ct_load_relaxed(&slot->tag) << 2 | fate);
+    }
+    CT_STEP(TOMBSTONE_WRITTEN);
+    ct_store_release(&slot->tag, request->tag);
+    CT_STEP(TAG_WRITTEN);
+    ct_store_release(&slot->deadline_ns, request->deadline_ns);
+    ct_store_release(&slot->claimed_ns, request->claimed_ns);
+    ct_store_release(&slot->sent_ns, 0);
+    ct_store_release(&slot->recorded_ns, 0);
+    ct_store_release(&slot->place, (uint64_t)request->home << 16 | request->route);
+    CT_STEP(FIELDS_WRITTEN);
+    if (!ct_move(slot, word, CT_CLAIMED)) return -1;
+    CT_STEP(PUBLISHED);
+    return ct_token(word, index);
+}
+
+/* Live -> `to` (SENT or RECORDED), with the time at which it happened. 0: too late, or not this occupancy. */
+static inline int ct_advance(ct_slot *slot, int64_t token, uint32_t to, uint64_t now_ns)
+{
+    uint64_t word = ct_load_acquire(&slot->word);
+    if (!ct_names(token, word) || !(CT_NEXT[ct_state_of(word)] & CT_BIT(to))) return 0;
+    ct_store_relaxed(to == CT_SENT ? &slot->sent_ns : &slot->recorded_ns, now_ns);
+    return ct_move(slot, word, to);
+}
+
+/* Live -> `ending`. Returns the live state it ended in when this caller won, -1 when somebody else did. */
+static inline int ct_finish(ct_slot *slot, int64_t token, uint32_t ending)
+{
+    for (;;) { /* again only when the slot advanced under us, which it can do twice at most */
+        uint64_t word = ct_load_acquire(&slot->word);
+        if (!ct_names(token, word) || !ct_is(word, CT_LIVE)) return -1;
+        if (ct_move(slot, word, ending)) return (int)ct_state_of(word);
+    }
+}
+
+static inline int ct_verdict_by_ending(uint32_t answered) { return answered ? CT_DUPLICATE : CT_LATE; }
+
+/* A reply with this tag came for this slot: live -> ANSWERED. Returns the token, or why nobody waits for it. */
+static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
+{
+    for (;;) { /* again only when the slot changed while we looked, so somebody else made progress */
+        uint64_t word = ct_load_acquire(&slot->word);
+        uint64_t resident = ct_load_acquire(&slot->tag); /* tag before tombstone: ct_publish writes them the other way */
+        uint64_t tombstone = ct_load_acquire(&slot->tombstone);
+        if (ct_is(word, CT_LIVE) && resident == tag) {
+            if (ct_move(slot, word, CT_ANSWERED)) return ct_token(word, index);
+            continue;
+        }
+        if (ct_load_relaxed(&slot->word) != word) continue;
+        if (resident == tag && ct_ending_of(word)) return ct_verdict_by_ending(ct_ending_of(word) == CT_ANSWERED);
+        if ((tombstone & 3) && tombstone >> 2 == tag) return ct_verdict_by_ending((tombstone & 3) == CT_FATE_ANSWERED);
+        return CT_FORGED;
+    }
+}
+
+/* Terminal -> RESTING. 0: it was not terminal, or is somebody else's by now. */
+static inline int ct_rest(ct_slot *slot, int64_t token)
+{
+    uint64_t word = ct_load_acquire(&slot->word);
+    if (!ct_names(token, word) || !ct_is(word, CT_TERMINAL)) return 0;
+    if (!ct_move(slot, word, CT_RESTING)) return 0;
+    CT_STEP(RESTED);
+    return 1;
+}
+
+/* ---- after a death ---- */
+typedef struct {
+    uint32_t live, repaired;
+} ct_reclaimed;
+
+/* Leaves the slot FREE or RESTING, whatever its dead owner was doing; a reply may still race for a live one.
+ * CLAIMING -> RESTING keeps the ending. If the tag is still the last occupant's, that is its ending; if the tag was
+ * written already, nobody but the dead ever saw it, and the last occupant is in the tombstone. */
+static inline void ct_reclaim_slot(ct_slot *slot, ct_reclaimed *sum)
+{
+    for (;;) { /* each round moves the slot on, or lost against somebody who did; a slot has few moves left */
+        uint64_t word = ct_load_acquire(&slot->word);
+        if (ct_is(word, CT_BIT(CT_FREE) | CT_BIT(CT_RESTING))) return;
+        if (ct_is(word, CT_LIVE)) sum->live += (uint32_t)ct_move(slot, word, CT_RECLAIMED);
+        else {
+            uint32_t repaired = ct_is(word, CT_BIT(CT_CLAIMING));
+            if (ct_move(slot, word, CT_RESTING)) sum->repaired += repaired;
+        }
+        CT_STEP(SLOT_RECLAIMED);
+    }
+}
+
+static inline uint32_t ct_used(const ct_view *view, uint32_t process)
+{
+    uint64_t used = ct_load_acquire(&view->processes[process].used);
+    return used < view->slots_per_process ? (uint32_t)used : view->slots_per_process;
+}
+
+static inline ct_reclaimed ct_reclaim(const ct_view *view, uint32_t process)
+{
+    ct_reclaimed sum = {0, 0};
+    ct_slot *slots = view->slots + (size_t)process * view->slots_per_process;
+    for (uint32_t i = 0, used = ct_used(view, process); i < used; i++) ct_reclaim_slot(&slots[i], &sum);
+    return sum;
+}
+
+/* ---- partition map: one writer, double buffered, so that a writer may die at any line and leave the old map whole */
+static inline uint64_t ct_map_write(ct_map *map, const uint8_t *owners, uint32_t count)
+{
+    uint64_t version = ct_load_acquire(&map->version) + 1;
+    ct_map_copy *copy = &map->copy[version & 1];
+    /* Release, word by word: a reader still in this copy who sees any of it also sees that the version moved on. */
+    for (uint32_t word = 0; word < CT_PARTITIONS_MAX / 8; word++) {
+        uint64_t eight = UINT64_MAX;
+        for (uint32_t i = 0; i < 8 && word * 8 + i < count; i++) {
+            eight &= ~(UINT64_C(0xFF) << (8 * i));
+            eight |= (uint64_t)owners[word * 8 + i] << (8 * i);
+        }
+        ct_store_release(&copy->owners[word], eight);
+        CT_STEP(MAP_WORD_WRITTEN);
+    }
+    ct_store_release(&copy->partition_count, count);
+    CT_STEP(MAP_WRITTEN);
+    ct_store_release(&map->version, version);
+    return version;
+}
+
+/* Copies the current map into `owners` (CT_PARTITIONS_MAX bytes). Again only when a whole new map was written
+ * meanwhile. */
+static inline uint64_t ct_map_read(const ct_map *map, uint8_t *owners, uint32_t *count)
+{
+    for (;;) {
+        uint64_t version = ct_load_acquire(&map->version);
+        const ct_map_copy *copy = &map->copy[version & 1];
+        *count = (uint32_t)ct_load_acquire(&copy->partition_count);
+        if (*count > CT_PARTITIONS_MAX) *count = CT_PARTITIONS_MAX;
+        for (uint32_t i = 0; i < *count; i += 8) {
+            uint64_t eight = ct_load_acquire(&copy->owners[i / 8]);
+            for (uint32_t j = 0; j < 8; j++) owners[i + j] = (uint8_t)(eight >> (8 * j));
+        }
+        if (ct_load_acquire(&map->version) == version) return version;
+    }
+}
+
+static inline uint32_t ct_map_owner(const ct_map *map, uint32_t partition)
+{
+    if (partition >= CT_PARTITIONS_MAX) return CT_NOBODY;
+    for (;;) {
+        uint64_t version = ct_load_acquire(&map->version);
+        if (version == 0) return CT_NOBODY;
+        uint64_t eight = ct_load_acquire(&map->copy[version & 1].owners[partition / 8]);
+        if (ct_load_acquire(&map->version) == version) return (eight >> (8 * (partition % 8))) & 0xFF;
+    }
+}
+
+/* ---- process records ---- */
+enum ct_flag { CT_REGISTERED = 1, CT_READY = 2, CT_DRAINING = 4 };
+
+static inline uint64_t ct_identity(uint32_t pid, uint32_t worker, uint32_t generation)
+{
+    return (uint64_t)pid << 32 | (uint64_t)worker << 24 | (uint64_t)generation << 16 | CT_REGISTERED;
+}
+static inline uint32_t ct_identity_pid(uint64_t identity) { return (uint32_t)(identity >> 32); }
+static inline uint32_t ct_identity_worker(uint64_t identity) { return (identity >> 24) & 0xFF; }
+static inline uint32_t ct_identity_generation(uint64_t identity) { return (identity >> 16) & 0xFF; }
+
+/* 0: nobody is registered there, so there is nothing to flag. */
+static inline int ct_flag_process(ct_process *process, uint64_t set, uint64_t clear)
+{
+    for (;;) { /* two writers at most: the process itself and the supervisor */
+        uint64_t identity = ct_load_acquire(&process->identity);
+        if (!(identity & CT_REGISTERED)) return 0;
+        if (ct_swap_acq_rel(&process->identity, identity, (identity & ~clear) | set)) return 1;
+    }
+}
+
+static inline void ct_unregister(ct_process *process)
+{
+    ct_store_release(&process->identity, 0);
+    for (uint32_t i = 0; i < CT_PARTITIONS_MAX; i++) { /* write only where something stands: the rest stays untouched */
+        if (ct_load_relaxed(&process->not_reads_from[i])) ct_store_relaxed(&process->not_reads_from[i], 0);
+    }
+    ct_store_relaxed(&process->heartbeat_ns, 0);
+    ct_store_relaxed(&process->in_flight, 0);
+    ct_store_relaxed(&process->home_plus_1, 0);
+    ct_store_relaxed(&process->applied_map_version, 0);
+}
+
+static inline void ct_register(const ct_view *view, uint32_t process, uint32_t pid, uint32_t worker,
+                               uint32_t generation)
+{
+    ct_unregister(&view->processes[process]);
+    ct_add_relaxed(&view->header->worker_starts[worker], 1);
+    ct_store_release(&view->processes[process].identity, ct_identity(pid, worker, generation));
+}
+
+/* The process that answers to this worker and generation now, or -1. */
+static inline int ct_find(const ct_view *view, uint32_t worker, uint32_t generation)
+{
+    uint32_t process = worker * 2 + (generation & 1);
+    if (process >= view->process_count) return -1;
+    uint64_t identity = ct_load_acquire(&view->processes[process].identity);
+    return (identity & CT_REGISTERED) && ct_identity_generation(identity) == generation ? (int)process : -1;
+}
+
+/* ---- counters ---- */
+static const uint64_t CT_BOUND_NS[CT_BOUNDS] = {
+    500000,    1000000,   2500000,    5000000,    10000000,   25000000,    50000000,
+    100000000, 250000000, 500000000, 1000000000, 2500000000, 5000000000, 10000000000,
+};
+
+static inline void ct_observe(ct_histogram *histogram, uint64_t duration_ns)
+{
+    uint32_t bucket = 0;
+    while (bucket < CT_BOUNDS && duration_ns > CT_BOUND_NS[bucket]) bucket++;
+    ct_add_relaxed(&histogram->buckets[bucket], 1);
+    ct_add_relaxed(&histogram->sum_ns, duration_ns);
+}
+
+/* ---- what waits, and where ---- */
+typedef struct {
+    uint64_t claimed_ns, sent_ns, recorded_ns, deadline_ns;
+    uint32_t slot, state, route, home;
+} ct_waiting;
+
+/* 1: `out` is one moment of a live slot. A slot that changes while we look is left out: it is not what waits. */
+static inline int ct_snapshot(const ct_slot *slot, uint32_t index, ct_waiting *out)
+{
+    uint64_t word = ct_load_acquire(&slot->word);
+    if (!ct_is(word, CT_LIVE)) return 0;
+    uint64_t place = ct_load_acquire(&slot->place);
+    out->claimed_ns = ct_load_acquire(&slot->claimed_ns);
+    out->sent_ns = ct_load_acquire(&slot->sent_ns);
+    out->recorded_ns = ct_load_acquire(&slot->recorded_ns);
+    out->deadline_ns = ct_load_acquire(&slot->deadline_ns);
+    out->slot = index;
+    out->state = ct_state_of(word);
+    out->route = place & 0xFFFF;
+    out->home = (place >> 16) & 0xFFFF;
+    return ct_load_relaxed(&slot->word) == word;
+}
+
+static inline int ct_by_age(const void *left, const void *right)
+{
+    const ct_waiting *a = left, *b = right;
+    if (a->claimed_ns != b->claimed_ns) return a->claimed_ns < b->claimed_ns ? -1 : 1;
+    return a->slot < b->slot ? -1 : a->slot > b->slot;
+}
+
+/* Puts `item` in place of the youngest, at the root of a heap with the youngest on top. */
+static inline void ct_replace_youngest(ct_waiting *heap, uint32_t size, const ct_waiting *item)
+{
+    uint32_t at = 0;
+    for (uint32_t child; (child = 2 * at + 1) < size; at = child) {
+        if (child + 1 < size && ct_by_age(&heap[child + 1], &heap[child]) > 0) child++;
+        if (ct_by_age(item, &heap[child]) >= 0) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = *item;
+}
+
+static inline void ct_push_youngest_up(ct_waiting *heap, uint32_t at)
+{
+    ct_waiting item = heap[at];
+    for (uint32_t parent; at > 0 && ct_by_age(&item, &heap[parent = (at - 1) / 2]) > 0; at = parent)
+        heap[at] = heap[parent];
+    heap[at] = item;
+}
+
+/* Fills `out` with the oldest `limit` live slots of all processes, oldest first; returns how many. Reads every slot
+ * that was ever used once: for people and /status, not for the request path. */
+static inline uint32_t ct_oldest(const ct_view *view, ct_waiting *out, uint32_t limit)
+{
+    uint32_t found = 0;
+    for (uint32_t process = 0; limit && process < view->process_count; process++) {
+        uint32_t first = process * view->slots_per_process;
+        for (uint32_t i = 0, used = ct_used(view, process); i < used; i++) {
+            ct_waiting item;
+            if (!ct_snapshot(&view->slots[first + i], first + i, &item)) continue;
+            if (found < limit) {
+                out[found] = item;
+                ct_push_youngest_up(out, found++);
+            } else if (ct_by_age(&item, &out[0]) < 0) ct_replace_youngest(out, found, &item);
+        }
+    }
+    qsort(out, found, sizeof *out, ct_by_age);
+    return found;
+}
+
+#endif

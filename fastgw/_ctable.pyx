@@ -1,0 +1,541 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
+"""The shared correlation table: who waits for which reply, in memory that all processes of the service share.
+
+One memfd holds everything. No pointers, no payload, no lock: a process may be killed at any line and leave nothing
+that needs more than `reclaim`.
+
+    header        magic, layout version, sizes, node, service draining, starts of each worker slot
+    partition map version, and two copies of: partition count, owner (worker slot) of each partition
+    processes     two for each worker slot: process = worker * 2 + generation % 2
+                  identity (pid, worker, generation, flags), heartbeat, in flight, home, lowest offset read of each partition
+    counters      one block for each process: fates, extras, and for each route endings and three histograms
+    slots         one range for each process
+
+    a slot, one cache line
+    byte 0        8     16          24          32       40           48         56
+        +---------+-----+-----------+-----------+--------+------------+----------+------------------+
+        | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home      |
+        +---------+-----+-----------+-----------+--------+------------+----------+------------------+
+    word = generation of the slot (32) | ending (8) | state (8); tag = nonce and salt of the id (62 bits);
+    tombstone = tag of the occupant before (62) | fate (2: none, answered, other); times in monotonic ns
+
+States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data; generation + 1 at each claim):
+
+    FREE ──────┐         ┌──────────────────────────── abandoned, or repaired after a death ────────┐
+               v         │                                                                          v
+    RESTING ─> CLAIMING ─┴─> CLAIMED ─> SENT ─> RECORDED ─┬─> ANSWERED EXPIRED CANCELLED FAILED ─> RESTING
+                             (the three live states, any ─┘   RECLAIMED (the five endings)
+                              of which may be skipped or ended)
+
+All moves are compare-and-set on the word, so of reply, deadline, disconnect, drain and reclaim exactly one wins.
+A slot keeps its ending while it rests and while it is claimed anew; with the tombstone, a reply for the last occupant
+or the one before is told apart: LATE (ended without it), DUPLICATE (answered already), FORGED (never was).
+
+Who writes what
+    map                   the agent, alone                       header            whoever formats, once
+    identity              the process; the supervisor when it is dead        draining flag     the supervisor
+    rest of its record    the process; zeroed by unregister      starts            register
+    counters              the process (added to, never reset: who takes over a range counts on)
+    word                  the process of the range; `reclaim` of the supervisor when that process is dead
+    rest of a slot        the process of the range, alone
+
+When a worker dies                           the shared memory says    reclaim makes of it
+    before its claim is visible              FREE or RESTING           nothing to do
+    between claim and publish                CLAIMING                  RESTING, counted as repaired; ending and tombstone
+                                                                       of earlier occupants still tell late from duplicate
+    published, sent, recorded                a live state              RECLAIMED, then RESTING; counted as live
+    answered or ended, not released          an ending                 RESTING with that ending
+    released                                 RESTING                   nothing to do
+    in the middle of a map (agent)           the old map               the next writer starts over in the same copy
+    in the middle of a reclaim (supervisor)  any of the above          the next reclaim goes on
+
+What only the claiming process needs (free ring, deadline wheel, age list) is private memory: see _ctable_range.h.
+"""
+
+from collections import namedtuple
+
+from libc.errno cimport errno
+from libc.stdlib cimport free, malloc
+from libc.string cimport strerror
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* address, size_t bytes, int protection, int flags, int fd, long offset)
+    int munmap(void* address, size_t bytes)
+    int PROT_READ, PROT_WRITE, MAP_SHARED
+    void* MAP_FAILED
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_t "stat":
+        long st_size
+    int fstat(int fd, stat_t* out)
+
+FREE, CLAIMING, CLAIMED, SENT, RECORDED = CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED
+ANSWERED, EXPIRED, CANCELLED, FAILED, RECLAIMED = CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED, CT_RECLAIMED
+RESTING = CT_RESTING
+STATE_NAMES = (
+    "free", "claiming", "claimed", "sent", "recorded",
+    "answered", "expired", "cancelled", "failed", "reclaimed", "resting",
+)
+
+LATE, DUPLICATE, FORGED = CT_LATE, CT_DUPLICATE, CT_FORGED
+
+LAYOUT_VERSION, WORKERS_MAX, SLOTS_MAX = CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_SLOTS_MAX
+PARTITIONS_MAX, ROUTES_MAX, ENDINGS_MAX = CT_PARTITIONS_MAX, CT_ROUTES_MAX, CT_ENDINGS_MAX
+FATES_MAX, EXTRAS_MAX, NOBODY = CT_FATES_MAX, CT_EXTRAS_MAX, CT_NOBODY
+NOT_READING = 2**64 - 1
+
+PHASES = CT_PHASES
+QUEUE_TO_ACK, ACK_TO_REPLY, TOTAL = 0, 1, 2
+BUCKETS = (*[CT_BOUND_NS[i] for i in range(CT_BOUNDS)], 2**64 - 1)
+
+ProcessInfo = namedtuple(
+    "ProcessInfo",
+    "process pid worker generation ready draining heartbeat_ns in_flight home applied_map_version",
+)
+Waiting = namedtuple(
+    "Waiting", "slot process route home state claimed_ns sent_ns recorded_ns deadline_ns"
+)
+
+
+def layout_size(workers, slots_per_process):
+    cdef uint64_t total = 0
+    if 0 < workers <= CT_WORKERS_MAX and 0 < slots_per_process <= CT_SLOTS_MAX:
+        total = ct_layout_size(workers, slots_per_process)
+    if total == 0:
+        raise ValueError(
+            f"expected 1..{CT_WORKERS_MAX} workers and 1 or more slots, 2 * workers * slots <= {CT_SLOTS_MAX}; "
+            f"got {workers} workers with {slots_per_process} slots per process"
+        )
+    return total
+
+
+def format(int fd, uint32_t node, workers, slots_per_process):
+    cdef uint64_t total = layout_size(workers, slots_per_process)
+    if file_bytes(fd) != total:
+        raise ValueError(f"table to format: expected a file of {total} bytes, got {file_bytes(fd)}")
+    cdef void* base = map_shared(fd, total)
+    if ct_load_acquire(&(<ct_header*> base).magic) != 0:
+        munmap(base, total)
+        raise ValueError("table to format: expected fresh memory, got a table that is in use")
+    ct_format(base, node, workers, slots_per_process)
+    munmap(base, total)
+
+
+cdef uint64_t file_bytes(int fd) except? 0:
+    cdef stat_t info
+    if fstat(fd, &info) != 0:
+        raise OSError(errno, f"fd {fd}: {strerror(errno).decode()}")
+    return <uint64_t> info.st_size
+
+
+cdef void* map_shared(int fd, uint64_t total) except NULL:
+    cdef void* base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise OSError(errno, f"fd {fd}: {strerror(errno).decode()}")
+    return base
+
+
+cdef int check_header(const ct_header* header, uint64_t total) except -1:
+    if ct_load_acquire(&header.magic) != CT_MAGIC:
+        raise ValueError(f"table: expected magic {CT_MAGIC:#x}, got {ct_load_acquire(&header.magic):#x}")
+    if header.layout_version != CT_LAYOUT_VERSION:
+        raise ValueError(f"table: expected layout version {CT_LAYOUT_VERSION}, got {header.layout_version}")
+    cdef uint64_t told = ct_layout_size(header.workers, header.slots_per_process)
+    if told == 0 or header.total_bytes != told or total != told:
+        raise ValueError(
+            f"table: expected {told} bytes for {header.workers} workers with {header.slots_per_process} slots per "
+            f"process, got a header that says {header.total_bytes} and a file of {total}"
+        )
+    return 0
+
+
+cdef class Table:
+    """The mapped segment, seen by one process."""
+
+    def __cinit__(self, int fd):
+        self.total_bytes = file_bytes(fd)
+        if self.total_bytes < sizeof(ct_header):
+            raise ValueError(f"table: expected at least {sizeof(ct_header)} bytes, got {self.total_bytes}")
+        self.base = map_shared(fd, self.total_bytes)
+        cdef ct_header* header = <ct_header*> self.base
+        check_header(header, self.total_bytes)
+        ct_look_at(&self.view, self.base, header.workers, header.slots_per_process)
+        self.node = header.node
+        self.workers = header.workers
+        self.processes = self.view.process_count
+        self.slots_per_process = header.slots_per_process
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.total_bytes)
+
+    def __repr__(self):
+        live = [self.process_info(process) for process in range(self.processes)]
+        return (
+            f"<Table node={self.node:06x} workers={self.workers} slots={self.slots_per_process} "
+            f"map_version={self.map_version()} processes={sum(info is not None for info in live)}>"
+        )
+
+    cdef ct_process* _process(self, int64_t process) except NULL:
+        if process < 0 or process >= self.view.process_count:
+            raise ValueError(f"process: expected 0..{self.view.process_count - 1}, got {process}")
+        return &self.view.processes[process]
+
+    cdef ct_counters* _counters(self, int64_t process) except NULL:
+        self._process(process)
+        return &self.view.counters[process]
+
+    # ---- the service
+
+    def set_service_draining(self, draining=True):
+        ct_store_release(&self.view.header.draining, 1 if draining else 0)
+
+    def service_draining(self):
+        return ct_load_acquire(&self.view.header.draining) != 0
+
+    def worker_starts(self, int64_t worker):
+        check_below("worker", worker, self.workers)
+        return ct_load_relaxed(&self.view.header.worker_starts[worker])
+
+    # ---- partition map
+
+    def write_map(self, const uint8_t[::1] owners not None):
+        cdef Py_ssize_t count = owners.shape[0]
+        cdef Py_ssize_t i
+        if not 0 < count <= CT_PARTITIONS_MAX:
+            raise ValueError(f"partitions: expected 1..{CT_PARTITIONS_MAX}, got {count}")
+        for i in range(count):
+            if owners[i] >= self.workers and owners[i] != CT_NOBODY:
+                raise ValueError(
+                    f"owner of partition {i}: expected a worker slot below {self.workers} or {CT_NOBODY}, "
+                    f"got {owners[i]}"
+                )
+        return ct_map_write(self.view.map, &owners[0], <uint32_t> count)
+
+    def map_version(self):
+        return ct_load_acquire(&self.view.map.version)
+
+    def read_map(self):
+        cdef uint8_t[CT_PARTITIONS_MAX] owners
+        cdef uint32_t count = 0
+        cdef uint64_t version = ct_map_read(self.view.map, owners, &count)
+        return version, (<char*> owners)[:count]
+
+    def map_owner(self, int64_t partition):
+        if partition < 0 or partition >= CT_PARTITIONS_MAX:
+            return NOBODY
+        return ct_map_owner(self.view.map, <uint32_t> partition)
+
+    # ---- process records
+
+    def register(self, int64_t process, uint32_t pid, int64_t worker, int64_t generation):
+        self._process(process)
+        check_below("worker", worker, self.workers)
+        check_below("generation", generation, 256)
+        if process != worker * 2 + (generation & 1):
+            raise ValueError(
+                f"process of worker {worker} generation {generation}: "
+                f"expected {worker * 2 + (generation & 1)}, got {process}"
+            )
+        ct_register(&self.view, <uint32_t> process, pid, <uint32_t> worker, <uint32_t> generation)
+
+    def unregister(self, int64_t process):
+        ct_unregister(self._process(process))
+
+    def set_ready(self, int64_t process, bint ready):
+        flag(self._process(process), process, CT_READY if ready else 0, CT_READY)
+
+    def set_draining(self, int64_t process):
+        flag(self._process(process), process, CT_DRAINING, 0)
+
+    def heartbeat(
+        self, int64_t process, uint64_t now_ns, uint32_t in_flight, int home_partition, uint64_t applied_map_version
+    ):
+        cdef ct_process* record = self._process(process)
+        if not -1 <= home_partition < CT_PARTITIONS_MAX:
+            raise ValueError(f"home partition: expected -1..{CT_PARTITIONS_MAX - 1}, got {home_partition}")
+        ct_store_relaxed(&record.in_flight, in_flight)
+        ct_store_relaxed(&record.home_plus_1, home_partition + 1)
+        ct_store_relaxed(&record.applied_map_version, applied_map_version)
+        ct_store_release(&record.heartbeat_ns, now_ns)
+
+    def set_reads_from(self, int64_t process, int64_t partition, uint64_t offset):
+        cdef ct_process* record = self._process(process)
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        ct_store_release(&record.not_reads_from[partition], ~offset)
+
+    def reads_from(self, int64_t process, int64_t partition):
+        cdef ct_process* record = self._process(process)
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        return ~ct_load_acquire(&record.not_reads_from[partition])
+
+    def process_info(self, int64_t process):
+        cdef ct_process* record = self._process(process)
+        cdef uint64_t identity = ct_load_acquire(&record.identity)
+        if not identity & CT_REGISTERED:
+            return None
+        return ProcessInfo(
+            process, ct_identity_pid(identity), ct_identity_worker(identity), ct_identity_generation(identity),
+            (identity & CT_READY) != 0, (identity & CT_DRAINING) != 0,
+            ct_load_acquire(&record.heartbeat_ns), ct_load_relaxed(&record.in_flight),
+            <int> ct_load_relaxed(&record.home_plus_1) - 1, ct_load_relaxed(&record.applied_map_version),
+        )
+
+    def find(self, int64_t worker, int64_t generation):
+        if worker < 0 or worker >= self.workers or generation < 0 or generation > 255:
+            return -1
+        return ct_find(&self.view, <uint32_t> worker, <uint32_t> generation)
+
+    # ---- counters
+
+    def count(self, int64_t process, int64_t route, int64_t ending_number):
+        cdef ct_counters* counters = self._counters(process)
+        check_below("route", route, CT_ROUTES_MAX)
+        check_below("ending", ending_number, CT_ENDINGS_MAX)
+        ct_add_relaxed(&counters.routes[route].endings[ending_number], 1)
+
+    def count_fate(self, int64_t process, int64_t fate):
+        cdef ct_counters* counters = self._counters(process)
+        check_below("fate", fate, CT_FATES_MAX)
+        ct_add_relaxed(&counters.fates[fate], 1)
+
+    def observe(self, int64_t process, int64_t route, int64_t phase, int64_t duration_ns):
+        cdef ct_counters* counters = self._counters(process)
+        check_below("route", route, CT_ROUTES_MAX)
+        check_below("phase", phase, CT_PHASES)
+        ct_observe(&counters.routes[route].phases[phase], <uint64_t> max(duration_ns, 0))
+
+    def extra(self, int64_t process, int64_t index, uint64_t n):
+        cdef ct_counters* counters = self._counters(process)
+        check_below("extra", index, CT_EXTRAS_MAX)
+        ct_add_relaxed(&counters.extras[index], n)
+
+    def endings(self, int64_t route):
+        cdef uint64_t[CT_ENDINGS_MAX] sums
+        cdef uint32_t process
+        cdef int i
+        check_below("route", route, CT_ROUTES_MAX)
+        for i in range(CT_ENDINGS_MAX):
+            sums[i] = 0
+        for process in range(self.view.process_count):
+            for i in range(CT_ENDINGS_MAX):
+                sums[i] += ct_load_relaxed(&self.view.counters[process].routes[route].endings[i])
+        return tuple([sums[i] for i in range(CT_ENDINGS_MAX)])
+
+    def histogram(self, int64_t route, int64_t phase):
+        cdef uint64_t[CT_BOUNDS + 1] sums
+        cdef uint64_t sum_ns = 0
+        cdef uint32_t process
+        cdef int i
+        cdef ct_histogram* histogram
+        check_below("route", route, CT_ROUTES_MAX)
+        check_below("phase", phase, CT_PHASES)
+        for i in range(CT_BOUNDS + 1):
+            sums[i] = 0
+        for process in range(self.view.process_count):
+            histogram = &self.view.counters[process].routes[route].phases[phase]
+            sum_ns += ct_load_relaxed(&histogram.sum_ns)
+            for i in range(CT_BOUNDS + 1):
+                sums[i] += ct_load_relaxed(&histogram.buckets[i])
+        return tuple([sums[i] for i in range(CT_BOUNDS + 1)]), sum_ns
+
+    def fates_of(self, int64_t process):
+        cdef ct_counters* counters = self._counters(process)
+        return tuple([ct_load_relaxed(&counters.fates[i]) for i in range(CT_FATES_MAX)])
+
+    def fates(self):
+        return tuple([sum(column) for column in zip(*map(self.fates_of, range(self.processes)), strict=True)])
+
+    def extras_of(self, int64_t process):
+        cdef ct_counters* counters = self._counters(process)
+        return tuple([ct_load_relaxed(&counters.extras[i]) for i in range(CT_EXTRAS_MAX)])
+
+    def extras(self, int64_t index):
+        check_below("extra", index, CT_EXTRAS_MAX)
+        return sum([self.extras_of(process)[index] for process in range(self.processes)])
+
+    # ---- the whole table
+
+    def reclaim(self, int64_t process):
+        ct_unregister(self._process(process))
+        cdef ct_reclaimed sum = ct_reclaim(&self.view, <uint32_t> process)
+        return sum.live, sum.repaired
+
+    def states(self, int64_t process):
+        self._process(process)
+        cdef uint32_t used = ct_used(&self.view, <uint32_t> process)
+        cdef uint32_t[CT_STATES] sums
+        cdef ct_slot* slots = self.view.slots + process * self.view.slots_per_process
+        cdef int state
+        cdef uint32_t i
+        for state in range(CT_STATES):
+            sums[state] = 0
+        for i in range(used):
+            sums[ct_state_of(ct_load_acquire(&slots[i].word)) % CT_STATES] += 1
+        sums[CT_FREE] += self.view.slots_per_process - used
+        return {state: sums[state] for state in range(CT_STATES) if sums[state]}
+
+    def waiting(self, int64_t limit):
+        cdef uint32_t room = <uint32_t> min(max(limit, 0), self.processes * self.slots_per_process)
+        cdef ct_waiting* oldest = <ct_waiting*> malloc((room + 1) * sizeof(ct_waiting))
+        if oldest == NULL:
+            raise MemoryError()
+        cdef uint32_t found
+        with nogil:  # may read megabytes of slots
+            found = ct_oldest(&self.view, oldest, room)
+        try:
+            return [
+                Waiting(
+                    oldest[i].slot, oldest[i].slot // self.view.slots_per_process, oldest[i].route, oldest[i].home,
+                    oldest[i].state, oldest[i].claimed_ns, oldest[i].sent_ns, oldest[i].recorded_ns,
+                    oldest[i].deadline_ns,
+                )
+                for i in range(found)
+            ]
+        finally:
+            free(oldest)
+
+    def open_range(self, int64_t process):
+        self._process(process)
+        return SlotRange(self, process)
+
+    def measure_counts(self, int64_t process, uint32_t rounds):
+        """For the benchmark: counts `rounds` times, without Python in the loop, in the last route's first columns."""
+        cdef ct_route_counters* counters = &self._counters(process).routes[CT_ROUTES_MAX - 1]
+        for i in range(rounds):
+            ct_add_relaxed(&counters.endings[0], 1)
+            ct_observe(&counters.phases[0], i)
+
+
+cdef inline int check_below(str name, int64_t value, int64_t limit) except -1:
+    if value < 0 or value >= limit:
+        raise ValueError(f"{name}: expected 0..{limit - 1}, got {value}")
+    return 0
+
+
+cdef int flag(ct_process* record, int64_t process, uint64_t set, uint64_t clear) except -1:
+    if not ct_flag_process(record, set, clear):
+        raise ValueError(f"process {process}: expected it to be registered, it is not")
+    return 0
+
+
+cdef class SlotRange:
+    """The claiming side of one process's slots: one owner, one thread."""
+
+    def __cinit__(self, Table table not None, int process):
+        self.table = table
+        self.process = process
+        cdef int opened = ct_range_open(&self.range, &table.view, <uint32_t> process)
+        if opened == 0:
+            raise MemoryError()
+        if opened < 0:
+            raise ValueError(
+                f"range of process {process}: expected only free slots, got {table.states(process)}; reclaim it first"
+            )
+
+    def __dealloc__(self):
+        ct_range_close(&self.range)
+
+    def __repr__(self):
+        states = {STATE_NAMES[state]: n for state, n in self.table.states(self.process).items()}
+        return f"<SlotRange process={self.process} in_flight={self.in_flight} {states}>"
+
+    @property
+    def in_flight(self):
+        return ct_range_in_flight(&self.range)
+
+    def claim(self):
+        return ct_range_claim(&self.range)
+
+    def publish(
+        self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, uint64_t deadline_ns, uint64_t now_ns
+    ):
+        cdef ct_request request
+        if tag >> CT_TAG_BITS:
+            raise ValueError(f"tag: expected {CT_TAG_BITS} bits, got {tag:#x}")
+        request.tag = tag
+        request.deadline_ns = deadline_ns
+        request.claimed_ns = now_ns
+        request.route = route
+        request.home = home
+        cdef int64_t token = ct_range_publish(&self.range, slot, &request)
+        if token < 0:
+            raise ValueError(f"publish of slot {slot}: expected a claimed slot of this range, {self._told(slot)}")
+        return token
+
+    def abandon(self, int64_t slot):
+        if not ct_range_abandon(&self.range, slot):
+            raise ValueError(f"abandon of slot {slot}: expected a claimed slot of this range, {self._told(slot)}")
+
+    def sent(self, int64_t token, uint64_t now_ns):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        return slot != NULL and ct_advance(slot, token, CT_SENT, now_ns)
+
+    def recorded(self, int64_t token, uint64_t now_ns):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        return slot != NULL and ct_advance(slot, token, CT_RECORDED, now_ns)
+
+    def resolve(self, int64_t slot, uint64_t tag):
+        cdef ct_slot* own = ct_own(&self.range, slot)
+        return CT_FORGED if own == NULL else ct_resolve(own, <uint32_t> slot, tag)
+
+    def finish(self, int64_t token, int64_t state):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        if state not in (CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED):
+            raise ValueError(f"finish: expected an ending, got state {state}")
+        return -1 if slot == NULL else ct_finish(slot, token, <uint32_t> state)
+
+    def state(self, int64_t token):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        if slot == NULL:
+            return -1
+        cdef uint64_t word = ct_load_acquire(&slot.word)
+        return <int> ct_state_of(word) if ct_names(token, word) and ct_is(word, CT_LIVE | CT_TERMINAL) else -1
+
+    def times(self, int64_t token):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        if slot == NULL or not ct_names(token, ct_load_acquire(&slot.word)):
+            raise ValueError(f"times of token {token:#x}: expected a token of this range that is not stale")
+        return (
+            ct_load_relaxed(&slot.claimed_ns), ct_load_relaxed(&slot.sent_ns),
+            ct_load_relaxed(&slot.recorded_ns), ct_load_relaxed(&slot.deadline_ns),
+        )
+
+    def release(self, int64_t token):
+        if not ct_range_release(&self.range, token):
+            told = self._told(token % CT_SLOTS_MAX)
+            raise ValueError(f"release of token {token:#x}: expected an occupancy that has ended, {told}")
+
+    def expired(self, uint64_t now_ns, int64_t limit):
+        cdef uint32_t bounded = <uint32_t> min(max(limit, 0), self.range.count)
+        cdef uint32_t found = ct_range_expired(&self.range, now_ns, bounded)
+        return [self.range.tokens[i] for i in range(found)]
+
+    def live_before(self, uint64_t ns):
+        return ct_range_live_before(&self.range, ns)
+
+    def measure_cycles(self, uint32_t rounds):
+        """For the benchmark: claim, publish, resolve, release `rounds` times without Python in the loop.
+
+        Returns how many of them went well.
+        """
+        cdef ct_request request
+        cdef uint32_t done = 0
+        cdef int32_t slot
+        cdef int64_t token
+        request.deadline_ns = request.claimed_ns = request.route = request.home = 0
+        for i in range(rounds):
+            request.tag = i
+            slot = ct_range_claim(&self.range)
+            token = ct_range_publish(&self.range, slot, &request)
+            if token >= 0 and ct_resolve(ct_own(&self.range, slot), <uint32_t> slot, i) == token:
+                done += ct_range_release(&self.range, token)
+        return done
+
+    def _told(self, int64_t slot):
+        cdef ct_slot* own = ct_own(&self.range, slot)
+        if own == NULL:
+            return f"got one outside of {self.range.first}..{self.range.first + self.range.count - 1}"
+        word = ct_load_acquire(&own.word)
+        return f"got state {STATE_NAMES[ct_state_of(word)]}, generation {word >> 32}"
