@@ -94,3 +94,7 @@ class SendRefused(FastgwError):
     def __init__(self, ending: Ending, detail: str) -> None:
         super().__init__(detail)
         self.ending = ending
+
+
+class KeyMissing(FastgwError):
+    """The route takes its record key from a place that this request leaves empty."""

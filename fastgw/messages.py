@@ -27,7 +27,8 @@ class Head(NamedTuple):
     headers: Headers
     hosts: Sequence[str]  # every Host header, or the one :authority of HTTP/2
     content_length: int | None  # None: not declared
-    chunked: bool  # the body has no declared length but is announced (HTTP/1.1 chunked, HTTP/2 without END_STREAM)
+    chunked: bool  # a body is announced without a length (Transfer-Encoding)
+    bodiless: bool  # no length means no body (HTTP/1.1; HTTP/2 may send one all the same)
 
 
 class Record(NamedTuple):
@@ -63,4 +64,3 @@ class Fate(IntEnum):
     FORGED = 7  # well-formed id that was never issued
     MALFORMED = 8  # no correlation id that could be one of ours
     DROPPED = 9  # misrouted, but the link to its worker is full or broken
-    FORWARDED_IN = 10  # arrived over the mesh for this worker

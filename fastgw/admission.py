@@ -1,0 +1,59 @@
+"""The contract between the fronts and the core: a verdict before the body is read, then the whole request.
+
+A front parses HTTP and knows nothing of Kafka; the core knows nothing of sockets. All calls are made on the loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from fastgw.errors import Ending
+from fastgw.messages import Answer, Head, HeaderList, Headers
+
+Params = tuple[tuple[str, str], ...]
+
+
+class Refusal(NamedTuple):
+    """The request may not enter; nothing of it is in Kafka."""
+
+    ending: Ending
+    detail: str
+    route_number: int | None = None  # None: no route is known
+    headers: HeaderList | None = None  # further headers of the answer, such as `allow`
+
+
+class Admission(NamedTuple):
+    """The request may enter; its body may be read, exactly `body_bytes` of it."""
+
+    route_number: int
+    method: str
+    path: str
+    query: str
+    params: Params
+    headers: Headers
+    body_bytes: int  # 0: there is no body to read
+    timeout_ns: int  # from the moment the request is complete; `Prefer: wait` has been applied
+
+
+class Door(Protocol):
+    """What a front is given. Its calls follow one order for each request:
+
+    admit ──> Refusal: refuse
+          └─> Admission ──> the body came: open ──> token ──> gone, if the client leaves before the answer
+                        └─> it did not: abandon
+    """
+
+    def admit(self, head: Head) -> Admission | Refusal:
+        """May this request enter? An Admission holds a place until `open` or `abandon`."""
+
+    def refuse(self, refusal: Refusal, answer: Answer) -> None:
+        """Answer a request that may not enter."""
+
+    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
+        """The body did not come; `answer` is None when nobody is there to read one."""
+
+    def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        """The request is complete; `answer` is called once. Returns its token, negative when it is answered already."""
+
+    def gone(self, token: int) -> None:
+        """The client has left; calling this after the answer does no harm."""

@@ -1,0 +1,321 @@
+"""The life of one request: open, delivered, resolve, expire, cancel. This is the hot path.
+
+One thread calls everything here, so there is nothing to lock. What a request *is* lives in two places: its slot in the
+shared table (state, deadline, times; seen by everybody, outlives this process) and its entry in `_waiting` (whom to
+answer; ours alone, found by slot number, no dictionary). Reply, deadline, disconnect, failed delivery and drain race
+for the slot with compare-and-set; the one that wins takes the entry, answers, counts and releases. The losers do
+nothing.
+
+    reserve ──> open ──> delivered ──> resolve        the way it should go
+       │          │          │
+    abandon    refused    undelivered, expire, cancel, end_all: the side doors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from fastgw import _ctable, errors, problem
+from fastgw._ctable import SlotRange, Table
+from fastgw.admission import Admission, Params, Refusal
+from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
+from fastgw.ids import CorrelationId, IdMaker, Partitioner
+from fastgw.kafka_wire import BadReply, RequestWire, http_answer
+from fastgw.messages import Answer, Fate, Headers, Record, Reply
+
+Send = Callable[[Record, int, int], None]
+"""(record, token, delivery class): gives the record to Kafka, or raises QueueFull or SendRefused with nothing sent."""
+
+UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
+REFUSED = -1  # what `open` returns for a request that has been answered already
+SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
+SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
+
+_FATES = {_ctable.LATE: Fate.LATE, _ctable.DUPLICATE: Fate.DUPLICATE, _ctable.FORGED: Fate.FORGED}
+
+
+class Learner(Protocol):
+    """Knows, or finds out, with which partitioner a route's service replies."""
+
+    current: Partitioner
+
+    def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
+
+
+class Plan:
+    """One route at run time: its settings, prepared, and how many of its requests are in the house."""
+
+    __slots__ = (
+        "delivery_class", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_headers",
+        "topic", "wire",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        topic: str,
+        wire: RequestWire,
+        learner: Learner,
+        max_in_flight: int,
+        reply_headers: Iterable[str] = (),
+        key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
+        delivery_class: int = 0,
+    ) -> None:
+        """`key_of` raises KeyMissing; `delivery_class` picks the producer whose delivery timeout fits the route."""
+        self.number = number
+        self.name = name
+        self.topic = topic
+        self.wire = wire
+        self.learner = learner
+        self.max_in_flight = max_in_flight
+        self.reply_headers = frozenset(reply_headers)
+        self.key_of = key_of
+        self.delivery_class = delivery_class
+        self.in_flight = 0
+
+
+class _Waiting(NamedTuple):
+    """The Python side of a slot in use."""
+
+    token: int
+    plan: Plan
+    correlation_id: bytes
+    answer: Answer
+
+
+class Exchange:
+    """All requests of one worker process."""
+
+    def __init__(
+        self, table: Table, process: int, slots: SlotRange, ids: IdMaker, plans: Sequence[Plan], send: Send
+    ) -> None:
+        """
+        Args:
+            table: for the counters.
+            process: this process's place in the table; its slots are `process * slots_per_process` onwards.
+            slots: the claiming side of those slots.
+            ids: makes the correlation ids; its ownership is kept by the worker.
+            plans: the routes, any order.
+            send: the Kafka link.
+        """
+        self._table = table
+        self._process = process
+        self._slots = slots
+        self._first_slot = process * table.slots_per_process
+        self._waiting: list[_Waiting | None] = [None] * table.slots_per_process
+        self._ids = ids
+        self._plans = {plan.number: plan for plan in plans}
+        self._send = send
+        self.home = -1  # the partition that ids are made for; -1: none
+        self._partition_count = 0
+        self._closed_by: Ending | None = errors.NOT_READY
+        self._closed_why = "the reply path is being set up"
+        self.epoch_offset_ns = 0  # wall clock minus monotonic clock, kept fresh by the worker
+
+    def __repr__(self) -> str:
+        return f"<Exchange process {self._process}: {self.in_flight} in flight, home {self.home}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a slot."""
+        return self._slots.in_flight
+
+    # The gate.
+
+    def set_home(self, home: int, partition_count: int) -> None:
+        """From now on ids are made for replies on `home`, of `partition_count` partitions."""
+        self.home = home
+        self._partition_count = partition_count
+
+    def close_gate(self, ending: Ending, why: str) -> None:
+        """New requests are refused with `ending`; those that wait are not touched."""
+        self._closed_by, self._closed_why = ending, why
+
+    def open_gate(self) -> None:
+        """New requests are let in."""
+        self._closed_by = None
+
+    # The way in.
+
+    def reserve(self, admission: Admission) -> Refusal | None:
+        """Takes a place for a request whose body is about to be read; None if there is one.
+
+        After None, exactly one of `open` and `abandon` must follow.
+        """
+        number = admission.route_number
+        if self._closed_by is not None:
+            return Refusal(self._closed_by, self._closed_why, number)
+        plan = self._plans[number]
+        if plan.in_flight >= plan.max_in_flight:
+            return Refusal(errors.IN_FLIGHT_CAP, f"{plan.max_in_flight} requests wait on {plan.name!r} already", number)
+        plan.in_flight += 1
+        return None
+
+    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
+        """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
+        self._plans[admission.route_number].in_flight -= 1
+        self._table.count(self._process, admission.route_number, ending.number)
+        if answer is not None:
+            answer(*problem.answer(ending, detail))
+
+    def refuse(self, refusal: Refusal, answer: Answer) -> None:
+        """Answers and counts a request that may not enter."""
+        number = UNROUTED if refusal.route_number is None else refusal.route_number
+        self._table.count(self._process, number, refusal.ending.number)
+        answer(*problem.answer(refusal.ending, refusal.detail, extra=refusal.headers))
+
+    def open(self, admission: Admission, body: bytes, answer: Answer, now_ns: int) -> int:
+        """A reserved request is complete: give it a slot and an id, and send its record.
+
+        Args:
+            admission: the verdict on its head.
+            body: the whole body.
+            answer: called exactly once, unless the client leaves first (`cancel`).
+            now_ns: monotonic.
+
+        Returns:
+            The request's token, or REFUSED if it has been answered here and now.
+        """
+        plan = self._plans[admission.route_number]
+        if self.home < 0:
+            return self._turn_away(plan, errors.NOT_READY, "this worker owns no response partition", answer)
+        try:
+            key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
+        except KeyMissing as missing:
+            return self._turn_away(plan, errors.MALFORMED, str(missing), answer)
+        slot = self._slots.claim()
+        if slot < 0:
+            return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer)
+        raw = self._ids.make(slot, plan.learner.current)
+        deadline_ns = now_ns + admission.timeout_ns
+        token = self._slots.publish(slot, self._ids.tag, plan.number, self.home, deadline_ns, now_ns)
+        headers = plan.wire.headers(
+            raw,
+            self.home,
+            (deadline_ns + self.epoch_offset_ns) // 1_000_000,
+            admission.method,
+            admission.path,
+            admission.query,
+            admission.params,
+            admission.headers,
+        )
+        try:
+            self._send(Record(plan.topic, body, key, headers, -1), token, plan.delivery_class)
+        except (QueueFull, SendRefused) as refused:
+            self._slots.finish(token, _ctable.FAILED)
+            self._slots.release(token)
+            return self._turn_away(plan, *_why_unsent(refused), answer, raw)
+        self._slots.sent(token, now_ns)
+        self._waiting[slot - self._first_slot] = _Waiting(token, plan, raw, answer)
+        return token
+
+    def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
+        plan.in_flight -= 1
+        self._table.count(self._process, plan.number, ending.number)
+        answer(*problem.answer(ending, detail, raw))
+        return REFUSED
+
+    # What Kafka says of the record.
+
+    def delivered(self, token: int, latency_ns: int) -> None:
+        """The record is in its topic, `latency_ns` after it was sent."""
+        self._slots.recorded(token, self._slots.times(token)[1] + latency_ns)
+
+    def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        """The record was refused, or nobody can say whether it was written."""
+        if self._slots.finish(token, _ctable.FAILED) >= 0:
+            self._end(token, ending, detail)
+
+    def unconfirmed(self, delivery_class: int, ending: Ending, detail: str) -> int:
+        """A producer died: nobody will ever confirm what it had in hand. Returns how many requests that ended."""
+        ended = 0
+        for waiting in self._waiting:
+            if waiting is None or waiting.plan.delivery_class != delivery_class:
+                continue
+            if self._slots.state(waiting.token) == _ctable.SENT:
+                self.undelivered(waiting.token, ending, detail)
+                ended += 1
+        return ended
+
+    # The ends.
+
+    def resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> Fate:
+        """A reply to one of this process's ids: answer the request that waits for it, if one does."""
+        token = self._slots.resolve(cid.slot, cid.tag)
+        if token < 0:
+            return _FATES[token]
+        waiting = self._take(token)
+        plan = waiting.plan
+        claimed_ns, sent_ns, recorded_ns, _ = self._slots.times(token)
+        self._release(token, plan)
+        count, observe = self._table.count, self._table.observe
+        try:
+            status, headers, body = http_answer(reply, plan.reply_headers)
+        except BadReply as bad:
+            count(self._process, plan.number, errors.BAD_REPLY.number)
+            waiting.answer(*problem.answer(errors.BAD_REPLY, str(bad), waiting.correlation_id))
+        else:
+            count(self._process, plan.number, errors.ANSWERED.number)
+            waiting.answer(status, headers, body)
+        if recorded_ns:
+            observe(self._process, plan.number, _ctable.QUEUE_TO_ACK, recorded_ns - sent_ns)
+            observe(self._process, plan.number, _ctable.ACK_TO_REPLY, max(0, now_ns - recorded_ns))
+        observe(self._process, plan.number, _ctable.TOTAL, now_ns - claimed_ns)
+        plan.learner.observe(waiting.correlation_id, cid.home, reply.partition, self._partition_count)
+        return Fate.ANSWERED
+
+    def expire(self, now_ns: int) -> int:
+        """Ends the requests whose deadline has passed, at most SWEEP_AT_ONCE of them; returns how many."""
+        tokens = self._slots.expired(now_ns, SWEEP_AT_ONCE)
+        for token in tokens:
+            self._give_up(token, "the deadline passed")
+        return len(tokens)
+
+    def end_all(self, why: str) -> int:
+        """Ends every request that still waits, as if its deadline had come; returns how many."""
+        tokens = [waiting.token for waiting in self._waiting if waiting is not None]
+        for token in tokens:
+            self._give_up(token, why)
+        return len(tokens)
+
+    def _give_up(self, token: int, why: str) -> None:
+        state = self._slots.finish(token, _ctable.EXPIRED)
+        if state == _ctable.RECORDED:
+            self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
+        elif state >= 0:
+            self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
+
+    def cancel(self, token: int) -> None:
+        """The client has left: nobody is answered, the slot is free, a reply will be called late."""
+        state = self._slots.finish(token, _ctable.CANCELLED)
+        if state < 0:
+            return
+        waiting = self._take(token)
+        ending = errors.CANCELLED if state == _ctable.RECORDED else errors.CANCELLED_UNSENT
+        self._table.count(self._process, waiting.plan.number, ending.number)
+        self._release(token, waiting.plan)
+
+    def _end(self, token: int, ending: Ending, detail: str) -> None:
+        waiting = self._take(token)
+        self._table.count(self._process, waiting.plan.number, ending.number)
+        self._release(token, waiting.plan)
+        waiting.answer(*problem.answer(ending, detail, waiting.correlation_id))
+
+    def _take(self, token: int) -> _Waiting:
+        at = (token & SLOT_MASK) - self._first_slot
+        waiting = self._waiting[at]
+        assert waiting is not None, "whoever wins the slot's state is the first to take its entry"
+        self._waiting[at] = None
+        return waiting
+
+    def _release(self, token: int, plan: Plan) -> None:
+        plan.in_flight -= 1
+        self._slots.release(token)
+
+
+def _why_unsent(refused: QueueFull | SendRefused) -> tuple[Ending, str]:
+    if isinstance(refused, SendRefused):
+        return refused.ending, str(refused)
+    return errors.QUEUE_FULL, str(refused)

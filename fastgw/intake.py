@@ -1,0 +1,153 @@
+"""Which route a request belongs to and whether it may enter: decided on the head, before a byte of the body is read.
+
+Every front asks here, so the answer is the same whichever parser took the request. Nothing is counted and nothing
+waits: the same head gets the same verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fastgw import errors
+from fastgw.admission import Admission, Refusal
+from fastgw.config import Limits, Route
+from fastgw.messages import Head, Headers
+
+# A body in a request with one of these is announced by its Content-Length or not at all.
+_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+@dataclass(slots=True)
+class _Node:
+    """One place in the path: literal segments, at most one parameter, and the routes that end here."""
+
+    literals: dict[str, _Node] = field(default_factory=dict)
+    parameter: _Node | None = None
+    routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
+
+
+class Intake:
+    """The routes and limits of one configuration."""
+
+    def __init__(self, routes: Iterable[Route], limits: Limits, hosts: Sequence[str]) -> None:
+        """
+        Args:
+            routes: checked by `config` (no two match the same request equally well).
+            limits: sizes in bytes.
+            hosts: the allowed hosts, lower case, without port; empty lets any in.
+        """
+        self._limits = limits
+        self._hosts = frozenset(hosts)
+        self._root = _Node()
+        # Most traffic is on paths without parameters: those are one dictionary look-up away.
+        self._static: dict[str, _Node] = {}
+        for route in routes:
+            self._add(route)
+
+    def _add(self, route: Route) -> None:
+        node, names = self._root, []
+        for segment in route.path.split("/")[1:]:
+            if segment.startswith("{"):
+                names.append(segment[1:-1])
+                node.parameter = node = node.parameter or _Node()
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        for method in route.methods:
+            node.routes[method] = (route, tuple(names))
+        if not names:
+            self._static[route.path] = node
+
+    def admit(self, head: Head) -> Admission | Refusal:
+        """The verdict on a request, from its head alone."""
+        target_bytes = len(head.path) + len(head.query)
+        if target_bytes > self._limits.max_target_bytes:
+            expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"
+            return Refusal(errors.TARGET_TOO_LONG, expected)
+        node = self._static.get(head.path)  # a match needs no check: it is one of our own paths, letter by letter
+        values: tuple[str, ...] = ()
+        if node is None:
+            if not _is_sound(head.path):
+                return Refusal(
+                    errors.MALFORMED, "the path must start with '/' and hold no '..' segment, NUL or non-UTF-8"
+                )
+            found = _match(self._root, head.path.split("/"), 1)
+            if found is None:
+                return Refusal(errors.NO_ROUTE, f"no route for {head.path[:200]!r}")
+            node, values = found
+        refusal = self._check_host(head)
+        if refusal is not None:
+            return refusal
+        entry = node.routes.get(head.method)
+        if entry is None:
+            allow = ", ".join(sorted(node.routes))
+            return Refusal(
+                errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=[("allow", allow)]
+            )
+        route, names = entry
+        body_bytes = head.content_length or 0
+        if body_bytes > route.max_body_bytes:
+            return Refusal(
+                errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
+            )
+        if head.content_length is None and (head.chunked or head.method in _BODY_METHODS and not head.bodiless):
+            return Refusal(errors.LENGTH_REQUIRED, "send a Content-Length; chunked bodies are not taken", route.number)
+        return Admission(
+            route.number,
+            head.method,
+            head.path,
+            head.query,
+            tuple(zip(names, values, strict=True)),
+            head.headers,
+            body_bytes,
+            _timeout_ns(route.timeout_ns, head.headers),
+        )
+
+    def _check_host(self, head: Head) -> Refusal | None:
+        if len(head.hosts) != 1:
+            return Refusal(errors.MALFORMED, f"expected exactly one Host, got {len(head.hosts)}")
+        if self._hosts and _without_port(head.hosts[0]).lower() not in self._hosts:
+            return Refusal(errors.MALFORMED, "this Host is not served here")
+        return None
+
+
+def _is_sound(path: str) -> bool:
+    return path.startswith("/") and "\0" not in path and "\ufffd" not in path and ".." not in path.split("/")
+
+
+def _match(node: _Node, segments: list[str], at: int) -> tuple[_Node, tuple[str, ...]] | None:
+    """The leftmost-literal match; its depth is bounded by the deepest template."""
+    if at == len(segments):
+        return (node, ()) if node.routes else None
+    literal = node.literals.get(segments[at])
+    if literal is not None:
+        found = _match(literal, segments, at + 1)
+        if found is not None:
+            return found
+    if node.parameter is not None and segments[at]:
+        found = _match(node.parameter, segments, at + 1)
+        if found is not None:
+            return found[0], (segments[at], *found[1])
+    return None
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.IGNORECASE).fullmatch
+
+
+def _timeout_ns(route_timeout_ns: int, headers: Headers) -> int:
+    """The route's timeout, lowered by `Prefer: wait=N` seconds (RFC 7240, section 4.3); never raised."""
+    if headers.get("prefer") is None:
+        return route_timeout_ns
+    for line in headers.get_all("prefer"):
+        for preference in line.split(","):
+            wait = _WAIT(preference)
+            if wait is not None:
+                return min(route_timeout_ns, int(wait[1]) * 1_000_000_000)
+    return route_timeout_ns

@@ -1,0 +1,400 @@
+"""One worker process: builds the parts of the request path and joins them. The only place where they meet.
+
+Everything runs on one uvloop thread. The fronts call the door (`admit`, `open`, `gone`), the Kafka link calls the
+events (`replies`, `delivered`, ...), the mesh calls `forwarded`, and a tick does what time asks for: deadlines, delivery
+reports, the heartbeat, a new partition map, the canary.
+
+    starting ──(canary seen, fronts listening)──> ready ──(SIGTERM or supervisor gone)──> draining ──> exit 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import setproctitle
+import structlog
+import uvloop
+
+from fastgw import _ctable, canary, config, errors, ids, intake, kafka_link, kafka_wire, logs, record_key, table
+from fastgw.admission import Admission, Refusal
+from fastgw.canary import Canary
+from fastgw.config import Config
+from fastgw.errors import Ending
+from fastgw.exchange import Exchange, Plan
+from fastgw.http_granian import GranianFront
+from fastgw.ids import CorrelationId, IdMaker, Partitioner
+from fastgw.kafka_link import KafkaLink
+from fastgw.mesh_links import MeshLinks
+from fastgw.messages import Answer, Fate, Head, Record, Reply
+from fastgw.partitions import NO_HOME, Ownership, PartitionerLearner, ReplyRouter, Whose
+
+log = structlog.get_logger("fastgw.worker")
+
+TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
+ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
+STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
+SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
+CANARY_TIMEOUT_NS = canary.PERIOD_NS * canary.MISSED_MAX
+
+
+class Worker:
+    """The request path of one process. Implements the fronts' `Door` and the Kafka link's `LinkEvents`."""
+
+    def __init__(self, cfg: Config, slot: int, generation: int, table_fd: int, run_dir: Path) -> None:
+        self._config = cfg
+        self._slot = slot
+        self._generation = generation
+        self._loop = asyncio.get_running_loop()
+        self._table = table.attach(table_fd)
+        self._process = table.process_index(slot, generation)
+        self._table.register(self._process, os.getpid(), slot, generation)
+        self._ids = IdMaker(self._table.node, slot, generation)
+        self._ownership = Ownership(slot, generation)
+        self._router = ReplyRouter(self._table, slot, generation, self._ownership)
+        self._slots = self._table.open_range(self._process)
+        self._intake = intake.Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+        classes = delivery_classes([route.timeout_ns for route in cfg.routes])
+        self._link = self._build_link(classes)
+        plans = self._build_plans(classes)
+        self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
+        self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
+        self._canary = Canary()
+        self._fronts: list[GranianFront] = []
+        self._home_since_ns = 0
+        self._told_leaving: dict[int, int] = {}  # partition -> when the others were told that we stop reading it
+        self._draining = False
+        self.ready = asyncio.Event()
+        self.stopped = asyncio.Event()
+
+    def _build_link(self, classes: Sequence[int]) -> KafkaLink:
+        kafka = self._config.kafka
+        return KafkaLink(
+            kafka_link.client_settings(kafka.bootstrap, kafka.client),
+            self._config.gateway.response_topic,
+            [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
+            self,
+            self._loop,
+            linger_ms=kafka.linger_ms,
+            sticky_linger_ms=kafka.sticky_linger_ms,
+            fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
+            queue_messages=2 * self._config.gateway.slots,
+        )
+
+    def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
+        gateway = self._config.gateway
+        learners: dict[tuple[str, str], PartitionerLearner] = {}  # routes of one topic are one service: they learn together
+        plans = []
+        for route in self._config.routes:
+            learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))
+            wire = kafka_wire.RequestWire(gateway.response_topic, route.path, route.methods, route.request_headers)
+            plans.append(
+                Plan(
+                    route.number,
+                    route.name,
+                    route.topic,
+                    wire,
+                    learner,
+                    route.max_in_flight,
+                    route.response_headers,
+                    record_key.key_of(route.key),
+                    class_of(classes, route.timeout_ns),
+                )
+            )
+        return plans
+
+    # The door: called by the fronts.
+
+    def admit(self, head: Head) -> Admission | Refusal:
+        verdict = self._intake.admit(head)
+        if isinstance(verdict, Refusal):
+            return verdict
+        return self._exchange.reserve(verdict) or verdict
+
+    def refuse(self, refusal: Refusal, answer: Answer) -> None:
+        self._exchange.refuse(refusal, answer)
+
+    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
+        self._exchange.abandon(admission, ending, detail, answer)
+
+    def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        return self._exchange.open(admission, body, answer, time.monotonic_ns())
+
+    def gone(self, token: int) -> None:
+        self._exchange.cancel(token)
+
+    # What the Kafka link and the mesh bring.
+
+    def delivered(self, token: int, latency_ns: int) -> None:
+        self._exchange.delivered(token, latency_ns)
+
+    def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        self._exchange.undelivered(token, ending, detail)
+
+    def producer_died(self, delivery_class: int, detail: str) -> None:
+        self._exchange.unconfirmed(delivery_class, errors.SEND_UNKNOWN, f"the Kafka producer died: {detail}")
+
+    def replies(self, messages: Sequence[Any]) -> None:
+        now_ns = time.monotonic_ns()
+        for message in messages:
+            try:
+                self._take_reply(kafka_wire.decode_reply(message), now_ns)
+            except Exception:  # one poisonous record must not cost the others of its batch their answers
+                log.exception("reply not handled", partition=message.partition(), offset=message.offset())
+                self._table.count_fate(self._process, Fate.MALFORMED)
+
+    def _take_reply(self, reply: Reply, now_ns: int) -> None:
+        cid = ids.parse(reply.correlation_id) or ids.parse(kafka_wire.unwrapped(reply.correlation_id))
+        if cid is None:
+            self._table.count_fate(self._process, Fate.MALFORMED)
+            return
+        rerouted = any(name == kafka_wire.HOPS for name, _ in reply.headers)
+        whose = self._router.whose(cid, reply.partition, reply.offset, rerouted)
+        if whose is Whose.MINE:
+            self._resolve(cid, reply, now_ns)
+        elif whose is not Whose.LEAVE:
+            self._table.count_fate(self._process, self._pass_on(whose, cid, reply))
+
+    def _resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
+        if cid.slot == canary.SLOT:
+            if not self._canary.seen(cid.tag):
+                return
+            self._reply_path_changed()
+            return
+        self._table.count_fate(self._process, self._exchange.resolve(cid, reply, now_ns))
+
+    def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> Fate:
+        if whose is Whose.FORWARD:
+            sent = self._mesh.forward(cid.worker, cid.generation, reply)
+            return Fate.MISROUTED if sent else Fate.DROPPED
+        if whose is Whose.REROUTE:
+            headers = [*reply.headers, (kafka_wire.HOPS, b"1")]
+            topic = self._config.gateway.response_topic
+            sent = self._link.post(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
+            return Fate.REROUTED if sent else Fate.DROPPED
+        return Fate.ORPHAN if whose is Whose.ORPHAN else Fate.FOREIGN
+
+    def forwarded(self, replies: list[Reply]) -> None:
+        now_ns = time.monotonic_ns()
+        for reply in replies:
+            cid = ids.parse(reply.correlation_id) or ids.parse(kafka_wire.unwrapped(reply.correlation_id))
+            if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
+                self._resolve(cid, reply, now_ns)
+            else:
+                self._table.count_fate(self._process, Fate.ORPHAN)
+
+    @property
+    def _address(self) -> tuple[int, int, int]:
+        return self._table.node, self._slot, self._generation
+
+    def _forward_dropped(self, count: int) -> None:
+        for _ in range(count):
+            self._table.count_fate(self._process, Fate.DROPPED)
+
+    # Partitions.
+
+    def positioned(self, offsets: Mapping[int, int]) -> None:
+        for partition, offset in offsets.items():
+            # Published before the partition can become a home: siblings rely on it to leave replies to us.
+            self._table.set_reads_from(self._process, partition, offset)
+            self._ownership.position(partition)
+        self._home_changed(time.monotonic_ns())
+
+    def _follow_map(self, now_ns: int) -> None:
+        if self._table.map_version() == self._ownership.map_version:
+            return
+        version, owners = self._table.read_map()
+        moves = self._ownership.apply(version, owners, now_ns)
+        for partition in self._ownership.assigned & self._told_leaving.keys():
+            del self._told_leaving[partition]  # it came back before we let go of it
+            moves.gained.append(partition)
+        log.info("partition map", version=version, gained=len(moves.gained), lost=len(moves.lost))
+        if moves.gained:
+            self._link.read(moves.gained)
+        self._home_changed(now_ns)
+
+    def _leave_partitions(self, now_ns: int) -> None:
+        """Lets go of partitions that were moved away, once nothing that was made for them waits any more."""
+        for partition, since_ns in list(self._ownership.leaving.items()):
+            told_ns = self._told_leaving.get(partition)
+            if told_ns is None:
+                if self._slots.live_before(since_ns) == 0:
+                    self._table.set_reads_from(self._process, partition, _ctable.NOT_READING)
+                    self._told_leaving[partition] = now_ns
+            elif now_ns - told_ns >= STOP_READING_AFTER_NS:
+                self._link.stop_reading([partition])
+                del self._told_leaving[partition]
+                self._ownership.left(partition)
+
+    def _home_changed(self, now_ns: int) -> None:
+        """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
+        ownership = self._ownership
+        usable = ownership.usable()
+        if ownership.home != NO_HOME:
+            self._ids.set_ownership(ownership.partition_count, usable, ownership.home)
+        if ownership.home != self._exchange.home:
+            self._exchange.set_home(ownership.home, ownership.partition_count)
+            self._home_since_ns = now_ns
+            self._canary.restart()
+            log.info("home partition", home=ownership.home, usable=len(usable))
+        self._reply_path_changed()
+
+    def _reply_path_changed(self) -> None:
+        """Opens or closes the gate and says so in the table: ready means that replies reach us."""
+        works = self._canary.alive and self._ownership.home != NO_HOME
+        if self._draining:
+            return
+        if works:
+            self._exchange.open_gate()
+            self.ready.set()
+        else:
+            self._exchange.close_gate(errors.NOT_READY, "replies from Kafka do not reach this worker")
+        self._table.set_ready(self._process, works and bool(self._fronts))
+
+    def _send_canary(self, now_ns: int) -> None:
+        was_alive = self._canary.alive
+        if self._ownership.home == NO_HOME or not self._canary.due(now_ns):
+            return
+        if was_alive and not self._canary.alive:
+            log.error("reply path lost: canaries do not come back", home=self._ownership.home)
+            self._ownership.rotate_home()
+            self._home_changed(now_ns)
+        raw = self._ids.make(canary.SLOT, Partitioner.HEADER)
+        self._canary.sent(self._ids.tag, now_ns)
+        self._link.post(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
+
+    # Time.
+
+    def _tick(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._loop.call_later(TICK_S, self._tick)
+        self._exchange.epoch_offset_ns = time.time_ns() - now_ns
+        self._link.serve()
+        self._exchange.expire(now_ns)
+        self._follow_map(now_ns)
+        if self._ownership.leaving:
+            self._leave_partitions(now_ns)
+        if not self._draining:
+            self._send_canary(now_ns)
+            if now_ns - self._home_since_ns > ROTATE_HOME_NS and len(self._ownership.usable()) > 1:
+                self._ownership.rotate_home()
+                self._home_changed(now_ns)
+        self._table.heartbeat(
+            self._process, now_ns, self._exchange.in_flight, self._ownership.home, self._ownership.map_version
+        )
+
+    # Life.
+
+    async def serve(self, listen_fds: Sequence[int]) -> None:
+        """From nothing to ready: the reply path first, then the fronts, so that no reply can be missed."""
+        await self._mesh.start()
+        self._link.start()
+        self._tick()
+        await self.ready.wait()
+        gateway = self._config.gateway
+        for fd, listen in zip(listen_fds, gateway.listens, strict=True):
+            front = GranianFront(fd, listen, self._config.limits, self)
+            await front.start()
+            self._fronts.append(front)
+        self._reply_path_changed()
+
+    async def drain(self) -> None:
+        """No new connections; what waits is answered, at the latest by the drain timeout; then everything is closed."""
+        if self._draining:
+            return
+        self._draining = True
+        self._table.set_draining(self._process)
+        if self._table.service_draining():
+            # The whole service goes: on a kept-alive connection an honest refusal is better than a silent close.
+            # In a reload the gate stays open: a sibling has the new connections, these requests are still ours.
+            self._exchange.close_gate(errors.DRAINING, "this gateway is shutting down")
+        for front in self._fronts:
+            front.drain()
+        deadline_ns = time.monotonic_ns() + self._config.gateway.drain_timeout_ns
+        log.info("draining", in_flight=self._exchange.in_flight)
+        closing = [asyncio.ensure_future(front.closed()) for front in self._fronts]
+        while (self._exchange.in_flight or not all(done.done() for done in closing)) and (
+            time.monotonic_ns() < deadline_ns
+        ):
+            await asyncio.sleep(TICK_S)
+        ended = self._exchange.end_all("the gateway is shutting down")
+        if closing:
+            await asyncio.wait(closing, timeout=1.0)
+        self._mesh.close()
+        unsent = self._link.close(1.0)
+        log.info("drained", ended_early=ended, unsent=unsent)
+        self.stopped.set()
+
+
+def delivery_classes(timeouts_ns: Sequence[int]) -> list[int]:
+    """The smallest timeout of each delivery class: timeouts within a factor of four share a producer.
+
+    A producer costs connections and threads; a delivery timeout far above a route's deadline costs that route its
+    honest "unknown" in time.
+    """
+    classes: list[int] = []
+    for timeout_ns in sorted(set(timeouts_ns)):
+        if not classes or timeout_ns > 4 * classes[-1]:
+            classes.append(timeout_ns)
+    return classes or [5_000_000_000]
+
+
+def class_of(classes: Sequence[int], timeout_ns: int) -> int:
+    """The delivery class of a route with this timeout."""
+    return max(number for number, smallest_ns in enumerate(classes) if smallest_ns <= timeout_ns)
+
+
+def delivery_timeout_ms(timeout_ns: int) -> int:
+    """librdkafka's verdict has to come before the deadline: a tenth of it earlier, at least 50 ms, at most 1 s."""
+    timeout_ms = timeout_ns // 1_000_000
+    return max(100, timeout_ms - min(1000, max(50, timeout_ms // 10)))
+
+
+async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_fds: Sequence[int]) -> None:
+    worker = Worker(**worker_args)
+    loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        draining.append(loop.create_task(worker.drain()))
+
+    draining: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected
+    loop.add_signal_handler(signal.SIGTERM, drain)
+    if life_fd >= 0:
+        loop.add_reader(life_fd, lambda: (loop.remove_reader(life_fd), drain()))
+    await worker.serve(listen_fds)
+    gc.collect()
+    gc.freeze()  # what is alive now stays: the collector need not walk it again
+    if ready_fd >= 0:
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
+    await worker.stopped.wait()
+
+
+def main(
+    *,
+    slot: int,
+    generation: int,
+    table_fd: int,
+    config_fd: int,
+    ready_fd: int,
+    life_fd: int,
+    listen_fds: Sequence[int],
+    run_dir: str,
+) -> int:
+    """The process: `fastgw worker`, started by the supervisor with everything it needs as inherited descriptors."""
+    setproctitle.setproctitle(f"fastgw: worker {slot}")
+    logs.configure(f"worker {slot}.{generation}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it tells us
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with os.fdopen(config_fd, "rb") as file:
+        cfg = config.from_json(file.read())
+    args = {"cfg": cfg, "slot": slot, "generation": generation, "table_fd": table_fd, "run_dir": Path(run_dir)}
+    uvloop.run(_run(args, ready_fd, life_fd, listen_fds))
+    return 0

@@ -1,0 +1,185 @@
+"""Which route a request belongs to, and whether it may enter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw import config, errors
+from fastgw.admission import Admission, Refusal
+from fastgw.intake import Intake
+from fastgw.messages import Head
+
+ROUTES = """
+[gateway]
+name = "shop"
+{gateway}
+[kafka]
+bootstrap = "localhost:9092"
+[[route]]
+method = "POST"
+path = "/orders"
+topic = "orders"
+max_body = "1KiB"
+[[route]]
+method = ["GET", "HEAD"]
+path = "/orders/{{id}}"
+topic = "orders"
+timeout = "2s"
+[[route]]
+method = "GET"
+path = "/orders/latest"
+topic = "orders"
+[[route]]
+method = "GET"
+path = "/a/{{x}}/c"
+topic = "orders"
+[[route]]
+method = "GET"
+path = "/a/b/{{y}}"
+topic = "orders"
+[[route]]
+method = "GET"
+path = "/a/b/c/d"
+topic = "orders"
+"""
+
+
+class FakeHeaders(dict[str, list[str]]):
+    """Request headers as a front has them."""
+
+    def get(self, key: str) -> str | None:
+        return self[key][0] if key in self else None
+
+    def get_all(self, key: str) -> Sequence[str]:
+        return self[key] if key in self else []
+
+
+def intake_with(gateway: str = "") -> Intake:
+    cfg = config.loads(ROUTES.format(gateway=gateway), "test.toml")
+    return Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+
+
+INTAKE = intake_with()
+
+
+def head(method="GET", path="/orders/7", query="", hosts=("shop.test",), length=None, chunked=False, bodiless=True, **h):
+    headers = FakeHeaders({name: value if isinstance(value, list) else [value] for name, value in h.items()})
+    return Head(method, path, query, headers, hosts, length, chunked, bodiless)
+
+
+def admitted(*args, **kwargs) -> Admission:
+    verdict = INTAKE.admit(head(*args, **kwargs))
+    assert isinstance(verdict, Admission), verdict
+    return verdict
+
+
+def refused(*args, intake=INTAKE, **kwargs) -> Refusal:
+    verdict = intake.admit(head(*args, **kwargs))
+    assert isinstance(verdict, Refusal), verdict
+    return verdict
+
+
+def test_a_static_path_finds_its_route():
+    assert admitted("POST", "/orders", length=10).route_number == 0
+
+
+def test_path_parameters_are_taken_by_name():
+    assert admitted("GET", "/orders/7").params == (("id", "7"),)
+    assert admitted("HEAD", "/orders/7").method == "HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "params"),
+    [
+        ("/orders/latest", 2, ()),
+        ("/a/b/c", 4, (("y", "c"),)),
+        ("/a/z/c", 3, (("x", "z"),)),
+        ("/a/b/c/d", 5, ()),
+        ("/a/b/z", 4, (("y", "z"),)),
+    ],
+)
+def test_the_leftmost_literal_wins(path, number, params):
+    verdict = admitted("GET", path)
+    assert (verdict.route_number, verdict.params) == (number, params)
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/orders/7/more", "/orders/", "//orders", "/orders//", "/a/z/d"])
+def test_a_path_without_route_is_404(path):
+    assert refused("GET", path).ending is errors.NO_ROUTE
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "TRACE", "CONNECT", "post", "BREW"])
+def test_a_method_that_the_path_does_not_take_is_405_with_allow(method):
+    verdict = refused(method, "/orders")
+    assert verdict.ending is errors.WRONG_METHOD
+    assert verdict.headers == [("allow", "POST")]
+
+
+@pytest.mark.parametrize("path", ["/orders/../etc", "/..", "/orders/\0", "/orders/\ufffd", "orders", "*"])
+def test_an_unsound_target_is_malformed(path):
+    assert refused("GET", path).ending is errors.MALFORMED
+
+
+@pytest.mark.parametrize("hosts", [(), ("a", "b"), ("a", "a")])
+def test_exactly_one_host_is_wanted(hosts):
+    assert refused("GET", "/orders/7", hosts=hosts).ending is errors.MALFORMED
+
+
+def test_only_listed_hosts_are_served_where_there_is_a_list():
+    strict = intake_with('hosts = ["shop.test"]')
+    for host in ("shop.test", "SHOP.test:8080"):
+        assert isinstance(strict.admit(head(hosts=(host,))), Admission)
+    assert refused(hosts=("evil.test",), intake=strict).ending is errors.MALFORMED
+
+
+def test_a_body_up_to_the_limit_is_taken_and_one_byte_more_is_not():
+    assert admitted("POST", "/orders", length=1024).body_bytes == 1024
+    verdict = refused("POST", "/orders", length=1025)
+    assert verdict.ending is errors.BODY_TOO_LARGE
+    assert "1024" in verdict.detail
+    assert "1025" in verdict.detail
+
+
+def test_a_body_without_length_is_411():
+    assert refused("POST", "/orders", chunked=True).ending is errors.LENGTH_REQUIRED
+    assert refused("POST", "/orders", bodiless=False).ending is errors.LENGTH_REQUIRED
+
+
+def test_no_body_at_all_is_fine():
+    assert admitted("POST", "/orders").body_bytes == 0
+    assert admitted("GET", "/orders/7", bodiless=False).body_bytes == 0
+
+
+def test_a_target_above_the_limit_is_414_on_static_paths_too():
+    assert refused("POST", "/orders", query="q" * 9000).ending is errors.TARGET_TOO_LONG
+    assert refused("GET", "/orders/" + "x" * 9000).ending is errors.TARGET_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=1", 1),
+        ("respond-async, wait=1", 1),
+        ('wait="1"', 1),
+        ("WAIT = 1", 1),
+        ("wait=1; foo=bar", 1),
+        ("wait=0", 0),
+        (["respond-async", "wait=1"], 1),
+        ("wait=100", 2),
+        ("wait=x", 2),
+        ("wait=-1", 2),
+        ("respond-async", 2),
+        ("", 2),
+    ],
+)
+def test_prefer_wait_lowers_the_timeout_and_never_raises_it(prefer, seconds):
+    assert admitted("GET", "/orders/7", prefer=prefer).timeout_ns == seconds * 1_000_000_000
+
+
+@given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT"]))
+def test_any_path_gets_a_verdict(path, query, method):
+    assert isinstance(INTAKE.admit(head(method, path, query)), Admission | Refusal)

@@ -1,0 +1,164 @@
+"""Requests as records, and replies as HTTP answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw import kafka_wire
+from fastgw.kafka_wire import BadReply, RequestWire, decode_reply, http_answer, unwrapped
+from fastgw.messages import Reply
+
+ID = b"00000000-0000-8000-8000-000000000000"
+
+
+class FakeHeaders(dict[str, str]):
+    """Request headers as a front has them."""
+
+    def get_all(self, key: str) -> Sequence[str]:
+        return [self[key]] if key in self else []
+
+
+class FakeMessage:
+    """A record as a Kafka client hands it over."""
+
+    def __init__(self, key=ID, value=b"body", headers=None):
+        self._fields = key, value, headers
+
+    def key(self):
+        return self._fields[0]
+
+    def value(self):
+        return self._fields[1]
+
+    def headers(self):
+        return self._fields[2]
+
+    def partition(self):
+        return 6
+
+    def offset(self):
+        return 42
+
+
+def request_headers(path="/orders/7", query="", params=(("id", "7"),), copied=("x-tenant",), **http):
+    wire = RequestWire("shop.replies", "/orders/{id}", ["GET"], copied)
+    return dict(wire.headers(ID, 6, 1_700_000_000_123, "GET", path, query, params, FakeHeaders(http)))
+
+
+def reply(headers=(), value=b"{}"):
+    return Reply(ID, 6, 42, list(headers), value)
+
+
+def test_a_request_record_carries_the_headers_of_the_plain_dialect():
+    assert request_headers(query="a=b&c") == {
+        "correlation_id": ID,
+        "reply_to": b"shop.replies",
+        "reply_partition": b"6",
+        "deadline": b"1700000000123",
+        "http_method": b"GET",
+        "http_path": b"/orders/7",
+        "http_query": b"a=b&c",
+        "http_route": b"/orders/{id}",
+        "http_param_id": b"7",
+    }
+
+
+def test_only_listed_http_headers_are_copied_and_trace_headers_always():
+    headers = request_headers(
+        **{"x-tenant": "blue", "authorization": "secret", "cookie": "secret", "traceparent": "00-1-2-01",
+           "content-type": "application/json"}
+    )  # fmt: skip
+    assert headers["http_header_x-tenant"] == b"blue"
+    assert headers["traceparent"] == b"00-1-2-01"
+    assert headers["content-type"] == b"application/json"
+    assert not [name for name in headers if "authorization" in name or "cookie" in name]
+
+
+def test_authorization_is_copied_where_the_route_lists_it():
+    assert request_headers(copied=("authorization",), authorization="Bearer x")["http_header_authorization"] == (
+        b"Bearer x"
+    )
+
+
+def test_what_is_not_plain_ascii_in_a_path_is_percent_encoded():
+    headers = request_headers(path="/orders/ключ 1%", params=(("id", "ключ 1%"),))
+    assert headers["http_param_id"] == b"%D0%BA%D0%BB%D1%8E%D1%87%201%25"
+    assert headers["http_path"] == b"/orders/%D0%BA%D0%BB%D1%8E%D1%87%201%25"
+
+
+@given(st.text(), st.text())
+def test_every_header_value_is_printable_ascii(value, query):
+    for text in request_headers(path="/orders/" + value, query=query, params=(("id", value),)).values():
+        assert text.isascii()
+        assert b"\r" not in text.replace(query.encode("ascii", "replace"), b"") or "\r" in query
+
+
+def test_the_correlation_id_comes_from_the_header_first_then_from_the_key():
+    assert decode_reply(FakeMessage(key=b"other", headers=[("correlation_id", ID)])).correlation_id == ID
+    assert decode_reply(FakeMessage(key=ID, headers=[])).correlation_id == ID
+    assert decode_reply(FakeMessage(key=ID.decode())).correlation_id == ID
+    assert decode_reply(FakeMessage(key=None)).correlation_id == b""
+
+
+def test_an_absent_value_is_an_empty_body():
+    assert decode_reply(FakeMessage(value=None)).value == b""
+
+
+@pytest.mark.parametrize("wrapped", [b'"' + ID + b'"', b"\x00\x00\x00\x00\x07" + ID, ID])
+def test_what_serdes_put_around_a_key_is_taken_off(wrapped):
+    assert unwrapped(wrapped) == ID
+
+
+def test_a_reply_without_headers_is_200_json():
+    assert http_answer(reply(), frozenset()) == (
+        200,
+        [("fastgw-outcome", "recorded"), ("content-type", "application/json")],
+        b"{}",
+    )
+
+
+def test_status_content_type_and_listed_headers_come_from_the_reply():
+    headers = [("status", b"201"), ("Content-Type", b"text/plain"), ("Location", b"/orders/7"), ("x-secret", b"1")]
+    status, http_headers, _ = http_answer(reply(headers), frozenset({"location"}))
+    assert status == 201
+    assert http_headers == [("fastgw-outcome", "recorded"), ("location", "/orders/7"), ("content-type", "text/plain")]
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+def test_a_status_without_body_sends_none(status):
+    assert http_answer(reply([("status", status)]), frozenset())[2] == b""
+
+
+@pytest.mark.parametrize("status", [b"", b"99", b"100", b"101", b"199", b"600", b"1000", b"2OO", b" 200", b"\xb2\xb2\xb2"])
+def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
+    with pytest.raises(BadReply, match="200 to 599"):
+        http_answer(reply([("status", status)]), frozenset())
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: x=1", b"a\nb", b"\x00", b"\xff"])
+@pytest.mark.parametrize("name", ["content-type", "x-note"])
+def test_a_value_that_could_inject_a_header_is_a_bad_reply(name, value):
+    with pytest.raises(BadReply, match=name):
+        http_answer(reply([(name, value)]), frozenset({"x-note"}))
+
+
+@pytest.mark.parametrize("name", sorted(kafka_wire.HOP_BY_HOP))
+def test_hop_by_hop_headers_are_dropped_even_when_listed(name):
+    assert name not in dict(http_answer(reply([(name, b"1")]), frozenset({name})).headers)
+
+
+@given(st.lists(st.tuples(st.text(max_size=12), st.binary(max_size=30)), max_size=6))
+def test_whatever_a_reply_carries_the_answer_is_sendable_or_refused(headers):
+    try:
+        status, http_headers, _ = http_answer(reply(headers), frozenset(name.lower() for name, _ in headers))
+    except BadReply:
+        return
+    assert 200 <= status <= 599
+    for name, value in http_headers:
+        assert name.isascii()
+        assert value.isascii()
+        assert not set("\r\n\0") & set(name + value)
