@@ -1,0 +1,220 @@
+"""What the shared table says about the service: who serves, and the numbers as Prometheus text (version 0.0.4).
+
+Workers only ever add to their own counters in shared memory; they are summed here, when somebody asks. So a scrape
+costs the workers nothing, and a counter goes on counting when its worker is replaced.
+
+The number of series is bounded: labels are configured names and our own constants (never an id, a path or a header),
+and a route shows the rows that were touched at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from fastgw import __version__, _ctable
+from fastgw._ctable import ProcessInfo, Table
+from fastgw.errors import ENDINGS
+from fastgw.messages import Fate
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+HEARTBEAT_FRESH_NS = 3_000_000_000  # a loop that has not turned for this long is not serving anybody
+PHASE_NAMES = {
+    _ctable.QUEUE_TO_ACK: "queue_to_ack",
+    _ctable.ACK_TO_REPLY: "ack_to_reply",
+    _ctable.TOTAL: "total",
+}
+NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
+
+_UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
+
+Labels = tuple[tuple[str, object], ...]
+Sample = tuple[Labels, float]
+
+
+class WorkerState(NamedTuple):
+    """One worker slot at one moment."""
+
+    worker: int
+    process: ProcessInfo | None  # the one that matters of the (at most two) living processes of this slot
+    serving: bool  # it is ready, not draining, and its loop turns
+    heartbeat_age_ns: int  # 0 without a process
+    in_flight: int  # requests of all living processes of this slot
+
+
+def worker_states(table: Table, now_ns: int) -> list[WorkerState]:
+    """Every worker slot in order; `now_ns` is monotonic, as in the heartbeats."""
+    return [_worker_state(table, worker, now_ns) for worker in range(table.workers)]
+
+
+def _worker_state(table: Table, worker: int, now_ns: int) -> WorkerState:
+    living = [info for info in (table.process_info(2 * worker), table.process_info(2 * worker + 1)) if info]
+    if not living:
+        return WorkerState(worker, None, False, 0, 0)
+    # During a reload two generations live: the old one counts until the new one serves, or while it still drains alone.
+    chosen = max(living, key=lambda info: (_serves(info, now_ns), not info.draining))
+    in_flight = sum(info.in_flight for info in living)
+    return WorkerState(worker, chosen, _serves(chosen, now_ns), max(0, now_ns - chosen.heartbeat_ns), in_flight)
+
+
+def _serves(info: ProcessInfo, now_ns: int) -> bool:
+    return info.ready and not info.draining and now_ns - info.heartbeat_ns < HEARTBEAT_FRESH_NS
+
+
+def why_not_ready(table: Table, states: Iterable[WorkerState]) -> list[str]:
+    """Why this node should get no traffic, a sentence each; empty when it should."""
+    reasons = ["the service is draining"] if table.service_draining() else []
+    reasons += [f"worker {state.worker}: {_why_not_serving(state)}" for state in states if not state.serving]
+    return reasons
+
+
+def _why_not_serving(state: WorkerState) -> str:
+    if state.process is None:
+        return "no process"
+    if state.process.draining:
+        return "draining"
+    if not state.process.ready:
+        return "its reply path is not ready"
+    return f"no heartbeat for {state.heartbeat_age_ns / 1e9:.1f} s"
+
+
+def render(table: Table, routes: Mapping[int, str], now_ns: int) -> str:
+    """All metrics as Prometheus text.
+
+    Args:
+        table: the shared table.
+        routes: route number -> name, for the routes of the present configuration.
+        now_ns: monotonic time.
+    """
+    states = worker_states(table, now_ns)
+    named = {**routes, _UNROUTED: NO_ROUTE_NAME}
+    lines: list[str] = []
+    for family in (
+        _service(table, states),
+        _requests(table, named),
+        _durations(table, routes),
+        _replies(table),
+        _workers(table, states),
+        _partitions(table, states),
+    ):
+        lines.extend(family)
+    return "\n".join(lines) + "\n"
+
+
+def _service(table: Table, states: list[WorkerState]) -> Iterator[str]:
+    build = (("version", __version__), ("node", f"{table.node:06x}"))
+    yield from _gauge("build_info", "Version of this gateway and the random name of this node.", [(build, 1)])
+    ready = not why_not_ready(table, states)
+    yield from _gauge("ready", "Whether this node should get traffic, as /readyz says.", [((), ready)])
+    yield from _gauge(
+        "draining", "Whether the service ends and takes no new requests.", [((), table.service_draining())]
+    )
+
+
+def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
+    samples = [
+        ((("route", name), ("ending", ending.name), ("outcome", ending.outcome.value)), count)
+        for number, name in routes.items()
+        for ending, count in zip(ENDINGS, table.endings(number), strict=False)
+        if count
+    ]
+    text = "Requests by route, by how they ended, and by what became of their record."
+    yield from _counter("requests_total", text, samples)
+
+
+def _durations(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
+    name = "fastgw_request_duration_seconds"
+    yield from _head(name, "histogram", "Time of requests by phase: queue to ack, ack to reply, and in total.")
+    for number, route in routes.items():
+        for phase, phase_name in PHASE_NAMES.items():
+            counts, sum_ns = table.histogram(number, phase)
+            if any(counts):
+                yield from _histogram(name, _labels((("route", route), ("phase", phase_name))), counts, sum_ns)
+
+
+def _histogram(name: str, labels: str, counts: tuple[int, ...], sum_ns: int) -> Iterator[str]:
+    reached = 0
+    for bound, count in zip(_BOUNDS, counts, strict=True):
+        reached += count
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {reached}'
+    yield f"{name}_sum{{{labels}}} {sum_ns / 1e9!r}"
+    yield f"{name}_count{{{labels}}} {reached}"
+
+
+def _replies(table: Table) -> Iterator[str]:
+    samples = [((("fate", fate.name.lower()),), count) for fate, count in zip(Fate, table.fates(), strict=False)]
+    yield from _counter("replies_total", "Records on the response topic by what became of them.", samples)
+
+
+def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:
+    def of_all(values: Iterable[float]) -> list[Sample]:
+        return [((("worker", state.worker),), value) for state, value in zip(states, values, strict=True)]
+
+    living = [(state, state.process) for state in states if state.process is not None]
+    yield from _gauge("in_flight", "Requests that wait, by worker.", of_all(s.in_flight for s in states))
+    yield from _gauge("slots", "The most requests one worker process can hold.", [((), table.slots_per_process)])
+    yield from _gauge("worker_up", "Whether the worker has a process.", of_all(bool(s.process) for s in states))
+    yield from _gauge("worker_ready", "Whether the worker serves requests.", of_all(s.serving for s in states))
+    yield from _gauge(
+        "worker_generation",
+        "Generation of the worker's process, 0 to 255 and round again.",
+        [((("worker", state.worker),), process.generation) for state, process in living],
+    )
+    yield from _counter(
+        "worker_starts_total",
+        "Processes that were started for the worker.",
+        of_all(table.worker_starts(s.worker) for s in states),
+    )
+    yield from _gauge(
+        "worker_heartbeat_age_seconds",
+        "Time since the worker's loop last turned.",
+        [((("worker", state.worker),), state.heartbeat_age_ns / 1e9) for state, _ in living],
+    )
+
+
+def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:
+    version, owners = table.read_map()
+    yield from _gauge("response_partitions", "Partitions of the response topic.", [((), len(owners))])
+    owned = len(owners) - owners.count(_ctable.NOBODY)
+    yield from _gauge("node_partitions", "Partitions of the response topic that belong to this node.", [((), owned)])
+    yield from _gauge("partition_map_version", "How often the partition map was written.", [((), version)])
+    yield from _gauge(
+        "partitions_owned",
+        "Partitions of the response topic by the worker that owns them.",
+        [((("worker", state.worker),), owners.count(state.worker)) for state in states],
+    )
+    yield from _gauge(
+        "home_partition",
+        "The partition that replies to the worker are made to land on; -1: none at present.",
+        [((("worker", state.worker),), state.process.home) for state in states if state.process is not None],
+    )
+
+
+def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    return _family(f"fastgw_{name}", "gauge", text, samples)
+
+
+def _counter(name: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    return _family(f"fastgw_{name}", "counter", text, samples)
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    yield from _head(name, kind, text)
+    for labels, value in samples:
+        number = int(value) if isinstance(value, bool) else value
+        yield f"{name}{{{_labels(labels)}}} {number!r}" if labels else f"{name} {number!r}"
+
+
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def _labels(labels: Labels) -> str:
+    return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels)
+
+
+_BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS), "+Inf")
