@@ -1,0 +1,60 @@
+# make demo | test | check | bench | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard fastgw/*.pyx fastgw/*.pxd fastgw/*.h)
+BENCHES ?= $(wildcard bench/bench_*.py)
+ARGS ?=
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/built
+	@exec $(BIN)/python -m fastgw demo $(ARGS)
+
+# One module or test: make test ARGS="tests/test_ids.py -x"
+test: $(VENV)/built
+	@exec $(BIN)/python -m pytest -q $(ARGS)
+
+check: export PATH := $(CURDIR)/$(BIN):$(PATH) # cython-lint calls pycodestyle by its name
+check: $(VENV)/built
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/cython-lint fastgw
+
+# One question: make bench BENCHES=bench/bench_ids.py
+bench: $(VENV)/built
+	@set -e; for file in $(BENCHES); do echo "fastgw: $$file" >&2; PYTHONPATH=. $(BIN)/python $$file $(ARGS); done
+
+# Not .kafka: its jars are no product of the build, and they took a download.
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastgw/*.so $(patsubst %.pyx,%.c,$(wildcard fastgw/*.pyx))
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+# Two steps, so that a change in a .pyx compiles again without asking the package index for everything again.
+$(VENV)/built: $(VENV)/installed $(NATIVE)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(VENV)/installed: pyproject.toml setup.py
+	@command -v cc >/dev/null || { echo "fastgw: there is no C compiler, cc (Debian: apt-get install gcc)" >&2; exit 1; }
+	@for python in $(PYTHONS); do \
+	    if $$python -c "$$SUITABLE" 2>/dev/null; then \
+	        echo "fastgw: creating $(VENV) with $$python"; exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
+	    "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
+	@echo "fastgw: installing what pyproject.toml names and building the extension (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+define SUITABLE
+import os, sys, sysconfig
+from importlib.util import find_spec
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+sys.exit(not (sys.version_info >= (3, 11) and find_spec("ensurepip") and os.path.exists(header)))
+endef
+export SUITABLE
