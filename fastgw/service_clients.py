@@ -1,0 +1,79 @@
+"""librdkafka properties of a service's two clients: what is fixed, what is chosen, and what the author may add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastgw.errors import ConfigError
+
+Properties = Mapping[str, str | int | float | bool]
+
+# librdkafka warns about properties of the other client, so the author's are divided by these beginnings of names.
+CONSUMER_ONLY = (
+    "auto.commit.", "auto.offset.", "check.crcs", "coordinator.", "enable.partition.eof", "fetch.", "group.",
+    "heartbeat.", "isolation.", "max.partition.fetch.", "max.poll.", "partition.assignment.", "queued.", "session.",
+)  # fmt: skip
+PRODUCER_ONLY = (
+    "acks", "batch.", "compression.", "delivery.", "enable.gapless", "enable.idempotence", "linger.",
+    "message.send.", "message.timeout.", "partitioner", "queue.buffering.", "request.required.acks",
+    "request.timeout.", "retries", "sticky.", "transaction",
+)  # fmt: skip
+OWNED = {
+    "bootstrap.servers": "use Service(bootstrap=...)",
+    "group.id": "use Service(group=...)",
+    "enable.auto.commit": "offsets are committed after the replies",
+    "enable.auto.offset.store": "offsets are stored after the replies",
+}
+
+
+def check(client: Properties) -> None:
+    """Refuses the properties that the service depends on.
+
+    Raises:
+        ConfigError: names the property and who owns it.
+    """
+    for name in sorted(OWNED.keys() & client.keys()):
+        raise ConfigError(f"client property {name!r} is the service's own: {OWNED[name]}")
+
+
+def consumer_properties(bootstrap: str, topic: str, group: str, client: Properties) -> dict[str, Any]:
+    """For the reader of the request topic."""
+    ours: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.commit": True,
+        "enable.auto.offset.store": False,
+        "auto.commit.interval.ms": 1000,
+        # A new group starts with what already waits: what is too old is dropped by its deadline.
+        "auto.offset.reset": "earliest",
+        "fetch.queue.backoff.ms": 10,  # librdkafka's 1000 is a pause of a second after each burst
+    }
+    if client.get("group.protocol") != "consumer":  # KIP-848 refuses these three: the broker decides
+        ours |= {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+        }
+    return _common(bootstrap, topic) | ours | _without(client, PRODUCER_ONLY)
+
+
+def producer_properties(bootstrap: str, topic: str, linger_ms: float, client: Properties) -> dict[str, Any]:
+    """For the writer of replies.
+
+    Not idempotent on purpose: the gateway knows a duplicate reply when it sees one, and a producer that cannot get into
+    the fatal state need not be rebuilt.
+    """
+    ours = {"linger.ms": linger_ms, "acks": "all"}
+    return _common(bootstrap, topic) | ours | _without(client, CONSUMER_ONLY)
+
+
+def _common(bootstrap: str, topic: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": bootstrap,
+        "client.id": f"{topic}-service",
+        "topic.metadata.refresh.interval.ms": 30_000,  # how soon new reply partitions are seen; librdkafka: 5 min
+    }
+
+
+def _without(client: Properties, beginnings: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in client.items() if not name.startswith(beginnings)}

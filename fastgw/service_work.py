@@ -1,0 +1,130 @@
+"""The service's book-keeping: what is settled, what runs elsewhere, an event loop beside, a log that cannot flood."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger("fastgw.service")
+
+AsyncJob = Callable[[], Coroutine[Any, Any, None]]
+
+LOG_INTERVAL_S = 10.0
+LOOP_STOP_WAIT_S = 1.0
+
+
+class Progress:
+    """Which records of one partition are settled: only what has no unsettled record before it may be committed.
+
+    `start` and `committable` belong to the consumer's thread, `finish` to any.
+    """
+
+    __slots__ = ("_finished", "_next", "_open", "_stored")
+
+    def __init__(self) -> None:
+        self._open: dict[int, None] = {}  # in order of offset, because records start in order
+        self._finished: deque[int] = deque()
+        self._next = -1
+        self._stored = -1
+
+    def start(self, offset: int) -> None:
+        """A record is taken up; offsets only grow."""
+        self._open[offset] = None
+        self._next = offset + 1
+
+    def finish(self, offset: int) -> None:
+        """A record is settled: its reply is delivered, or it needs none."""
+        self._finished.append(offset)
+
+    def committable(self) -> int:
+        """The offset to commit (that of the first record not settled), -1 when it is the same as last time."""
+        while self._finished:
+            self._open.pop(self._finished.popleft(), None)
+        offset = next(iter(self._open), self._next)
+        if offset == self._stored:
+            return -1
+        self._stored = offset
+        return offset
+
+
+class InHand:
+    """Counts handlers that run elsewhere than on the consumer's thread, and lets that thread wait for them."""
+
+    def __init__(self, limit: int) -> None:
+        self._changed = threading.Condition()
+        self._limit = limit
+        self._count = 0  # guarded by _changed
+
+    def enter(self) -> None:
+        with self._changed:
+            self._count += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify()
+
+    def wait_for_room(self, timeout_s: float) -> int:
+        """How many more may start; 0 when nothing ended within the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count < self._limit, timeout_s)
+            return max(0, self._limit - self._count)
+
+    def wait_until_none(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._count, timeout_s)
+
+
+class LoopThread:
+    """An event loop in a thread of its own: async handlers wait there while the consumer's thread waits for Kafka."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop holds its tasks only weakly
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, batch: list[AsyncJob]) -> None:
+        """Starts a whole batch with one wake-up of the loop."""
+        self._loop.call_soon_threadsafe(self._start, batch)
+
+    def _start(self, batch: list[AsyncJob]) -> None:
+        for job in batch:
+            task = self._loop.create_task(job())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Ends the loop; what still runs on it is cancelled."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LOOP_STOP_WAIT_S)
+        if self._thread.is_alive():  # a handler blocks the loop; the thread is a daemon and ends with the process
+            return
+        self._loop.run_until_complete(self._cancel_all())
+        self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class RareLog:
+    """Lets one line of each kind into the log every ten seconds and says how many it held back."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def warn(self, event: str, detail: str) -> None:
+        now_s = time.monotonic()
+        next_s, held_back = self._kinds.get(event, (0.0, 0))
+        if now_s < next_s:
+            self._kinds[event] = (next_s, held_back + 1)
+            return
+        self._kinds[event] = (now_s + LOG_INTERVAL_S, 0)
+        log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
