@@ -217,4 +217,4 @@ def _labels(labels: Labels) -> str:
     return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels)
 
 
-_BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS), "+Inf")
+_BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS[:-1]), "+Inf")  # the last one takes all the rest

@@ -1,0 +1,330 @@
+"""The admin port: what it says, and that its server stands up to clients that are slow, rude or many."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fastgw import __version__, _ctable, admin, config, errors, table
+from fastgw._ctable import NOBODY, SlotRange, Table
+from fastgw.admin import CONNECTIONS_MAX, WAITING_SHOWN, Admin, AdminServer
+from fastgw.config import Config
+from tests.waiting import eventually
+
+NOW_NS = 1_000_000_000_000
+MS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Config:
+    return config.loads(
+        """
+        [gateway]
+        name = "shop"
+        [kafka]
+        bootstrap = "localhost:9092"
+        [[route]]
+        method = "POST"
+        path = "/orders"
+        topic = "orders"
+        [[route]]
+        method = "GET"
+        path = "/customers/{id}"
+        topic = "customers"
+        """
+    )
+
+
+@pytest.fixture
+def shared() -> Table:
+    """A table of two workers, both of which serve."""
+    fd, created = table.create(0xABCDEF, 2, 512)
+    os.close(fd)
+    created.write_map(bytes([0, 1, NOBODY, 0]))
+    for worker in range(2):
+        process = table.process_index(worker, 0)
+        created.register(process, 1000 + worker, worker, 0)
+        created.heartbeat(process, NOW_NS - 20 * MS, 3 * worker, worker, 1)
+        created.set_ready(process, True)
+    return created
+
+
+@pytest.fixture
+def pages(shared: Table, cfg: Config) -> Admin:
+    return Admin(shared, cfg, lambda: NOW_NS)
+
+
+def status_of(pages: Admin) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(pages.handle("GET", "/status").body)
+    return found
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_answers_is_alive_whatever_the_workers_do(pages: Admin, shared: Table) -> None:
+    shared.unregister(0)
+    shared.set_service_draining()
+    assert pages.handle("GET", "/livez").status == 200
+
+
+def test_ready_means_that_every_worker_serves(pages: Admin, shared: Table) -> None:
+    page = pages.handle("GET", "/readyz")
+    assert (page.status, orjson.loads(page.body)) == (200, {"ready": True, "reasons": []})
+    shared.set_ready(0, False)
+    page = pages.handle("GET", "/readyz")
+    assert page.status == 503
+    assert orjson.loads(page.body) == {"ready": False, "reasons": ["worker 0: its reply path is not ready"]}
+
+
+def test_a_drain_is_seen_at_once(pages: Admin, shared: Table) -> None:
+    shared.set_service_draining()
+    assert pages.handle("GET", "/readyz").status == 503
+
+
+def test_metrics_name_the_routes_of_the_present_configuration(pages: Admin, shared: Table, cfg: Config) -> None:
+    shared.count(0, 1, errors.ANSWERED.number)
+    page = pages.handle("GET", "/metrics?format=text")
+    assert ("content-type", "text/plain; version=0.0.4; charset=utf-8") in page.headers
+    families = {family.name: family for family in text_string_to_metric_families(page.body.decode())}
+    assert families["fastgw_requests"].samples[0].labels["route"] == "GET /customers/{id}"
+    pages.config = config.loads(
+        """
+        [gateway]
+        name = "shop"
+        [kafka]
+        bootstrap = "localhost:9092"
+        [[route]]
+        method = "POST"
+        path = "/orders"
+        topic = "orders"
+        [[route]]
+        name = "customer"
+        method = "GET"
+        path = "/customers/{id}"
+        topic = "customers"
+        """
+    )
+    assert b'route="customer"' in pages.handle("GET", "/metrics").body
+
+
+def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -> None:
+    status = status_of(pages)
+    workers = status.pop("workers")
+    assert status == {
+        "name": "shop",
+        "version": __version__,
+        "node": "abcdef",
+        "ready": True,
+        "reasons": [],
+        "draining": False,
+        "partitions": {"topic": "shop.replies", "map_version": 1, "count": 4, "owners": [0, 1, None, 0]},
+        "waiting": {"total": 0, "oldest": []},
+    }
+    assert workers[1] == {
+        "slot": 1,
+        "generation": 0,
+        "pid": 1001,
+        "ready": True,
+        "draining": False,
+        "heartbeat_age_ms": 20.0,
+        "in_flight": 3,
+        "home_partition": 1,
+        "map_version": 1,
+    }
+
+
+def test_status_shows_both_generations_during_a_reload(pages: Admin, shared: Table) -> None:
+    shared.register(table.process_index(1, 1), 2001, 1, 1)
+    workers = status_of(pages)["workers"]
+    assert [(worker["slot"], worker["generation"]) for worker in workers] == [(0, 0), (1, 0), (1, 1)]
+    assert workers[2]["home_partition"] is None
+
+
+def publish(slots: SlotRange, route: int, age_ms: int, deadline_in_ms: int) -> int:
+    claimed_ns = NOW_NS - age_ms * MS
+    return slots.publish(slots.claim(), 1, route, 3, NOW_NS + deadline_in_ms * MS, claimed_ns)
+
+
+def test_status_shows_what_waits_oldest_first(pages: Admin, shared: Table) -> None:
+    first, second = shared.open_range(0), shared.open_range(2)
+    recorded = publish(first, 1, age_ms=900, deadline_in_ms=4100)
+    sent = publish(second, 0, age_ms=300, deadline_in_ms=-2)
+    publish(first, 7, age_ms=100, deadline_in_ms=5)
+    ended = publish(first, 0, age_ms=5000, deadline_in_ms=5)
+    first.sent(recorded, NOW_NS)
+    first.recorded(recorded, NOW_NS)
+    second.sent(sent, NOW_NS)
+    first.finish(ended, _ctable.CANCELLED)
+    waiting = status_of(pages)["waiting"]
+    assert waiting["total"] == 3
+    keys = ("route", "phase", "age_ms", "deadline_in_ms", "worker", "home_partition")
+    assert [tuple(one[key] for key in keys) for one in waiting["oldest"]] == [
+        ("GET /customers/{id}", "recorded", 900.0, 4100.0, 0, 3),
+        ("POST /orders", "sent", 300.0, -2.0, 1, 3),
+        ("#7", "claimed", 100.0, 5.0, 0, 3),
+    ]
+
+
+def test_status_lists_a_bounded_number_and_counts_all(pages: Admin, shared: Table) -> None:
+    slots = shared.open_range(0)
+    for age_ms in range(WAITING_SHOWN + 50):
+        publish(slots, 0, age_ms, 1000)
+    waiting = status_of(pages)["waiting"]
+    assert waiting["total"] == WAITING_SHOWN + 50
+    assert [one["age_ms"] for one in waiting["oldest"]] == [float(age) for age in range(249, 49, -1)]
+
+
+def test_other_paths_and_methods_are_refused_with_what_would_be_right(pages: Admin) -> None:
+    page = pages.handle("GET", "/")
+    assert page.status == 404
+    assert b"/readyz" in page.body
+    page = pages.handle("DELETE", "/status")
+    assert page.status == 405
+    assert ("allow", "GET, HEAD") in page.headers
+
+
+@pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics", "/status", "/nothing"])
+def test_no_page_may_be_cached(pages: Admin, target: str) -> None:
+    assert ("cache-control", "no-store") in pages.handle("GET", target).headers
+
+
+# --- its server ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(pages: Admin) -> Iterator[AdminServer]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    running = AdminServer(listening, pages)
+    running.start()
+    yield running
+    running.stop()
+
+
+def connect(server: AdminServer) -> socket.socket:
+    return socket.create_connection(server.server_address, timeout=10)  # type: ignore[arg-type]
+
+
+def exchange(server: AdminServer, sent: bytes) -> bytes:
+    """Everything that comes back until the server closes the connection."""
+    with connect(server) as client:
+        client.sendall(sent)
+        received = b""
+        while data := client.recv(65536):
+            received += data
+    return received
+
+
+@pytest.fixture
+def client(server: AdminServer) -> Iterator[http.client.HTTPConnection]:
+    host, port = server.server_address[:2]
+    connection = http.client.HTTPConnection(str(host), int(port), timeout=10)
+    yield connection
+    connection.close()
+
+
+def test_pages_are_served_over_one_connection(client: http.client.HTTPConnection) -> None:
+    local = None
+    for target in ("/livez", "/readyz", "/status", "/metrics"):
+        client.request("GET", target)
+        response = client.getresponse()
+        body = response.read()
+        assert response.status == 200
+        assert response.headers["content-length"] == str(len(body))
+        assert response.headers["cache-control"] == "no-store"
+        assert client.sock is not None
+        local = local or client.sock.getsockname()
+        assert client.sock.getsockname() == local
+
+
+def test_head_has_the_headers_of_get_and_no_body(client: http.client.HTTPConnection) -> None:
+    client.request("GET", "/livez")
+    expected = client.getresponse()
+    expected.read()
+    client.request("HEAD", "/livez")
+    response = client.getresponse()
+    assert response.read() == b""
+    assert response.getheaders() == expected.getheaders()
+
+
+def test_a_body_nobody_reads_is_not_taken_for_the_next_request(server: AdminServer) -> None:
+    smuggled = b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
+    received = exchange(server, head + smuggled)
+    assert received.startswith(b"HTTP/1.1 405 ")
+    assert b"connection: close\r\n" in received
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/9.9\r\n\r\n", b"505"),
+        (b"BREW /livez HTTP/1.1\r\nHost: a\r\n\r\n", b"501"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", b"414"),
+        (b"GET /livez HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"431"),
+        (b"GET /livez HTTP/1.1\r\na: " + b"b" * 70_000 + b"\r\n\r\n", b"431"),
+    ],
+)
+def test_requests_that_cannot_be_read_are_refused_in_plain_text(
+    server: AdminServer, sent: bytes, status: bytes
+) -> None:
+    received = exchange(server, sent)
+    assert b" " + status + b" " in received[:20]
+    assert b"html" not in received.lower()
+    assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+
+
+def test_a_client_that_says_nothing_is_hung_up_on(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin._Handler, "timeout", 0.05)
+    assert exchange(server, b"GET /livez HT") == b""
+
+
+def test_idle_connections_do_not_lock_out_a_probe(server: AdminServer) -> None:
+    idle = [connect(server) for _ in range(CONNECTIONS_MAX)]
+    eventually(lambda: len(server._open) == CONNECTIONS_MAX)
+    assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+    assert idle[0].recv(1) == b"", "the oldest one had to go"
+    for connection in idle:
+        connection.close()
+    eventually(lambda: len(server._open) == 0)
+
+
+def test_a_client_that_breaks_off_harms_nobody(server: AdminServer) -> None:
+    for _ in range(20):
+        with connect(server) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
+    assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+
+
+def test_an_error_of_ours_costs_one_connection(
+    server: AdminServer, pages: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "handle", lambda *_: 1 / 0)
+    assert exchange(server, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+    monkeypatch.undo()
+    assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+
+
+def test_the_listening_socket_outlives_the_server(pages: Admin) -> None:
+    """As in a restart: the supervisor holds the socket, clients that come meanwhile wait in its queue."""
+    with socket.create_server(("127.0.0.1", 0)) as supervisors:
+        first = AdminServer(socket.socket(fileno=os.dup(supervisors.fileno())), pages)
+        first.start()
+        assert exchange(first, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+        first.stop()
+        with connect(first) as client:
+            client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+            second = AdminServer(socket.socket(fileno=os.dup(supervisors.fileno())), pages)
+            second.start()
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        second.stop()
