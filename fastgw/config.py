@@ -89,15 +89,17 @@ def _duration(least: str, most: str) -> Kind:
     )
 
 
-def _duration_ms(least: str, most: str) -> Kind:
-    """A duration that is kept in milliseconds, because librdkafka wants it so."""
+def _duration_ms(least: str, most: str, *, whole: bool = False) -> Kind:
+    """A duration that is kept in milliseconds, with or without fractions, because librdkafka wants it so."""
     inner = _duration(least, most)
-    return Kind(
-        inner.name,
-        lambda value, path: inner.read(value, path) / NS_PER_MS,
-        inner.schema,
-        lambda kept: inner.show(round(kept * NS_PER_MS)),
-    )
+
+    def read(value: Any, path: str) -> int | float:
+        duration_ns = inner.read(value, path)
+        if whole and duration_ns % NS_PER_MS:
+            raise Mistake(path, "whole milliseconds", shown(value))
+        return int(duration_ns // NS_PER_MS) if whole else float(duration_ns / NS_PER_MS)
+
+    return Kind(inner.name, read, inner.schema, lambda kept: inner.show(round(kept * NS_PER_MS)))
 
 
 def _size(least: str, most: str) -> Kind:
@@ -206,8 +208,8 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: Annotated[str, Setting("Brokers to start from: `host:port`, several with commas.", _SERVERS)]
     linger_ms: Annotated[float, Setting(
         "How long a request waits for others to share its batch.", _duration_ms("0s", "1s"))] = 1.0
-    sticky_linger_ms: Annotated[float, Setting(
-        "How long records without key stay on one partition.", _duration_ms("0s", "10s"))] = 2.0
+    sticky_linger_ms: Annotated[int, Setting(
+        "How long records without key stay on one partition.", _duration_ms("0s", "10s", whole=True))] = 2
     fetch_wait_ns: Annotated[int, Setting(
         "How long a broker may hold a fetch without data; 1ms to 5ms on the embedded broker.",
         _duration("1ms", "10s"))] = 100 * NS_PER_MS
@@ -316,6 +318,8 @@ def load(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file; `fastgw demo` needs none"
         raise ConfigError(f"{one_line(source)}: expected a configuration file, got: {reason}") from None
     try:
         content = data.decode("utf-8-sig")

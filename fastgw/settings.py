@@ -285,7 +285,11 @@ def section_schema(section: type[msgspec.Struct]) -> dict[str, Any]:
     properties = {}
     for field in fields_of(section):
         default = {} if field.required else _schema_default(field)
-        properties[field.key] = {**field.setting.kind.schema, "description": field.setting.text, **default}
+        properties[field.key] = {
+            **_or_variable(field.setting.kind.schema),
+            "description": field.setting.text,
+            **default,
+        }
     required = [field.key for field in fields_of(section) if field.required]
     return {
         "type": "object",
@@ -294,6 +298,17 @@ def section_schema(section: type[msgspec.Struct]) -> dict[str, Any]:
         "additionalProperties": False,
         **({"required": required} if required else {}),
     }
+
+
+def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with room for `${NAME}` where it asks for a number, for one of some words, or for a pattern."""
+    if "items" in schema:
+        return {**schema, "items": _or_variable(schema["items"])}
+    if schema.get("type") == "integer" or "enum" in schema or "pattern" in schema:
+        return {"anyOf": [schema, {"type": "string", "pattern": r"\$\{"}]}
+    if "anyOf" in schema and all("$ref" not in one for one in schema["anyOf"]):
+        return {"anyOf": [_or_variable(one) for one in schema["anyOf"]]}
+    return schema
 
 
 def _schema_default(field: Field) -> dict[str, Any]:
