@@ -95,7 +95,7 @@ class Membership:
 
     def _run(self) -> None:
         try:
-            consumer = Consumer(self._client_settings(), logger=logging.getLogger("fastgw.librdkafka"))
+            consumer = Consumer(self._client_settings(), logger=logging.getLogger("fastgw.membership.librdkafka"))
             if self._config.cluster.mode == "group":
                 consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
             try:
@@ -159,7 +159,7 @@ class Membership:
 
     def _tell_if_changed(self, now_s: float) -> None:
         share = self._share(now_s)
-        if share is None or self._partition_count == 0:
+        if share is None or self._partition_count == 0 or self._stopping.is_set():
             return
         if any(partition >= self._partition_count for partition in share):
             self._next_look_s = 0.0  # the group has seen the topic grow before we have
