@@ -156,14 +156,12 @@ def test_a_node_without_partitions_has_a_map_of_others() -> None:
 def take_over(shared: Table, partitions: set[int], partition_count: int) -> int:
     """Lets an agent hear of these partitions; the version of the map after it."""
     config_fd = os.memfd_create("config")
-    table_fd = os.memfd_create("unused")
     try:
         os.write(config_fd, config.to_json(settings("localhost:1")))
         Agent(shared, config_fd, -1)._take_over(frozenset(partitions), partition_count)
         return shared.map_version()
     finally:
         os.close(config_fd)
-        os.close(table_fd)
 
 
 @pytest.fixture
