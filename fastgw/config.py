@@ -8,6 +8,7 @@ found in one place, `_check`.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -57,7 +58,8 @@ def _read_client(value: Any, path: str) -> dict[str, str | int | float | bool]:
         if isinstance(item, dict):
             # [kafka.client] security.protocol = "SSL" without quotes is TOML for nested tables.
             raise Mistake(where, "a string, number or boolean", "a table", "quote property names that hold dots")
-        if not isinstance(item, str | int | float | bool):
+        # JSON, which hands the configuration on, has no infinity.
+        if not isinstance(item, str | int | float | bool) or (isinstance(item, float) and not math.isfinite(item)):
             raise Mistake(where, "a string, number or boolean", shown(item))
         owner = spelling.owner_of_property(name)
         if owner is not None:
@@ -341,8 +343,8 @@ def loads(content: str, source: str = "fastgw.toml", environ: Mapping[str, str] 
         ConfigError: as `load`.
     """
     try:
-        # TOML's newline is LF or CRLF; tomllib refuses a lone CR with a clear message.
-        tree = tomllib.loads(content)
+        # Without a last newline tomllib calls a mistake in the last line one at the "end of document".
+        tree = tomllib.loads(content + "\n")
     except RecursionError:
         raise ConfigError(f"{source}: expected TOML, got brackets nested too deeply") from None
     except ValueError as error:

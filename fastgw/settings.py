@@ -72,6 +72,7 @@ class Field(NamedTuple):
 
 
 _UNIT = re.compile(r"_(?:ns|ms|bytes)$")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}").fullmatch
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 
@@ -166,7 +167,7 @@ def expand(value: Any, environ: Mapping[str, str], path: str = "") -> Any:
         return value
 
     def replaced(match: re.Match[str]) -> str:
-        if match[0] == "$":
+        if match[0] == "$$":
             return "$"
         if match[1] is None:
             raise Mistake(path, "${NAME} or ${NAME:-default}", shown(value), "write $${ for a plain ${")
@@ -227,10 +228,9 @@ def integer(least: int, most: int) -> Kind:
     """A whole number from `least` to `most`."""
 
     def check(value: int | str) -> int:
-        if isinstance(value, str) and len(value) > 20:
+        if isinstance(value, str) and not _WHOLE_NUMBER(value):
             raise ValueError
-        number = int(value)
-        if not least <= number <= most:
+        if not least <= (number := int(value)) <= most:
             raise ValueError
         return number
 

@@ -64,7 +64,7 @@ def parse_bytes(text: str | int) -> int:
         if text < 0:
             raise ValueError("a size is not negative")
         return text
-    match = _SIZE.match(text)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError("write a number and one of the units B, kB, KiB, MB, MiB, GB, GiB")
     total = Decimal(match[1]) * _SIZE_BYTES[match[2]]

@@ -1,0 +1,501 @@
+"""The configuration file: what it may say, and what a reader is told about each kind of mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fastgw import config
+from fastgw.config import Config
+from fastgw.errors import ConfigError
+from fastgw.settings import fields_of
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+GATEWAY = '[gateway]\nname = "shop"\n'
+KAFKA = '[kafka]\nbootstrap = "localhost:9092"\n'
+ROUTE = '[[route]]\nmethod = "POST"\npath = "/orders"\ntopic = "orders"\n'
+MINIMAL = GATEWAY + KAFKA + ROUTE
+
+
+def loads(content: str, **environ: str) -> Config:
+    return config.loads(content, "shop.toml", environ)
+
+
+def mistake(content: str, **environ: str) -> str:
+    """The one line that is told about a wrong file, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        loads(content, **environ)
+    message = str(caught.value)
+    assert message.isprintable(), "one line, nothing that moves the cursor"
+    assert message.startswith("shop.toml: ")
+    assert "expected" in message
+    assert "got" in message
+    return message.removeprefix("shop.toml: ")
+
+
+# --- what a file means -----------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_file_gets_every_default() -> None:
+    loaded = loads(MINIMAL)
+    assert loaded.gateway.response_topic == "shop.replies"
+    assert loaded.gateway.workers == config.cores()
+    assert loaded.gateway.listens == (config.Listen(bind="127.0.0.1:8080"),)
+    assert loaded.cluster == config.Cluster(group_id="shop")
+    assert loaded.admin.listen == "127.0.0.1:9100"
+    assert loaded.limits == config.Limits()
+    assert loaded.kafka == config.Kafka(bootstrap="localhost:9092")
+    (route,) = loaded.routes
+    assert (route.number, route.name, route.methods) == (0, "POST /orders", ("POST",))
+    assert (route.timeout_ns, route.max_body_bytes, route.max_in_flight) == (5_000_000_000, 1 << 20, 32768)
+
+
+def test_times_and_sizes_are_kept_in_nanoseconds_and_bytes() -> None:
+    loaded = loads(
+        GATEWAY
+        + 'drain_timeout = "1m"\n[limits]\nmax_body = "64KiB"\nmax_target = 4096\n'
+        + KAFKA
+        + 'linger = "500us"\nsticky_linger = "0s"\n'
+        + ROUTE
+        + 'timeout = "1.5s"\n'
+    )
+    assert loaded.gateway.drain_timeout_ns == 60_000_000_000
+    assert (loaded.limits.max_body_bytes, loaded.limits.max_target_bytes) == (65536, 4096)
+    assert (loaded.kafka.linger_ms, loaded.kafka.sticky_linger_ms) == (0.5, 0)
+    assert (loaded.routes[0].timeout_ns, loaded.routes[0].max_body_bytes) == (1_500_000_000, 65536)
+
+
+def test_listeners_are_strings_or_tables() -> None:
+    table = '[[listen]]\nbind = "[::]:8443"\ntls_cert = "a.pem"\ntls_key = "b.pem"\nhttp = "2"\n'
+    (listen,) = loads(MINIMAL + table).gateway.listens
+    assert listen == config.Listen(bind="[::]:8443", tls_cert="a.pem", tls_key="b.pem", http="2")
+    mixed = 'listen = ["0.0.0.0:80", "unix:/run/shop.sock", { bind = "h:1", front = "granian" }]\n'
+    binds = [listen.bind for listen in loads(GATEWAY + mixed + KAFKA + ROUTE).gateway.listens]
+    assert binds == ["0.0.0.0:80", "unix:/run/shop.sock", "h:1"]
+
+
+def test_header_names_and_hosts_are_compared_in_lower_case() -> None:
+    loaded = loads(
+        GATEWAY + 'hosts = ["Shop.Example"]\n' + KAFKA + ROUTE + 'request_headers = ["X-Trace"]\nkey = "header.X-Id"\n'
+    )
+    assert loaded.gateway.hosts == ("shop.example",)
+    assert loaded.routes[0].request_headers == ("x-trace",)
+    assert loaded.routes[0].key == "header.x-id"
+
+
+def test_many_workers_share_the_slots_that_an_id_can_name() -> None:
+    loaded = loads(GATEWAY + "workers = 64\n" + KAFKA + ROUTE)
+    assert loaded.gateway.slots == 8192
+    assert loaded.routes[0].max_in_flight == 8192
+
+
+def test_librdkafka_properties_pass_with_their_types() -> None:
+    client = (
+        '[kafka.client]\n"security.protocol" = "SSL"\n"socket.keepalive.enable" = true\n"queued.min.messages" = 5\n'
+    )
+    assert loads(GATEWAY + KAFKA + client + ROUTE).kafka.client == {
+        "security.protocol": "SSL",
+        "socket.keepalive.enable": True,
+        "queued.min.messages": 5,
+    }
+
+
+def test_values_come_from_the_environment() -> None:
+    content = (
+        '[gateway]\nname = "${NAME}"\nworkers = "${N:-3}"\n[kafka]\nbootstrap = "${A}:9092,${B:-b}:9092"\n'
+        '[kafka.client]\n"sasl.password" = "$${A}"\n' + ROUTE
+    )
+    loaded = loads(content, NAME="shop", A="a", B="")
+    assert (loaded.gateway.name, loaded.gateway.workers) == ("shop", 3)
+    assert loaded.kafka.bootstrap == "a:9092,b:9092"
+    assert loaded.kafka.client == {"sasl.password": "${A}"}
+    assert loads(content, NAME="shop", A="a", N="7").gateway.workers == 7
+
+
+def test_a_literal_beside_a_parameter_is_not_ambiguous() -> None:
+    paths = ["/a/{x}", "/a/b", "/a/{x}/c", "/a/b/{y}", "/{z}/b", "/", "/a/"]
+    routes = "".join(f'[[route]]\nmethod = "GET"\npath = "{path}"\ntopic = "t"\n' for path in paths)
+    assert [route.number for route in loads(GATEWAY + KAFKA + routes).routes] == list(range(len(paths)))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
+def test_the_examples_are_sound(path: Path) -> None:
+    assert config.load(path, {}).routes
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    # bad TOML
+    MINIMAL + "[gateway\n": ["line 9, column 9", "TOML"],
+    'name = "a"\nname = "b"': ["line 2", "TOML"],
+    "a = " + "[" * 100_000: ["TOML", "too deeply"],
+    MINIMAL + "[a" + ".a" * 3_000 + "]\n": ["too deeply"],
+    # tables
+    "": ["gateway:", "[gateway] table", "none"],
+    GATEWAY + ROUTE: ["kafka:", "none"],
+    GATEWAY + KAFKA: ["route:", "[[route]]"],
+    GATEWAY + KAFKA + "[route]\nx=1": ["route:", "one or more [[route]] tables", "a table"],
+    "gateway = 5\n" + KAFKA + ROUTE: ["gateway:", "a table", "got 5"],
+    "route = [1]\n" + GATEWAY + KAFKA: ["route[0]:", "a table", "got 1"],
+    # unknown keys, at each level
+    MINIMAL + "[gatway]\n": ["gatway:", 'did you mean "gateway"?'],
+    MINIMAL + "[zzz]\n": ["zzz:", "[[route]]", "[kafka]"],
+    GATEWAY + "worker = 2\n" + KAFKA + ROUTE: ["gateway.worker:", 'did you mean "workers"?'],
+    MINIMAL + 'timout = "5s"\n': ["route[0].timout:", 'did you mean "timeout"?'],
+    MINIMAL + '"Time out" = "5s"\n': ['route[0]."Time out":', 'did you mean "timeout"?'],
+    MINIMAL + "zzz = 1\n": ["route[0].zzz:", "known here: name, method, path"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nport = 3\n': ["listen[0].port:", "an unknown one"],
+    GATEWAY + 'listen = [{ bnd = "a:1" }]\n' + KAFKA + ROUTE: ["gateway.listen[0].bnd:", 'did you mean "bind"?'],
+    MINIMAL + "[limits]\nmax_bodi = 3\n": ["limits.max_bodi:", 'did you mean "max_body"?'],
+    MINIMAL + '[cluster]\nmod = "single"\n': ["cluster.mod:", 'did you mean "mode"?'],
+    MINIMAL + '[admin]\nlisten_on = ""\n': ["admin.listen_on:", 'did you mean "listen"?'],
+    # missing keys
+    "[gateway]\n" + KAFKA + ROUTE: ["gateway.name:", "required"],
+    GATEWAY + "[kafka]\n" + ROUTE: ["kafka.bootstrap:", "required"],
+    GATEWAY + KAFKA + '[[route]]\nmethod = "GET"\npath = "/"\n': ["route[0].topic:", "required"],
+    # wrong types
+    "[gateway]\nname = 5\n" + KAFKA + ROUTE: ["gateway.name:", "a name", "got 5"],
+    GATEWAY + 'workers = "two"\n' + KAFKA + ROUTE: ["gateway.workers:", "a whole number", 'got "two"'],
+    GATEWAY + "workers = true\n" + KAFKA + ROUTE: ["gateway.workers:", "a whole number", "got true"],
+    GATEWAY + "workers = 2.5\n" + KAFKA + ROUTE: ["gateway.workers:", "got 2.5"],
+    GATEWAY + "workers = 0\n" + KAFKA + ROUTE: ["gateway.workers:", "from 1 to 128", "got 0"],
+    GATEWAY + f"workers = {'9' * 4000}\n" + KAFKA + ROUTE: ["gateway.workers:", "a very large number"],
+    GATEWAY + f"workers = {'9' * 9000}\n" + KAFKA + ROUTE: ["TOML", "limit"],
+    GATEWAY + "name2 = 1979-05-27\n" + KAFKA + ROUTE: ["gateway.name2:"],
+    GATEWAY + "hosts = 1979-05-27\n" + KAFKA + ROUTE: ["gateway.hosts:", "got a date"],
+    GATEWAY + 'listen = "0.0.0.0:1"\n' + KAFKA + ROUTE: ["gateway.listen:", "a list"],
+    MINIMAL + "request_headers = [1]\n": ["route[0].request_headers[0]:", "a header name", "got 1"],
+    MINIMAL + 'request_headers = ["a", "A"]\n': ["route[0].request_headers[1]:", "twice"],
+    # durations and sizes
+    MINIMAL + 'timeout = "5 parsecs"\n': ["route[0].timeout:", '"5s" or "250ms"', 'got "5 parsecs"'],
+    MINIMAL + "timeout = 5\n": ["route[0].timeout:", "a duration", "got 5"],
+    MINIMAL + 'timeout = "5ms"\n': ["route[0].timeout:", "between 10ms and 1h"],
+    GATEWAY + KAFKA + 'sticky_linger = "1.5ms"\n' + ROUTE: ["kafka.sticky_linger:", "whole milliseconds"],
+    MINIMAL + 'max_body = "1 potato"\n': ["route[0].max_body:", "a size", "KiB"],
+    MINIMAL + "max_body = -1\n": ["route[0].max_body:", "not negative"],
+    # words
+    MINIMAL + 'partitioner = "murmur"\n': ["route[0].partitioner:", '"murmur2"', 'did you mean "murmur2"?'],
+    MINIMAL + 'dialect = "spring"\n': ["route[0].dialect:", '"plain"', 'got "spring"'],
+    ROUTE.replace("POST", "post") + GATEWAY + KAFKA: ["route[0].method:", 'did you mean "POST"?'],
+    ROUTE.replace('"POST"', '["GET", "GOT"]') + GATEWAY + KAFKA: ["route[0].method[1]:", 'did you mean "GET"?'],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\n': ["listen[0].front:", "not available yet"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "granit"\n': ["listen[0].front:", 'did you mean "granian"?'],
+    # names and addresses
+    '[gateway]\nname = "my shop"\n' + KAFKA + ROUTE: ["gateway.name:", "a-z A-Z 0-9"],
+    f'[gateway]\nname = "{"n" * 245}"\n' + KAFKA + ROUTE: ["gateway.response_topic:", "249"],
+    GATEWAY + 'listen = [":8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", '"0.0.0.0:8080"'],
+    GATEWAY + 'listen = ["8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "write host and port"],
+    GATEWAY + 'listen = ["a:65536"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "write host and port"],
+    GATEWAY + 'listen = ["unix:shop.sock"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "absolute path"],
+    GATEWAY + "listen = []\n" + KAFKA + ROUTE: ["gateway.listen:", "at least one"],
+    GATEWAY + 'hosts = ["shop.example:80"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "port"],
+    GATEWAY + '[kafka]\nbootstrap = "a:b"\n' + ROUTE: ["kafka.bootstrap:", '"host:port"'],
+    MINIMAL + '[admin]\nlisten = "unix:/a"\n': ["admin.listen:", "host and port"],
+    # clashes
+    GATEWAY + 'listen = ["a:1", "b:1", "a:1"]\n' + KAFKA + ROUTE: ["gateway.listen[2]:", "twice"],
+    GATEWAY + 'listen = ["a:1", { bind = "a:1", http = "2" }]\n' + KAFKA + ROUTE: [
+        "gateway.listen[1]:",
+        "another address than gateway.listen[0]",
+    ],
+    GATEWAY + 'listen = ["127.0.0.1:9100"]\n' + KAFKA + ROUTE: ["gateway.listen[0]:", "admin.listen"],
+    GATEWAY + 'listen = ["a:1"]\n' + KAFKA + ROUTE + '[[listen]]\nbind = "b:1"\n': [
+        "gateway.listen:",
+        "[[listen]]",
+        "both",
+    ],
+    MINIMAL + '[[listen]]\nbind = "a:1"\ntls_cert = "c.pem"\n': ["gateway.listen[0].tls_key:", "tls_cert is set"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\ntls_key = "k.pem"\n': ["gateway.listen[0].tls_cert:", "tls_key is set"],
+    GATEWAY + "workers = 100\nslots = 32768\n" + KAFKA + ROUTE: ["gateway.slots:", "at most 5242", "workers = 100"],
+    MINIMAL + "[cluster]\nnode_count = 3\n": ["cluster.node_count:", '"static"', '"single"'],
+    MINIMAL + '[cluster]\nmode = "static"\nnode_count = 3\nnode_index = 3\n': ["cluster.node_index:", "count from 0"],
+    GATEWAY + KAFKA + '[kafka.client]\n"message.max.bytes" = 1000\n' + ROUTE: ['"message.max.bytes":', "max_body"],
+    MINIMAL.replace('"orders"', '"shop.replies"'): ["route[0].topic:", "gateway.response_topic"],
+    # librdkafka properties
+    GATEWAY + KAFKA + '[kafka.client]\n"acks" = 1\n' + ROUTE: ["kafka.client.acks:", "whether the request is recorded"],
+    GATEWAY + KAFKA + '[kafka.client]\n"linger.ms" = 1\n' + ROUTE: [
+        'kafka.client."linger.ms":',
+        "kafka.linger sets it",
+    ],
+    GATEWAY + KAFKA + '[kafka.client]\n"group.id" = "x"\n' + ROUTE: ['"group.id":', "cluster.group_id"],
+    GATEWAY + KAFKA + '[kafka.client]\n"group.protocol" = "x"\n' + ROUTE: ['"group.protocol":', "cluster.mode"],
+    GATEWAY + KAFKA + '[kafka.client]\nerror_cb = "x"\n' + ROUTE: ["kafka.client.error_cb:", "callbacks"],
+    GATEWAY + KAFKA + '[kafka.client]\nsecurity.protocol = "SSL"\n' + ROUTE: ["kafka.client.security:", "quote"],
+    GATEWAY + KAFKA + "[kafka.client]\na = [1]\n" + ROUTE: ["kafka.client.a:", "got [1]"],
+    GATEWAY + KAFKA + "client = 3\n" + ROUTE: ["kafka.client:", "librdkafka properties", "got 3"],
+    # routes
+    GATEWAY + KAFKA + ROUTE + ROUTE: ["route[1]:", "route[0]", "POST /orders"],
+    GATEWAY
+    + KAFKA
+    + ROUTE.replace("/orders", "/a/{x}")
+    + ROUTE.replace("/orders", "/a/{y}").replace('"POST"', '["GET", "POST"]'): ["route[1]:", "route[0]", "POST /a/{y}"],
+    MINIMAL + 'name = "a"\n' + ROUTE.replace("POST", "GET") + 'name = "a"\n': ["route[1].name:", "route[0].name"],
+    MINIMAL.replace("/orders", "orders"): ["route[0].path:", "starts with /"],
+    MINIMAL.replace("/orders", "/a//b"): ["route[0].path:", "empty segment"],
+    MINIMAL.replace("/orders", "/a/../b"): ["route[0].path:", ".."],
+    MINIMAL.replace("/orders", "/a?b"): ["route[0].path:", "without space, ?"],
+    MINIMAL.replace("/orders", "/a/x{id}"): ["route[0].path:", "a whole segment"],
+    MINIMAL.replace("/orders", "/{a-b}"): ["route[0].path:", "letters, digits"],
+    MINIMAL.replace("/orders", "/{a}/{a}"): ["route[0].path:", "a name of its own"],
+    MINIMAL + 'key = "path.id"\n': ["route[0].key:", "a parameter of the route's path"],
+    MINIMAL + 'key = "cookie.id"\n': ["route[0].key:", "header.x-customer"],
+    MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./customer/id"],
+    MINIMAL + 'response_headers = ["Content-Length"]\n': ["route[0].response_headers[0]:", "never copied"],
+    MINIMAL + 'request_headers = ["a b"]\n': ["route[0].request_headers[0]:", "not a header name"],
+    GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
+        "route:",
+        "2048",
+    ],
+    # environment
+    GATEWAY.replace("shop", "${SHOP_NAME}") + KAFKA + ROUTE: ["gateway.name:", "SHOP_NAME", "${SHOP_NAME:-default}"],
+    MINIMAL + 'request_headers = ["${X"]\n': ["route[0].request_headers[0]:", "${NAME}"],
+}
+
+
+@pytest.mark.parametrize(("content", "told"), MISTAKES.items(), ids=[told[0] for told in MISTAKES.values()])
+def test_a_mistake_is_told_in_one_line_with_its_place(content: str, told: list[str]) -> None:
+    message = mistake(content)
+    for part in told:
+        assert part in message
+    if told[0].endswith(":"):
+        assert told[0] in message.partition(" expected")[0], "the path comes first"
+
+
+def test_a_wrong_value_from_the_environment_is_told_as_it_came() -> None:
+    message = mistake(GATEWAY + 'workers = "${N}"\n' + KAFKA + ROUTE, N="lots")
+    assert message == 'gateway.workers: expected a whole number from 1 to 128, got "lots"'
+
+
+def test_an_environment_that_is_no_text_is_refused() -> None:
+    assert "UTF-8 text in the environment variable N" in mistake(GATEWAY.replace("shop", "${N}"), N="\udcff")
+
+
+def test_a_long_or_wild_value_stays_on_one_short_line() -> None:
+    message = mistake(MINIMAL + f'timeout = "\\n\\u001b[2J{"x" * 1000}"\n')
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "no such file"), (b"\xff\xfe", "line 1: expected UTF-8 text, got byte 0xff"), (b"a = 1\nb = \n", "line 2")],
+)
+def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "shop.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_directory_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="directory"):
+        config.load(tmp_path)
+
+
+def test_certificate_files_are_looked_for_when_a_file_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(MINIMAL + '[[listen]]\nbind = "a:1"\ntls_cert = "none.pem"\ntls_key = "none.key"\n')
+    with pytest.raises(ConfigError, match=r'gateway.listen\[0\].tls_cert: expected a file that can be read, got "none'):
+        config.load(path)
+
+
+# --- any text at all -------------------------------------------------------------------------------------------------
+
+SCALARS = (
+    st.none().map(lambda _: "x")
+    | st.text(max_size=20)
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.sampled_from(["5s", "1MiB", "GET", "/a/{b}", "path.b", "${HOME}", "${", "static", "a:1", "unix:/a", "auto"])
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+SECTIONS = {
+    "gateway": config.Gateway, "listen": config.Listen, "limits": config.Limits, "kafka": config.Kafka,
+    "cluster": config.Cluster, "admin": config.Admin, "route": config.Route,
+}  # fmt: skip
+
+
+REQUIRED = ("gateway", "kafka", "route")
+
+
+def tables(name: str) -> st.SearchStrategy[Any]:
+    known = st.sampled_from([field.key for field in fields_of(SECTIONS[name])])
+    table = st.dictionaries(known | st.text(max_size=5), VALUES, max_size=6)
+    sound = {"gateway": {"name": "shop"}, "kafka": {"bootstrap": "a:1"}}.get(name, {})
+    table = table.map(lambda drawn: {**drawn, **sound})
+    route = st.just({"method": "GET", "path": "/", "topic": "t"})
+    return st.lists(table | route, max_size=3) if name in ("listen", "route") else table
+
+
+def toml(value: Any) -> str:
+    """An inline TOML value."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float):
+        return {"inf": "inf", "-inf": "-inf", "nan": "nan"}.get(str(value), f"{value!r}".replace("e", "e"))
+    return json.dumps(value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: tables(name) for name in REQUIRED},
+        optional={name: tables(name) for name in SECTIONS if name not in REQUIRED},
+    )
+)
+def test_no_tree_raises_anything_but_config_error(tree: dict[str, Any]) -> None:
+    content = "\n".join(f"{name} = {toml(value)}" for name, value in tree.items())
+    with suppress(ConfigError):
+        loaded = loads(content, HOME="x")
+        assert config.from_json(config.to_json(loaded)) == loaded
+
+
+@given(st.text(max_size=200))
+@example("a = 2024-99-99")
+@example("\ufeff")
+def test_no_text_raises_anything_but_config_error(content: str) -> None:
+    with pytest.raises(ConfigError):
+        loads(content)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_from_another_process_raise_anything_but_config_error(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="handed-over"):
+        config.from_json(data)
+
+
+# --- hand-over and reload --------------------------------------------------------------------------------------------
+
+CONFIGS = st.builds(
+    Config,
+    gateway=st.builds(
+        config.Gateway,
+        name=st.from_regex(r"[a-z]{1,9}", fullmatch=True),
+        workers=st.integers(1, 128),
+        listens=st.lists(st.builds(config.Listen, bind=st.from_regex(r"[a-z]+:[1-9]", fullmatch=True))).map(tuple),
+    ),
+    kafka=st.builds(
+        config.Kafka,
+        bootstrap=st.just("a:1"),
+        linger_ms=st.floats(0, 1000),
+        client=st.dictionaries(st.text(), st.text() | st.integers(-(2**53), 2**53) | st.booleans()),
+    ),
+    routes=st.lists(
+        st.builds(
+            config.Route,
+            methods=st.lists(st.sampled_from(config.METHODS), min_size=1).map(tuple),
+            path=st.text(),
+            topic=st.just("t"),
+            timeout_ns=st.integers(0, 2**62),
+        )
+    ).map(tuple),
+)
+
+
+@given(CONFIGS)
+def test_a_configuration_survives_the_hand_over(one: Config) -> None:
+    assert config.from_json(config.to_json(one)) == one
+
+
+def test_a_reload_names_what_it_cannot_change() -> None:
+    old = loads(MINIMAL)
+    new = loads(
+        '[gateway]\nname = "store"\nworkers = 99\nlisten = ["0.0.0.0:1"]\nresponse_topic = "r"\nrun_dir = "/r"\n'
+        '[kafka]\nbootstrap = "elsewhere:9092"\n[admin]\nlisten = ""\n[cluster]\nmode = "group"\n'
+        + ROUTE.replace("orders", "other")
+    )
+    assert config.restart_only_changes(old, new) == [
+        "gateway.name",
+        "gateway.response_topic",
+        "gateway.listen",
+        "gateway.workers",
+        "gateway.slots",
+        "gateway.run_dir",
+        "cluster.mode",
+        "cluster.group_id",
+        "admin.listen",
+    ]
+    assert config.restart_only_changes(old, old) == []
+
+
+def test_a_reload_may_change_what_is_behind_an_address() -> None:
+    old = loads(MINIMAL + '[[listen]]\nbind = "a:1"\n')
+    new = loads(MINIMAL + '[[listen]]\nbind = "a:1"\ntls_cert = "c"\ntls_key = "k"\n')
+    assert config.restart_only_changes(old, new) == []
+
+
+def with_routes(*names: str) -> Config:
+    return loads(
+        GATEWAY
+        + KAFKA
+        + "".join(f'[[route]]\nmethod="GET"\npath="/{name}"\ntopic="t"\nname="{name}"\n' for name in names)
+    )
+
+
+def numbers(one: Config) -> dict[str, int]:
+    return {route.name: route.number for route in one.routes}
+
+
+def test_routes_keep_their_numbers_over_a_reload() -> None:
+    first = with_routes("a", "b", "c")
+    second = config.keep_route_numbers(first, with_routes("d", "c", "a"))
+    assert numbers(second) == {"d": 3, "c": 2, "a": 0}
+    third = config.keep_route_numbers(second, with_routes("b", "d"))
+    assert numbers(third) == {"b": 4, "d": 3}, "b was away: its counters may belong to another by now"
+
+
+def test_route_numbers_never_run_out() -> None:
+    everything = with_routes(*(f"a{number}" for number in range(config.ROUTES_MAX)))
+    others = with_routes(*(f"b{number}" for number in range(config.ROUTES_MAX)))
+    assert sorted(numbers(config.keep_route_numbers(everything, others)).values()) == list(range(config.ROUTES_MAX))
+
+
+# --- schema and reference --------------------------------------------------------------------------------------------
+
+
+def test_the_schema_knows_every_setting_and_nothing_else() -> None:
+    schema = json.loads(json.dumps(config.json_schema()))
+    tables_of = {**schema["properties"], **schema["$defs"]}
+    for name, section in SECTIONS.items():
+        assert list(tables_of[name]["properties"]) == [field.key for field in fields_of(section)]
+        assert tables_of[name]["additionalProperties"] is False
+
+
+def test_the_defaults_of_the_schema_are_what_the_reader_takes() -> None:
+    for name in ("gateway", "limits", "kafka", "cluster", "admin"):
+        for key, setting in config.json_schema()["properties"][name]["properties"].items():
+            if "default" not in setting:
+                continue
+            tree = tomllib.loads(MINIMAL)
+            tree.setdefault(name, {})[key] = setting["default"]
+            content = "\n".join(f"{table} = {toml(value)}" for table, value in tree.items())
+            assert loads(content) == loads(MINIMAL), f"{name}.{key}"
+
+
+def test_the_reference_has_a_row_for_every_setting() -> None:
+    reference = config.markdown_reference()
+    for section in SECTIONS.values():
+        for field in fields_of(section):
+            assert f"| `{field.key}` |" in reference
+            assert field.setting.text.endswith("."), "a sentence"
+
+
+def test_every_field_of_every_section_is_a_setting() -> None:
+    for section in SECTIONS.values():
+        names = {field.name for field in msgspec.structs.fields(section)} - {"number"}
+        assert names == {field.name for field in fields_of(section)}
