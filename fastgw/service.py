@@ -521,7 +521,7 @@ class Service:
         try:
             self._make_clients()
         except KafkaException as error:
-            raise ConfigError(f"Service({self.topic!r}): client property: {error.args[0].str()}") from None
+            raise ConfigError(f"Service({self.topic!r}): client property: {error.args[0].str().strip()}") from None
         try:
             self._check_topic()
         except StartError:
