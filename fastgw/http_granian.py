@@ -1,9 +1,13 @@
 """The granian front: HTTP/1.1, HTTP/2 and TLS. The only file that knows granian.
 
-granian's own threads do the I/O and the parsing; each request comes to our loop as one coroutine, which ends when the
-request is answered. What granian lacks is added here (body deadline, exactly one Host, no bodies without length) and
-what kills it is kept from it (a status outside 200-599, a second stop signal). The version is pinned; the contract
-tests in tests/test_http_granian.py fail when a behaviour that this file leans on changes.
+granian's own threads do the I/O and the parsing. Its public way to our code is a coroutine for each request; that was
+measured at 16 and 64 connections and cost about a third of the whole gateway more than the way taken here (figures in
+bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is called for each parsed request on granian's
+Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
+
+What granian lacks is added here: a deadline for bodies. What kills it is kept from it: a status outside 200-599 aborts
+the process, a third stop signal blocks it. The version is pinned, and tests/test_http_granian.py fails when a
+behaviour that this file leans on changes.
 """
 
 from __future__ import annotations
@@ -11,15 +15,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from pathlib import Path
+from collections import deque
+from functools import partial
 from typing import Any
 
 import structlog
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, SSLProtocols
+from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
-from granian.server.embed import Server
+from granian.rsgi import HTTPProtocol, Scope
 
 from fastgw import errors
 from fastgw.admission import Admission, Door, Refusal
@@ -29,129 +32,177 @@ from fastgw.messages import Head, HeaderList
 log = structlog.get_logger("fastgw.http")
 
 BACKLOG = 1024
-HTTP1_MAX_BUFFER_FLOOR = 16_384  # hyper refuses to run with less than 8 KiB
+HTTP1_BUFFER_BYTES_MIN = 16_384  # hyper panics below 8 KiB and refuses ordinary headers just above
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
+BODY_SWEEP_S = 0.25  # the precision of the body deadline
 
 
-class _InheritedSocketServer(Server):
-    """granian's embeddable server on a listening socket that the supervisor opened."""
+class _Scheduler(CallbackScheduler):
+    """Calls `schedule(watcher)` for each request, on granian's Python thread, with the GIL held.
 
-    inherited_fd = -1
+    `schedule` must not raise (the error would poison the next call) and must return None (anything else is leaked).
+    """
 
-    def _init_shared_socket(self) -> None:
-        with socket.socket(fileno=os.dup(self.inherited_fd)) as listening:
-            is_unix = listening.family == socket.AF_UNIX
-        # granian closes the descriptor that it is given, the supervisor's must stay open.
-        self._ssp, self._sfd = None, self.inherited_fd
-        self._shd = SocketHolder(os.dup(self.inherited_fd), is_unix, BACKLOG)
+    def __init__(self, _loop: object, schedule: Any, *_: object) -> None:
+        self._schedule_fn = schedule
+
+
+def _no_task(*_: object) -> None:
+    return None
 
 
 class GranianFront:
-    """One listening socket served by granian on the running loop."""
+    """One listening socket served by granian; the loop it is made on is the one that everything happens on."""
 
     def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
         """`fd` is a listening socket; it stays the caller's."""
         self._door = door
-        self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._serving: asyncio.Task[None] | None = None
+        self._body_timeout_s = limits.body_timeout_ns / 1e9
+        self._parsed: deque[Any] = deque()  # filled by granian's thread, emptied by the loop
+        self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
+        self._reading: dict[int, _Body] = {}  # bodies on their way, oldest first
         self._draining = False
-        self._server = _InheritedSocketServer(
-            self._on_request,
-            interface="rsgi",
-            http=HTTPModes(listen.http),
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=limits.max_connections,
-            log_enabled=False,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=limits.header_timeout_ns // 1_000_000,
-                max_buffer_size=max(HTTP1_MAX_BUFFER_FLOOR, limits.max_header_bytes),
-            ),
-            http2_settings=HTTP2Settings(
-                max_headers_size=limits.max_header_bytes,
-                max_concurrent_streams=1024,
-                keep_alive_interval=15_000,
-                keep_alive_timeout=10,
-            ),
-            ssl_cert=Path(listen.tls_cert) if listen.tls_cert else None,
-            ssl_key=Path(listen.tls_key) if listen.tls_key else None,
-            ssl_protocol_min=SSLProtocols(f"tls{listen.tls_min}"),
-        )
-        self._server.inherited_fd = fd
+        self._ended = self._loop.create_future()
+        self._stop = WorkerSignal()
+        self._stop.add_cb(partial(self._loop.call_soon_threadsafe, self._on_ended))
+        self._fd = fd
+        self._worker = _granian_worker(fd, listen, limits)
 
     async def start(self) -> None:
         """Begins to accept connections."""
-        self._serving = asyncio.create_task(self._server.serve())
-        await asyncio.sleep(0)
+        with socket.socket(fileno=os.dup(self._fd)) as listening:
+            is_unix = listening.family == socket.AF_UNIX
+        serve = self._worker.serve_mtr_uds if is_unix else self._worker.serve_mtr
+        # The last three are for tasks, of which there are none; granian's constructor wants them all the same.
+        serve(_Scheduler(self._loop, self._schedule, None, _no_task, _no_task), self._loop, self._stop)
+        self._sweep()
 
     def drain(self) -> None:
         """Stops accepting; requests that are in go on, idle connections are closed. Safe to call twice."""
         if not self._draining:
             self._draining = True
-            self._server.stop()
+            self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
         """Returns when every connection has ended after `drain`."""
-        if self._serving is not None:
-            await self._serving
+        await asyncio.shield(self._ended)
 
-    async def _on_request(self, scope: Scope, proto: HTTPProtocol) -> None:
-        answered: asyncio.Future[None] = self._loop.create_future()
+    def _on_ended(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # granian's thread.
+
+    def _schedule(self, watcher: Any) -> None:
+        self._parsed.append(watcher)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._take_parsed)
+
+    # The loop.
+
+    def _take_parsed(self) -> None:
+        self._woken = False  # first: what is appended from here on brings its own wake-up
+        parsed = self._parsed
+        while parsed:
+            watcher = parsed.popleft()
+            try:
+                self._begin(watcher.scope, watcher.proto)
+            except Exception:  # a defect met by one request must not take the batch with it; granian answers 500
+                log.exception("request not handled")
+
+    def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
-
-        def answer(status: int, headers: HeaderList, body: bytes) -> None:
-            if is_http2:
-                headers = [header for header in headers if header[0] not in CONNECTION_HEADERS]
-            proto.response_bytes(status, headers, body)
-            if not answered.done():
-                answered.set_result(None)
-
         verdict = self._door.admit(_head_of(scope, is_http2))
+        answer = partial(_answer_http2, proto) if is_http2 else partial(_answer_http1, proto)
         if isinstance(verdict, Refusal):
             self._door.refuse(verdict, answer)
-            return
-        body = b""
-        if verdict.body_bytes:
-            got = await self._read_body(proto, verdict, answer)
-            if got is None:
-                return
-            body = got
-        token = self._door.open(verdict, body, answer)
-        if token < 0:
-            return
-        gone = proto.client_disconnect()
-        gone.add_done_callback(lambda left: left.cancelled() or self._on_gone(token, answered))
-        await answered
-        gone.cancel()
+        elif verdict.body_bytes:
+            _Body(self._reading, proto, verdict, answer, self._door, self._loop.time() + self._body_timeout_s)
+        else:
+            _open(self._door, proto, verdict, b"", answer)
 
-    def _on_gone(self, token: int, answered: asyncio.Future[None]) -> None:
-        self._door.gone(token)
-        if not answered.done():
-            answered.set_result(None)
+    def _sweep(self) -> None:
+        if not self._ended.done():
+            self._loop.call_later(BODY_SWEEP_S, self._sweep)
+        now = self._loop.time()
+        for body in list(self._reading.values()):
+            if body.deadline > now:
+                break  # all deadlines are equally far from their start: the others are later
+            body.expire(self._body_timeout_s)
 
-    async def _read_body(self, proto: HTTPProtocol, admission: Admission, answer: Any) -> bytes | None:
-        timeout_s = self._limits.body_timeout_ns / 1e9
+
+class _Body:
+    """A body on its way: it comes, it breaks off, or its deadline passes. One of them wins."""
+
+    __slots__ = ("_admission", "_answer", "_door", "_future", "_proto", "_reading", "deadline")
+
+    def __init__(
+        self,
+        reading: dict[int, _Body],
+        proto: HTTPProtocol,
+        admission: Admission,
+        answer: Any,
+        door: Door,
+        deadline: float,
+    ) -> None:
+        self._reading = reading
+        self._proto = proto
+        self._admission = admission
+        self._answer = answer
+        self._door = door
+        self.deadline = deadline
+        reading[id(self)] = self
+        self._future: Any = proto()
+        self._future.add_done_callback(self._on_done)
+
+    def _on_done(self, future: Any) -> None:
+        if self._reading.pop(id(self), None) is None:
+            return  # the deadline was first
+        self._future = None  # it holds this very method: a circle through Rust, which no collector can see
         try:
-            async with asyncio.timeout(timeout_s):
-                return await proto()
-        except TimeoutError:
-            self._door.abandon(
-                admission,
-                errors.BODY_TIMEOUT,
-                f"expected {admission.body_bytes} bytes within {timeout_s:g} s",
-                answer,
-            )
-        except ProtocolClosed:  # truncated, or the client has left: hyper does not say which
-            self._door.abandon(admission, errors.CANCELLED_EARLY, "the body ended early", answer)
-        return None
+            body = future.result()
+        except Exception:  # granian raises its own for truncated and for broken framing alike; the client may be gone
+            self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the body ended early", self._answer)
+            return
+        _open(self._door, self._proto, self._admission, body, self._answer)
+
+    def expire(self, timeout_s: float) -> None:
+        del self._reading[id(self)]
+        self._future.cancel()
+        self._future = None
+        detail = f"expected {self._admission.body_bytes} bytes within {timeout_s:g} s"
+        self._door.abandon(self._admission, errors.BODY_TIMEOUT, detail, self._answer)
+
+
+def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, answer: Any) -> None:
+    gone: Any = proto.client_disconnect()
+
+    def answer_and_forget(status: int, headers: HeaderList, answer_body: bytes) -> None:
+        answer(status, headers, answer_body)
+        gone.cancel()  # nobody is to be told of a disconnect any more
+
+    token = door.open(admission, body, answer_and_forget)
+    if token >= 0:
+        gone.add_done_callback(lambda left: left.cancelled() or door.gone(token))
+
+
+def _answer_http1(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+    assert 200 <= status <= 599, "granian aborts the process on anything else"
+    proto.response_bytes(status, headers, body)
+
+
+def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+    _answer_http1(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
 
 
 def _head_of(scope: Scope, is_http2: bool) -> Head:
-    headers = scope.headers  # each access clones the whole header map: once is enough
-    hosts = headers.get_all("host")
+    headers: Any = scope.headers  # each access clones the whole header map: once is enough
     if is_http2 and scope.authority is not None:
         hosts = [scope.authority]  # RFC 9113, 8.3.1: :authority takes the place of Host
+    else:
+        hosts = headers.get_all("host")
     length = headers.get("content-length")
     return Head(
         scope.method,
@@ -162,4 +213,42 @@ def _head_of(scope: Scope, is_http2: bool) -> Head:
         int(length) if length is not None else None,  # hyper has refused anything that is not a number
         "transfer-encoding" in headers,
         not is_http2,
+    )
+
+
+def _granian_worker(fd: int, listen: Listen, limits: Limits) -> RSGIWorker:
+    with socket.socket(fileno=os.dup(fd)) as listening:
+        is_unix = listening.family == socket.AF_UNIX
+    uses_tls = bool(listen.tls_cert)
+    return RSGIWorker(  # positional throughout: this is how granian's own servers call it
+        1,
+        (None, SocketHolder(os.dup(fd), is_unix, BACKLOG)),  # granian closes what it is given
+        None,
+        1,  # runtime threads: one was measured best, the loop is the bottleneck
+        4,  # tokio's blocking threads
+        1,  # Python threads: RSGI wants exactly one
+        30,
+        limits.max_connections,
+        listen.http,
+        HTTP1Settings(
+            header_read_timeout=limits.header_timeout_ns // 1_000_000,
+            max_buffer_size=max(HTTP1_BUFFER_BYTES_MIN, limits.max_header_bytes),
+        ),
+        HTTP2Settings(
+            max_headers_size=limits.max_header_bytes,
+            max_concurrent_streams=1024,
+            keep_alive_interval=15_000,
+            keep_alive_timeout=10,
+        ),
+        False,  # WebSockets: not yet
+        None,
+        uses_tls,
+        listen.tls_cert or None,
+        listen.tls_key or None,
+        None,
+        f"tls{listen.tls_min}",
+        None,
+        [],
+        False,
+        (None, None),
     )
