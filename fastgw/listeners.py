@@ -1,0 +1,218 @@
+"""The listening sockets of a gateway: opened once by the supervisor, kept for the life of the service, inherited.
+
+Per TCP endpoint and worker slot there is one SO_REUSEPORT socket: the kernel spreads connections by hash (measured
+1.02-1.25 max/mean over 4 workers; one shared socket: 1.4-2.5), and the accept queue of a slot outlives its process.
+A Unix socket cannot be shared out like that: all workers accept from one.
+
+SO_REUSEPORT lets a second gateway bind the same port without a word, and clients would then reach either. So each
+address is first bound without it, which fails when anybody listens there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastgw.errors import StartError
+
+BACKLOG = 1024
+UNIX_PREFIX = "unix:"
+
+# Accepted sockets inherit them. DEFER_ACCEPT keeps a client that connects and says nothing out of the process for
+# 5 s; KEEPALIVE and USER_TIMEOUT end connections whose peer has vanished.
+_TCP_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+
+
+class Listeners:
+    """The open listening sockets of all endpoints; `addresses` says where, with the port that port 0 became."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] = []
+        self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker slot
+        self._unix_paths: list[Path] = []
+
+    def __repr__(self) -> str:
+        return f"<Listeners {' '.join(self.addresses)}>"
+
+    def fds_of(self, worker: int) -> list[int]:
+        """The sockets that worker slot `worker` accepts from: one fd per endpoint, in the order of the endpoints."""
+        return [group[worker % len(group)].fileno() for group in self._by_endpoint]
+
+    def add(self, group: list[socket.socket], unix_path: Path | None = None) -> None:
+        """Take one endpoint's sockets; `unix_path` is a file that goes with them when they are closed."""
+        self.addresses.append(_address_of(group[0]))
+        self._by_endpoint.append(group)
+        if unix_path is not None:
+            self._unix_paths.append(unix_path)
+
+    def close(self) -> None:
+        """Close our copies and remove the files of Unix sockets; who inherited a socket still has it. Idempotent."""
+        for group in self._by_endpoint:
+            _close_all(group)
+        self._by_endpoint.clear()
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)
+        self._unix_paths.clear()
+
+
+def open_listeners(
+    binds: Sequence[str], workers: int, reuse_port: bool = True, inherited: Sequence[socket.socket] = ()
+) -> Listeners:
+    """Listen on each of `binds` ("host:port", "[v6]:port", "unix:/path") for `workers` worker slots.
+
+    Args:
+        reuse_port: False opens one socket per endpoint for all (the admin port has one reader).
+        inherited: sockets that somebody opened for us (systemd). Used instead of binding when there is one per
+            endpoint (shared by all workers) or one per endpoint and worker (all of the first endpoint first).
+
+    Raises:
+        StartError: an address is in use, not ours to use, or not an address; the number of inherited sockets fits
+            neither way. Nothing stays open.
+    """
+    listeners = Listeners()
+    if inherited:
+        _take_over(listeners, binds, workers, inherited)
+        return listeners
+    try:
+        for bind in binds:
+            if bind.startswith(UNIX_PREFIX):
+                path = Path(bind.removeprefix(UNIX_PREFIX))
+                listeners.add([_listen_unix(path)], path)
+            else:
+                listeners.add(_listen_tcp(bind, workers if reuse_port else 1, reuse_port))
+    except BaseException:
+        listeners.close()
+        raise
+    return listeners
+
+
+def _take_over(listeners: Listeners, binds: Sequence[str], workers: int, inherited: Sequence[socket.socket]) -> None:
+    if len(inherited) not in (len(binds), len(binds) * workers):
+        raise StartError(
+            f"LISTEN_FDS: expected {len(binds)} sockets (one per listen) or {len(binds) * workers} (one per listen"
+            f" and worker), got {len(inherited)}"
+        )
+    per_endpoint = len(inherited) // len(binds)
+    for start in range(0, len(inherited), per_endpoint):
+        group = list(inherited[start : start + per_endpoint])
+        for one in group:
+            if one.family != socket.AF_UNIX:
+                _set_tcp_options(one)
+            one.listen(BACKLOG)
+        listeners.add(group)  # without a path: a Unix socket's file belongs to who made it
+
+
+def _listen_tcp(bind: str, count: int, reuse_port: bool) -> list[socket.socket]:
+    family, address = _resolve(bind)
+    group: list[socket.socket] = []
+    try:
+        if reuse_port and address[1] != 0:
+            _bound(family, address, bind, reuse_port=False).close()
+        for _ in range(count):
+            one = _bound(family, address, bind, reuse_port)
+            group.append(one)
+            _set_tcp_options(one)
+            one.listen(BACKLOG)
+            address = one.getsockname()  # port 0 has become a port: the others share it
+    except OSError as error:
+        _close_all(group)
+        raise _start_error(bind, error) from error
+    except StartError:
+        _close_all(group)
+        raise
+    return group
+
+
+def _close_all(group: Sequence[socket.socket]) -> None:
+    for one in group:
+        one.close()
+
+
+def _resolve(bind: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    host, _, port = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError, OverflowError) as error:
+        raise StartError(f"address {bind}: expected host:port of this machine ({error})") from error
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]  # four items for IPv6: bind takes both
+
+
+def _bound(family: socket.AddressFamily, address: tuple[str, int], bind: str, reuse_port: bool) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not block a restart
+        if reuse_port:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # 0.0.0.0 and [::] are two endpoints
+        one.bind(address)
+    except OSError as error:
+        one.close()
+        raise _start_error(bind, error) from error
+    return one
+
+
+def _set_tcp_options(one: socket.socket) -> None:
+    for level, option, value in _TCP_OPTIONS:
+        one.setsockopt(level, option, value)
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        one.bind(str(path))
+        one.listen(BACKLOG)
+    except OSError as error:
+        one.close()
+        raise _start_error(f"{UNIX_PREFIX}{path}", error) from error
+    return one
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket file that nobody listens on any more; a file of another kind is not ours to remove."""
+    bind = f"{UNIX_PREFIX}{path}"
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise StartError(f"address {bind}: a file that is not a socket stands there")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.setblocking(False)
+            asking.connect(str(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+        return
+    except BlockingIOError:
+        pass  # its queue is full: somebody has it
+    except OSError as error:
+        raise _start_error(bind, error) from error
+    raise StartError(f"address {bind} in use")
+
+
+def _start_error(bind: str, error: OSError) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"address {bind} in use")
+    return StartError(f"address {bind}: {os.strerror(error.errno) if error.errno else error}")
+
+
+def _address_of(one: socket.socket) -> str:
+    name = one.getsockname()
+    if one.family == socket.AF_UNIX:
+        return f"{UNIX_PREFIX}{name}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if one.family == socket.AF_INET6 else f"{host}:{port}"

@@ -1,0 +1,149 @@
+"""Listening sockets: one per endpoint and worker, or one for all; an address that is taken is an error by name."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgw.errors import StartError
+from fastgw.listeners import Listeners, open_listeners
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Listeners]]:
+    """Whatever a test opens and puts here is closed after it."""
+    made: list[Listeners] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+def option(fd: int, level: int, name: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as one:
+        return one.getsockopt(level, name)
+
+
+def name_of(fd: int) -> tuple[str, int]:
+    with socket.socket(fileno=os.dup(fd)) as one:
+        host, port = one.getsockname()
+    return host, port
+
+
+def test_each_worker_has_a_socket_of_its_own_for_each_endpoint(opened: list[Listeners]) -> None:
+    opened.append(open_listeners(["127.0.0.1:0", "127.0.0.1:0"], workers=3))
+    fds = [opened[0].fds_of(worker) for worker in range(3)]
+    assert len({fd for pair in fds for fd in pair}) == 6
+    names = [[name_of(fd) for fd in pair] for pair in fds]
+    assert names[0] == names[1] == names[2], "all on the port that the first one got"
+    assert opened[0].addresses == [f"127.0.0.1:{port}" for _, port in names[0]]
+
+
+def test_the_options_that_accepted_connections_inherit_are_set(opened: list[Listeners]) -> None:
+    opened.append(open_listeners(["127.0.0.1:0"], workers=1))
+    (fd,) = opened[0].fds_of(0)
+    assert option(fd, socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert option(fd, socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) >= 5
+    assert option(fd, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert option(fd, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    assert option(fd, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+
+
+@pytest.mark.parametrize("theirs_share", [False, True])
+@pytest.mark.parametrize("ours_share", [False, True])
+def test_a_port_that_anybody_listens_on_is_in_use(theirs_share: bool, ours_share: bool) -> None:
+    with socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(theirs_share))
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen()
+        address = f"127.0.0.1:{theirs.getsockname()[1]}"
+        with pytest.raises(StartError, match=f"^address {address} in use$"):
+            open_listeners([address], workers=2, reuse_port=ours_share)
+
+
+def test_a_second_endpoint_that_fails_closes_the_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with socket.socket() as asking:
+        asking.bind(("127.0.0.1", 0))
+        port = asking.getsockname()[1]
+    with pytest.raises(StartError, match="a file that is not a socket stands there"):
+        open_listeners([f"127.0.0.1:{port}", f"unix:{tmp_path}/file"], workers=1)
+    open_listeners([f"127.0.0.1:{port}"], workers=1).close()
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_port_is_free_again_after_a_close_while_connections_linger(opened: list[Listeners]) -> None:
+    first = open_listeners(["127.0.0.1:0"], workers=1)
+    host, port = first.addresses[0].split(":")
+    with socket.create_connection((host, int(port))):
+        first.close()
+        opened.append(open_listeners([f"{host}:{port}"], workers=1))
+
+
+def test_every_interface_of_ipv4_and_of_ipv6_are_two_endpoints(opened: list[Listeners]) -> None:
+    opened.append(open_listeners(["0.0.0.0:0"], workers=1))
+    port = opened[0].addresses[0].rpartition(":")[2]
+    opened.append(open_listeners([f"[::]:{port}"], workers=1))
+    assert opened[1].addresses == [f"[::]:{port}"]
+
+
+def test_workers_share_a_unix_socket(opened: list[Listeners], tmp_path: Path) -> None:
+    opened.append(open_listeners([f"unix:{tmp_path}/s"], workers=3))
+    assert opened[0].fds_of(0) == opened[0].fds_of(2)
+    assert opened[0].addresses == [f"unix:{tmp_path}/s"]
+    opened[0].close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_unix_socket_that_somebody_serves_is_in_use_and_a_left_over_one_is_replaced(
+    opened: list[Listeners], tmp_path: Path
+) -> None:
+    bind = f"unix:{tmp_path}/s"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(f"{tmp_path}/s")
+        theirs.listen()
+        with pytest.raises(StartError, match=f"^address {bind} in use$"):
+            open_listeners([bind], workers=1)
+    opened.append(open_listeners([bind], workers=1))
+
+
+@pytest.mark.parametrize(
+    ("bind", "text"),
+    [
+        ("192.0.2.1:80", "address 192.0.2.1:80: Cannot assign requested address"),
+        ("127.0.0.1:http", "address 127.0.0.1:http: expected host:port of this machine"),
+        ("nowhere", "address nowhere: expected host:port"),
+        ("unix:/nowhere/at/all", "address unix:/nowhere/at/all: No such file or directory"),
+    ],
+)
+def test_an_address_that_cannot_be_ours_is_named_with_the_reason(bind: str, text: str) -> None:
+    with pytest.raises(StartError) as caught:
+        open_listeners([bind], workers=1)
+    assert text in str(caught.value)
+
+
+def listening() -> socket.socket:
+    one = socket.socket()
+    one.bind(("127.0.0.1", 0))
+    one.listen()
+    return one
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_inherited_sockets_are_shared_out_when_their_number_fits(opened: list[Listeners], count: int) -> None:
+    inherited = [listening() for _ in range(count)]
+    opened.append(open_listeners(["127.0.0.1:1", "127.0.0.1:2"], workers=3, inherited=inherited))
+    fds = [one.fileno() for one in inherited]
+    expected = [fds] * 3 if count == 2 else [[fds[0], fds[3]], [fds[1], fds[4]], [fds[2], fds[5]]]
+    assert [opened[0].fds_of(worker) for worker in range(3)] == expected
+
+
+def test_a_number_of_inherited_sockets_that_does_not_fit_is_an_error() -> None:
+    inherited = [listening() for _ in range(3)]
+    with pytest.raises(StartError, match="LISTEN_FDS: expected 2 sockets .* or 4 .*, got 3"):
+        open_listeners(["127.0.0.1:1", "127.0.0.1:2"], workers=2, inherited=inherited)
+    for one in inherited:
+        one.close()

@@ -1,0 +1,526 @@
+"""The supervisor as a process with fake children: what it does when they start, die, hang, drain and are replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import eventually
+
+CONFIG = """
+[gateway]
+name = "shop"
+listen = {listen}
+workers = {workers}
+drain_timeout = "{drain}"
+[kafka]
+bootstrap = "127.0.0.1:9"
+[admin]
+listen = "{admin}"
+[[route]]
+path = "/orders"
+method = "POST"
+topic = "{topic}"
+"""
+ROOT = Path(__file__).parent.parent
+
+
+class Service:
+    """One supervisor with its fake children, seen from outside: log, events, signals, messages to systemd."""
+
+    def __init__(self, place: Path, environ: dict[str, str]) -> None:
+        self.place = place
+        self.run_base = place / "run"
+        self._log = place / "log"
+        self.config = place / "gateway.toml"
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(place / "notify"))
+        self.notify.setblocking(False)
+        self.environ = {
+            **os.environ,
+            "FASTGW_LOG": "json",
+            "FAKE_DIR": str(place),
+            "NOTIFY_SOCKET": str(place / "notify"),
+            "XDG_RUNTIME_DIR": str(self.run_base),
+            "PYTHONPATH": str(ROOT),
+            **environ,
+        }
+        self.told: list[str] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, topic: str = "orders", **changes: Any) -> None:
+        values = {"listen": '["127.0.0.1:0"]', "workers": 2, "drain": "1s", "admin": "", "topic": topic, **changes}
+        self.config.write_text(CONFIG.format(**values))
+
+    def plan(self, child: str, what: str) -> None:
+        (self.place / child).write_text(what)
+
+    def behave(self, child: str) -> None:
+        (self.place / child).unlink()
+
+    def launch(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.fake_children", "supervisor", str(self.config)],
+                env=self.environ,
+                stderr=log,
+                stdout=log,
+            )
+
+    def start(self) -> Service:
+        self.launch()
+        eventually(lambda: self.logged("ready") or self.ended(), 20, "the service is ready")
+        assert not self.ended(), self.log_text()
+        return self
+
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def exit_code(self) -> int:
+        assert self.process is not None
+        return self.process.wait(20)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def log_text(self) -> str:
+        return self._log.read_text()
+
+    def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """Log entries with this event and these fields."""
+        lines = [line for line in self.log_text().splitlines(keepends=True) if line.endswith("}\n")]
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        return [entry for entry in entries if entry["event"] == event and fields.items() <= entry.items()]
+
+    def events(self, start: str = "") -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return [line for line in (self.place / "events").read_text().splitlines() if line.startswith(start)]
+        return []
+
+    def pid(self, child: str) -> int:
+        return int(self.events(f"{child} started")[-1].split()[-1])
+
+    def tellings(self) -> list[str]:
+        """All messages to systemd so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.told.append(self.notify.recv(4096).decode())
+        return self.told
+
+    def ask(self) -> str:
+        """Connect to the first address; the name of the worker that answered."""
+        address = self.logged("ready")[-1]["addresses"][0]
+        if address.startswith("unix:"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(address.removeprefix("unix:"))
+                return client.recv(100).decode()
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"x")  # DEFER_ACCEPT: a client has to say something first
+            return client.recv(100).decode()
+
+    def living(self) -> list[int]:
+        """Pids of children that were started and still exist."""
+        pids = [int(line.split()[-1]) for line in self.events() if " started " in line]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists() and self._state(pid) != "Z"]
+
+    @staticmethod
+    def _state(pid: int) -> str:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return "Z"
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.notify.close()
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not self.living(), 5)
+        for pid in self.living():
+            os.kill(pid, signal.SIGKILL)
+
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Start]:
+    made: list[Service] = []
+
+    def make(environ: dict[str, str] | None = None, **settings: Any) -> Service:
+        one = Service(tmp_path, environ or {})
+        one.configure(**settings)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+# --- start ---
+
+
+def test_the_agent_starts_first_then_the_workers_then_the_service_is_ready(service: Start) -> None:
+    one = service().start()
+    order = [line.rsplit(" ", 1)[0] for line in one.events()]
+    assert order[0] == "agent started orders"
+    assert sorted(order[1:]) == ["worker 0.0 started orders", "worker 1.0 started orders"]
+    assert any(message.startswith("READY=1\nSTATUS=serving 127.0.0.1:") for message in one.tellings())
+    assert one.ask() in ("worker 0.0", "worker 1.0")
+    titles = Path(f"/proc/{one.process.pid}/cmdline").read_bytes() if one.process else b""
+    assert titles.startswith(b"fastgw: supervisor")
+
+
+def test_every_worker_gets_connections_on_the_one_port(service: Start) -> None:
+    one = service().start()
+    assert {one.ask() for _ in range(64)} == {"worker 0.0", "worker 1.0"}
+
+
+def test_a_unix_socket_is_served_and_its_file_goes_at_the_end(service: Start, tmp_path: Path) -> None:
+    one = service(listen=f'["unix:{tmp_path}/front.sock"]').start()
+    assert one.ask().startswith("worker")
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    assert not (tmp_path / "front.sock").exists()
+
+
+def test_an_agent_that_refuses_ends_the_start_with_its_own_words(service: Start) -> None:
+    one = service()
+    one.plan("agent", "refuses")
+    one.launch()
+    assert one.exit_code() == 2
+    assert "fastgw: no such topic\n" in one.log_text()
+    assert not one.living()
+
+
+def test_an_agent_that_dies_without_a_word_ends_the_start(service: Start) -> None:
+    one = service()
+    one.plan("agent", "dies")
+    one.launch()
+    assert one.exit_code() == 2
+    assert "the agent ended before it was ready (exit code 3)" in one.log_text()
+
+
+def test_a_worker_that_refuses_ends_the_start_and_leaves_nothing_behind(service: Start) -> None:
+    one = service()
+    one.plan("worker-1", "refuses")
+    one.launch()
+    assert one.exit_code() == 2
+    assert "fastgw: worker 1.0: no such topic\n" in one.log_text()
+    assert not one.living()
+    assert list(one.run_base.iterdir()) == []
+
+
+def test_a_worker_that_is_never_ready_ends_the_start_at_the_timeout(service: Start) -> None:
+    one = service({"FAKE_PATIENCE": "start=1.5"})
+    one.plan("worker-0", "silent")
+    one.launch()
+    assert one.exit_code() == 2
+    assert "not ready within 1.5 s: worker 0." in one.log_text()
+    assert not one.living()
+
+
+def test_a_worker_that_dies_during_the_first_start_is_tried_again(service: Start) -> None:
+    one = service()
+    one.plan("worker-0", "dies")
+    one.launch()
+    eventually(lambda: one.events("worker 0.1"))
+    one.behave("worker-0")
+    eventually(lambda: one.logged("ready"))
+    assert one.events("worker 1.") == [f"worker 1.0 started orders {one.pid('worker 1.0')}"]
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_2_although_ports_are_shared_between_workers(service: Start) -> None:
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        address = f"127.0.0.1:{foreign.getsockname()[1]}"
+        one = service(listen=f'["{address}"]')
+        one.launch()
+        assert one.exit_code() == 2
+    assert one.log_text() == f"fastgw: address {address} in use\n"
+    assert not one.events()
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(service: Start) -> None:
+    one = service(workers='"many"')
+    one.launch()
+    assert one.exit_code() == 2
+    assert one.log_text().count("\n") == 1
+    assert "gateway.workers" in one.log_text()
+
+
+def test_children_have_their_own_run_directory_and_it_is_private(service: Start) -> None:
+    one = service().start()
+    (run_dir,) = one.run_base.iterdir()
+    assert run_dir.stat().st_mode & 0o777 == 0o700
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    assert list(one.run_base.iterdir()) == []
+
+
+# --- children that die ---
+
+
+def test_a_killed_worker_is_replaced_by_the_next_generation_and_its_slots_are_reclaimed(service: Start) -> None:
+    one = service().start()
+    os.kill(one.pid("worker 1.0"), signal.SIGKILL)
+    eventually(lambda: one.logged("child ready", child="worker 1.1"))
+    assert one.logged("slots reclaimed", child="worker 1.0", reclaimed=1, repaired=0)
+    assert one.logged("child ended", child="worker 1.0", how="signal 9 (Killed)")
+    assert not one.events("worker 0.1"), "its sibling does not notice"
+
+
+def test_a_worker_that_keeps_dying_does_not_stop_the_service(service: Start) -> None:
+    one = service().start()
+    one.plan("worker-0", "dies")
+    os.kill(one.pid("worker 0.0"), signal.SIGKILL)
+    eventually(lambda: one.events("worker 0.5"))
+    assert not one.ended()
+    one.behave("worker-0")
+    eventually(lambda: [line for line in one.logged("child ready") if line["child"].startswith("worker 0.")][1:])
+    assert len(one.events("worker 1.")) == 1
+
+
+def test_a_hung_worker_is_killed_and_replaced(service: Start) -> None:
+    one = service().start()
+    one.plan("worker-0", "hangs")
+    eventually(lambda: one.logged("child hangs: killed", child="worker 0.0"))
+    one.behave("worker-0")
+    eventually(lambda: one.events("worker 0.") and one.ask() and one.logged("child ready")[-1]["child"] != "worker 0.0")
+    assert not one.logged("child hangs: killed", child="worker 1.0")
+
+
+def test_a_stopped_worker_is_hung_too_its_queue_of_connections_survives(service: Start) -> None:
+    one = service(workers=1).start()
+    os.kill(one.pid("worker 0.0"), signal.SIGSTOP)
+    assert one.ask() == "worker 0.1", "the connection waited in the socket that the supervisor holds"
+
+
+def test_a_dead_agent_is_replaced_and_the_workers_do_not_notice(service: Start) -> None:
+    one = service().start()
+    os.kill(one.pid("agent"), signal.SIGKILL)
+    eventually(lambda: len(one.logged("child ready", child="agent")) == 2)
+    assert len(one.events("worker")) == 2
+    one.plan("agent", "refuses")
+    os.kill(one.pid("agent"), signal.SIGKILL)
+    eventually(lambda: len(one.logged("child cannot start", child="agent", why="no such topic")) > 1)
+    assert not one.ended()
+
+
+def test_when_the_supervisor_is_killed_no_child_stays(service: Start) -> None:
+    one = service().start()
+    assert len(one.living()) == 3
+    one.send(signal.SIGKILL)
+    one.exit_code()
+    eventually(lambda: not one.living())
+    assert len([line for line in one.events() if line.endswith("orphaned")]) == 3
+
+
+# --- reload ---
+
+
+def test_a_reload_replaces_every_worker_one_after_the_other_and_tells_the_agent(service: Start) -> None:
+    one = service().start()
+    one.configure(topic="orders-2")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    eventually(lambda: len([line for line in one.events("worker") if line.endswith("drained")]) == 2)
+    eventually(lambda: one.events("agent read orders-2"))
+    lines = [line.rsplit(" ", 1)[0] if "started" in line else line for line in one.events("worker")][2:]
+    assert lines.index("worker 0.1 started orders-2") < lines.index("worker 0.0 stopping")
+    assert lines.index("worker 0.1 started orders-2") < lines.index("worker 1.1 started orders-2")
+    assert lines.index("worker 1.1 started orders-2") < lines.index("worker 1.0 stopping")
+    assert len(one.events("agent started")) == 1
+    told = one.tellings()
+    reloading = next(index for index, message in enumerate(told) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+    assert any(message.startswith("READY=1") for message in told[reloading:])
+    assert not one.logged("slots reclaimed")
+
+
+def test_no_connection_is_refused_during_reloads(service: Start) -> None:
+    one = service().start()
+    for round_number in range(1, 4):
+        one.send(signal.SIGHUP)
+        while len(one.logged("reloaded")) < round_number:
+            assert one.ask().startswith("worker")
+    assert not one.logged("child ended", level="error")
+
+
+def test_a_broken_new_configuration_is_logged_and_the_old_one_stays(service: Start) -> None:
+    one = service().start()
+    one.config.write_text("[gateway")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reload refused, the old configuration stays"))
+    assert len(one.events("worker")) == 2
+    eventually(lambda: one.tellings()[-1].startswith("READY=1"), message="systemd does not wait for the reload")
+
+
+def test_settings_that_need_a_restart_are_refused_by_name(service: Start) -> None:
+    one = service().start()
+    one.configure(workers=3)
+    one.send(signal.SIGHUP)
+    (refusal,) = eventually(lambda: one.logged("reload refused, the old configuration stays"))
+    assert "gateway.workers: expected no change while the gateway runs" in refusal["error"]
+
+
+@pytest.mark.parametrize("how", ["dies", "refuses", "silent"])
+def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start, how: str) -> None:
+    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one.plan("worker-1", how)
+    one.configure(topic="orders-2")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reload stopped, the old configuration stays", worker=1, undone=[0]))
+    eventually(lambda: one.events("worker 0.2 started orders "))
+    eventually(lambda: one.logged("child ended", child="worker 0.1"))
+    assert not one.events("worker 1.0 stopping"), "the old generation of the slot that failed goes on"
+    one.behave("worker-1")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    assert one.events("worker 0.3 started orders-2")
+    assert one.events("agent read orders-2")
+
+
+def test_a_signal_to_reload_during_a_reload_is_done_after_it(service: Start) -> None:
+    one = service().start()
+    one.configure(topic="orders-2")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloading"))
+    one.configure(topic="orders-3")
+    one.send(signal.SIGHUP)
+    eventually(lambda: len(one.logged("reloaded")) == 2)
+    assert one.events("worker 1.2 started orders-3")
+
+
+def test_a_third_generation_waits_for_the_table_range_of_one_that_still_drains(service: Start) -> None:
+    one = service(workers=1, drain="20s").start()
+    one.plan("worker-0", "waits")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    one.send(signal.SIGHUP)
+    eventually(lambda: len(one.logged("reloading")) == 2)
+    assert one.ask() in ("worker 0.0", "worker 0.1")
+    assert not one.events("worker 0.2"), "both ranges of the slot are taken"
+    one.behave("worker-0")
+    eventually(lambda: len(one.logged("reloaded")) == 2)
+    assert one.events("worker 0.2 started")
+
+
+def test_a_worker_that_dies_during_a_reload_before_its_turn_comes_back_with_the_old_configuration(
+    service: Start,
+) -> None:
+    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one.plan("worker-0", "silent")  # the roll stands at slot 0
+    one.configure(topic="orders-2")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.events("worker 0.1 started orders-2"))
+    os.kill(one.pid("worker 1.0"), signal.SIGKILL)
+    eventually(lambda: one.events("worker 1.1 started orders "))
+    eventually(lambda: one.logged("reload stopped, the old configuration stays", worker=0, undone=[]))
+
+
+# --- the end ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_drains_the_workers_then_the_agent_and_exits_with_0(service: Start, number: signal.Signals) -> None:
+    one = service().start()
+    one.send(number)
+    assert one.exit_code() == 0
+    ends = [line for line in one.events() if "started" not in line]
+    assert ends[-2:] == ["agent stopping", "agent drained"]
+    assert sorted(ends[:-2]) == [f"worker {slot}.0 {what}" for slot in (0, 1) for what in ("drained", "stopping")]
+    assert any(message.startswith("STOPPING=1") for message in one.tellings())
+
+
+def test_a_worker_that_does_not_end_is_killed_after_the_drain_timeout(service: Start) -> None:
+    one = service(drain="200ms").start()
+    one.plan("worker-0", "deaf")
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    assert one.logged("out of patience: killed", child="worker 0.0")
+    assert one.logged("slots reclaimed", child="worker 0.0", reclaimed=1)
+
+
+def test_a_second_interrupt_kills_at_once(service: Start) -> None:
+    one = service(drain="1h").start()
+    one.plan("worker-0", "deaf")
+    one.send(signal.SIGINT)
+    eventually(lambda: one.logged("draining"))
+    one.send(signal.SIGINT)
+    assert one.exit_code() == 130
+    assert not one.living()
+
+
+def test_new_connections_are_refused_once_the_drain_has_begun(service: Start) -> None:
+    one = service(drain="20s").start()
+    one.plan("worker-0", "waits")
+    one.plan("worker-1", "waits")
+    one.send(signal.SIGTERM)
+    eventually(lambda: len([line for line in one.events() if line.endswith("stopping")]) == 2)
+    one.behave("worker-0")
+    one.behave("worker-1")
+    assert one.exit_code() == 0
+    with pytest.raises(ConnectionRefusedError):
+        one.ask()
+
+
+def test_the_end_during_the_start_ends_it(service: Start) -> None:
+    one = service()
+    one.plan("worker-0", "silent")
+    one.launch()
+    eventually(lambda: one.events("worker 0.0"))
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    assert not one.living()
+
+
+# --- systemd ---
+
+
+def test_the_watchdog_is_fed_while_workers_live_and_children_know_nothing_of_it(service: Start) -> None:
+    one = service({"WATCHDOG_USEC": "200000"}).start()
+    eventually(lambda: one.tellings().count("WATCHDOG=1") > 3)
+    environ = Path(f"/proc/{one.pid('worker 0.0')}/environ").read_text()
+    assert "NOTIFY_SOCKET" not in environ
+    assert "WATCHDOG_USEC" not in environ
+
+
+def test_sockets_of_systemd_are_used_instead_of_binding(service: Start, tmp_path: Path) -> None:
+    one = service()
+    with socket.socket() as activated:
+        activated.bind(("127.0.0.1", 0))
+        activated.listen()
+        address = f"127.0.0.1:{activated.getsockname()[1]}"
+        one.configure(listen=f'["{address}"]')
+        launcher = (
+            "import os, sys\n"
+            "os.dup2(int(sys.argv[1]), 3)\n"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'tests.fake_children', 'supervisor', sys.argv[3]])\n"
+        )
+        with (tmp_path / "log").open("ab") as log:
+            one.process = subprocess.Popen(
+                [sys.executable, "-c", launcher, str(activated.fileno()), "1", str(one.config)],
+                env=one.environ,
+                pass_fds=[activated.fileno()],
+                stderr=log,
+            )
+        eventually(lambda: one.logged("ready") or one.ended())
+    assert one.logged("ready")[0]["addresses"] == [address]
+    assert one.ask().startswith("worker")
