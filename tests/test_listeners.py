@@ -143,7 +143,7 @@ def test_inherited_sockets_are_shared_out_when_their_number_fits(opened: list[Li
 
 def test_a_number_of_inherited_sockets_that_does_not_fit_is_an_error() -> None:
     inherited = [listening() for _ in range(3)]
-    with pytest.raises(StartError, match="LISTEN_FDS: expected 2 sockets .* or 4 .*, got 3"):
+    with pytest.raises(StartError, match=r"LISTEN_FDS: expected 2 sockets .* or 4 .*, got 3"):
         open_listeners(["127.0.0.1:1", "127.0.0.1:2"], workers=2, inherited=inherited)
     for one in inherited:
         one.close()

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,21 @@ def test_a_stopped_worker_is_hung_too_its_queue_of_connections_survives(service:
     one = service(workers=1).start()
     os.kill(one.pid("worker 0.0"), signal.SIGSTOP)
     assert one.ask() == "worker 0.1", "the connection waited in the socket that the supervisor holds"
+
+
+def test_when_the_whole_machine_stood_still_no_worker_is_blamed(service: Start) -> None:
+    one = service().start()
+    assert one.process is not None
+    everybody = [one.process.pid, *one.living()]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    still_until = time.monotonic() + 1.2  # twice the time after which a worker counts as hung
+    eventually(lambda: time.monotonic() > still_until)
+    for pid in everybody:
+        os.kill(pid, signal.SIGCONT)
+    one.plan("worker-1", "hangs")
+    eventually(lambda: one.logged("child hangs: killed", child="worker 1.0"))
+    assert not one.logged("child hangs: killed", child="worker 0.0")
 
 
 def test_a_dead_agent_is_replaced_and_the_workers_do_not_notice(service: Start) -> None:
