@@ -22,7 +22,7 @@ FLOORS = {
     3: "http_granian http_express kafka_link mesh_links membership admin topics listeners systemd children",
     4: "worker agent holdings worker_slots",
     5: "supervisor",
-    6: "demo",
+    6: "demo demo_services",
     7: "cli",
     8: "__main__",
 }
