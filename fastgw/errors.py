@@ -75,7 +75,7 @@ class ConfigError(FastgwError):
 
 
 class StartError(FastgwError):
-    """The surroundings are not fit to start in (port in use, broker not reachable, topic missing, too few partitions)."""
+    """The surroundings do not let it start: port in use, broker not reachable, topic missing, too few partitions."""
 
     exit_code = 2
 

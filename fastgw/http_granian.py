@@ -183,9 +183,13 @@ def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, an
         answer(status, headers, answer_body)
         gone.cancel()  # nobody is to be told of a disconnect any more
 
+    def on_gone(left: Any) -> None:
+        if not left.cancelled():
+            door.gone(token)
+
     token = door.open(admission, body, answer_and_forget)
     if token >= 0:
-        gone.add_done_callback(lambda left: left.cancelled() or door.gone(token))
+        gone.add_done_callback(on_gone)
 
 
 def _answer_http1(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
@@ -199,10 +203,8 @@ def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: b
 
 def _head_of(scope: Scope, is_http2: bool) -> Head:
     headers: Any = scope.headers  # each access clones the whole header map: once is enough
-    if is_http2 and scope.authority is not None:
-        hosts = [scope.authority]  # RFC 9113, 8.3.1: :authority takes the place of Host
-    else:
-        hosts = headers.get_all("host")
+    # RFC 9113, 8.3.1: :authority takes the place of Host.
+    hosts = [scope.authority] if is_http2 and scope.authority is not None else headers.get_all("host")
     length = headers.get("content-length")
     return Head(
         scope.method,

@@ -91,7 +91,7 @@ class Intake:
             return Refusal(
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
-        if head.content_length is None and (head.chunked or head.method in _BODY_METHODS and not head.bodiless):
+        if head.content_length is None and (head.chunked or (head.method in _BODY_METHODS and not head.bodiless)):
             return Refusal(errors.LENGTH_REQUIRED, "send a Content-Length; chunked bodies are not taken", route.number)
         return Admission(
             route.number,

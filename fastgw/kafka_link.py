@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -35,6 +36,7 @@ from fastgw.messages import Record
 
 log = structlog.get_logger("fastgw.kafka")
 
+FROM_BEGINNING = OFFSET_BEGINNING
 POLL_S = 0.05  # how long a command for the consumer may wait
 BATCH = 512  # messages handed to the loop at once
 POSITION_TIMEOUT_S = 5.0
@@ -185,9 +187,7 @@ class KafkaLink:
     def post(self, record: Record) -> bool:
         """Sends a record whose fate nobody waits for (canaries, replies sent on); False if there is no room."""
         try:
-            self._producers[0].produce(
-                record.topic, record.value, record.key, record.partition, headers=record.headers
-            )
+            self._producers[0].produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
         except (BufferError, KafkaException):
             return False
         return True
@@ -216,9 +216,12 @@ class KafkaLink:
 
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
-    def read(self, partitions: Sequence[int]) -> None:
-        """Starts reading these partitions at their end; `positioned` tells when, and from where. Retried until done."""
-        self._commands.put(partial(self._position, list(partitions)))
+    def read(self, partitions: Sequence[int], at: int = OFFSET_END) -> None:
+        """Starts reading these partitions at their end, or at OFFSET_BEGINNING.
+
+        `positioned` tells when, and from where. Retried until done.
+        """
+        self._commands.put(partial(self._position, list(partitions), at))
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         """Stops reading these partitions."""
@@ -249,11 +252,11 @@ class KafkaLink:
             except KafkaException as failed:
                 log.warning("kafka consumer command failed", detail=str(failed))
 
-    def _position(self, partitions: list[int]) -> None:
-        asked = [TopicPartition(self._reply_topic, partition, OFFSET_END) for partition in partitions]
+    def _position(self, partitions: list[int], at: int) -> None:
+        asked = [TopicPartition(self._reply_topic, partition, at) for partition in partitions]
         found, failed = [], []
         try:
-            # A timestamp of -1 asks ListOffsets for the end offset: one round trip a broker for all partitions.
+            # ListOffsets takes these two in place of timestamps (-1 end, -2 beginning): one round trip for all.
             answers = self._consumer.offsets_for_times(asked, timeout=POSITION_TIMEOUT_S)
         except KafkaException as error:
             log.warning("cannot position the reply consumer, trying again", detail=error.args[0].str())
@@ -270,7 +273,7 @@ class KafkaLink:
             self._loop.call_soon_threadsafe(self._events.positioned, offsets)
         if failed and not self._stopping:
             self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
-            self._commands.put(partial(self._position, failed))
+            self._commands.put(partial(self._position, failed, at))
 
     def _on_batch(self, batch: list[Message]) -> None:
         self.serve()  # first the acks, then the replies that followed them

@@ -57,7 +57,9 @@ class RequestWire:
 
     __slots__ = ("_copied", "_fixed", "_methods")
 
-    def __init__(self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]) -> None:
+    def __init__(
+        self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
+    ) -> None:
         """
         Args:
             reply_topic: the gateway's response topic.

@@ -199,8 +199,7 @@ class PartitionerLearner:
     def _watch(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool:
         # Ids made before the function was known need not hash to their home: ask the function before calling it a miss.
         if partition != home and (
-            self.current is Partitioner.HEADER
-            or ids.partition_of(self.current, raw, partition_count) != partition
+            self.current is Partitioner.HEADER or ids.partition_of(self.current, raw, partition_count) != partition
         ):
             self._misses += 1
         self._seen += 1

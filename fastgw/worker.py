@@ -90,7 +90,9 @@ class Worker:
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
         gateway = self._config.gateway
-        learners: dict[tuple[str, str], PartitionerLearner] = {}  # routes of one topic are one service: they learn together
+        learners: dict[
+            tuple[str, str], PartitionerLearner
+        ] = {}  # routes of one topic are one service: they learn together
         plans = []
         for route in self._config.routes:
             learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))
@@ -211,13 +213,19 @@ class Worker:
         if self._table.map_version() == self._ownership.map_version:
             return
         version, owners = self._table.read_map()
+        known_count = self._ownership.partition_count or len(owners)
         moves = self._ownership.apply(version, owners, now_ns)
         for partition in self._ownership.assigned & self._told_leaving.keys():
             del self._told_leaving[partition]  # it came back before we let go of it
             moves.gained.append(partition)
         log.info("partition map", version=version, gained=len(moves.gained), lost=len(moves.lost))
-        if moves.gained:
-            self._link.read(moves.gained)
+        # A partition that did not exist a moment ago may have replies already (services saw it first): read them all.
+        brand_new = [partition for partition in moves.gained if partition >= known_count]
+        older = [partition for partition in moves.gained if partition < known_count]
+        if older:
+            self._link.read(older)
+        if brand_new:
+            self._link.read(brand_new, kafka_link.FROM_BEGINNING)
         self._home_changed(now_ns)
 
     def _leave_partitions(self, now_ns: int) -> None:

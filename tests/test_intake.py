@@ -66,7 +66,9 @@ def intake_with(gateway: str = "") -> Intake:
 INTAKE = intake_with()
 
 
-def head(method="GET", path="/orders/7", query="", hosts=("shop.test",), length=None, chunked=False, bodiless=True, **h):
+def head(
+    method="GET", path="/orders/7", query="", hosts=("shop.test",), length=None, chunked=False, bodiless=True, **h
+):
     headers = FakeHeaders({name: value if isinstance(value, list) else [value] for name, value in h.items()})
     return Head(method, path, query, headers, hosts, length, chunked, bodiless)
 

@@ -133,7 +133,9 @@ def test_a_status_without_body_sends_none(status):
     assert http_answer(reply([("status", status)]), frozenset())[2] == b""
 
 
-@pytest.mark.parametrize("status", [b"", b"99", b"100", b"101", b"199", b"600", b"1000", b"2OO", b" 200", b"\xb2\xb2\xb2"])
+@pytest.mark.parametrize(
+    "status", [b"", b"99", b"100", b"101", b"199", b"600", b"1000", b"2OO", b" 200", b"\xb2\xb2\xb2"]
+)
 def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
     with pytest.raises(BadReply, match="200 to 599"):
         http_answer(reply([("status", status)]), frozenset())

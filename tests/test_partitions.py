@@ -187,9 +187,7 @@ def replies(partitioner: Partitioner, learner: PartitionerLearner, how_many: int
     return -1
 
 
-@pytest.mark.parametrize(
-    "partitioner", [Partitioner.HEADER, Partitioner.MURMUR2, Partitioner.CRC32, Partitioner.FNV1A]
-)
+@pytest.mark.parametrize("partitioner", [Partitioner.HEADER, Partitioner.MURMUR2, Partitioner.CRC32, Partitioner.FNV1A])
 def test_the_partitioner_of_a_service_is_learnt_from_its_replies(partitioner):
     learner = PartitionerLearner("auto")
     assert 0 < replies(partitioner, learner, 200) <= 64

@@ -1,0 +1,125 @@
+"""A real gateway for tests: `fastgw run` with its real processes, on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.waiting import eventually
+
+READY_S = 30.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Gateway:
+    """One node; a context manager that drains it at the end and fails if that is not clean."""
+
+    def __init__(
+        self,
+        folder: Path,
+        bootstrap: str,
+        replies: str,
+        topics: Sequence[str],
+        workers: int = 2,
+        timeout: str = "20s",
+        more: str = "",
+    ) -> None:
+        """`more` is TOML after the routes; each topic is the route POST /<topic>."""
+        self.port, self.admin_port = free_port(), free_port()
+        self._config = folder / f"gateway-{self.port}.toml"
+        self._log = folder / f"gateway-{self.port}.log"
+        routes = "".join(
+            f'[[route]]\nmethod = "POST"\npath = "/{topic}"\ntopic = "{topic}"\ntimeout = "{timeout}"\n'
+            for topic in topics
+        )
+        self._config.write_text(
+            f'[gateway]\nname = "test"\nresponse_topic = "{replies}"\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f'workers = {workers}\ndrain_timeout = "10s"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
+            f'[kafka]\nbootstrap = "{bootstrap}"\n{routes}{more}'
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_text(self) -> str:
+        return self._log.read_text()
+
+    def __enter__(self) -> Gateway:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fastgw", "run", str(self._config)], stderr=log, start_new_session=True
+            )
+        eventually(lambda: self.ended or self.ready, READY_S, "the gateway is ready")
+        assert not self.ended, self.log_text
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if not self.ended:
+            self.signal(signal.SIGTERM)
+        assert self.process is not None
+        try:
+            code = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+        if failure[0] is None:
+            assert code == 0, self.log_text
+        else:
+            print(self.log_text[-4000:])
+
+    @property
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def admin(self, path: str) -> tuple[int, bytes]:
+        """An answer of the admin port; status 0 when nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError:
+            return 0, b""
+
+    @property
+    def ready(self) -> bool:
+        return self.admin("/readyz")[0] == 200
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.admin("/status")[1])
+
+    def worker_pid(self, slot: int) -> int:
+        return next(worker["pid"] for worker in self.status()["workers"] if worker["slot"] == slot)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        text = self.admin("/metrics")[1].decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def replies(self, fate: str) -> float:
+        return self.metric("fastgw_replies_total", fate=fate)

@@ -1,0 +1,162 @@
+"""The whole gateway on real Kafka: supervisor, agent, workers, services in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.gateways import Gateway
+from tests.load import Connection, drive
+from tests.repliers import replier
+from tests.waiting import eventually
+
+REQUESTS = 20_000
+SERVICES = ("orders", "customers", "baskets")
+
+
+@pytest.fixture
+def shop(tmp_path, kafka_bootstrap, make_topics):
+    """(folder, bootstrap, response topic, request topics) of three services."""
+    names = make_topics({"replies": 16, **dict.fromkeys(SERVICES, 4)})
+    return tmp_path, kafka_bootstrap, names["replies"], [names[service] for service in SERVICES]
+
+
+def paths(topics):
+    return [f"/{topic}" for topic in topics]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["header", "murmur2", "crc32", "fnv1a", "random"])
+def test_every_answer_of_20_000_requests_is_200_and_its_own(shop, how):
+    folder, bootstrap, replies, topics = shop
+    with replier(bootstrap, how, topics), Gateway(folder, bootstrap, replies, topics, workers=4) as gateway:
+        outcome = asyncio.run(drive([gateway.port], paths(topics), REQUESTS))
+        assert outcome.statuses == {200: REQUESTS}
+        assert outcome.strangers == []
+        assert outcome.cut == 0
+        assert gateway.replies("answered") == REQUESTS
+        if how == "random":
+            assert gateway.replies("misrouted") > 0
+        else:
+            assert gateway.replies("misrouted") == 0
+        assert gateway.replies("dropped") == gateway.replies("forged") == 0
+        assert gateway.metric("fastgw_in_flight") == 0
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", ["static", "group"])
+@pytest.mark.parametrize("how", ["murmur2", "random"])
+def test_two_nodes_share_one_response_topic(shop, mode, how):
+    folder, bootstrap, replies, topics = shop
+    clusters = [f'[cluster]\nmode = "{mode}"\n' for _ in range(2)]
+    if mode == "static":
+        clusters = [f"{cluster}node_count = 2\nnode_index = {index}\n" for index, cluster in enumerate(clusters)]
+    else:
+        clusters = [f'{cluster}group_id = "{replies}"\n' for cluster in clusters]
+    nodes = [Gateway(folder, bootstrap, replies, topics, more=cluster) for cluster in clusters]
+    with replier(bootstrap, how, topics), nodes[0], nodes[1]:
+        eventually(
+            lambda: sum(node.metric("fastgw_node_partitions") for node in nodes) == 16, 30, "16 partitions shared"
+        )
+        outcome = asyncio.run(drive([node.port for node in nodes], paths(topics), REQUESTS // 4))
+        assert outcome.statuses == {200: REQUESTS // 4}
+        assert outcome.strangers == []
+        if how == "random":
+            assert sum(node.replies("rerouted") for node in nodes) > 0
+
+
+@pytest.mark.timeout(120)
+def test_a_request_that_is_never_answered_is_504_recorded_at_its_deadline(shop):
+    folder, bootstrap, replies, topics = shop
+    with (
+        replier(bootstrap, "silent", topics),
+        Gateway(folder, bootstrap, replies, topics, workers=1, timeout="1s") as gateway,
+    ):
+
+        async def ask():
+            connection = Connection(gateway.port)
+            await connection.request("POST", paths(topics)[0], b"x")  # the first one also waits for Kafka to warm up
+            began = time.monotonic()
+            answer = await connection.request("POST", paths(topics)[0], b"x")
+            lowered = time.monotonic()
+            shorter = await connection.request("POST", paths(topics)[0], b"x", ["Prefer: wait=0"])
+            return answer, lowered - began, shorter, time.monotonic() - lowered
+
+        (status, headers, body), took_s, (shorter, _, _), shorter_s = asyncio.run(ask())
+        assert (status, headers["fastgw-outcome"], json.loads(body)["outcome"]) == (504, "recorded", "recorded")
+        assert 1.0 <= took_s <= 1.1
+        assert shorter == 504
+        assert shorter_s < 0.1
+        assert gateway.metric("fastgw_in_flight") == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_worker_costs_only_its_own_requests_and_is_back(shop):
+    folder, bootstrap, replies, topics = shop
+    with replier(bootstrap, "header", topics), Gateway(folder, bootstrap, replies, topics, workers=2) as gateway:
+
+        async def kill_under_load():
+            load = asyncio.create_task(drive([gateway.port], paths(topics), 6000))
+            victim = await asyncio.to_thread(gateway.worker_pid, 1)
+            await asyncio.to_thread(eventually, lambda: gateway.replies("answered") > 1000, 30, "load")
+            os.kill(victim, signal.SIGKILL)
+            return victim, await load
+
+        victim, outcome = asyncio.run(kill_under_load())
+        assert outcome.strangers == []
+        assert 0 < outcome.cut <= 64, "at most what was in flight on the dead worker's connections"
+        assert set(outcome.statuses) == {200}
+        eventually(lambda: gateway.ready, 10, "ready again")
+        assert gateway.worker_pid(1) != victim
+        assert gateway.metric("fastgw_in_flight") == 0
+        assert '"reclaimed"' in gateway.log_text
+
+
+@pytest.mark.timeout(120)
+def test_five_reloads_under_load_with_new_connections_fail_no_request(shop):
+    folder, bootstrap, replies, topics = shop
+    with replier(bootstrap, "header", topics), Gateway(folder, bootstrap, replies, topics, workers=2) as gateway:
+
+        async def reload_under_load():
+            enough = asyncio.Event()
+            load = asyncio.create_task(
+                drive([gateway.port], paths(topics), 100_000, connections=16, fresh_each=True, enough=enough)
+            )
+            for number in range(1, 6):
+                gateway.signal(signal.SIGHUP)
+                await asyncio.to_thread(
+                    eventually, lambda want=number: gateway.log_text.count('"reloaded"') >= want, 30, "reloaded"
+                )
+            enough.set()
+            return await load
+
+        outcome = asyncio.run(reload_under_load())
+        assert outcome.failed == 0
+        assert outcome.strangers == []
+        assert outcome.statuses[200] > 100
+        assert gateway.worker_pid(0) != gateway.worker_pid(1)
+        assert {worker["generation"] for worker in gateway.status()["workers"]} == {5}
+
+
+@pytest.mark.timeout(120)
+def test_sigterm_answers_what_waits_and_readiness_goes_first(shop):
+    folder, bootstrap, replies, topics = shop
+    with Gateway(folder, bootstrap, replies, topics, workers=2) as gateway:
+
+        async def drain_with_a_parked_request():
+            parked = asyncio.create_task(Connection(gateway.port).request("POST", paths(topics)[0], b"parked"))
+            await asyncio.to_thread(eventually, lambda: gateway.metric("fastgw_in_flight") == 1, 10, "parked")
+            gateway.signal(signal.SIGTERM)
+            await asyncio.to_thread(eventually, lambda: not gateway.ready, 5, "not ready")
+            assert not parked.done(), "readiness is false while the request still waits"
+            with replier(bootstrap, "header", topics):
+                return await parked
+
+        status, _, body = asyncio.run(drain_with_a_parked_request())
+        assert (status, body) == (200, b"parked")
+        assert gateway.process.wait(15) == 0
