@@ -291,6 +291,7 @@ static inline int ct_advance(ct_slot *slot, int64_t token, uint32_t to, uint64_t
     uint64_t word = ct_load_acquire(&slot->word);
     if (!ct_names(token, word) || !(CT_NEXT[ct_state_of(word)] & CT_BIT(to))) return 0;
     ct_store_relaxed(to == CT_SENT ? &slot->sent_ns : &slot->recorded_ns, now_ns);
+    CT_STEP(TIME_WRITTEN);
     return ct_move(slot, word, to);
 }
 
@@ -319,7 +320,8 @@ static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
         }
         if (ct_load_relaxed(&slot->word) != word) continue;
         if (resident == tag && ct_ending_of(word)) return ct_verdict_by_ending(ct_ending_of(word) == CT_ANSWERED);
-        if ((tombstone & 3) && tombstone >> 2 == tag) return ct_verdict_by_ending((tombstone & 3) == CT_FATE_ANSWERED);
+        uint32_t fate = tombstone & 3;
+        if (fate && tombstone >> 2 == tag) return ct_verdict_by_ending(fate == CT_FATE_ANSWERED);
         return CT_FORGED;
     }
 }

@@ -7,7 +7,8 @@ that needs more than `reclaim`.
     header        magic, layout version, sizes, node, service draining, starts of each worker slot
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
     processes     two for each worker slot: process = worker * 2 + generation % 2
-                  identity (pid, worker, generation, flags), heartbeat, in flight, home, lowest offset read of each partition
+                  identity (pid, worker, generation, flags), heartbeat, in flight, home, and for each partition the
+                  lowest offset that it reads
     counters      one block for each process: fates, extras, and for each route endings and three histograms
     slots         one range for each process
 
@@ -41,8 +42,8 @@ Who writes what
 
 When a worker dies                           the shared memory says    reclaim makes of it
     before its claim is visible              FREE or RESTING           nothing to do
-    between claim and publish                CLAIMING                  RESTING, counted as repaired; ending and tombstone
-                                                                       of earlier occupants still tell late from duplicate
+    between claim and publish                CLAIMING                  RESTING, counted as repaired; what the slot
+                                                                       knows of earlier occupants stays true
     published, sent, recorded                a live state              RECLAIMED, then RESTING; counted as live
     answered or ended, not released          an ending                 RESTING with that ending
     released                                 RESTING                   nothing to do

@@ -267,7 +267,8 @@ static inline uint32_t ct_range_expired(ct_range *range, uint64_t now_ns, uint32
 static inline uint32_t ct_range_live_before(const ct_range *range, uint64_t ns)
 {
     uint32_t live = 0;
-    for (uint32_t i = range->age.next[range->count]; i != range->count && range->claimed_ns[i] < ns; i = range->age.next[i])
+    uint32_t i = range->age.next[range->count];
+    for (; i != range->count && range->claimed_ns[i] < ns; i = range->age.next[i])
         live += (uint32_t)ct_is(ct_load_acquire(&range->slots[i].word), CT_LIVE);
     return live;
 }
