@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -110,12 +110,11 @@ def run(listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9100", workers: 
     with contextlib.ExitStack() as started:
         broker = started.enter_context(_broker(workers))
         parts = [Part("broker", broker.pid or 0)]
-        for topic in TOPICS:
-            service = ["fastgw.demo_services", topic, "--bootstrap", broker.bootstrap]
-            service += ["--fetch-wait-ms", str(FETCH_WAIT_MS)]
-            parts.append(started.enter_context(_child(f"{topic} service", service, asked)))
+        options = ["--bootstrap", broker.bootstrap, "--fetch-wait-ms", str(FETCH_WAIT_MS)]
+        services = {f"{topic} service": ["fastgw.demo_services", topic, *options] for topic in TOPICS}
+        parts += started.enter_context(_children(services, asked))
         config = started.enter_context(_config_file(config_text(broker.bootstrap, listen, admin, workers)))
-        parts.append(started.enter_context(_child("gateway", ["fastgw", "run", config], asked)))
+        parts += started.enter_context(_children({"gateway": ["fastgw", "run", config]}, asked))
         if _wait_until_it_works(parts, listen, admin, asked):
             urls = {"url": f"http://{_reachable(listen)}", "admin_url": f"http://{_reachable(admin)}"}
             print(WELCOME.format(bootstrap=broker.bootstrap, **urls), flush=True)
@@ -192,20 +191,26 @@ def _config_file(text: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _child(name: str, module: Sequence[str], asked: _Asked) -> Iterator[Part]:
-    """`python -m module...` until the block ends."""
-    # -P: the current directory is the user's, no place to import from.
-    process = subprocess.Popen(
+def _children(modules: Mapping[str, Sequence[str]], asked: _Asked) -> Iterator[list[Part]]:
+    """`python -m module...` for each name until the block ends; then all of them are ended together."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for module in modules.values():
+            processes.append(_start(module))
+        yield [Part(name, process.pid) for name, process in zip(modules, processes, strict=True)]
+    finally:
+        _end(processes, asked)
+
+
+def _start(module: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # -P: the current directory is the user's, no place to import from.
         [sys.executable, "-P", "-m", *module],
         stdin=subprocess.DEVNULL,
         env=_environment(),
         start_new_session=True,
         preexec_fn=_die_with_parent(),
     )
-    try:
-        yield Part(name, process.pid)
-    finally:
-        _end(process, asked)
 
 
 def _environment() -> dict[str, str]:
@@ -221,14 +226,16 @@ def _die_with_parent() -> Callable[[], None]:
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
-def _end(process: subprocess.Popen[bytes], asked: _Asked) -> None:
-    process.terminate()
+def _end(processes: Sequence[subprocess.Popen[bytes]], asked: _Asked) -> None:
+    for process in processes:
+        process.terminate()
     end_by = time.monotonic() + STOP_WAIT_S
-    while process.poll() is None and time.monotonic() < end_by and not asked.to_hurry.is_set():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_EVERY_S)
-    process.kill()
-    process.wait()
+    for process in processes:
+        while process.poll() is None and time.monotonic() < end_by and not asked.to_hurry.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY_S)
+        process.kill()
+        process.wait()
 
 
 # Watching them.

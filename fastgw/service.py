@@ -43,7 +43,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from fastgw import kafka_wire, service_clients
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service_messages import Problem, Reply, ReplyRecord, Request, decimal, problem_record, reply_record
-from fastgw.service_work import AsyncJob, InHand, LoopThread, Progress, RareLog, log
+from fastgw.service_work import AsyncJob, InHand, LoopThread, Progress, Rarely, client_log, log
 
 __all__ = ["Counts", "Problem", "Reply", "Request", "Service"]
 
@@ -155,7 +155,7 @@ class Service:
         self._progress: dict[int, Progress] = {}
         self._batch_records = 16  # grows to what BATCH_TARGET_NS allows
         self._taken = self._unreadable = self._expired = self._unknown_route = self._replied = self._undeliverable = 0
-        self._rarely = RareLog()
+        self._rarely = Rarely()
         self._last_client_error = ""
         self._consumer: Any = None
         self._producer: Any = None
@@ -538,8 +538,8 @@ class Service:
     def _make_clients(self) -> None:
         consumer = service_clients.consumer_properties(self._bootstrap, self.topic, self._group, self._client)
         producer = service_clients.producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
-        self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=log)
-        self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=log)
+        self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=client_log)
+        self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=client_log)
 
     def _check_topic(self) -> None:
         try:

@@ -114,17 +114,45 @@ class LoopThread:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-class RareLog:
-    """Lets one line of each kind into the log every ten seconds and says how many it held back."""
+class Rarely:
+    """Lets one event of each kind pass every ten seconds, and says how many it held back before."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[float, int]] = {}
+        self._kinds: dict[str, tuple[float, int]] = {}  # when the next may pass, how many were held back
+
+    def passes(self, kind: str) -> int | None:
+        """How many of this kind were held back since the last that passed; None: hold this one back, too."""
+        now_s = time.monotonic()
+        next_s, held_back = self._kinds.get(kind, (0.0, 0))
+        if now_s < next_s:
+            self._kinds[kind] = (next_s, held_back + 1)
+            return None
+        self._kinds[kind] = (now_s + LOG_INTERVAL_S, 0)
+        return held_back
 
     def warn(self, event: str, detail: str) -> None:
-        now_s = time.monotonic()
-        next_s, held_back = self._kinds.get(event, (0.0, 0))
-        if now_s < next_s:
-            self._kinds[event] = (next_s, held_back + 1)
-            return
-        self._kinds[event] = (now_s + LOG_INTERVAL_S, 0)
-        log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
+        """Logs a warning, if one of this event may pass."""
+        held_back = self.passes(event)
+        if held_back is not None:
+            log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
+
+
+class RarelyFilter(logging.Filter):
+    """Lets each client say each kind of thing once in ten seconds: a lost broker is reported twenty times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rarely = Rarely()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this line may pass; confluent-kafka's lines have the kind (such as FAIL), client and text as args."""
+        return (
+            self._rarely.passes(
+                f"{record.levelno} {record.args[:2] if isinstance(record.args, tuple) and record.args else record.msg}"
+            )
+            is not None
+        )
+
+
+client_log = logging.getLogger("fastgw.service.librdkafka")
+client_log.addFilter(RarelyFilter())

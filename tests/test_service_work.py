@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.service_work import InHand, LoopThread, Progress, RareLog
+from fastgw.service_work import InHand, LoopThread, Progress, Rarely, RarelyFilter
 from tests.waiting import eventually
 
 
@@ -80,9 +80,19 @@ def test_a_loop_that_never_ran_anything_closes() -> None:
 
 
 def test_a_warning_that_repeats_is_held_back(caplog: pytest.LogCaptureFixture) -> None:
-    log = RareLog()
+    log = Rarely()
     with caplog.at_level(logging.WARNING, "fastgw.service"):
         for _ in range(100):
             log.warn("kafka_error", "broker down")
         log.warn("other", "thing")
     assert [record.getMessage() for record in caplog.records] == ["kafka_error broker down", "other thing"]
+
+
+def test_a_client_says_each_kind_of_thing_once(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("fastgw.test.client")
+    log.addFilter(RarelyFilter())
+    for attempt in range(50):
+        log.error("%s [%s] %s", "FAIL", "consumer-1", f"refused {attempt}")
+        log.error("%s [%s] %s", "FAIL", "producer-2", f"refused {attempt}")
+        log.error("plain")
+    assert caplog.messages == ["FAIL [consumer-1] refused 0", "FAIL [producer-2] refused 0", "plain"]
