@@ -3,8 +3,9 @@
     u32 length of what follows | u8 kind | body                      all numbers big-endian
 
     REPLY body:
-      u16 arrival partition | i64 offset | 36 bytes correlation id
-      u16 header count | for each: u16 name length, name, u32 value length, value
+      u16 arrival partition | i64 offset | u16 header count
+      u8 id length | correlation id, as it stood in the record: 36 bytes, or more where a serde wrapped it
+      for each header: u16 name length, name, u32 value length, value
       u32 value length | value
 
 Only bytes here, no sockets: `mesh_links` carries them. Both ends are processes of one installation, yet the reader
@@ -23,14 +24,15 @@ REPLY: Final = 1
 REQUEST: Final = 2  # reserved: a request that the worker holding the state has to handle
 ANSWER: Final = 3  # reserved: what that worker says
 
-ID_BYTES: Final = 36
 MAX_FRAME_BYTES: Final = 16 << 20  # no broker takes a record of this size unless it was told to (default 1 MB)
 
 _LENGTH = struct.Struct(">I")
-_REPLY_HEAD = struct.Struct(f">BHq{ID_BYTES}sH")  # kind, partition, offset, correlation id, header count
-_PREFIXED_HEAD = struct.Struct(f">IBHq{ID_BYTES}sH")  # the same behind its length, packed in one call
+_REPLY_HEAD = struct.Struct(">BHqH")  # kind, partition, offset, header count
+_PREFIXED_HEAD = struct.Struct(">IBHqHB")  # the same between the frame's length and the id's, packed in one call
+_ID_LENGTH = struct.Struct(">B")
 _NAME_LENGTH = struct.Struct(">H")
 _VALUE_LENGTH = struct.Struct(">I")
+_MIN_FRAME_BYTES = _REPLY_HEAD.size + _ID_LENGTH.size + _VALUE_LENGTH.size
 
 
 class FrameError(FastgwError):
@@ -48,29 +50,27 @@ def encode(reply: Reply, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """Return the REPLY frame for `reply`, its length included.
 
     Raises:
-        FrameError: the reply does not fit the format (id not 36 bytes, partition above 65535, a header name above
+        FrameError: the reply does not fit the format (id above 255 bytes, partition above 65535, a header name above
             65535 bytes, more than 65535 headers) or its frame would be longer than `max_frame_bytes`.
     """
-    parts = [b""]  # the head comes last, when the length is known
+    parts = [b"", reply.correlation_id]  # the head comes last, when the length is known
     for name, value in reply.headers:
         name_bytes = name.encode()
         if len(name_bytes) > 0xFFFF:
             raise FrameError(f"header name: expected at most 65535 bytes, got {len(name_bytes)}")
         parts += (_NAME_LENGTH.pack(len(name_bytes)), name_bytes, _VALUE_LENGTH.pack(len(value)), value)
     parts += (_VALUE_LENGTH.pack(len(reply.value)), reply.value)
-    length = _REPLY_HEAD.size + sum(map(len, parts))
+    length = _REPLY_HEAD.size + _ID_LENGTH.size + sum(map(len, parts))
     if length > max_frame_bytes:
         raise FrameError(f"frame length: expected at most {max_frame_bytes} bytes, got {length}")
-    if len(reply.correlation_id) != ID_BYTES:
-        raise FrameError(f"correlation id: expected {ID_BYTES} bytes, got {len(reply.correlation_id)}")
     try:
         parts[0] = _PREFIXED_HEAD.pack(
-            length, REPLY, reply.partition, reply.offset, reply.correlation_id, len(reply.headers)
+            length, REPLY, reply.partition, reply.offset, len(reply.headers), len(reply.correlation_id)
         )
     except struct.error as error:
         raise FrameError(
-            f"head: expected partition and header count in 0..65535, got partition {reply.partition},"
-            f" offset {reply.offset}, {len(reply.headers)} headers"
+            "head: expected partition and header count in 0..65535, id length in 0..255,"
+            f" got partition {reply.partition}, {len(reply.headers)} headers, id of {len(reply.correlation_id)} bytes"
         ) from error
     return b"".join(parts)
 
@@ -116,20 +116,19 @@ class FrameReader:
             return None
         (length,) = _LENGTH.unpack_from(view, start)
         # Checked before the frame is there: nobody may make us wait for, and store, 4 GiB.
-        if not _REPLY_HEAD.size + _VALUE_LENGTH.size <= length <= self._max_frame_bytes:
+        if not _MIN_FRAME_BYTES <= length <= self._max_frame_bytes:
             raise FrameError(
-                f"frame length: expected {_REPLY_HEAD.size + _VALUE_LENGTH.size} to {self._max_frame_bytes} bytes,"
-                f" got {length}"
+                f"frame length: expected {_MIN_FRAME_BYTES} to {self._max_frame_bytes} bytes, got {length}"
             )
         end: int = start + _LENGTH.size + length
         return end if end <= len(view) else None
 
 
 def _decode(frame: memoryview) -> Reply:
-    kind, partition, offset, correlation_id, header_count = _REPLY_HEAD.unpack_from(frame)
+    kind, partition, offset, header_count = _REPLY_HEAD.unpack_from(frame)
     if kind != REPLY:
         raise FrameError(f"frame kind: expected {REPLY} (REPLY), got {kind}")
-    at = _REPLY_HEAD.size
+    correlation_id, at = _take(frame, _REPLY_HEAD.size, _ID_LENGTH, "correlation id")
     headers: list[tuple[str, bytes]] = []
     for _ in range(header_count):
         name, at = _take(frame, at, _NAME_LENGTH, "header name")

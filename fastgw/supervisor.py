@@ -156,6 +156,7 @@ class Supervisor:
         self._owned.callback(self._end_the_rest)
 
     def _open_signals(self) -> None:
+        self._owned.callback(self._selector.close)
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._owned.callback(os.close, reading)
         self._owned.callback(os.close, writing)
@@ -169,8 +170,9 @@ class Supervisor:
         """When the loop ended in an exception: no child survives it, and each may say goodbye to Kafka."""
         for child in self._children():
             child.send(signal.SIGTERM)
+        kill_at = time.monotonic() + self._patience.drain_more
         for child in self._children():
-            if not child.ends_within(self._patience.drain_more):
+            if not child.ends_within(max(0.0, kill_at - time.monotonic())):
                 child.send(signal.SIGKILL)
             child.reap()
 

@@ -230,7 +230,7 @@ def test_a_peer_of_another_user_is_refused_on_both_sides(
 def test_a_reply_that_fits_no_frame_is_a_drop(run: Run, run_dir: Path) -> None:
     async def scenario() -> None:
         a, _ = await start(run_dir, 0)
-        assert not a.forward(0, 1, reply(1)._replace(correlation_id=b"x"))
+        assert not a.forward(0, 1, reply(1)._replace(correlation_id=bytes(256)))
         a.close()
 
     run(scenario())

@@ -15,16 +15,15 @@ from fastgw.messages import Reply
 ID = b"01234567-89ab-8cde-8f01-23456789abcd"
 SMALL = Reply(ID, 6, 41, [("status", b"201")], b'{"id":42}')
 SMALL_FRAME = (
-    b"\x00\x00\x00\x4d"  # 77 bytes follow
-    b"\x01\x00\x06\x00\x00\x00\x00\x00\x00\x00\x29" + ID + b"\x00\x01"
-    b"\x00\x06status\x00\x00\x00\x03201"
+    b"\x00\x00\x00\x4e"  # 78 bytes follow
+    b"\x01\x00\x06\x00\x00\x00\x00\x00\x00\x00\x29\x00\x01\x24" + ID + b"\x00\x06status\x00\x00\x00\x03201"
     b"\x00\x00\x00\x09" + b'{"id":42}'
 )
 EMPTY = Reply(ID, 0, 0, [], b"")
 
 replies = st.builds(
     Reply,
-    correlation_id=st.binary(min_size=36, max_size=36),
+    correlation_id=st.binary(max_size=255),
     partition=st.integers(0, 0xFFFF),
     offset=st.integers(-(2**63), 2**63 - 1),
     headers=st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.binary(max_size=40)), max_size=5),
@@ -97,17 +96,18 @@ def broken(at: int, replacement: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        (struct.pack(">I", (16 << 20) + 1), "frame length: expected 53 to 16777216 bytes, got 16777217"),
-        (struct.pack(">I", 0), "frame length: expected 53 to 16777216 bytes, got 0"),
+        (struct.pack(">I", (16 << 20) + 1), "frame length: expected 18 to 16777216 bytes, got 16777217"),
+        (struct.pack(">I", 0), "frame length: expected 18 to 16777216 bytes, got 0"),
         (b"GET / HTTP/1.1\r\n", "got 1195725856"),
         (broken(4, b"\x02"), "frame kind: expected 1 (REPLY), got 2"),
-        (broken(51, b"\x00\x00"), "value: expected 422772 bytes at byte 53, got 24"),
-        (broken(51, b"\xff\xff"), "header value: expected 621346 bytes at byte 70, got 7"),
-        (broken(53, b"\xff\xff"), "header name: expected 65535 bytes at byte 51, got 26"),
-        (broken(55, b"\xff"), "header name: expected UTF-8, got b'\\xfftatus'"),
-        (broken(61, b"\xff\xff\xff\xff"), "header value: expected 4294967295 bytes"),
-        (broken(68, b"\x00\x00\x00\x0a"), "value: expected 10 bytes at byte 68, got 9"),
-        (broken(68, b"\x00\x00\x00\x08"), "got 1 more"),
+        (broken(15, b"\x00\x00"), "value: expected 422772 bytes at byte 54, got 24"),
+        (broken(15, b"\xff\xff"), "header value: expected 621346 bytes at byte 71, got 7"),
+        (broken(17, b"\xff"), "correlation id: expected 255 bytes at byte 14, got 64"),
+        (broken(54, b"\xff\xff"), "header name: expected 65535 bytes at byte 52, got 26"),
+        (broken(56, b"\xff"), "header name: expected UTF-8, got b'\\xfftatus'"),
+        (broken(62, b"\xff\xff\xff\xff"), "header value: expected 4294967295 bytes"),
+        (broken(69, b"\x00\x00\x00\x0a"), "value: expected 10 bytes at byte 69, got 9"),
+        (broken(69, b"\x00\x00\x00\x08"), "got 1 more"),
     ],
 )
 def test_a_broken_frame_is_named_with_what_was_expected_and_got(raw: bytes, text: str) -> None:
@@ -130,14 +130,14 @@ def test_a_frame_above_the_given_limit_is_refused_at_both_ends() -> None:
     large = SMALL._replace(value=bytes(100))
     with pytest.raises(FrameError, match="expected at most 100 bytes"):
         mesh_wire.encode(large, max_frame_bytes=100)
-    with pytest.raises(FrameError, match="expected 53 to 100 bytes"):
+    with pytest.raises(FrameError, match="expected 18 to 100 bytes"):
         FrameReader(max_frame_bytes=100).feed(mesh_wire.encode(large)[:4])
 
 
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
-        (SMALL._replace(correlation_id=b"short"), "correlation id: expected 36 bytes, got 5"),
+        (SMALL._replace(correlation_id=b"x" * 256), "got partition 6, 1 headers, id of 256 bytes"),
         (SMALL._replace(partition=65536), "got partition 65536"),
         (SMALL._replace(headers=[("n" * 65536, b"")]), "header name: expected at most 65535 bytes, got 65536"),
         (SMALL._replace(headers=[("n", b"")] * 65536), "65536 headers"),
