@@ -287,6 +287,6 @@ class KafkaLink:
     def close(self, timeout_s: float) -> int:
         """Flushes what is left to send and stops reading; returns how many records were not sent in time."""
         self._stopping = True
-        left = sum(producer.flush(timeout_s) for producer in self._producers)
+        left: int = sum(producer.flush(timeout_s) for producer in self._producers)
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left

@@ -1,8 +1,8 @@
 """One worker process: builds the parts of the request path and joins them. The only place where they meet.
 
 Everything runs on one uvloop thread. The fronts call the door (`admit`, `open`, `gone`), the Kafka link calls the
-events (`replies`, `delivered`, ...), the mesh calls `forwarded`, and a tick does what time asks for: deadlines, delivery
-reports, the heartbeat, a new partition map, the canary.
+events (`replies`, `delivered`, ...), the mesh calls `forwarded`, and a tick does what time asks for: deadlines,
+delivery reports, the heartbeat, a new partition map, the canary.
 
     starting ──(canary seen, fronts listening)──> ready ──(SIGTERM or supervisor gone)──> draining ──> exit 0
 """
@@ -372,10 +372,14 @@ async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_
     def drain() -> None:
         draining.append(loop.create_task(worker.drain()))
 
+    def orphaned() -> None:
+        loop.remove_reader(life_fd)  # it stays readable: the other end is closed for good
+        drain()
+
     draining: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected
     loop.add_signal_handler(signal.SIGTERM, drain)
     if life_fd >= 0:
-        loop.add_reader(life_fd, lambda: (loop.remove_reader(life_fd), drain()))
+        loop.add_reader(life_fd, orphaned)
     await worker.serve(listen_fds)
     gc.collect()
     gc.freeze()  # what is alive now stays: the collector need not walk it again

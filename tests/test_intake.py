@@ -55,7 +55,7 @@ class FakeHeaders(dict[str, list[str]]):
         return self[key][0] if key in self else None
 
     def get_all(self, key: str) -> Sequence[str]:
-        return self[key] if key in self else []
+        return super().get(key, [])
 
 
 def intake_with(gateway: str = "") -> Intake:
