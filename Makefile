@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard fastgw/*.pyx fastgw/*.pxd fastgw/*.h)
 BENCHES ?= $(wildcard bench/bench_*.py)
 ARGS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 .PHONY: demo test check bench clean
@@ -48,7 +49,9 @@ $(VENV)/installed: pyproject.toml setup.py
 	echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
 	    "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
 	@echo "fastgw: installing what pyproject.toml names and building the extension (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -c "$$BUILD_REQUIRES" > $(VENV)/build-requires
+	@$(PIP) -r $(VENV)/build-requires
+	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 define SUITABLE
@@ -58,3 +61,11 @@ header = os.path.join(sysconfig.get_path("include"), "Python.h")
 sys.exit(not (sys.version_info >= (3, 11) and find_spec("ensurepip") and os.path.exists(header)))
 endef
 export SUITABLE
+
+# In the environment itself and not in pip's throw-away one, whose Cython would compile everything a second time.
+define BUILD_REQUIRES
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["build-system"]["requires"], sep="\n")
+endef
+export BUILD_REQUIRES
