@@ -90,9 +90,8 @@ class Worker:
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
         gateway = self._config.gateway
-        learners: dict[
-            tuple[str, str], PartitionerLearner
-        ] = {}  # routes of one topic are one service: they learn together
+        # Routes of one topic are one service: they learn together.
+        learners: dict[tuple[str, str], PartitionerLearner] = {}
         plans = []
         for route in self._config.routes:
             learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))

@@ -409,7 +409,7 @@ def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start,
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
     assert one.events("worker 0.3 started orders-2")
-    assert one.events("agent read orders-2")
+    eventually(lambda: one.events("agent read orders-2"))
 
 
 def test_a_signal_to_reload_during_a_reload_is_done_after_it(service: Start) -> None:
