@@ -270,6 +270,15 @@ def test_after_a_long_pause_one_sweep_finds_all_that_is_due() -> None:
     assert sorted(slots.expired(late, 1000)) == sorted(tokens)
 
 
+def test_a_pause_of_many_turns_costs_no_more_than_one() -> None:
+    """A sweep that looked at each tick since the clock began would not end within the life of this test."""
+    slots = make(slots=2).open_range(0)
+    assert slots.expired(2**62, 1) == []
+    token = publish(slots, 1, 2**63, 2**62)
+    assert slots.expired(2**63 - 1, 1) == []
+    assert slots.expired(2**63, 1) == [token]
+
+
 def test_a_sweep_reports_no_more_than_asked_and_the_next_goes_on() -> None:
     slots = make(slots=100).open_range(0)
     tokens = {publish(slots, i, 50 + i, 1) for i in range(100)}
