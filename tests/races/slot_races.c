@@ -9,20 +9,22 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "_ctable_range.h"
 
 static _Atomic uint64_t broken;
 
-#define RULE(holds, ...)                          \
-    do {                                          \
-        if (!(holds)) {                           \
-            if (atomic_exchange(&broken, 1) == 0) { \
-                printf("broken rule: " __VA_ARGS__); \
-                printf("\n");                     \
-            }                                     \
-            exit(1);                              \
-        }                                         \
+/* The first thread that finds a rule broken tells it and ends the program; others wait for that end in silence. */
+#define RULE(holds, ...)                                \
+    do {                                                \
+        if (!(holds)) {                                 \
+            while (atomic_exchange(&broken, 1)) pause(); \
+            printf("broken rule: " __VA_ARGS__);        \
+            printf("\n");                               \
+            fflush(stdout);                             \
+            _exit(1);                                   \
+        }                                               \
     } while (0)
 
 static ct_view view;
