@@ -6,8 +6,8 @@ bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is call
 Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
 
 What granian lacks is added here: a deadline for bodies. What kills it is kept from it: a status outside 200-599 aborts
-the process, a third stop signal blocks it. The version is pinned, and tests/test_http_granian.py fails when a
-behaviour that this file leans on changes.
+the process, a third stop signal blocks it. The version is pinned, because all of this
+is found out and none of it promised; contract tests for each behaviour are still to be written.
 """
 
 from __future__ import annotations
