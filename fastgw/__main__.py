@@ -1,7 +1,7 @@
 """`python -m fastgw`: the commands of `cli`, and the processes that the supervisor starts.
 
-Those two, `worker` and `agent`, are no commands for people. They are parsed here because a worker that died has to be
-back soon, and the libraries of the command line take 0.1 s to import.
+Those, `worker`, `agent` and `standby`, are no commands for people. They are parsed here because a worker that died has
+to be back soon, and the libraries of the command line take 0.1 s to import.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _CHILDREN = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["standby"]:
+        sys.exit(_stand_by(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in _CHILDREN:
         sys.exit(_be(sys.argv[1], sys.argv[2:]))
     from fastgw import cli
@@ -27,9 +29,32 @@ def main() -> None:
     cli.main()
 
 
+def _stand_by(arguments: Sequence[str]) -> int:
+    """Import what a worker needs, wait for the word, be that worker; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fastgw standby", description="Started by `fastgw run` only.")
+    parser.add_argument("--standby-fd", type=int, required=True)
+    standby_fd: int = parser.parse_args(arguments).standby_fd
+    _do_without_rich()
+    from setproctitle import setproctitle
+
+    from fastgw import worker  # noqa: F401  this is what takes the time
+    from fastgw.standby import await_role
+
+    setproctitle("fastgw: standby")
+    options = await_role(standby_fd)
+    return 0 if options is None else _be("worker", options)
+
+
+def _do_without_rich() -> None:
+    # structlog imports rich where it is installed, for coloured tracebacks that no child prints: a quarter of the time
+    # that a child's imports take. With None in its place Python says that there is none.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
+
 def _be(kind: str, arguments: Sequence[str]) -> int:
     """Be a child process of the supervisor; the exit code."""
     options = parse_child(kind, arguments)
+    _do_without_rich()
     try:
         if kind == "worker":
             from fastgw import worker

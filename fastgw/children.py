@@ -1,7 +1,7 @@
-"""A child process as its parent sees it: started by exec with named descriptors, heard through a pipe, ended by signal.
+"""A child process as its parent sees it: started with named descriptors, heard through a pipe, ended by signal.
 
     parent                                  child
-      spawn  ── --ready-fd, --life-fd … ──>   starts up
+      start  ── --ready-fd, --life-fd … ──>   starts up
       read  <── "ready\\n" or "error text\\n" ──  says it once, then closes the pipe
       pidfd <── becomes readable ─────────────  ends
 
@@ -22,7 +22,10 @@ from enum import Enum
 from math import inf
 from pathlib import Path
 
-CommandFor = Callable[[str], list[str]]  # kind of child ("worker", "agent") -> the command that starts one
+CommandFor = Callable[[str], list[str]]  # kind of child ("worker", "agent", "standby") -> the command that starts one
+
+Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
+"""Starts a process that has each of these descriptors and is told their numbers as options; raises OSError."""
 
 SAID_BYTES_MAX = 4096  # of the one line
 
@@ -48,15 +51,14 @@ class Child:
 
     def __init__(
         self,
-        command: Sequence[str],
+        start: Start,
         fds: Mapping[str, Sequence[int]],
-        environ: Mapping[str, str],
         now: float,
         kill_at: float,
         slot: int = -1,
         generation: int = -1,
     ) -> None:
-        """Start `command` with each of `fds` inherited and told as an option: {"--table-fd": [4]} or several numbers.
+        """Start it with each of `fds` told as an option: {"--table-fd": [4]} or several numbers.
 
         Raises:
             OSError: the process could not be started.
@@ -68,15 +70,7 @@ class Child:
         self._said = b""
         self.ready_fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            fds = {**fds, "--ready-fd": [write_end]}
-            options = [part for name, numbers in fds.items() for part in (name, ",".join(map(str, numbers)))]
-            self._process = subprocess.Popen(
-                [*command, *options],
-                pass_fds=[fd for numbers in fds.values() for fd in numbers],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environ,
-            )
+            self._process = start({**fds, "--ready-fd": [write_end]})
         except BaseException:
             self.close_pipe()
             raise
@@ -142,8 +136,24 @@ class Child:
             self.ready_fd = -1
 
 
+def by_exec(command: Sequence[str], environ: Mapping[str, str]) -> Start:
+    """Start a child as a new process of this command, which inherits the descriptors."""
+
+    def start(fds: Mapping[str, Sequence[int]]) -> subprocess.Popen[bytes]:
+        options = [part for name, numbers in fds.items() for part in (name, ",".join(map(str, numbers)))]
+        return subprocess.Popen(
+            [*command, *options],
+            pass_fds=[fd for numbers in fds.values() for fd in numbers],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environ,
+        )
+
+    return start
+
+
 def fastgw_command(kind: str) -> list[str]:
-    """The command of the real worker or agent. -P: the current directory is the user's, no place to import from."""
+    """The command of a real child. -P: the current directory is the user's, no place to import from."""
     return [sys.executable, "-P", "-m", "fastgw", kind]
 
 

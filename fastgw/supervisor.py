@@ -9,6 +9,7 @@ process, a `Slot` for each worker, at most one `Reload`.
 
     a worker dies     its slots in the table are reclaimed, a successor starts: at once after a good run, else after a
                       pause that grows with each short run
+    a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
     a worker hangs    (no heartbeat for 3 s after it was ready) it is killed, and so it died
     the agent dies    a successor starts, the workers do not notice
     SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
@@ -37,10 +38,11 @@ import setproctitle
 import structlog
 
 from fastgw import config, logs, systemd, table
-from fastgw.children import Child, CommandFor, State, environment, fastgw_command
+from fastgw.children import Child, CommandFor, Start, State, by_exec, environment, fastgw_command
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
 from fastgw.holdings import Holdings, in_memory, opened_anew, rewrite
+from fastgw.standby import Standby
 from fastgw.systemd import Notifier
 from fastgw.worker_slots import PATIENCE, BackOff, Patience, Slot
 
@@ -113,6 +115,8 @@ class Supervisor:
         self._slots = [Slot(number, BackOff(patience)) for number in range(workers)]
         self._agent: Child | None = None
         self._agent_back_off = BackOff(patience)
+        self._standby: Standby | None = None
+        self._standby_back_off = BackOff(patience)
         # Where it stands; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
         self._start_by = inf
@@ -168,6 +172,7 @@ class Supervisor:
 
     def _end_the_rest(self) -> None:
         """When the loop ended in an exception: no child survives it, and each may say goodbye to Kafka."""
+        self._end_standby()
         for child in self._children():
             child.send(signal.SIGTERM)
         kill_at = time.monotonic() + self._patience.drain_more
@@ -194,6 +199,7 @@ class Supervisor:
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
+        self._standby_back_off.start_at = time.monotonic()
         if self._watchdog_s is not None:
             self._watchdog_at = 0.0
         self._tell_ready()
@@ -245,10 +251,10 @@ class Supervisor:
         own_config_fd = opened_anew(config_fd)
         fds = {"--table-fd": [held.table_fd], "--config-fd": [own_config_fd], "--life-fd": [held.life_fd], **more_fds}
         fds = {option: numbers for option, numbers in fds.items() if numbers}
-        command = [*self._command_for(kind), "--run-dir", str(held.run_dir), *arguments]
+        arguments = ["--run-dir", str(held.run_dir), *arguments]
         now = time.monotonic()
         try:
-            child = Child(command, fds, self._environ, now, now + self._patience.start, slot, generation)
+            child = Child(self._start_of(kind, arguments), fds, now, now + self._patience.start, slot, generation)
         except OSError as error:
             log.error("child not started", child=kind, slot=slot, error=str(error))
             return None
@@ -258,6 +264,44 @@ class Supervisor:
         self._selector.register(child.ready_fd, selectors.EVENT_READ, partial(self._spoke, child))
         log.debug("child started", child=child.name, pid=child.pid)
         return child
+
+    def _start_of(self, kind: str, arguments: list[str]) -> Start:
+        standby = self._standby if kind == "worker" else None
+        if standby is None:
+            return by_exec([*self._command_for(kind), *arguments], self._environ)
+        self._selector.unregister(standby.pidfd)
+        self._standby = None
+        self._standby_back_off.start_at = time.monotonic()
+        return partial(standby.take_over, arguments)
+
+    # The worker in waiting.
+
+    def _start_standby(self, now: float) -> None:
+        """When nobody else is starting: it is there to save time, not to take it."""
+        starting = any(child.state is State.STARTING for child in self._children())
+        if self._phase is not Phase.SERVING or starting or not self._standby_back_off.due(now):
+            return
+        try:
+            self._standby = Standby(self._command_for("standby"), self._environ)
+        except OSError as error:
+            log.error("child not started", child="standby", error=str(error))
+            self._standby_back_off.ended(now, 0.0)
+            return
+        since = now
+        self._selector.register(
+            self._standby.pidfd, selectors.EVENT_READ, lambda: self._standby_ended(time.monotonic() - since)
+        )
+
+    def _standby_ended(self, ran_s: float) -> None:
+        log.error("child ended", child="standby", ran_s=round(ran_s, 3))
+        self._end_standby()
+        self._standby_back_off.ended(time.monotonic(), ran_s)
+
+    def _end_standby(self) -> None:
+        if self._standby is not None:
+            self._selector.unregister(self._standby.pidfd)
+            self._standby.end()
+            self._standby = None
 
     # Children that speak.
 
@@ -356,6 +400,7 @@ class Supervisor:
             waited_for = [child.name for child in self._children() if child.state is not State.READY]
             raise StartError(f"not ready within {self._patience.start:g} s: {', '.join(waited_for) or 'the workers'}")
         self._start_successors(now)
+        self._start_standby(now)
         self._kill_the_late(now)
         hung = self._hung_workers(now)
         for child in hung:
@@ -515,6 +560,7 @@ class Supervisor:
         self._phase, self._start_by, self._reload = Phase.DRAINING, inf, None
         self._held.table.set_service_draining()  # first: readiness is false before any worker refuses
         self._notifier.tell("STOPPING=1", "STATUS=draining")
+        self._end_standby()
         self._held.listeners.close()  # the workers' copies decide from now on when new connections are refused
         self._agent_back_off.cancel()
         kill_at = time.monotonic() + self._drain_s()

@@ -25,12 +25,19 @@ from pathlib import Path
 
 from fastgw import _ctable, config, table
 from fastgw.errors import FastgwError
+from fastgw.standby import await_role
 
 HEARTBEAT_S = 0.05
 
 
 def fake_dir() -> Path:
     return Path(os.environ["FAKE_DIR"])
+
+
+def event(name: str, what: str) -> None:
+    fd = os.open(fake_dir() / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, f"{name} {what}\n".encode())
+    os.close(fd)
 
 
 class FakeChild:
@@ -57,10 +64,7 @@ class FakeChild:
         return config.from_json(data).routes[0].topic
 
     def event(self, what: str) -> None:
-        line = f"{self.name} {what}\n".encode()
-        fd = os.open(fake_dir() / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, line)
-        os.close(fd)
+        event(self.name, what)
 
     def start(self) -> None:
         self.event(f"started {self.topic()} {os.getpid()}")
@@ -139,7 +143,14 @@ def main() -> int:
         parser.add_argument(name, type=int)
     parser.add_argument("--listen-fds")
     parser.add_argument("--run-dir")
+    parser.add_argument("--standby-fd", type=int)
     options = parser.parse_args()
+    if options.kind == "standby":
+        event("standby", f"waits {os.getpid()}")
+        role = await_role(options.standby_fd)
+        if role is None:
+            return 0
+        options = parser.parse_args(["worker", *role])
     if options.kind == "worker":
         fake_worker(options)
     elif options.kind == "agent":

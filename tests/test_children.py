@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.children import Child, State, environment, fastgw_command
+from fastgw.children import Child, State, by_exec, environment, fastgw_command
 from tests.waiting import eventually
 
 
@@ -18,7 +18,7 @@ def child(program: str, slot: int = -1, generation: int = -1, fds: dict[str, lis
     """Run a Python program as a child; `say` in it writes to the readiness pipe."""
     prelude = "import os, sys, signal\nsay = lambda text: os.write(int(sys.argv[-1]), text)\n"
     command = [sys.executable, "-S", "-c", prelude + program]
-    return Child(command, fds or {}, environment(without=()), 0.0, inf, slot, generation)
+    return Child(by_exec(command, environment(without=())), fds or {}, 0.0, inf, slot, generation)
 
 
 def said(one: Child) -> str:
@@ -89,7 +89,7 @@ def test_it_inherits_the_descriptors_it_is_told_of_and_no_others(tmp_path: Path)
 def test_a_command_that_does_not_exist_is_an_error_that_leaves_nothing_open() -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
-        Child(["/nowhere/at/all"], {}, {}, 0.0, inf)
+        Child(by_exec(["/nowhere/at/all"], {}), {}, 0.0, inf)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
@@ -105,6 +105,6 @@ def test_the_real_command_imports_nothing_from_the_current_directory(
 ) -> None:
     (tmp_path / "argparse.py").write_text("raise SystemExit('not from here')")
     monkeypatch.chdir(tmp_path)
-    one = Child([*fastgw_command("worker")], {}, environment(without=()), 0.0, inf)
+    one = Child(by_exec(fastgw_command("worker"), environment(without=())), {}, 0.0, inf)
     assert one.reap() == "exit code 2", "argparse misses the other options"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -19,7 +19,7 @@ FLOORS = {
     0: "errors ids messages units settings spelling",
     1: "config kafka_wire mesh_wire problem admission",
     2: "table exchange intake partitions metrics record_key canary",
-    3: "http_granian http_express kafka_link mesh_links membership admin topics listeners systemd children",
+    3: "http_granian http_express kafka_link mesh_links membership admin topics listeners systemd children standby",
     4: "worker agent holdings worker_slots",
     5: "supervisor",
     6: "demo demo_services",

@@ -112,6 +112,10 @@ class Service:
     def pid(self, child: str) -> int:
         return int(self.events(f"{child} started")[-1].split()[-1])
 
+    def standbys(self) -> list[int]:
+        """Pids of the processes that have waited to become a worker, in order."""
+        return [int(line.split()[-1]) for line in self.events("standby waits")]
+
     def tellings(self) -> list[str]:
         """All messages to systemd so far."""
         with contextlib.suppress(BlockingIOError):
@@ -134,7 +138,7 @@ class Service:
 
     def living(self) -> list[int]:
         """Pids of children that were started and still exist."""
-        pids = [int(line.split()[-1]) for line in self.events() if " started " in line]
+        pids = {int(line.split()[-1]) for line in self.events() if " started " in line or " waits " in line}
         return [pid for pid in pids if Path(f"/proc/{pid}").exists() and self._state(pid) != "Z"]
 
     @staticmethod
@@ -287,6 +291,27 @@ def test_a_killed_worker_is_replaced_by_the_next_generation_and_its_slots_are_re
     assert not one.events("worker 0.1"), "its sibling does not notice"
 
 
+def test_the_successor_of_a_killed_worker_has_been_waiting_for_its_role(service: Start) -> None:
+    one = service().start()
+    for generation in range(1, 4):
+        eventually(lambda want=generation: len(one.standbys()) == want)
+        os.kill(one.pid(f"worker 1.{generation - 1}"), signal.SIGKILL)
+        eventually(lambda want=generation: one.logged("child ready", child=f"worker 1.{want}"))
+        assert one.pid(f"worker 1.{generation}") == one.standbys()[generation - 1]
+    assert one.ask().startswith("worker"), "it was given the listening sockets"
+
+
+def test_a_standby_that_dies_is_replaced_and_one_that_cannot_help_is_no_hindrance(service: Start) -> None:
+    one = service().start()
+    eventually(one.standbys)
+    os.kill(one.standbys()[0], signal.SIGKILL)
+    eventually(lambda: len(one.standbys()) == 2)
+    assert one.logged("child ended", child="standby")
+    for pid in (one.standbys()[1], one.pid("worker 0.0")):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: one.logged("child ready", child="worker 0.1"))
+
+
 def test_a_worker_that_keeps_dying_does_not_stop_the_service(service: Start) -> None:
     one = service().start()
     one.plan("worker-0", "dies")
@@ -341,7 +366,8 @@ def test_a_dead_agent_is_replaced_and_the_workers_do_not_notice(service: Start) 
 
 def test_when_the_supervisor_is_killed_no_child_stays(service: Start) -> None:
     one = service().start()
-    assert len(one.living()) == 3
+    eventually(one.standbys)
+    assert len(one.living()) == 4
     one.send(signal.SIGKILL)
     one.exit_code()
     eventually(lambda: not one.living())
