@@ -60,6 +60,11 @@ class Gateway:
     def log_text(self) -> str:
         return self._log.read_text()
 
+    def logged(self, event: str, child: str) -> dict[str, Any]:
+        """The last log line of this event about this child."""
+        lines = (json.loads(line) for line in self.log_text.splitlines())
+        return [line for line in lines if line["event"] == event and line.get("child") == child][-1]
+
     def __enter__(self) -> Gateway:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

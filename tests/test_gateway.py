@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.repliers import replier
 from tests.waiting import eventually
 
 REQUESTS = 20_000
+PARKED = 32
 SERVICES = ("orders", "customers", "baskets")
 
 
@@ -96,25 +98,49 @@ def test_a_request_that_is_never_answered_is_504_recorded_at_its_deadline(shop):
 
 
 @pytest.mark.timeout(120)
-def test_a_killed_worker_costs_only_its_own_requests_and_is_back(shop):
-    folder, bootstrap, replies, topics = shop
-    with replier(bootstrap, "header", topics), Gateway(folder, bootstrap, replies, topics, workers=2) as gateway:
+def test_a_killed_worker_costs_only_its_own_requests_and_is_back_within_a_second(shop):
+    folder, bootstrap, replies, (slow, *others) = shop
+    with (
+        replier(bootstrap, "header", others),
+        Gateway(folder, bootstrap, replies, [slow, *others], workers=2) as gateway,
+    ):
 
         async def kill_under_load():
-            load = asyncio.create_task(drive([gateway.port], paths(topics), 6000))
-            victim = await asyncio.to_thread(gateway.worker_pid, 1)
-            await asyncio.to_thread(eventually, lambda: gateway.replies("answered") > 1000, 30, "load")
-            os.kill(victim, signal.SIGKILL)
-            return victim, await load
+            enough = asyncio.Event()
+            load = asyncio.create_task(drive([gateway.port], paths(others), 100_000, connections=16, enough=enough))
+            parked = asyncio.create_task(drive([gateway.port], paths([slow]), PARKED, connections=PARKED))
+            await asyncio.to_thread(eventually, lambda: len(recorded(gateway, slow)) == PARKED, 30, "all are parked")
+            doomed = sum(request["worker"] == 1 for request in recorded(gateway, slow))
+            os.kill(gateway.worker_pid(1), signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: '"child": "worker 1.1"' in gateway.log_text, 30, "it is back")
+            enough.set()
+            # Only now is there a service for what was parked: whose worker has died, its reply has no owner.
+            with replier(bootstrap, "header", [slow]):
+                return doomed, await load, await parked
 
-        victim, outcome = asyncio.run(kill_under_load())
-        assert outcome.strangers == []
-        assert 0 < outcome.cut <= 64, "at most what was in flight on the dead worker's connections"
-        assert set(outcome.statuses) == {200}
-        eventually(lambda: gateway.ready, 10, "ready again")
-        assert gateway.worker_pid(1) != victim
+        doomed, load, parked = asyncio.run(kill_under_load())
+        assert load.strangers == parked.strangers == []
+        assert set(load.statuses) == set(parked.statuses) == {200}
+        assert load.cut <= 16, "at most what was in flight on the dead worker's connections"
+        assert 0 < doomed < PARKED, "some on each worker, by the kernel's hash"
+        assert parked.cut == doomed
+        eventually(lambda: gateway.replies("orphan") >= doomed, 10, "replies to the dead are counted")
         eventually(lambda: gateway.metric("fastgw_in_flight") == 0, 5, "nothing is left in flight")
-        assert '"reclaimed"' in gateway.log_text
+        reclaimed = gateway.logged("slots reclaimed", "worker 1.0")
+        assert doomed <= reclaimed["reclaimed"] <= doomed + 16
+        ended, back = gateway.logged("child ended", "worker 1.0"), gateway.logged("child ready", "worker 1.1")
+        assert time_of(back) - time_of(ended) < timedelta(seconds=1)
+        assert gateway.ready
+
+
+def recorded(gateway, topic):
+    """The requests for this topic that wait and whose record is confirmed."""
+    waiting = gateway.status()["waiting"]["oldest"]
+    return [request for request in waiting if request["phase"] == "recorded" and topic in request["route"]]
+
+
+def time_of(event):
+    return datetime.fromisoformat(event["timestamp"])
 
 
 @pytest.mark.timeout(120)
