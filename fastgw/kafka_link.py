@@ -30,9 +30,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from fastgw import errors
+from fastgw import errors, kafka_wire
 from fastgw.errors import Ending, QueueFull, SendRefused
-from fastgw.messages import Record
+from fastgw.messages import Record, Reply
 
 log = structlog.get_logger("fastgw.kafka")
 
@@ -58,8 +58,12 @@ _ENDINGS = {
 class LinkEvents(Protocol):
     """What the link tells its owner; every call is made on the loop."""
 
-    def replies(self, messages: Sequence[Message]) -> None:
-        """Records of the response topic, in batches, errors filtered out."""
+    def replies(self, replies: Sequence[Reply]) -> None:
+        """Records of the response topic, in batches, each partition's in order.
+
+        A record that cannot be decoded comes as well, without correlation id (`b""`): it is counted, and costs the
+        others of its batch nothing.
+        """
 
     def delivered(self, token: int, latency_ns: int) -> None:
         """The record sent with `token` is in its topic."""
@@ -277,12 +281,13 @@ class KafkaLink:
 
     def _on_batch(self, batch: list[Message]) -> None:
         self.serve()  # first the acks, then the replies that followed them
-        good = [message for message in batch if message.error() is None]
-        if len(good) != len(batch):
-            for message in batch:
-                if message.error() is not None:
-                    log.warning("reply consumer", detail=message.error().str())
-        self._events.replies(good)
+        replies = []
+        for message in batch:
+            if message.error() is None:
+                replies.append(_decoded(message))
+            else:
+                log.warning("reply consumer", detail=message.error().str())
+        self._events.replies(replies)
 
     def close(self, timeout_s: float) -> int:
         """Flushes what is left to send and stops reading; returns how many records were not sent in time."""
@@ -290,3 +295,11 @@ class KafkaLink:
         left: int = sum(producer.flush(timeout_s) for producer in self._producers)
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
+
+
+def _decoded(message: Message) -> Reply:
+    try:
+        return kafka_wire.decode_reply(message)
+    except Exception:  # what the client library makes of a poisonous record is nothing that anybody could list
+        log.exception("reply not decoded", partition=message.partition(), offset=message.offset())
+        return Reply(b"", message.partition(), message.offset(), [], b"")

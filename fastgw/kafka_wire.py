@@ -114,12 +114,13 @@ def decode_reply(message: Message) -> Reply:
 
     The header comes first: serdes that rewrite keys (JSON quotes, schema prefixes) leave headers alone.
     """
-    headers: RecordHeaders = [(name, value or b"") for name, value in message.headers() or ()]
+    headers: RecordHeaders = []
     correlation_id: bytes | str | None = None
-    for name, value in headers:
-        if name == CORRELATION_ID:
+    for name, value in message.headers() or ():
+        if name != CORRELATION_ID:
+            headers.append((name, value or b""))
+        elif not correlation_id:
             correlation_id = value
-            break
     if not correlation_id:
         correlation_id = message.key()
     if isinstance(correlation_id, str):
@@ -166,6 +167,8 @@ def http_answer(reply: Reply, allowed: frozenset[str]) -> HttpAnswer:
     """
     status, content_type = 200, DEFAULT_CONTENT_TYPE
     headers: HeaderList = [_OUTCOME]
+    if CORRELATION_ID in allowed:  # a route may show it like any other header; the reply holds it apart
+        headers.append((CORRELATION_ID, _field_value(CORRELATION_ID, reply.correlation_id)))
     for cased_name, value in reply.headers:
         name = cased_name.lower()
         if name == STATUS:

@@ -44,10 +44,10 @@ class Record(NamedTuple):
 class Reply(NamedTuple):
     """A reply record as it came in, undecoded but for its correlation id."""
 
-    correlation_id: bytes
+    correlation_id: bytes  # empty: it has none
     partition: int
     offset: int
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, bytes]]  # all but the one that carried the correlation id
     value: bytes
 
 

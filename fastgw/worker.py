@@ -142,13 +142,13 @@ class Worker:
     def producer_died(self, delivery_class: int, detail: str) -> None:
         self._exchange.unconfirmed(delivery_class, errors.SEND_UNKNOWN, f"the Kafka producer died: {detail}")
 
-    def replies(self, messages: Sequence[Any]) -> None:
+    def replies(self, replies: Sequence[Reply]) -> None:
         now_ns = time.monotonic_ns()
-        for message in messages:
+        for reply in replies:
             try:
-                self._take_reply(kafka_wire.decode_reply(message), now_ns)
+                self._take_reply(reply, now_ns)
             except Exception:  # one poisonous record must not cost the others of its batch their answers
-                log.exception("reply not handled", partition=message.partition(), offset=message.offset())
+                log.exception("reply not handled", partition=reply.partition, offset=reply.offset)
                 self._table.count_fate(self._process, Fate.MALFORMED)
 
     def _take_reply(self, reply: Reply, now_ns: int) -> None:

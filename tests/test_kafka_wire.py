@@ -104,6 +104,16 @@ def test_the_correlation_id_comes_from_the_header_first_then_from_the_key():
     assert decode_reply(FakeMessage(key=None)).correlation_id == b""
 
 
+def test_the_header_that_carried_the_correlation_id_is_not_among_the_others():
+    headers = [("status", b"201"), ("correlation_id", ID), ("correlation_id", b"a second one"), ("note", None)]
+    decoded = decode_reply(FakeMessage(headers=headers))
+    assert (decoded.correlation_id, decoded.headers) == (ID, [("status", b"201"), ("note", b"")])
+
+
+def test_a_route_may_show_the_correlation_id():
+    assert ("correlation_id", ID.decode()) in http_answer(reply(), frozenset({"correlation_id"})).headers
+
+
 def test_an_absent_value_is_an_empty_body():
     assert decode_reply(FakeMessage(value=None)).value == b""
 
