@@ -199,7 +199,8 @@ def test_a_wrong_request_is_told_what_is_wrong(
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     with started(tmp_path) as one:
         one.works()
-        assert len(one.family) == 8, "broker, three services, supervisor, agent, two workers"
+        # Broker, three services, supervisor, agent, two workers, and soon after them the worker in waiting.
+        eventually(lambda: len(descendants(one.process.pid)) == 9, START_S, "all its processes are there")
         one.interrupt()
         assert one.ends() == 0
     assert "Traceback" not in one.told
