@@ -106,7 +106,11 @@ class Demo:
             The exit code.
         """
         code = self.process.wait(END_S)
-        eventually(lambda: not self.left_over(), END_S, f"no process is left of {self.told}")
+        try:
+            eventually(lambda: not self.left_over(), END_S)
+        except AssertionError as error:
+            titles = [f"{pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}" for pid in self.left_over()]
+            raise AssertionError(f"still there: {titles}; it told: {self.told}") from error
         return code
 
     def left_over(self) -> list[int]:
