@@ -177,23 +177,31 @@ class _Body:
 
 
 def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, answer: Any) -> None:
+    # Whatever happens, this future has to end before granian does: one that is left pending when the last connection
+    # has ended is dropped by a thread without the GIL, which aborts the process.
     gone: Any = proto.client_disconnect()
 
-    def answer_and_forget(status: int, headers: HeaderList, answer_body: bytes) -> None:
-        answer(status, headers, answer_body)
+    def forget_and_answer(status: int, headers: HeaderList, answer_body: bytes) -> None:
         gone.cancel()  # nobody is to be told of a disconnect any more
+        answer(status, headers, answer_body)
 
     def on_gone(left: Any) -> None:
         if not left.cancelled():
             door.gone(token)
 
-    token = door.open(admission, body, answer_and_forget)
+    try:
+        token = door.open(admission, body, forget_and_answer)
+    except BaseException:
+        gone.cancel()
+        raise
     if token >= 0:
         gone.add_done_callback(on_gone)
 
 
 def _answer_http1(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
-    assert 200 <= status <= 599, "granian aborts the process on anything else"
+    if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
+        log.error("the core answered with an illegal status", status=status)
+        status, headers, body = 500, [], b""
     proto.response_bytes(status, headers, body)
 
 
@@ -203,19 +211,28 @@ def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: b
 
 def _head_of(scope: Scope, is_http2: bool) -> Head:
     headers: Any = scope.headers  # each access clones the whole header map: once is enough
-    # RFC 9113, 8.3.1: :authority takes the place of Host.
-    hosts = [scope.authority] if is_http2 and scope.authority is not None else headers.get_all("host")
     length = headers.get("content-length")
     return Head(
         scope.method,
         scope.path,
         scope.query_string,
         headers,
-        hosts,
+        _hosts(scope.authority, headers.get_all("host"), is_http2),
         int(length) if length is not None else None,  # hyper has refused anything that is not a number
         "transfer-encoding" in headers,
         not is_http2,
     )
+
+
+def _hosts(authority: str | None, hosts: list[str], is_http2: bool) -> list[str]:
+    """Every host that the request names: two names for it are two, and refused.
+
+    `authority` is that of an absolute target (RFC 9112, 3.2.2: a Host of its own is wanted all the same) or, in
+    HTTP/2, :authority, which takes the place of Host (RFC 9113, 8.3.1).
+    """
+    if authority is None or hosts == [authority]:
+        return hosts
+    return [authority, *hosts] if is_http2 or hosts else []
 
 
 def _granian_worker(fd: int, listen: Listen, limits: Limits) -> RSGIWorker:

@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 
 from fastgw import errors
 from fastgw.admission import Admission, Refusal
-from fastgw.config import Limits, Route
-from fastgw.messages import Head, Headers
+from fastgw.config import METHODS, Limits, Route
+from fastgw.messages import Head, HeaderList, Headers
 
 # A body in a request with one of these is announced by its Content-Length or not at all.
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+# RFC 9112, 3.2: a Host that is none is refused. RFC 3986 allows more characters in a name than any DNS name has; among
+# them the comma and the at-sign, with which two hosts are smuggled in one header.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
+_HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients; hostile ones cannot make it grow
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ class Intake:
         """
         self._limits = limits
         self._hosts = frozenset(hosts)
+        self._served_hosts: set[str] = set()  # spellings that have been checked: most traffic is a set look-up away
         self._root = _Node()
         # Most traffic is on paths without parameters: those are one dictionary look-up away.
         self._static: dict[str, _Node] = {}
@@ -74,17 +80,18 @@ class Intake:
                 )
             found = _match(self._root, head.path.split("/"), 1)
             if found is None:
-                return Refusal(errors.NO_ROUTE, f"no route for {head.path[:200]!r}")
+                return Refusal(errors.NO_ROUTE, f"no route for {head.path[:200]!r}", headers=_closing(head.method))
             node, values = found
         refusal = self._check_host(head)
         if refusal is not None:
             return refusal
+        if not head.query.isascii():
+            return Refusal(errors.MALFORMED, "the query must be percent-encoded")
         entry = node.routes.get(head.method)
         if entry is None:
             allow = ", ".join(sorted(node.routes))
-            return Refusal(
-                errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=[("allow", allow)]
-            )
+            headers = [("allow", allow), *(_closing(head.method) or ())]
+            return Refusal(errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=headers)
         route, names = entry
         body_bytes = head.content_length or 0
         if body_bytes > route.max_body_bytes:
@@ -107,9 +114,21 @@ class Intake:
     def _check_host(self, head: Head) -> Refusal | None:
         if len(head.hosts) != 1:
             return Refusal(errors.MALFORMED, f"expected exactly one Host, got {len(head.hosts)}")
-        if self._hosts and _without_port(head.hosts[0]).lower() not in self._hosts:
+        host = head.hosts[0]
+        if host in self._served_hosts:
+            return None
+        if not _HOST(host):
+            return Refusal(errors.MALFORMED, "the Host is not a host name with or without port")
+        if self._hosts and _without_port(host).lower() not in self._hosts:
             return Refusal(errors.MALFORMED, "this Host is not served here")
+        if len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
+            self._served_hosts.add(host)
         return None
+
+
+def _closing(method: str) -> HeaderList | None:
+    """`FETCH /`, `TRACE /` or `xxGET /` may be the rest of a body that was longer than it said: nothing may follow."""
+    return None if method in METHODS else [("connection", "close")]
 
 
 def _is_sound(path: str) -> bool:

@@ -114,11 +114,50 @@ def test_a_path_without_route_is_404(path):
     assert refused("GET", path).ending is errors.NO_ROUTE
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "TRACE", "CONNECT", "post", "BREW"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_a_method_that_the_path_does_not_take_is_405_with_allow(method):
     verdict = refused(method, "/orders")
     assert verdict.ending is errors.WRONG_METHOD
     assert verdict.headers == [("allow", "POST")]
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "post", "BREW", "lloGET"])
+def test_a_method_that_no_path_takes_ends_the_connection_as_well(method):
+    """It may be the rest of a body that was longer than it said."""
+    assert refused(method, "/orders").headers == [("allow", "POST"), ("connection", "close")]
+    assert refused(method, "/nowhere").headers == [("connection", "close")]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "a b", "a,b", "a, b", "x@a", "a/b", "a?", "a\\b", "a:b", "a:1:2", "a:123456", "[::1", "::1", "\u00e4.test"],
+)
+def test_a_host_that_is_none_is_refused(host):
+    assert refused("GET", "/orders/7", hosts=(host,)).ending is errors.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "host", ["a", "a.b-c_d", "10.0.0.1:80", "[::1]:8080", "[::ffff:10.0.0.1]", "a:", "xn--4ca.test"]
+)
+def test_a_host_may_be_a_name_or_an_address_with_or_without_port(host):
+    admitted(hosts=(host,))
+
+
+def test_a_host_is_checked_the_second_time_as_well():
+    strict = intake_with('hosts = ["shop.test"]')
+    for _ in range(2):
+        assert isinstance(strict.admit(head(hosts=("shop.test",))), Admission)
+        assert isinstance(strict.admit(head(hosts=("evil.test",))), Refusal)
+
+
+def test_many_different_hosts_are_not_remembered_for_ever():
+    for number in range(3000):
+        assert isinstance(INTAKE.admit(head(hosts=(f"h{number}.test",))), Admission)
+    assert len(INTAKE._served_hosts) <= 1024
+
+
+def test_a_query_that_is_not_percent_encoded_is_refused():
+    assert refused("GET", "/orders/7", query="a=\u00e4").ending is errors.MALFORMED
 
 
 @pytest.mark.parametrize("path", ["/orders/../etc", "/..", "/orders/\0", "/orders/\ufffd", "orders", "*"])

@@ -1,0 +1,160 @@
+"""The core behind a front under test: the real intake and the real exchange, with a service that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+
+from fastgw import config, errors, ids, table
+from fastgw.admission import Admission, Refusal
+from fastgw.config import Config
+from fastgw.errors import Ending
+from fastgw.exchange import REFUSED, Exchange, Plan
+from fastgw.ids import IdMaker
+from fastgw.intake import Intake
+from fastgw.kafka_wire import RequestWire
+from fastgw.messages import Answer, Head, HeaderList, Record, Reply
+from fastgw.partitions import PartitionerLearner
+
+ROUTES = """
+[gateway]
+name = "shop"
+slots = 4096
+hosts = [{hosts}]
+[kafka]
+bootstrap = "localhost:9092"
+[limits]
+{limits}
+[[route]]
+method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+path = "/echo"
+topic = "echo"
+request_headers = ["x-asked"]
+response_headers = ["x-told"]
+[[route]]
+method = ["GET", "HEAD", "POST"]
+path = "/held"
+topic = "held"
+[[route]]
+method = ["GET", "HEAD", "POST"]
+path = "/raw"
+topic = "raw"
+[[route]]
+method = "GET"
+path = "/items/{{id}}"
+topic = "echo"
+[[route]]
+method = "POST"
+path = "/small"
+topic = "echo"
+max_body = "16B"
+"""
+
+HOME, PARTITIONS = 2, 4
+
+
+def configuration(limits: dict[str, str | int], hosts: Sequence[str] = ()) -> Config:
+    """The routes above with these limits, as they would stand in a file."""
+    lines = "\n".join(f"{key} = {value!r}" for key, value in limits.items())
+    return config.loads(ROUTES.format(limits=lines, hosts=", ".join(map(repr, hosts))), "test.toml")
+
+
+class ScriptedDoor:
+    """`admission.Door` as `worker.py` has it. What the service does is said by the path:
+
+    /echo, /items/{id}, /small   replies at once with the request's body
+    /held                        waits in `held` until the test calls `reply`
+    /raw                         `raw_answer` goes to the front as it is, past everything that checks replies
+
+    Everything is called on the loop; the lists may be read from anywhere.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+        table_fd, shared = table.create(node=1, workers=1, slots_per_process=cfg.gateway.slots)
+        os.close(table_fd)  # the mapping lives on without it
+        shared.register(0, os.getpid(), 0, 0)
+        maker = IdMaker(1, 0, 0)
+        maker.set_ownership(PARTITIONS, [HOME], HOME)
+        self._plans = [
+            Plan(
+                route.number,
+                route.name,
+                route.topic,
+                RequestWire("shop.replies", route.path, route.methods, route.request_headers),
+                PartitionerLearner(route.partitioner),
+                route.max_in_flight,
+                route.response_headers,
+            )
+            for route in cfg.routes
+        ]
+        self.exchange = Exchange(shared, 0, shared.open_range(0), maker, self._plans, self._send)
+        self.exchange.set_home(HOME, PARTITIONS)
+        self.exchange.open_gate()
+        # What the front did, in its order.
+        self.heads: list[Head] = []
+        self.refused: list[Refusal] = []
+        self.opened: list[tuple[Admission, bytes]] = []
+        self.abandoned: list[tuple[Ending, str]] = []
+        self.gone_tokens: list[int] = []
+        # What the service has, and what it says.
+        self.held: list[Record] = []
+        self.raw_answer: tuple[int, HeaderList, bytes] = (200, [], b"")
+
+    def __repr__(self) -> str:
+        return (
+            f"<ScriptedDoor refused {[refusal.ending.name for refusal in self.refused]}, opened "
+            f"{[admission.path for admission, _ in self.opened]}, abandoned {self.abandoned}, held {len(self.held)}>"
+        )
+
+    @property
+    def places_taken(self) -> int:
+        """Requests between `admit` and their end: what a front that forgets one of its calls would leave behind."""
+        return sum(plan.in_flight for plan in self._plans) + self.exchange.in_flight
+
+    # What a front calls.
+
+    def admit(self, head: Head) -> Admission | Refusal:
+        self.heads.append(head)
+        verdict = self._intake.admit(head)
+        if isinstance(verdict, Refusal):
+            return verdict
+        return self.exchange.reserve(verdict) or verdict
+
+    def refuse(self, refusal: Refusal, answer: Answer) -> None:
+        self.refused.append(refusal)
+        self.exchange.refuse(refusal, answer)
+
+    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
+        self.abandoned.append((ending, detail))
+        self.exchange.abandon(admission, ending, detail, answer)
+
+    def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        self.opened.append((admission, body))
+        if admission.path == "/raw":
+            self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
+            answer(*self.raw_answer)
+            return REFUSED
+        return self.exchange.open(admission, body, answer, time.monotonic_ns())
+
+    def gone(self, token: int) -> None:
+        self.gone_tokens.append(token)
+        self.exchange.cancel(token)
+
+    # The service.
+
+    def _send(self, record: Record, token: int, delivery_class: int) -> None:
+        if record.topic == "echo":
+            self._loop.call_soon(self.reply, record, record.value)
+        else:
+            self.held.append(record)
+
+    def reply(self, record: Record, value: bytes = b"", headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """The service's reply to `record`; a service that replies too late finds nobody, which is no error."""
+        raw = dict(record.headers)["correlation_id"]
+        cid = ids.parse(raw)
+        assert cid is not None
+        self.exchange.resolve(cid, Reply(raw, HOME, 0, list(headers), value), time.monotonic_ns())

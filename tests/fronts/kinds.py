@@ -1,0 +1,43 @@
+"""The fronts under test, and what each can do. A new front joins by one line in `FRONTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import pytest
+
+from fastgw.admission import Door
+from fastgw.config import Limits, Listen
+from fastgw.http_granian import GranianFront
+
+HTTP2, TLS, UNIX, CHUNKED = "HTTP/2", "TLS", "Unix sockets", "chunked bodies"
+HALF_CLOSE = "answers a client that has ended its sending"  # without it, such a client counts as gone
+
+
+class Front(Protocol):
+    """The calls that `worker.py` makes, all of them on the loop that the front was made on."""
+
+    async def start(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+    async def closed(self) -> None: ...
+
+
+class FrontKind(NamedTuple):
+    """One row: how to make the front, and which of the abilities above it has."""
+
+    name: str
+    make: Callable[[int, Listen, Limits, Door], Front]
+    abilities: frozenset[str]
+
+
+FRONTS = (FrontKind("granian", GranianFront, frozenset({HTTP2, TLS, UNIX})),)
+
+
+def fronts(*needed: str) -> pytest.MarkDecorator:
+    """Runs a test once for each front that has all of the `needed` abilities, as its argument `kind`."""
+    able = [kind for kind in FRONTS if kind.abilities.issuperset(needed)]
+    assert able, f"no front has {needed}: a test for it cannot fail"
+    return pytest.mark.parametrize("kind", able, ids=[kind.name for kind in able])
