@@ -63,6 +63,10 @@ class GranianFront:
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self._reading: dict[int, _Body] = {}  # bodies on their way, oldest first
         self._draining = False
+        # hyper keeps the limit itself, by the size of its buffer, from the smallest buffer that it can have upwards.
+        self._small_max_header_bytes = (
+            limits.max_header_bytes if limits.max_header_bytes < HTTP1_BUFFER_BYTES_MIN else 0
+        )
         self._ended = self._loop.create_future()
         self._stop = WorkerSignal()
         self._stop.add_cb(partial(self._loop.call_soon_threadsafe, self._on_ended))
@@ -114,7 +118,8 @@ class GranianFront:
 
     def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
-        verdict = self._door.admit(_head_of(scope, is_http2))
+        head = _head_of(scope, is_http2)
+        verdict = (self._small_max_header_bytes and self._check_header_bytes(head)) or self._door.admit(head)
         answer = partial(_answer_http2, proto) if is_http2 else partial(_answer_http1, proto)
         if isinstance(verdict, Refusal):
             self._door.refuse(verdict, answer)
@@ -122,6 +127,14 @@ class GranianFront:
             _Body(self._reading, proto, verdict, answer, self._door, self._loop.time() + self._body_timeout_s)
         else:
             _open(self._door, proto, verdict, b"", answer)
+
+    def _check_header_bytes(self, head: Head) -> Refusal | None:
+        headers: Any = head.headers
+        header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
+        if header_bytes <= self._small_max_header_bytes:
+            return None
+        expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
+        return Refusal(errors.HEADERS_TOO_LARGE, expected)
 
     def _sweep(self) -> None:
         if not self._ended.done():
