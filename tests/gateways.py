@@ -40,19 +40,25 @@ class Gateway:
         workers: int = 2,
         timeout: str = "20s",
         more: str = "",
+        settings: str = "",
+        kafka: str = "",
+        drain_timeout: str = "10s",
     ) -> None:
-        """`more` is TOML after the routes; each topic is the route POST /<topic>."""
+        """Each topic is the route POST /<topic>; `more` is TOML after the routes, `settings` and `kafka` are further
+        lines of [gateway] and [kafka]."""
         self.port, self.admin_port = free_port(), free_port()
-        self._config = folder / f"gateway-{self.port}.toml"
+        self.config = folder / f"gateway-{self.port}.toml"
         self._log = folder / f"gateway-{self.port}.log"
         routes = "".join(
             f'[[route]]\nmethod = "POST"\npath = "/{topic}"\ntopic = "{topic}"\ntimeout = "{timeout}"\n'
             for topic in topics
         )
-        self._config.write_text(
-            f'[gateway]\nname = "test"\nresponse_topic = "{replies}"\nlisten = ["127.0.0.1:{self.port}"]\n'
-            f'workers = {workers}\ndrain_timeout = "10s"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
-            f'[kafka]\nbootstrap = "{bootstrap}"\n{routes}{more}'
+        listen = "" if "[[listen]]" in more else f'listen = ["127.0.0.1:{self.port}"]\n'
+        self.config.write_text(
+            f'[gateway]\nname = "test"\nresponse_topic = "{replies}"\n{listen}'
+            f'workers = {workers}\ndrain_timeout = "{drain_timeout}"\n{settings}\n'
+            f'[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
+            f'[kafka]\nbootstrap = "{bootstrap}"\n{kafka}\n{routes}{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +74,7 @@ class Gateway:
     def __enter__(self) -> Gateway:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fastgw", "run", str(self._config)], stderr=log, start_new_session=True
+                [sys.executable, "-m", "fastgw", "run", str(self.config)], stderr=log, start_new_session=True
             )
         eventually(lambda: self.ended or self.ready, READY_S, "the gateway is ready")
         assert not self.ended, self.log_text
