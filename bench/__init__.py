@@ -1,0 +1,1 @@
+"""Benchmarks of fastgw against the real alternatives; README.md beside this file says what each part answers."""

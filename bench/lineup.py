@@ -1,0 +1,98 @@
+"""Brings gateways on the stage: builds them, starts them behind one echo service, warms them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import gateways
+from bench.gateways import Gateway, Topics, Unavailable
+from bench.load import closed_loop, require_wrk
+from bench.processes import BenchError, Running
+from bench.rounds import say
+from bench.stage import PARTITIONS, Stage
+
+WARM_UP_CONNECTIONS = 64
+
+
+@dataclass
+class Lineup:
+    """The gateways that serve, the service behind them, and the lines about those that are missing."""
+
+    stage: Stage
+    service: Running
+    request_topic: str
+    body_file: Path
+    gateways: list[Gateway] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Build what can be built; give the names that can start, and a line for each that cannot."""
+    can, skipped = [], []
+    for name in names:
+        try:
+            say(f"preparing {name}")
+            gateways.prepare(name)
+            can.append(name)
+        except Unavailable as reason:
+            skipped.append(str(reason))
+            say(f"SKIPPED {reason}")
+    return can, skipped
+
+
+@contextmanager
+def lineup(names: Sequence[str], body_bytes: int = gateways.BODY_BYTES) -> Iterator[Lineup]:
+    """Everything on stage and ready, in one context.
+
+    Raises:
+        BenchError: Kafka, the service or wrk cannot start, or no gateway can.
+    """
+    require_wrk()
+    can, skipped = available(names)
+    if not can:
+        raise BenchError("none of the gateways can run here")
+    say("starting Apache Kafka and the echo service")
+    with Stage() as stage:
+        request = stage.topic("bench.requests")
+        body_file = stage.folder / "body.json"
+        body_file.write_bytes(gateways.order_body(body_bytes))
+        on_stage = Lineup(stage, stage.echo([request]), request, body_file, skipped=skipped)
+        for name in can:
+            _bring(on_stage, name)
+        if not on_stage.gateways:
+            raise BenchError("none of the gateways started")
+        yield on_stage
+
+
+def _bring(on_stage: Lineup, name: str) -> None:
+    say(f"starting {name}")
+    try:
+        on_stage.gateways.append(gateways.start(on_stage.stage, name, topics_for(on_stage, name)))
+    except BenchError as error:
+        on_stage.skipped.append(f"{name}: did not start: {str(error).splitlines()[0]}")
+        say(f"SKIPPED {name}: did not start: {error}")
+
+
+def topics_for(on_stage: Lineup, name: str, reply_partitions: int = PARTITIONS) -> Topics:
+    """Topics of its own for a gateway; the request topic is everybody's."""
+    stage = on_stage.stage
+    return Topics(on_stage.request_topic, stage.topic(f"{name}.park"), stage.topic(f"{name}.replies", reply_partitions))
+
+
+def warm_up(on_stage: Lineup, broker_s: float, share: float = 1.0) -> None:
+    """Load everything until it is at its usual speed, because compilers work while they are watched.
+
+    Args:
+        on_stage: the gateways; the first one loads the broker.
+        broker_s: seconds for the broker's JVM. Measured: its CPU a request falls from 150 to 30 us within a minute.
+        share: of the time that each gateway wants.
+    """
+    say(f"warming up the broker for {broker_s:.0f} s")
+    closed_loop(on_stage.gateways[0].port, WARM_UP_CONNECTIONS, broker_s, on_stage.body_file)
+    for gateway in on_stage.gateways:
+        seconds = max(1.0, gateway.warm_up_s * share)
+        say(f"warming up {gateway.name} for {seconds:.0f} s")
+        closed_loop(gateway.port, WARM_UP_CONNECTIONS, seconds, on_stage.body_file)
