@@ -201,6 +201,7 @@ class Peer:
     warm_up_s: float = 5.0
     parks: bool = False
     http2: bool = False
+    reply_suffix: str = ""  # where a framework insists on the reply topic's name: after the request topic's
     settings: str = ""
 
     @property

@@ -78,8 +78,13 @@ def _bring(on_stage: Lineup, name: str) -> None:
 
 def topics_for(on_stage: Lineup, name: str, reply_partitions: int = PARTITIONS) -> Topics:
     """Topics of its own for a gateway; the request topic is everybody's."""
-    stage = on_stage.stage
-    return Topics(on_stage.request_topic, stage.topic(f"{name}.park"), stage.topic(f"{name}.replies", reply_partitions))
+    stage, request = on_stage.stage, on_stage.request_topic
+    peer = gateways.peers().get(name)
+    if peer and peer.reply_suffix:
+        reply = stage.topic_named(request + peer.reply_suffix, reply_partitions)
+    else:
+        reply = stage.topic(f"{name}.replies", reply_partitions)
+    return Topics(request, stage.topic(f"{name}.park"), reply)
 
 
 def warm_up(on_stage: Lineup, broker_s: float, share: float = 1.0) -> None:

@@ -66,12 +66,15 @@ class Stage:
         return cpu_us(*self._kafka.pids)
 
     def topic(self, name: str, partitions: int = PARTITIONS, config: dict[str, str] | None = None) -> str:
-        """Create a topic and wait until each of its partitions has a leader; give its unique name."""
-        unique = f"{name}-{secrets.token_hex(3)}"
-        new = NewTopic(unique, partitions, 1, config=TOPIC_CONFIG | (config or {}))
-        self._admin.create_topics([new])[unique].result(TOPIC_TIMEOUT_S)
-        wait_for(lambda: self._has_leaders(unique, partitions), TOPIC_TIMEOUT_S, f"leaders for {unique}")
-        return unique
+        """Create a topic with a name of its own that begins with `name`; give that name."""
+        return self.topic_named(f"{name}-{secrets.token_hex(3)}", partitions, config)
+
+    def topic_named(self, name: str, partitions: int = PARTITIONS, config: dict[str, str] | None = None) -> str:
+        """Create a topic with exactly this name and wait until each of its partitions has a leader."""
+        new = NewTopic(name, partitions, 1, config=TOPIC_CONFIG | (config or {}))
+        self._admin.create_topics([new])[name].result(TOPIC_TIMEOUT_S)
+        wait_for(lambda: self._has_leaders(name, partitions), TOPIC_TIMEOUT_S, f"leaders for {name}")
+        return name
 
     def _has_leaders(self, name: str, partitions: int) -> bool:
         known = self._admin.list_topics(timeout=TOPIC_TIMEOUT_S).topics
