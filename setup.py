@@ -11,6 +11,7 @@ setup(
     ext_modules=cythonize(
         [
             Extension("fastgw._ctable", ["fastgw/_ctable.pyx"], depends=glob("fastgw/*.h"), extra_compile_args=FLAGS),
+            Extension("fastgw._klink", ["fastgw/_klink.pyx"], depends=glob("fastgw/*.h"), extra_compile_args=FLAGS),
             Extension("fastgw._ids", ["fastgw/_ids.pyx"], extra_compile_args=FLAGS),
         ],
         language_level=3,

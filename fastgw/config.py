@@ -215,6 +215,10 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True):
     fetch_wait_ns: Annotated[int, Setting(
         "How long a broker may hold a fetch without data; 1ms to 5ms on the embedded broker.",
         _duration("1ms", "10s"))] = 100 * NS_PER_MS
+    link: Annotated[str, Setting(
+        "How librdkafka is used: `native` (cheaper, knows more records' fate), `public` (confluent-kafka's API), "
+        "`auto` (native where it works).",
+        choice("auto", "native", "public"))] = "auto"
     client: Annotated[dict[str, str | int | float | bool], Setting(
         "Any other librdkafka property, for producer and consumer.", _PROPERTIES)] = {}
 

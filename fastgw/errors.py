@@ -56,6 +56,7 @@ CANCELLED_UNSENT = Ending(21, "cancelled_unknown", 499, _U, False, "The client l
 CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the service answered")
 CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before the request was complete")
 REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The Kafka client refused the record")
+NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

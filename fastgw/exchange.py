@@ -219,9 +219,9 @@ class Exchange:
 
     # What Kafka says of the record.
 
-    def delivered(self, token: int, latency_ns: int) -> None:
-        """The record is in its topic, `latency_ns` after it was sent."""
-        self._slots.recorded(token, self._slots.times(token)[1] + latency_ns)
+    def delivered(self, token: int, at_ns: int) -> None:
+        """The record is in its topic, as is known since `at_ns` (monotonic)."""
+        self._slots.recorded(token, at_ns)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         """The record was refused, or nobody can say whether it was written."""

@@ -23,7 +23,20 @@ import setproctitle
 import structlog
 import uvloop
 
-from fastgw import _ctable, canary, config, errors, ids, intake, kafka_link, kafka_wire, logs, record_key, table
+from fastgw import (
+    _ctable,
+    canary,
+    config,
+    errors,
+    ids,
+    intake,
+    kafka_choice,
+    kafka_client,
+    kafka_wire,
+    logs,
+    record_key,
+    table,
+)
 from fastgw.admission import Admission, Refusal
 from fastgw.canary import Canary
 from fastgw.config import Config
@@ -31,7 +44,7 @@ from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
 from fastgw.http_granian import GranianFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
-from fastgw.kafka_link import KafkaLink
+from fastgw.kafka_client import Link, LinkSettings
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import Answer, Fate, Head, Record, Reply
 from fastgw.partitions import NO_HOME, Ownership, PartitionerLearner, ReplyRouter, Whose
@@ -74,19 +87,18 @@ class Worker:
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
 
-    def _build_link(self, classes: Sequence[int]) -> KafkaLink:
+    def _build_link(self, classes: Sequence[int]) -> Link:
         kafka = self._config.kafka
-        return KafkaLink(
-            kafka_link.client_settings(kafka.bootstrap, kafka.client),
+        settings = LinkSettings(
+            kafka_client.client_settings(kafka.bootstrap, kafka.client),
             self._config.gateway.response_topic,
             [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
-            self,
-            self._loop,
             linger_ms=kafka.linger_ms,
             sticky_linger_ms=kafka.sticky_linger_ms,
             fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
             queue_messages=2 * self._config.gateway.slots,
         )
+        return kafka_choice.open_link(kafka.link, settings, self, self._loop, self._slots)
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
         gateway = self._config.gateway
@@ -133,8 +145,8 @@ class Worker:
 
     # What the Kafka link and the mesh bring.
 
-    def delivered(self, token: int, latency_ns: int) -> None:
-        self._exchange.delivered(token, latency_ns)
+    def delivered(self, token: int, at_ns: int) -> None:
+        self._exchange.delivered(token, at_ns)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         self._exchange.undelivered(token, ending, detail)
@@ -224,7 +236,7 @@ class Worker:
         if older:
             self._link.read(older)
         if brand_new:
-            self._link.read(brand_new, kafka_link.FROM_BEGINNING)
+            self._link.read(brand_new, kafka_client.FROM_BEGINNING)
         self._home_changed(now_ns)
 
     def _leave_partitions(self, now_ns: int) -> None:

@@ -18,8 +18,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 FLOORS = {
     0: "errors ids messages units settings spelling",
     1: "config kafka_wire mesh_wire problem admission",
-    2: "table exchange intake partitions metrics record_key canary",
-    3: "http_granian http_express kafka_link mesh_links membership admin topics listeners systemd children standby",
+    2: "table exchange intake partitions metrics record_key canary kafka_client",
+    3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
+    "children standby",
     4: "worker agent holdings worker_slots",
     5: "supervisor",
     6: "demo demo_services",
@@ -29,7 +30,10 @@ FLOORS = {
 FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 
 # A native module stands half a floor under the one that gives it to the others in Python.
-FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5}
+FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5, "_klink": FLOOR["kafka_native"] - 0.5}
+
+# One choice between two modules of a floor stands half a floor above them.
+FLOOR |= {"kafka_choice": FLOOR["kafka_native"] + 0.5}
 
 
 class Beside(NamedTuple):
@@ -55,7 +59,7 @@ WORLD = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "conflue
 
 ONLY_IN = {
     "granian": {"http_granian"},
-    "confluent_kafka": {"kafka_link", "topics", "membership", "service", "broker"},
+    "confluent_kafka": {"kafka_link", "kafka_native", "topics", "membership", "service", "broker"},
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<plain>[\w.]+))")

@@ -1,0 +1,296 @@
+/* librdkafka as the native Kafka link uses it: the prototypes, declared by hand, and how the library is found.
+ *
+ * The library is the one that the confluent-kafka wheel brings. It comes without headers and its file has a hash in its
+ * name, so nothing can be linked: `kl_load` asks the dynamic loader for the copy that confluent_kafka has loaded already
+ * (never for a second one) and looks up every function below. What librdkafka promises to keep between versions is its
+ * C ABI: functions, the public structs, and the numbers of enums; these and nothing else stand here.
+ */
+#ifndef FASTGW_KLINK_H
+#define FASTGW_KLINK_H
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/types.h>
+#include <time.h>
+
+/* ---- types ---- */
+typedef struct rd_kafka_s rd_kafka_t;
+typedef struct rd_kafka_conf_s rd_kafka_conf_t;
+typedef struct rd_kafka_queue_s rd_kafka_queue_t;
+typedef struct rd_kafka_topic_s rd_kafka_topic_t;
+typedef struct rd_kafka_topic_conf_s rd_kafka_topic_conf_t;
+typedef struct rd_kafka_error_s rd_kafka_error_t;
+typedef struct rd_kafka_headers_s rd_kafka_headers_t;
+typedef struct rd_kafka_op_s rd_kafka_event_t;
+typedef struct rd_kafka_AdminOptions_s rd_kafka_AdminOptions_t;
+typedef struct rd_kafka_ListOffsetsResultInfo_s rd_kafka_ListOffsetsResultInfo_t;
+
+typedef struct rd_kafka_message_s {
+    int err;
+    rd_kafka_topic_t *rkt;
+    int32_t partition;
+    void *payload;
+    size_t len;
+    void *key;
+    size_t key_len;
+    int64_t offset;
+    void *_private; /* of a record that was sent: its token */
+} rd_kafka_message_t;
+_Static_assert(sizeof(rd_kafka_message_t) == 72 && offsetof(rd_kafka_message_t, _private) == 64, "ABI of a 64-bit Linux");
+
+typedef struct rd_kafka_topic_partition_s {
+    char *topic;
+    int32_t partition;
+    int64_t offset;
+    void *metadata;
+    size_t metadata_size;
+    void *opaque;
+    int err;
+    void *_private;
+} rd_kafka_topic_partition_t;
+_Static_assert(sizeof(rd_kafka_topic_partition_t) == 64, "ABI of a 64-bit Linux");
+
+typedef struct rd_kafka_topic_partition_list_s {
+    int cnt;
+    int size;
+    rd_kafka_topic_partition_t *elems;
+} rd_kafka_topic_partition_list_t;
+
+typedef struct rd_kafka_vu_s {
+    int vtype;
+    union {
+        const char *cstr;
+        rd_kafka_topic_t *rkt;
+        int i;
+        int32_t i32;
+        int64_t i64;
+        struct { void *ptr; size_t size; } mem;
+        struct { const char *name; const void *val; ssize_t size; } header;
+        rd_kafka_headers_t *headers;
+        void *ptr;
+        char _pad[64];
+    } u;
+} rd_kafka_vu_t;
+_Static_assert(sizeof(rd_kafka_vu_t) == 72 && offsetof(rd_kafka_vu_t, u) == 8, "ABI of a 64-bit Linux");
+
+enum { /* rd_kafka_type_t, rd_kafka_vtype_t, flags, offsets and events: numbers of the ABI */
+    RD_KAFKA_PRODUCER = 0,
+    RD_KAFKA_CONSUMER = 1,
+
+    RD_KAFKA_VTYPE_RKT = 2,
+    RD_KAFKA_VTYPE_PARTITION = 3,
+    RD_KAFKA_VTYPE_VALUE = 4,
+    RD_KAFKA_VTYPE_KEY = 5,
+    RD_KAFKA_VTYPE_OPAQUE = 6,
+    RD_KAFKA_VTYPE_MSGFLAGS = 7,
+    RD_KAFKA_VTYPE_HEADERS = 10,
+
+    RD_KAFKA_MSG_F_COPY = 0x2,
+    RD_KAFKA_PURGE_F_QUEUE = 0x1,
+    RD_KAFKA_PURGE_F_INFLIGHT = 0x2,
+    RD_KAFKA_PURGE_F_NON_BLOCKING = 0x4,
+    RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE = 0x8,
+
+    RD_KAFKA_EVENT_DR = 0x1,
+    RD_KAFKA_EVENT_LOG = 0x4,
+    RD_KAFKA_EVENT_ERROR = 0x8,
+    RD_KAFKA_EVENT_LISTOFFSETS_RESULT = 0x400000,
+
+    RD_KAFKA_ADMIN_OP_ANY = 0,
+
+    RD_KAFKA_MSG_STATUS_NOT_PERSISTED = 0,
+    RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED = 1,
+    RD_KAFKA_MSG_STATUS_PERSISTED = 2,
+};
+
+typedef int kl_on_ack_fn(rd_kafka_t *rk, rd_kafka_message_t *message, void *opaque);
+typedef int kl_on_new_fn(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque, char *why, size_t why_bytes);
+
+/* ---- functions ---- */
+#define KL_FUNCTIONS(F)                                                                                                \
+    F(int, rd_kafka_version, (void))                                                                                   \
+    F(const char *, rd_kafka_version_str, (void))                                                                      \
+    F(const char *, rd_kafka_err2str, (int err))                                                                       \
+    F(const char *, rd_kafka_err2name, (int err))                                                                      \
+    F(int, rd_kafka_error_code, (const rd_kafka_error_t *error))                                                       \
+    F(const char *, rd_kafka_error_string, (const rd_kafka_error_t *error))                                            \
+    F(void, rd_kafka_error_destroy, (rd_kafka_error_t *error))                                                         \
+    /* clients */                                                                                                      \
+    F(rd_kafka_conf_t *, rd_kafka_conf_new, (void))                                                                    \
+    F(void, rd_kafka_conf_destroy, (rd_kafka_conf_t *conf))                                                            \
+    F(int, rd_kafka_conf_set, (rd_kafka_conf_t *conf, const char *name, const char *value, char *why, size_t bytes))   \
+    F(void, rd_kafka_conf_set_events, (rd_kafka_conf_t *conf, int events))                                             \
+    F(int, rd_kafka_conf_interceptor_add_on_new,                                                                       \
+      (rd_kafka_conf_t *conf, const char *name, kl_on_new_fn *on_new, void *opaque))                                   \
+    F(int, rd_kafka_interceptor_add_on_acknowledgement,                                                                \
+      (rd_kafka_t *rk, const char *name, kl_on_ack_fn *on_ack, void *opaque))                                          \
+    F(rd_kafka_t *, rd_kafka_new, (int type, rd_kafka_conf_t *conf, char *why, size_t bytes))                          \
+    F(void, rd_kafka_destroy_flags, (rd_kafka_t *rk, int flags))                                                       \
+    F(int, rd_kafka_fatal_error, (rd_kafka_t *rk, char *why, size_t bytes))                                            \
+    /* queues and events */                                                                                            \
+    F(rd_kafka_queue_t *, rd_kafka_queue_get_main, (rd_kafka_t *rk))                                                   \
+    F(rd_kafka_queue_t *, rd_kafka_queue_get_consumer, (rd_kafka_t *rk))                                               \
+    F(void, rd_kafka_queue_destroy, (rd_kafka_queue_t *queue))                                                         \
+    F(void, rd_kafka_queue_io_event_enable, (rd_kafka_queue_t *queue, int fd, const void *payload, size_t bytes))      \
+    F(int, rd_kafka_set_log_queue, (rd_kafka_t *rk, rd_kafka_queue_t *queue))                                          \
+    F(rd_kafka_event_t *, rd_kafka_queue_poll, (rd_kafka_queue_t *queue, int timeout_ms))                              \
+    F(int, rd_kafka_event_type, (const rd_kafka_event_t *event))                                                       \
+    F(void, rd_kafka_event_destroy, (rd_kafka_event_t *event))                                                         \
+    F(int, rd_kafka_event_error, (rd_kafka_event_t *event))                                                            \
+    F(const char *, rd_kafka_event_error_string, (rd_kafka_event_t *event))                                            \
+    F(int, rd_kafka_event_error_is_fatal, (rd_kafka_event_t *event))                                                   \
+    F(void *, rd_kafka_event_opaque, (rd_kafka_event_t *event))                                                        \
+    F(int, rd_kafka_event_log, (rd_kafka_event_t *event, const char **facility, const char **text, int *level))        \
+    F(const rd_kafka_message_t *, rd_kafka_event_message_next, (rd_kafka_event_t *event))                              \
+    /* sending */                                                                                                      \
+    F(rd_kafka_topic_t *, rd_kafka_topic_new, (rd_kafka_t *rk, const char *name, rd_kafka_topic_conf_t *conf))         \
+    F(void, rd_kafka_topic_destroy, (rd_kafka_topic_t *topic))                                                         \
+    F(rd_kafka_headers_t *, rd_kafka_headers_new, (size_t room))                                                       \
+    F(void, rd_kafka_headers_destroy, (rd_kafka_headers_t *headers))                                                   \
+    F(int, rd_kafka_header_add,                                                                                        \
+      (rd_kafka_headers_t *headers, const char *name, ssize_t name_bytes, const void *value, ssize_t value_bytes))     \
+    F(rd_kafka_error_t *, rd_kafka_produceva, (rd_kafka_t *rk, const rd_kafka_vu_t *fields, size_t count))             \
+    F(int, rd_kafka_message_status, (const rd_kafka_message_t *message))                                               \
+    F(const char *, rd_kafka_message_produce_errstr, (const rd_kafka_message_t *message))                              \
+    F(int, rd_kafka_outq_len, (rd_kafka_t *rk))                                                                        \
+    F(int, rd_kafka_flush, (rd_kafka_t *rk, int timeout_ms))                                                           \
+    F(int, rd_kafka_purge, (rd_kafka_t *rk, int flags))                                                                \
+    /* reading */                                                                                                      \
+    F(ssize_t, rd_kafka_consume_batch_queue,                                                                           \
+      (rd_kafka_queue_t *queue, int timeout_ms, rd_kafka_message_t **messages, size_t room))                           \
+    F(void, rd_kafka_message_destroy, (rd_kafka_message_t *message))                                                   \
+    F(const char *, rd_kafka_message_errstr, (const rd_kafka_message_t *message))                                      \
+    F(int, rd_kafka_message_headers, (const rd_kafka_message_t *message, rd_kafka_headers_t **headers))                \
+    F(size_t, rd_kafka_header_cnt, (const rd_kafka_headers_t *headers))                                                \
+    F(int, rd_kafka_header_get_all,                                                                                    \
+      (const rd_kafka_headers_t *headers, size_t index, const char **name, const void **value, size_t *value_bytes))   \
+    /* partitions */                                                                                                   \
+    F(rd_kafka_topic_partition_list_t *, rd_kafka_topic_partition_list_new, (int room))                                \
+    F(rd_kafka_topic_partition_t *, rd_kafka_topic_partition_list_add,                                                 \
+      (rd_kafka_topic_partition_list_t *list, const char *topic, int32_t partition))                                   \
+    F(void, rd_kafka_topic_partition_list_destroy, (rd_kafka_topic_partition_list_t *list))                            \
+    F(rd_kafka_error_t *, rd_kafka_incremental_assign, (rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *list))  \
+    F(rd_kafka_error_t *, rd_kafka_incremental_unassign, (rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *list)) \
+    F(rd_kafka_AdminOptions_t *, rd_kafka_AdminOptions_new, (rd_kafka_t *rk, int for_api))                             \
+    F(void, rd_kafka_AdminOptions_destroy, (rd_kafka_AdminOptions_t *options))                                         \
+    F(int, rd_kafka_AdminOptions_set_request_timeout,                                                                  \
+      (rd_kafka_AdminOptions_t *options, int timeout_ms, char *why, size_t bytes))                                     \
+    F(void, rd_kafka_AdminOptions_set_opaque, (rd_kafka_AdminOptions_t *options, void *opaque))                        \
+    F(void, rd_kafka_ListOffsets,                                                                                      \
+      (rd_kafka_t *rk, rd_kafka_topic_partition_list_t *asked, const rd_kafka_AdminOptions_t *options,                 \
+       rd_kafka_queue_t *queue))                                                                                       \
+    F(const void *, rd_kafka_event_ListOffsets_result, (rd_kafka_event_t *event))                                      \
+    F(const rd_kafka_ListOffsetsResultInfo_t **, rd_kafka_ListOffsets_result_infos,                                    \
+      (const void *result, size_t *count))                                                                             \
+    F(const rd_kafka_topic_partition_t *, rd_kafka_ListOffsetsResultInfo_topic_partition,                              \
+      (const rd_kafka_ListOffsetsResultInfo_t *info))
+
+#define KL_MEMBER(type, name, arguments) type(*name) arguments;
+static struct { KL_FUNCTIONS(KL_MEMBER) } kl; /* filled once, by kl_load */
+
+/* ISO C has no cast from an object pointer to a function pointer; POSIX promises this way for dlsym. */
+#define KL_LOOK_UP(type, name, arguments)                                                                              \
+    if (!(*(void **)&kl.name = dlsym(library, #name))) return #name;
+
+/* NULL: every function is there. Else what is missing: the library itself (`path`), or the first function. */
+static inline const char *kl_load(const char *path)
+{
+    /* NOLOAD: the copy that confluent_kafka uses, or none. Never closed: pointers into it live as long as we do. */
+    void *library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    if (!library) return path;
+    KL_FUNCTIONS(KL_LOOK_UP)
+    return NULL;
+}
+
+/* ---- acknowledgements ----
+ *
+ * librdkafka calls an interceptor, in the thread of the broker connection, for each record whose fate is known. For a
+ * record that is in its topic, token and time are noted here; the loop takes the notes when it is awake anyway. So a
+ * good delivery report wakes nobody, costs no Python object, and yet its time is exact. One lock, held for a few
+ * instructions by either side, because the connections of several producers write.
+ */
+#define KL_NOBODY ((void *)(intptr_t)-1) /* the token of a record whose fate nobody waits for */
+
+typedef struct { int64_t token; uint64_t at_ns; } kl_ack;
+
+typedef struct {
+    pthread_mutex_t lock;
+    _Atomic size_t count; /* written under the lock; read without it to see that there is nothing */
+    size_t room;
+    kl_ack *notes;
+    kl_ack *taken; /* the loop's: swapped with `notes`, so that the lock is not held while it reads */
+    size_t taken_room;
+    _Atomic uint64_t lost; /* notes that found no memory: their requests will be called "unknown" instead of "recorded" */
+} kl_acks;
+
+static inline void kl_acks_open(kl_acks *acks) { pthread_mutex_init(&acks->lock, NULL); }
+
+static inline void kl_acks_close(kl_acks *acks)
+{
+    pthread_mutex_destroy(&acks->lock);
+    free(acks->notes);
+    free(acks->taken);
+}
+
+static inline void kl_acks_note(kl_acks *acks, int64_t token)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pthread_mutex_lock(&acks->lock);
+    size_t at = atomic_load_explicit(&acks->count, memory_order_relaxed);
+    if (at == acks->room) {
+        size_t room = acks->room ? 2 * acks->room : 1024;
+        kl_ack *more = realloc(acks->notes, room * sizeof(kl_ack));
+        if (!more) {
+            atomic_fetch_add_explicit(&acks->lost, 1, memory_order_relaxed);
+            pthread_mutex_unlock(&acks->lock);
+            return;
+        }
+        acks->notes = more;
+        acks->room = room;
+    }
+    acks->notes[at] = (kl_ack){token, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec};
+    atomic_store_explicit(&acks->count, at + 1, memory_order_relaxed);
+    pthread_mutex_unlock(&acks->lock);
+}
+
+/* Makes what has come the loop's, in `acks->taken`; returns how many. */
+static inline size_t kl_acks_take(kl_acks *acks)
+{
+    if (!atomic_load_explicit(&acks->count, memory_order_relaxed)) return 0;
+    pthread_mutex_lock(&acks->lock);
+    kl_ack *notes = acks->notes;
+    size_t count = atomic_load_explicit(&acks->count, memory_order_relaxed), room = acks->room;
+    acks->notes = acks->taken;
+    acks->room = acks->taken_room;
+    atomic_store_explicit(&acks->count, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&acks->lock);
+    acks->taken = notes;
+    acks->taken_room = room;
+    return count;
+}
+
+static int kl_on_ack(rd_kafka_t *rk, rd_kafka_message_t *message, void *opaque)
+{
+    (void)rk;
+    if (!message->err && message->_private != KL_NOBODY) kl_acks_note(opaque, (int64_t)(intptr_t)message->_private);
+    return 0;
+}
+
+/* Interceptors may be added from here only: inside rd_kafka_new, before the client has a thread. */
+static int kl_on_new(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque, char *why, size_t why_bytes)
+{
+    (void)conf, (void)why, (void)why_bytes;
+    return kl.rd_kafka_interceptor_add_on_acknowledgement(rk, "fastgw", kl_on_ack, opaque);
+}
+
+static inline int kl_watch_acks(rd_kafka_conf_t *conf, kl_acks *acks)
+{
+    return kl.rd_kafka_conf_interceptor_add_on_new(conf, "fastgw", kl_on_new, acks);
+}
+
+#endif

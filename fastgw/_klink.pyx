@@ -1,0 +1,466 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
+"""Producer and consumer on the librdkafka inside the confluent-kafka wheel, made for one event loop: no call waits.
+
+    the loop (one thread, all calls below)              librdkafka's threads
+      Producer.send ── record, token ──────────────────> batches, sends, retries
+      Acks.record <──── notes: token, time ───────────── a record is in its topic (in C; wakes nobody)
+      Client.events <── queue, wakes `event_fd` ──────── a record is not; errors, logs, offsets that were asked for
+      Consumer.replies <── queue, wakes `reply_fd` ───── records of the response topic
+
+Two eventfds, because what wakes most often should look at one queue only. librdkafka writes to them when a queue that
+was empty has something again; so whoever wakes empties the queue or comes back by itself.
+
+The good case makes no Python object but the reply that is handed over. Everything else becomes one of the named tuples
+below: rare, so clarity wins. What became of a record is librdkafka's own word (`rd_kafka_message_status`): it knows
+whether a record ever left for a broker, which an error code does not tell.
+
+Memory: a record is copied by librdkafka when sent, a reply is copied by us before it is given back. A client that was
+not closed is closed when collected; `close` waits for librdkafka's threads and belongs on a thread of its own.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyTypeObject
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.string cimport strcmp, strlen
+
+from collections import namedtuple
+
+from fastgw._ctable cimport CT_RECORDED, SlotRange, ct_advance, ct_named, ct_slot
+
+from fastgw.messages import Reply
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(PyTypeObject* type, Py_ssize_t size)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* bytes) except NULL
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void* buffer, size_t bytes)
+
+cdef enum:
+    BATCH_MAX = 512           # replies taken at once
+    WHY_BYTES = 512           # room for librdkafka's reasons
+    LOCAL_QUEUE_FULL = -184   # RD_KAFKA_RESP_ERR__QUEUE_FULL
+
+NOBODY = -1                   # the token of a record whose fate nobody waits for
+OFFSET_BEGINNING = -2
+OFFSET_END = -1
+BATCH = BATCH_MAX
+
+NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
+PERSISTED = RD_KAFKA_MSG_STATUS_PERSISTED
+
+Undelivered = namedtuple("Undelivered", "token code status text")
+ClientError = namedtuple("ClientError", "code name text fatal")
+LogLine = namedtuple("LogLine", "level facility text")
+Offsets = namedtuple("Offsets", "request found failed text")
+
+cdef object reply_type = Reply
+cdef uint64_t ONE = 1         # what an eventfd wants to be written
+
+
+def load(str path):
+    cdef bytes encoded = path.encode()
+    cdef const char* missing = kl_load(encoded)
+    if missing != NULL:
+        raise OSError(f"{path}: {text_of(missing) if strcmp(missing, encoded) else 'not loaded in this process'}")
+    return rd_kafka_version(), text_of(rd_kafka_version_str())
+
+
+def clear(int fd):
+    cdef uint64_t ignored
+    return read(fd, &ignored, sizeof(ignored)) == sizeof(ignored)
+
+
+cdef inline str text_of(const char* text):
+    return PyUnicode_DecodeUTF8(text, strlen(text), "replace") if text != NULL else ""
+
+
+cdef tuple refusal(rd_kafka_error_t* error):
+    cdef tuple code_and_text = (rd_kafka_error_code(error), text_of(rd_kafka_error_string(error)))
+    rd_kafka_error_destroy(error)
+    return code_and_text
+
+
+cdef class Acks:
+    def __cinit__(self):
+        kl_acks_open(&self.acks)
+
+    def __dealloc__(self):
+        kl_acks_close(&self.acks)
+
+    @property
+    def lost(self):
+        return self.acks.lost
+
+    def record(self, SlotRange slots not None):
+        cdef size_t count = kl_acks_take(&self.acks)
+        cdef size_t i
+        cdef ct_slot* slot
+        for i in range(count):
+            slot = ct_named(&slots.range, self.acks.taken[i].token)
+            if slot != NULL:
+                ct_advance(slot, self.acks.taken[i].token, CT_RECORDED, self.acks.taken[i].at_ns)
+        return count
+
+    def take(self):
+        cdef size_t count = kl_acks_take(&self.acks)
+        cdef size_t i
+        return [(self.acks.taken[i].token, self.acks.taken[i].at_ns) for i in range(count)]
+
+
+# What both clients share. Each shuts itself down in its own __dealloc__: by the time of the base's, Cython has let go
+# of the fields, and librdkafka's threads write to `acks` until the client is gone. For the same reason no_gc_clear.
+@cython.no_gc_clear
+cdef class Client:
+    cdef int open(self, int type, list settings, int events, Acks acks, int event_fd) except -1:
+        cdef char[WHY_BYTES] why
+        cdef rd_kafka_conf_t* conf = rd_kafka_conf_new()
+        self.faults = []
+        for name, value in [*settings, ("log.queue", "true")]:
+            if rd_kafka_conf_set(conf, name.encode(), value.encode(), why, WHY_BYTES):
+                rd_kafka_conf_destroy(conf)
+                raise ValueError(text_of(why))
+        rd_kafka_conf_set_events(conf, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG)
+        if acks is not None:
+            kl_watch_acks(conf, &acks.acks)
+        self.rk = rd_kafka_new(type, conf, why, WHY_BYTES)
+        if self.rk == NULL:
+            rd_kafka_conf_destroy(conf)
+            raise ValueError(text_of(why))
+        rd_kafka_set_log_queue(self.rk, NULL)
+        self.main_queue = rd_kafka_queue_get_main(self.rk)
+        rd_kafka_queue_io_event_enable(self.main_queue, event_fd, &ONE, sizeof(ONE))
+        return 0
+
+    @property
+    def closed(self):
+        return self.rk == NULL
+
+    def fatal(self):
+        cdef char[WHY_BYTES] why
+        cdef int code = rd_kafka_fatal_error(self.rk, why, WHY_BYTES) if self.rk != NULL else 0
+        return (code, text_of(why)) if code else None
+
+    def events(self):
+        cdef list told = self.faults
+        cdef rd_kafka_event_t* event
+        self.faults = []
+        while self.rk != NULL:
+            event = rd_kafka_queue_poll(self.main_queue, 0)
+            if event == NULL:
+                break
+            try:
+                told.extend(self.told(event))
+            finally:
+                rd_kafka_event_destroy(event)
+        return told
+
+    cdef object told(self, rd_kafka_event_t* event):
+        cdef int kind = rd_kafka_event_type(event)
+        if kind == RD_KAFKA_EVENT_DR:
+            return undelivered(event)
+        if kind == RD_KAFKA_EVENT_ERROR:
+            return [client_error(event)]
+        if kind == RD_KAFKA_EVENT_LOG:
+            return [log_line(event)]
+        if kind == RD_KAFKA_EVENT_LISTOFFSETS_RESULT:
+            return [offsets(event)]
+        return []
+
+    def mute(self):
+        self.unwatch()
+
+    def close(self):
+        self.shut()
+
+    cdef void unwatch(self) noexcept:
+        if self.main_queue != NULL:
+            rd_kafka_queue_io_event_enable(self.main_queue, -1, NULL, 0)
+
+    cdef void shut(self) noexcept:
+        cdef rd_kafka_t* rk = self.rk
+        if rk == NULL:
+            return
+        self.unwatch()
+        rd_kafka_queue_destroy(self.main_queue)
+        self.rk, self.main_queue = NULL, NULL
+        with nogil:
+            rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE)  # no group to leave
+
+
+cdef list undelivered(rd_kafka_event_t* event):
+    cdef list told = []
+    cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
+    cdef const char* why
+    while message != NULL:
+        if message._private != KL_NOBODY:
+            why = rd_kafka_message_produce_errstr(message)
+            told.append(
+                Undelivered(
+                    <int64_t><Py_ssize_t>message._private,
+                    message.err,
+                    rd_kafka_message_status(message),
+                    text_of(why if why != NULL else rd_kafka_err2str(message.err)),
+                )
+            )
+        message = rd_kafka_event_message_next(event)
+    return told
+
+
+cdef object client_error(rd_kafka_event_t* event):
+    cdef int code = rd_kafka_event_error(event)
+    return ClientError(
+        code,
+        text_of(rd_kafka_err2name(code)),
+        text_of(rd_kafka_event_error_string(event)),
+        rd_kafka_event_error_is_fatal(event) != 0,
+    )
+
+
+cdef object log_line(rd_kafka_event_t* event):
+    cdef const char* facility = NULL
+    cdef const char* text = NULL
+    cdef int level = 7
+    rd_kafka_event_log(event, &facility, &text, &level)
+    return LogLine(level, text_of(facility), text_of(text))
+
+
+cdef object offsets(rd_kafka_event_t* event):
+    cdef Py_ssize_t request = <Py_ssize_t>rd_kafka_event_opaque(event)
+    cdef size_t count = 0
+    cdef size_t i
+    cdef const rd_kafka_ListOffsetsResultInfo_t** infos
+    cdef const rd_kafka_topic_partition_t* answer
+    cdef dict found = {}
+    cdef dict failed = {}
+    if rd_kafka_event_error(event):
+        return Offsets(request, found, failed, text_of(rd_kafka_event_error_string(event)))
+    infos = rd_kafka_ListOffsets_result_infos(rd_kafka_event_ListOffsets_result(event), &count)
+    for i in range(count):
+        answer = offsets_info_partition(infos[i])
+        if answer.err == 0 and answer.offset >= 0:
+            found[answer.partition] = answer.offset
+        else:
+            failed[answer.partition] = text_of(rd_kafka_err2str(answer.err))
+    return Offsets(request, found, failed, "")
+
+
+@cython.no_gc_clear
+cdef class Producer(Client):
+    def __cinit__(self, list settings not None, Acks acks not None, int event_fd):
+        self.acks = acks
+        self.topics = {}
+        # Good reports come as acks; with this, librdkafka frees such a record at once and queues only the bad ones.
+        settings = [*settings, ("delivery.report.only.error", "true")]
+        self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, acks, event_fd)
+
+    def send(self, str topic not None, bytes value not None, bytes key, list headers not None, int partition,
+             int64_t token):
+        cdef rd_kafka_vu_t[7] fields
+        cdef rd_kafka_error_t* error
+        cdef rd_kafka_headers_t* record_headers
+        if self.rk == NULL:
+            return -197, "closed"  # RD_KAFKA_RESP_ERR__DESTROY
+        fields[0].vtype = RD_KAFKA_VTYPE_RKT
+        fields[0].u.rkt = self.topic(topic)
+        fields[1].vtype = RD_KAFKA_VTYPE_PARTITION
+        fields[1].u.i32 = partition
+        fields[2].vtype = RD_KAFKA_VTYPE_VALUE
+        fields[2].u.mem.ptr = <void*>PyBytes_AS_STRING(value)
+        fields[2].u.mem.size = PyBytes_GET_SIZE(value)
+        fields[3].vtype = RD_KAFKA_VTYPE_KEY
+        fields[3].u.mem.ptr = <void*>PyBytes_AS_STRING(key) if key is not None else NULL
+        fields[3].u.mem.size = PyBytes_GET_SIZE(key) if key is not None else 0
+        fields[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS
+        fields[4].u.i = RD_KAFKA_MSG_F_COPY
+        fields[5].vtype = RD_KAFKA_VTYPE_OPAQUE
+        fields[5].u.ptr = <void*><Py_ssize_t>token
+        record_headers = headers_of(headers)
+        fields[6].vtype = RD_KAFKA_VTYPE_HEADERS
+        fields[6].u.headers = record_headers
+        error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
+        if error == NULL:
+            return None
+        if record_headers != NULL:
+            rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us
+        return refusal(error)
+
+    cdef rd_kafka_topic_t* topic(self, str name) except NULL:
+        cdef rd_kafka_topic_t* handle
+        known = self.topics.get(name)
+        if known is None:
+            handle = rd_kafka_topic_new(self.rk, name.encode(), NULL)
+            if handle == NULL:
+                raise ValueError(f"topic {name!r}: librdkafka refuses this name")
+            known = self.topics[name] = PyCapsule_New(handle, NULL, NULL)
+        return <rd_kafka_topic_t*>PyCapsule_GetPointer(known, NULL)
+
+    def waiting(self):
+        return rd_kafka_outq_len(self.rk) if self.rk != NULL else 0
+
+    def flush(self, int timeout_ms):
+        with nogil:
+            rd_kafka_flush(self.rk, timeout_ms)
+
+    def purge(self):
+        rd_kafka_purge(self.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING)
+
+    def __dealloc__(self):
+        self.shut()
+
+    cdef void shut(self) noexcept:
+        if self.rk != NULL:
+            for known in self.topics.values():
+                rd_kafka_topic_destroy(<rd_kafka_topic_t*>PyCapsule_GetPointer(known, NULL))
+            self.topics = {}
+        Client.shut(self)
+
+
+cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
+    cdef Py_ssize_t name_bytes = 0
+    cdef const char* name_chars
+    cdef str name
+    cdef bytes value
+    if PyList_GET_SIZE(headers) == 0:
+        return NULL
+    cdef rd_kafka_headers_t* made = rd_kafka_headers_new(PyList_GET_SIZE(headers))
+    try:
+        for name, value in headers:
+            name_chars = PyUnicode_AsUTF8AndSize(name, &name_bytes)
+            rd_kafka_header_add(made, name_chars, name_bytes, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    except BaseException:
+        rd_kafka_headers_destroy(made)
+        raise
+    return made
+
+
+@cython.no_gc_clear
+cdef class Consumer(Client):
+    def __cinit__(self, list settings not None, str topic not None, str correlation_header not None, int reply_fd,
+                  int event_fd):
+        self.reply_topic = topic.encode()
+        self.correlation_header = correlation_header.encode()
+        self.open(RD_KAFKA_CONSUMER, settings, 0, None, event_fd)
+        self.reply_queue = rd_kafka_queue_get_consumer(self.rk)
+        rd_kafka_queue_io_event_enable(self.reply_queue, reply_fd, &ONE, sizeof(ONE))
+
+    def replies(self):
+        cdef (rd_kafka_message_t*)[BATCH_MAX] messages
+        cdef list taken = []
+        cdef ssize_t i = 0
+        if self.rk == NULL:
+            return taken
+        cdef ssize_t count = rd_kafka_consume_batch_queue(self.reply_queue, 0, messages, BATCH_MAX)
+        try:
+            while i < count:
+                if messages[i].err == 0:
+                    taken.append(self.reply(messages[i]))
+                else:
+                    self.faults.append(
+                        ClientError(
+                            messages[i].err,
+                            text_of(rd_kafka_err2name(messages[i].err)),
+                            text_of(rd_kafka_message_errstr(messages[i])),
+                            False,
+                        )
+                    )
+                rd_kafka_message_destroy(messages[i])
+                i += 1
+        finally:
+            while i < count:  # out of memory half-way
+                rd_kafka_message_destroy(messages[i])
+                i += 1
+        return taken
+
+    cdef object reply(self, rd_kafka_message_t* message):
+        cdef rd_kafka_headers_t* record_headers = NULL
+        cdef const char* name
+        cdef const void* value
+        cdef size_t bytes
+        cdef size_t at = 0
+        cdef object correlation_id = None
+        cdef list headers = []
+        cdef object made
+        if rd_kafka_message_headers(message, &record_headers) != 0:
+            record_headers = NULL
+        while record_headers != NULL and rd_kafka_header_get_all(record_headers, at, &name, &value, &bytes) == 0:
+            at += 1
+            if strcmp(name, PyBytes_AS_STRING(self.correlation_header)) != 0:
+                headers.append((text_of(name), PyBytes_FromStringAndSize(<const char*>value, bytes)))
+            elif correlation_id is None and bytes > 0:
+                correlation_id = PyBytes_FromStringAndSize(<const char*>value, bytes)
+        if correlation_id is None:
+            correlation_id = PyBytes_FromStringAndSize(<const char*>message.key, message.key_len)
+        # A named tuple filled in place: a third of the cost of calling Reply.
+        made = PyType_GenericAlloc(<PyTypeObject*>reply_type, 5)
+        put_field(made, 0, correlation_id)
+        put_field(made, 1, message.partition)
+        put_field(made, 2, message.offset)
+        put_field(made, 3, headers)
+        put_field(made, 4, PyBytes_FromStringAndSize(<const char*>message.payload, message.len))
+        return made
+
+    def ask_offsets(self, partitions, int at, Py_ssize_t request, int timeout_ms):
+        cdef char[WHY_BYTES] why
+        cdef rd_kafka_topic_partition_list_t* asked = self.listed([(partition, at) for partition in partitions])
+        cdef rd_kafka_AdminOptions_t* options = rd_kafka_AdminOptions_new(self.rk, RD_KAFKA_ADMIN_OP_ANY)
+        rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, WHY_BYTES)
+        rd_kafka_AdminOptions_set_opaque(options, <void*>request)
+        rd_kafka_ListOffsets(self.rk, asked, options, self.main_queue)
+        rd_kafka_AdminOptions_destroy(options)
+        rd_kafka_topic_partition_list_destroy(asked)
+
+    def assign(self, dict offsets not None):
+        cdef rd_kafka_topic_partition_list_t* these = self.listed(offsets.items())
+        cdef rd_kafka_error_t* error = rd_kafka_incremental_assign(self.rk, these)
+        rd_kafka_topic_partition_list_destroy(these)
+        return None if error == NULL else refusal(error)
+
+    def unassign(self, partitions):
+        cdef rd_kafka_topic_partition_list_t* these = self.listed([(partition, 0) for partition in partitions])
+        cdef rd_kafka_error_t* error = rd_kafka_incremental_unassign(self.rk, these)
+        rd_kafka_topic_partition_list_destroy(these)
+        return None if error == NULL else refusal(error)
+
+    cdef rd_kafka_topic_partition_list_t* listed(self, object offsets) except NULL:
+        cdef list pairs = list(offsets)
+        if self.rk == NULL:
+            raise ValueError("the consumer is closed")
+        cdef int32_t partition
+        cdef int64_t offset
+        cdef rd_kafka_topic_partition_list_t* made = rd_kafka_topic_partition_list_new(<int>len(pairs))
+        try:
+            for partition, offset in pairs:
+                rd_kafka_topic_partition_list_add(made, self.reply_topic, partition).offset = offset
+        except BaseException:
+            rd_kafka_topic_partition_list_destroy(made)
+            raise
+        return made
+
+    def __dealloc__(self):
+        self.shut()
+
+    cdef void unwatch(self) noexcept:
+        Client.unwatch(self)
+        if self.reply_queue != NULL:
+            rd_kafka_queue_io_event_enable(self.reply_queue, -1, NULL, 0)
+
+    cdef void shut(self) noexcept:
+        self.unwatch()
+        if self.reply_queue != NULL:
+            rd_kafka_queue_destroy(self.reply_queue)
+            self.reply_queue = NULL
+        Client.shut(self)
+
+
+cdef inline int put_field(object fields, int index, object value) except -1:
+    Py_INCREF(value)   # PyTuple_SET_ITEM takes a reference over
+    PyTuple_SET_ITEM(fields, index, value)
+    return 0

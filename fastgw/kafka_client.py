@@ -1,0 +1,184 @@
+"""What both Kafka links share: their contract with the worker, how their clients are set up, what error codes mean.
+
+A link sends records, tells what became of them, and reads the response topic by assigned partitions. There are two:
+`kafka_link` on confluent-kafka's public API, `kafka_native` on the same librdkafka without a thread in between. They
+differ in what they cost and in how exactly they know a record's fate, never in what they promise here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fastgw import errors
+from fastgw.errors import Ending
+from fastgw.messages import Record, Reply
+
+FROM_END = -1  # RD_KAFKA_OFFSET_END
+FROM_BEGINNING = -2  # RD_KAFKA_OFFSET_BEGINNING
+
+POSITION_TIMEOUT_S = 5.0  # how long one question for the offsets of partitions may take before it is asked again
+
+Settings = dict[str, Any]
+"""librdkafka properties by name."""
+
+
+class LinkEvents(Protocol):
+    """What a link tells its owner; every call is made on the loop."""
+
+    def replies(self, replies: Sequence[Reply]) -> None:
+        """Records of the response topic, in batches, each partition's in order.
+
+        A record that cannot be decoded comes as well, without correlation id (`b""`): it is counted, and costs the
+        others of its batch nothing.
+        """
+
+    def delivered(self, token: int, at_ns: int) -> None:
+        """The record sent with `token` is in its topic; known since `at_ns` (monotonic)."""
+
+    def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        """It is not, or nobody can say: `ending` tells which."""
+
+    def producer_died(self, delivery_class: int, detail: str) -> None:
+        """A fatal producer error: a new producer is in place, nothing the old one had in hand will be confirmed."""
+
+    def positioned(self, offsets: Mapping[int, int]) -> None:
+        """Partition -> an offset from which on every record of it is read."""
+
+
+class Link(Protocol):
+    """What the worker asks of a link. Nothing here waits but `close`."""
+
+    def start(self) -> None:
+        """Starts reading; partitions come with `read`."""
+
+    def send(self, record: Record, token: int, delivery_class: int) -> None:
+        """Hands a record to librdkafka; `delivered` or `undelivered` follows.
+
+        Raises:
+            QueueFull: no room; nothing was sent.
+            SendRefused: refused at once; nothing was sent.
+        """
+
+    def post(self, record: Record) -> bool:
+        """Sends a record whose fate nobody waits for (canaries, replies sent on); False if it was refused."""
+
+    def serve(self) -> None:
+        """Takes in what has come; the worker calls it on its tick, so that nothing waits longer than that."""
+
+    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+        """Starts reading these partitions at their end, or FROM_BEGINNING.
+
+        `positioned` tells when, and from where. Retried until done. For a partition that is read already, `positioned`
+        comes as well and the reading just goes on.
+        """
+
+    def stop_reading(self, partitions: Sequence[int]) -> None:
+        """Stops reading these partitions; a `read` of them that is under way ends without `positioned`."""
+
+    def close(self, timeout_s: float) -> int:
+        """Flushes what is left to send and stops reading; returns how many records were not sent in time."""
+
+
+class LinkSettings(NamedTuple):
+    """How a link is set up."""
+
+    client: Settings  # see `client_settings`
+    reply_topic: str  # read by assignment of partitions, never by group
+    # One producer for each delivery class; below the deadlines of the class's routes, so that librdkafka's verdict
+    # comes before the client's patience ends.
+    delivery_timeouts_ms: Sequence[int]
+    linger_ms: float = 1
+    sticky_linger_ms: int = 2
+    fetch_wait_ms: int = 100
+    queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
+
+    def producer(self, timeout_ms: int) -> Settings:
+        """The properties of the producer with this delivery timeout."""
+        return {
+            **self.client,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": self.linger_ms,
+            "sticky.partitioning.linger.ms": self.sticky_linger_ms,
+            "delivery.timeout.ms": timeout_ms,
+            "request.timeout.ms": min(30_000, timeout_ms),
+            "queue.buffering.max.messages": self.queue_messages,
+            "queue.buffering.max.kbytes": 131_072,
+            # Bounds how long a record for a topic that does not exist is kept before its fate is told.
+            "topic.metadata.propagation.max.ms": 1000,
+        }
+
+    def consumer(self) -> Settings:
+        """The properties of the consumer."""
+        return {
+            **self.client,
+            "group.id": "fastgw-no-group",  # asked for by the client; never joined, nothing is committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "latest",
+            "fetch.wait.max.ms": self.fetch_wait_ms,
+            "fetch.queue.backoff.ms": 5,
+            "fetch.error.backoff.ms": 50,
+            "check.crcs": False,
+        }
+
+
+def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:
+    """What producer and consumer share; `extra` is the operator's `[kafka.client]`."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "client.id": "fastgw",
+        "enable.metrics.push": False,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 1000,
+        "topic.metadata.refresh.interval.ms": 30_000,
+        **extra,
+    }
+
+
+# Kafka's error codes by number, as the protocol has them; the negative ones are librdkafka's own.
+QUEUE_FULL = -184
+FATAL = -150
+
+REFUSALS: Mapping[int, Ending] = {
+    10: errors.RECORD_TOO_LARGE,  # MSG_SIZE_TOO_LARGE
+    18: errors.RECORD_TOO_LARGE,  # RECORD_LIST_TOO_LARGE
+    3: errors.TOPIC_UNKNOWN,  # UNKNOWN_TOPIC_OR_PART
+    17: errors.TOPIC_UNKNOWN,  # TOPIC_EXCEPTION
+    -188: errors.TOPIC_UNKNOWN,  # _UNKNOWN_TOPIC
+    -190: errors.TOPIC_UNKNOWN,  # _UNKNOWN_PARTITION
+    29: errors.NOT_AUTHORIZED,  # TOPIC_AUTHORIZATION_FAILED
+    31: errors.NOT_AUTHORIZED,  # CLUSTER_AUTHORIZATION_FAILED
+    87: errors.REFUSED_SEND,  # INVALID_RECORD
+}
+"""Errors that librdkafka reports only for records that are in no log."""
+
+
+class BoundedLog:
+    """Decides which log lines go out when a broken broker makes thousands of them: `most` in each period."""
+
+    def __init__(self, most: int = 20, period_ns: int = 10_000_000_000) -> None:
+        self._most = most
+        self._period_ns = period_ns
+        self._period_ends_ns = 0
+        self._left = most
+        self._held_back = 0
+
+    def __repr__(self) -> str:
+        return f"<BoundedLog {self._left} left, {self._held_back} held back>"
+
+    def admit(self, now_ns: int) -> bool:
+        """Whether the next line may go out."""
+        if now_ns >= self._period_ends_ns:
+            self._period_ends_ns = now_ns + self._period_ns
+            self._left = self._most
+        if self._left == 0:
+            self._held_back += 1
+            return False
+        self._left -= 1
+        return True
+
+    def held_back(self) -> dict[str, int]:
+        """What an admitted line should say of those that were not: the field `held_back`, or nothing. Starts anew."""
+        count, self._held_back = self._held_back, 0
+        return {"held_back": count} if count else {}

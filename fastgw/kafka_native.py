@@ -1,0 +1,328 @@
+"""The Kafka link on librdkafka itself: no Kafka thread of ours, no Python object for a delivery report.
+
+The library is the one that confluent_kafka has loaded (see `_klink`): the loop watches two eventfds, one for replies,
+one for everything rare. Against the public API this saves a thread, the hand-over of the GIL and a wake-up a batch, and
+it knows of every record that failed whether it may be in the log.
+
+    not_recorded   librdkafka never gave the record to a broker, or the broker refused it
+    unknown        it left and was not acknowledged
+
+Where nothing may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
+round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
+a record comes). Assigning is a hand-over to librdkafka's main thread and back, some ten microseconds, at start and when
+partitions move. A client is destroyed on a thread of its own, because that waits for librdkafka's threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import confluent_kafka  # loads the library that is used here
+import structlog
+
+from fastgw import _klink, errors, kafka_wire
+from fastgw._ctable import SlotRange
+from fastgw._klink import Acks, ClientError, Consumer, LogLine, Offsets, Producer, Undelivered
+from fastgw.errors import FastgwError, QueueFull, SendRefused
+from fastgw.kafka_client import (
+    FATAL,
+    FROM_END,
+    POSITION_TIMEOUT_S,
+    QUEUE_FULL,
+    REFUSALS,
+    BoundedLog,
+    LinkEvents,
+    LinkSettings,
+    Settings,
+)
+from fastgw.messages import Record
+
+log = structlog.get_logger("fastgw.kafka")
+
+OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka 2.16.0 up to, not including, 3.0: what this file was run with
+POSITION_AGAIN_S = 0.1  # between two questions for offsets that could not be told
+FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
+NewClient = TypeVar("NewClient", Producer, Consumer)
+LOG_METHODS = ("error", "error", "error", "error", "warning", "info", "info", "debug")  # by syslog level
+
+
+class NativeUnavailable(FastgwError):
+    """The library cannot be used this way here; the text says why."""
+
+
+def open_library(path: str | None = None, oldest: int = OLDEST, too_new: int = TOO_NEW) -> str:
+    """Gets hold of confluent_kafka's librdkafka; returns its version. The arguments are for tests.
+
+    Raises:
+        NativeUnavailable: there is none as a library of its own, it lacks a function, or its version is another.
+    """
+    found = path or _library_path()
+    try:
+        version, text = _klink.load(found)
+    except OSError as error:
+        raise NativeUnavailable(str(error)) from None
+    if not oldest <= version < too_new:
+        raise NativeUnavailable(
+            f"librdkafka {text}: expected {oldest:#010x} up to {too_new:#010x}, got {version:#010x}"
+        )
+    return text
+
+
+def _library_path() -> str:
+    # The file's name changes with every wheel; what confluent_kafka has mapped is right for wheels and own builds.
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            if os.path.basename(path).startswith("librdkafka"):
+                return f"/{path}"
+    raise NativeUnavailable(f"confluent_kafka {confluent_kafka.__version__} has no librdkafka as a library of its own")
+
+
+class NativeLink:
+    """One worker's producers and its consumer, all on the loop's thread. See kafka_client.Link for what it promises."""
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        events: LinkEvents,
+        loop: asyncio.AbstractEventLoop,
+        slots: SlotRange | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: topics, timeouts, librdkafka properties.
+            events: told what happens.
+            loop: watches the eventfds.
+            slots: where delivered records are marked as recorded, in C; without it `events.delivered` is called.
+
+        Raises:
+            ConfigError: a librdkafka property is unknown or has a wrong value.
+        """
+        self._events = events
+        self._loop = loop
+        self._slots = slots
+        self._lines = BoundedLog()
+        self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._acks = Acks()
+        self._producer_settings = [_as_text(settings.producer(timeout)) for timeout in settings.delivery_timeouts_ms]
+        self._producers = [self._new_producer(number) for number in range(len(self._producer_settings))]
+        self._dying: list[Producer] = []  # replaced after a fatal error; kept until each record's fate is told
+        self._consumer = _made(
+            lambda: Consumer(
+                _as_text(settings.consumer()),
+                settings.reply_topic,
+                kafka_wire.CORRELATION_ID,
+                self._reply_fd,
+                self._event_fd,
+            )
+        )
+        self._reading: set[int] = set()
+        self._questions: dict[int, tuple[set[int], int]] = {}  # number -> partitions whose offset is asked for, where
+        self._question = 0
+        self._closed = False
+
+    def _new_producer(self, delivery_class: int) -> Producer:
+        return _made(lambda: Producer(self._producer_settings[delivery_class], self._acks, self._event_fd))
+
+    def start(self) -> None:
+        self._loop.add_reader(self._reply_fd, self._on_reply_fd)
+        self._loop.add_reader(self._event_fd, self._on_event_fd)
+
+    # Sending.
+
+    def send(self, record: Record, token: int, delivery_class: int) -> None:
+        topic, value, key, headers, partition = record
+        refused = self._producers[delivery_class].send(topic, value, key, headers, partition, token)
+        if refused is not None:
+            self._refuse(*refused, delivery_class)
+
+    def _refuse(self, code: int, text: str, delivery_class: int) -> None:
+        if code == QUEUE_FULL:
+            raise QueueFull("librdkafka's send queue is full")
+        if code == FATAL:
+            self._replace_producer(delivery_class, text)
+            raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
+        raise SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
+
+    def post(self, record: Record) -> bool:
+        topic, value, key, headers, partition = record
+        return self._producers[0].send(topic, value, key, headers, partition, _klink.NOBODY) is None
+
+    # What comes back.
+
+    def serve(self) -> None:
+        self._take_acks()
+        self._take_events()
+        self._take_replies()
+
+    def _on_reply_fd(self) -> None:
+        _klink.clear(self._reply_fd)
+        self._take_acks()  # first the acks, then the replies that followed them
+        self._take_replies()
+
+    def _on_event_fd(self) -> None:
+        _klink.clear(self._event_fd)
+        self._take_acks()
+        self._take_events()
+
+    def _take_acks(self) -> None:
+        if self._slots is not None:
+            self._acks.record(self._slots)
+            return
+        for token, at_ns in self._acks.take():
+            self._events.delivered(token, at_ns)
+
+    def _take_replies(self) -> None:
+        replies = self._consumer.replies()
+        if replies:
+            self._events.replies(replies)
+            if len(replies) == _klink.BATCH:  # there may be more, and librdkafka tells of an empty queue's filling only
+                self._loop.call_soon(self._take_replies)
+
+    def _take_events(self) -> None:
+        for delivery_class, producer in enumerate(self._producers):
+            self._tell(producer.events(), delivery_class)
+        if self._dying:
+            self._bury()
+        for event in self._consumer.events():
+            if isinstance(event, Offsets):
+                self._offsets_told(event)
+            else:
+                self._log(event)
+
+    def _tell(self, events: Sequence[Undelivered | ClientError | LogLine], delivery_class: int) -> None:
+        """`delivery_class` -1: the producer has been replaced already."""
+        for event in events:
+            if isinstance(event, Undelivered):
+                self._tell_fate(event)
+            elif isinstance(event, ClientError) and event.fatal and delivery_class >= 0:
+                self._replace_producer(delivery_class, f"{event.name}: {event.text}")
+            else:
+                self._log(event)
+
+    def _tell_fate(self, failed: Undelivered) -> None:
+        if failed.status == _klink.PERSISTED:
+            self._events.delivered(failed.token, time.monotonic_ns())
+        elif failed.status == _klink.NOT_PERSISTED:
+            self._events.undelivered(failed.token, REFUSALS.get(failed.code, errors.NOT_SENT), failed.text)
+        else:
+            self._events.undelivered(failed.token, errors.SEND_UNKNOWN, failed.text)
+
+    # A producer's death.
+
+    def _replace_producer(self, delivery_class: int, detail: str) -> None:
+        old = self._producers[delivery_class]
+        if self._closed or old.fatal() is None:
+            return  # the error was told twice, and the second one means a producer that is gone
+        log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
+        self._producers[delivery_class] = self._new_producer(delivery_class)
+        old.purge()  # what it holds comes back as undelivered, each record with what is known of it
+        self._dying.append(old)
+
+    def _bury(self) -> None:
+        for producer in list(self._dying):
+            self._tell(producer.events(), -1)
+            if producer.waiting() == 0:
+                self._dying.remove(producer)
+                _in_background(producer.close)
+
+    # Reading.
+
+    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+        if partitions and not self._closed:
+            self._question += 1
+            self._questions[self._question] = set(partitions), at
+            self._consumer.ask_offsets(list(partitions), at, self._question, int(POSITION_TIMEOUT_S * 1000))
+
+    def _offsets_told(self, answer: Offsets) -> None:
+        wanted, at = self._questions.pop(answer.request, (set(), FROM_END))
+        offsets = {partition: offset for partition, offset in answer.found.items() if partition in wanted}
+        fresh = {partition: offset for partition, offset in offsets.items() if partition not in self._reading}
+        refused = self._consumer.assign(fresh) if fresh else None
+        if refused is not None:
+            offsets = {partition: offset for partition, offset in offsets.items() if partition not in fresh}
+        else:
+            self._reading.update(fresh)
+        missing = wanted - offsets.keys()
+        if missing:
+            why = refused[1] if refused else answer.text or next(iter(answer.failed.values()), "no answer")
+            self._say("warning", "cannot position the reply consumer, trying again", detail=why)
+            # Noted as a question at once, so that a `stop_reading` in the meantime finds it.
+            self._question += 1
+            self._questions[self._question] = missing, at
+            self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
+        if offsets:
+            self._events.positioned(offsets)
+
+    def _ask_again(self, question: int) -> None:
+        missing, at = self._questions.pop(question)
+        self.read(sorted(missing), at)
+
+    def stop_reading(self, partitions: Sequence[int]) -> None:
+        gone = set(partitions)
+        for wanted, _ in self._questions.values():
+            wanted -= gone
+        gone &= self._reading
+        self._reading -= gone
+        refused = self._consumer.unassign(gone) if gone else None
+        if refused is not None:
+            self._say("warning", "kafka consumer command failed", detail=refused[1])
+
+    # The end.
+
+    def close(self, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        self._loop.remove_reader(self._reply_fd)
+        self._loop.remove_reader(self._event_fd)
+        self._closed = True
+        producers = [*self._producers, *self._dying]
+        for producer in producers:
+            while producer.waiting() and time.monotonic() < deadline:
+                producer.flush(FLUSH_SLICE_MS)
+                self._tell(producer.events(), -1)
+        self._take_acks()
+        left = sum(producer.waiting() for producer in producers)
+        clients = [*producers, self._consumer]
+        for client in clients:
+            client.mute()  # before the descriptors go: librdkafka must not write to whoever gets their numbers next
+        os.close(self._reply_fd)
+        os.close(self._event_fd)
+        burials = [_in_background(client.close) for client in clients]
+        for burial in burials:
+            burial.join(max(0.1, deadline - time.monotonic()))
+        return left
+
+    # What people are told.
+
+    def _log(self, event: ClientError | LogLine) -> None:
+        if isinstance(event, LogLine):
+            self._say(LOG_METHODS[event.level], "librdkafka", facility=event.facility, detail=event.text)
+        else:
+            self._say("warning", "kafka client", code=event.name, detail=event.text)
+
+    def _say(self, method: str, event: str, **fields: Any) -> None:
+        if self._lines.admit(time.monotonic_ns()):
+            getattr(log, method)(event, **fields, **self._lines.held_back())
+
+
+def _as_text(settings: Settings) -> list[tuple[str, str]]:
+    return [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in settings.items()]
+
+
+def _made(make: Callable[[], NewClient]) -> NewClient:
+    try:
+        return make()
+    except ValueError as refused:
+        raise errors.ConfigError(f"kafka.client: {refused}") from None
+
+
+def _in_background(close: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=close, name="fastgw-kafka-close", daemon=True)
+    thread.start()
+    return thread
