@@ -12,6 +12,8 @@ from fastgw.messages import Answer, Head, HeaderList, Headers
 
 Params = tuple[tuple[str, str], ...]
 
+UNKNOWN = -1  # the length of a body that comes in chunks, to a front that says `Head.bounds_body`
+
 
 class Refusal(NamedTuple):
     """The request may not enter; nothing of it is in Kafka."""
@@ -23,7 +25,7 @@ class Refusal(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """The request may enter; its body may be read, exactly `body_bytes` of it."""
+    """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`."""
 
     route_number: int
     method: str
@@ -31,8 +33,9 @@ class Admission(NamedTuple):
     query: str
     params: Params
     headers: Headers
-    body_bytes: int  # 0: there is no body to read
+    body_bytes: int  # 0: there is no body to read; UNKNOWN: it says itself where it ends
     timeout_ns: int  # from the moment the request is complete; `Prefer: wait` has been applied
+    max_body_bytes: int = 0  # the route's limit
 
 
 class Door(Protocol):
@@ -41,6 +44,8 @@ class Door(Protocol):
     admit ──> Refusal: refuse
           └─> Admission ──> the body came: open ──> token ──> gone, if the client leaves before the answer
                         └─> it did not: abandon
+
+    A front that cannot even make a Head of what it got calls `refuse` without `admit`.
     """
 
     def admit(self, head: Head) -> Admission | Refusal:

@@ -57,6 +57,9 @@ CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the 
 CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before the request was complete")
 REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The Kafka client refused the record")
 NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time")
+HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers came too slowly")
+EXPECTATION_FAILED = Ending(27, "expectation_failed", 417, _N, False, "The request expects what is not offered")
+CONNECTION_CAP = Ending(28, "connection_cap", 503, _N, True, "This gateway process has too many connections")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

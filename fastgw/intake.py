@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
 from fastgw.messages import Head, HeaderList, Headers
 
@@ -99,7 +99,10 @@ class Intake:
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
         if head.content_length is None and (head.chunked or (head.method in _BODY_METHODS and not head.bodiless)):
-            return Refusal(errors.LENGTH_REQUIRED, "send a Content-Length; chunked bodies are not taken", route.number)
+            if not head.bounds_body:
+                detail = "send a Content-Length; chunked bodies are not taken"
+                return Refusal(errors.LENGTH_REQUIRED, detail, route.number)
+            body_bytes = UNKNOWN
         return Admission(
             route.number,
             head.method,
@@ -109,6 +112,7 @@ class Intake:
             head.headers,
             body_bytes,
             _timeout_ns(route.timeout_ns, head.headers),
+            route.max_body_bytes,
         )
 
     def _check_host(self, head: Head) -> Refusal | None:

@@ -29,6 +29,7 @@ class Head(NamedTuple):
     content_length: int | None  # None: not declared
     chunked: bool  # a body is announced without a length (Transfer-Encoding)
     bodiless: bool  # no length means no body (HTTP/1.1; HTTP/2 may send one all the same)
+    bounds_body: bool = False  # the front stops reading a body of unknown length at `Admission.max_body_bytes`
 
 
 class Record(NamedTuple):

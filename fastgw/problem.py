@@ -15,7 +15,15 @@ _ENCODE = msgspec.json.Encoder().encode
 # sibling or a respawned worker needs; a computed value has to wait for admission by measured capacity.
 _RETRY_AFTER = ("retry-after", "1")
 _RETRY_LATER = frozenset(
-    {errors.TABLE_FULL, errors.IN_FLIGHT_CAP, errors.QUEUE_FULL, errors.DRAINING, errors.NOT_READY, errors.NOT_SENT}
+    {
+        errors.TABLE_FULL,
+        errors.IN_FLIGHT_CAP,
+        errors.QUEUE_FULL,
+        errors.DRAINING,
+        errors.NOT_READY,
+        errors.NOT_SENT,
+        errors.CONNECTION_CAP,
+    }
 )
 
 # After these the rest of the request may still be on the wire, so the connection cannot carry another one.

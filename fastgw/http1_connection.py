@@ -1,0 +1,590 @@
+"""One HTTP/1.1 connection of the express front: bytes in, calls of the door, bytes out (RFC 9112).
+
+One request at a time, and never a queue of them: llhttp is fed up to the end of one message and not a byte further
+until that message is answered. So an answer can only belong to the request before it, memory is bounded whatever a
+client sends ahead, and behind an error there is nothing left that could be served by mistake.
+
+    HEAD ──> BODY ──> WAITING ──> HEAD ...    the way it should go
+      │        │         │
+      │        │         ├──> STALLED   the client has to take its answer first, or what came ahead waits its turn
+      └────────┴─────────┴──> ENDED     nothing is read any more: what arrives is thrown away until our answer is taken
+
+A client that closes its side (FIN) has left: a close and a half-close look the same until something is sent, and a
+request whose client is gone must not hold its place until the deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
+
+from fastgw import errors, http1_wire
+from fastgw.admission import UNKNOWN, Admission, Door, Refusal
+from fastgw.config import Limits
+from fastgw.deadlines import Deadlines
+from fastgw.errors import Ending
+from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, LazyHeaders, content_length, head_of, request_line
+from fastgw.messages import Head, HeaderList
+
+AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
+SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: reading it is cheaper than a new connection
+COPIED_BODY_BYTES_MAX = 16_384  # a larger body is given to the transport beside its head, not copied behind it
+# Chunk sizes, extensions and trailers, for each byte of body: 1-byte chunks have five.
+CHUNK_OVERHEAD = 16
+
+_CARRIAGE_RETURN = 13
+_HEAD, _BODY, _WAITING, _STALLED, _ENDED = range(5)
+_STATES = ("head", "body", "waiting", "stalled", "ended")
+
+
+class Front(Protocol):
+    """What all connections of one front share."""
+
+    door: Door
+    limits: Limits
+    clock: Callable[[], float]  # the loop's, in seconds
+    call_soon: Callable[..., object]  # the loop's
+    answer_heads: AnswerHeads
+    draining: bool  # answers end their connections
+    now: float  # of the last sweep, by that clock
+    line_bytes_max: int
+    small_head_bytes: int  # a head up to this size is within every limit
+    deaf: set[Connection]  # not read from: they have sent too far ahead
+    heads_due: Deadlines[Connection]
+    bodies_due: Deadlines[Connection]
+    writes_due: Deadlines[Connection]
+    lingers_due: Deadlines[Connection]
+
+    def take_in(self, connection: Connection) -> bool: ...
+    def is_crowded(self) -> bool: ...
+    def let_go(self, connection: Connection) -> None: ...
+
+
+class Connection:
+    """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
+
+    __slots__ = (
+        "_admission", "_answer", "_answer_head", "_body", "_complete", "_door", "_feed", "_front", "_is_head",
+        "_is_http10", "_keep_alive", "_left", "_parser", "_partial", "_quiet_since", "_state", "_tail", "_token",
+        "_transport", "_unflushed", "_unread", "_watch", "_wire_bytes", "_write",
+    )  # fmt: skip
+
+    def __init__(self, front: Front) -> None:
+        # For the life of the connection.
+        self._front = front
+        self._door = front.door
+        self._answer_head = front.answer_heads.get
+        self._answer: Any = self._take_answer  # bound once, not for each request
+        self._transport: Any = None
+        self._write: Any = None
+        self._parser: Any = None
+        self._feed: Any = None
+        self._new_parser()
+        # What is going on.
+        self._state = _HEAD
+        self._watch: Deadlines[Connection] | None = None  # the deadline that runs
+        self._quiet_since = front.now  # of the sweep before the last answer
+        self._unread = b""  # behind the request that waits
+        self._unflushed = False  # the client has not taken all that was written
+        # The request.
+        self._partial: bytearray | None = None  # a head without its end
+        self._complete = False  # llhttp has seen the end of the message
+        self._keep_alive = True  # llhttp's verdict, then ours
+        self._is_head = False
+        self._is_http10 = False
+        self._left = 0  # bytes of the body that have not come; UNKNOWN: chunks
+        self._admission: Admission | None = None  # while the body is read; None then: it is skipped
+        self._body = bytearray()
+        self._tail = b""  # the last bytes of the chunks so far, which may be half of an empty line
+        self._wire_bytes = 0  # of the chunks, everything counted
+        self._token = -1
+
+    def __repr__(self) -> str:
+        return f"<Connection {_STATES[self._state]}, {len(self._unread)} bytes unread>"
+
+    # What the loop calls.
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._write = transport.write
+        transport.set_write_buffer_limits(high=0)  # we hear at once of a client that does not take its answer
+        if self._front.take_in(self):
+            self._start(self._front.heads_due)
+        elif self._front.is_crowded():
+            self.cut()
+        else:
+            limit = self._front.limits.max_connections
+            self._refuse_all(errors.CONNECTION_CAP, f"{limit} connections are open already")
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        state, self._state = self._state, _ENDED
+        self._stop_watch()
+        self._unread = b""
+        self._partial = None
+        self._answer = self._feed = self._parser = self._write = None  # else this object and they hold each other
+        self._front.let_go(self)
+        if state == _WAITING and self._token >= 0:
+            self._door.gone(self._token)
+        elif state == _BODY and self._admission is not None:
+            self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the client left in the middle of it", None)
+
+    def eof_received(self) -> None:
+        return None  # the transport closes itself, when what was written is out
+
+    def pause_writing(self) -> None:
+        self._unflushed = True
+        if self._watch is None:
+            self._start(self._front.writes_due)
+
+    def resume_writing(self) -> None:
+        self._unflushed = False
+        if self._watch is self._front.writes_due:
+            self._stop_watch()
+        if self._state == _STALLED:
+            self._go_on()
+        elif self._state == _ENDED and not self._transport.is_closing():
+            self._start(self._front.lingers_due)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state > _BODY:
+            self._hold(data)
+        elif self._partial is None:
+            self._read(data)
+        else:
+            self._read_partial(data)
+
+    def on_message_complete(self) -> None:
+        """llhttp's."""
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+
+    # What the front asks.
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests, or before the first: nobody would miss the connection."""
+        return self._state == _HEAD and self._partial is None and not self._unflushed
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def leave(self) -> None:
+        """Close, with what was written delivered."""
+        self._state = _ENDED
+        self._transport.close()
+
+    def leave_if_idle_since(self, moment: float) -> bool:
+        """Leave if nothing has happened since that moment of the loop's clock; whether it did."""
+        if not self.is_idle or self._quiet_since > moment:
+            return False
+        self.leave()
+        return True
+
+    def cut(self) -> None:
+        """End it now; what was not taken is lost."""
+        self._transport.abort()
+
+    def head_is_late(self) -> None:
+        """A client that has said nothing is owed nothing; one that has begun is told what went wrong."""
+        self._watch = None
+        if self._partial is None:
+            self.leave()
+        else:
+            timeout_s = self._front.heads_due.timeout_s
+            self._refuse_all(errors.HEADER_TIMEOUT, f"expected the whole head within {timeout_s:g} s")
+
+    def body_is_late(self) -> None:
+        """The rest of the body did not come."""
+        self._watch = None
+        timeout_s = self._front.bodies_due.timeout_s
+        got = len(self._body)
+        self._break_off(errors.BODY_TIMEOUT, f"expected the whole body within {timeout_s:g} s, got {got} bytes")
+
+    # Deadlines: at most one runs.
+
+    def _start(self, deadlines: Deadlines[Connection]) -> None:
+        self._stop_watch()
+        self._watch = deadlines
+        deadlines.add(self, self._front.clock())
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.discard(self)
+            self._watch = None
+
+    # Bytes.
+
+    def _read(self, data: bytes) -> None:
+        """Takes one message after the other out of `data`, until one has to wait."""
+        at, end = 0, len(data)
+        while at < end:
+            if self._state == _HEAD:
+                at = self._take_head(data, at)
+            elif self._state == _BODY:
+                at = self._take_body(data, at)
+            else:
+                self._hold(data[at:])
+                return
+
+    def _hold(self, data: bytes) -> None:
+        """Keeps what came too early."""
+        if self._state == _ENDED:
+            return
+        self._unread += data
+        if len(self._unread) > AHEAD_BYTES_MAX and self not in self._front.deaf:
+            self._transport.pause_reading()
+            self._front.deaf.add(self)
+
+    def _go_on(self) -> None:
+        """Nothing stands in the way of the next request any more."""
+        if self._state != _STALLED or self._unflushed:
+            return
+        self._state = _HEAD
+        data, self._unread = self._unread, b""
+        if self in self._front.deaf:
+            self._front.deaf.discard(self)
+            self._transport.resume_reading()
+        if data:
+            self._read(data)
+
+    def _read_partial(self, data: bytes) -> None:
+        partial = self._partial
+        assert partial is not None
+        searched = max(0, len(partial) - 3)
+        partial += data
+        if partial.find(HEAD_END, searched) >= 0:
+            self._partial = None
+            self._read(bytes(partial))
+            return
+        while partial.startswith(b"\r\n"):
+            del partial[:2]
+        if partial:
+            self._check_size(partial, 3)
+        else:
+            self._partial = None
+
+    def _check_size(self, head: bytes | bytearray, slack: int) -> bool:
+        """Whether the head, or what there is of it, is within the limits; refuses it if not."""
+        front = self._front
+        excess = http1_wire.excess(head, front.line_bytes_max, front.limits.max_header_bytes, slack)
+        if excess is None:
+            return True
+        self._partial = None
+        self._refuse_all(*excess)
+        return False
+
+    # Heads.
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """Takes one request off `data` from `at` on, as much of it as is there; returns where it stopped."""
+        while data[at] == _CARRIAGE_RETURN and data[at : at + 2] == b"\r\n":  # RFC 9112, 2.2: empty lines before it
+            at += 2
+            if at == len(data):
+                return at
+        head_end = data.find(HEAD_END, at) + 4
+        if head_end == 3:
+            self._begin_partial(data[at:])
+            return len(data)
+        if self._watch is not None:
+            self._stop_watch()
+        if head_end - at > self._front.small_head_bytes and not self._check_size(data[at:head_end], 0):
+            return len(data)
+        text = data[at:head_end].decode("latin-1")
+        lowered = text.lower()
+        try:
+            method, target, version = request_line(text)
+            self._is_head = method == "HEAD"
+            self._is_http10 = version == "HTTP/1.0"
+            length = content_length(text, lowered)
+            headers = LazyHeaders(text, lowered)
+            chunked = "\ntransfer-encoding:" in lowered and http1_wire.is_chunked(headers, self._is_http10)
+            head = head_of(method, target, headers, length, chunked)
+            end = head_end + length if length else head_end
+            self._left = UNKNOWN if chunked else max(0, end - len(data))
+            self._complete = False
+            self._feed(data if at == 0 and end >= len(data) else data[at:end])
+        except HttpParserInvalidMethodError:
+            self._refuse_unknown_method(head, text)
+            return len(data)
+        except HttpParserUpgrade:
+            if not self._pass_by_upgrade():
+                return len(data)
+        except (BadHead, HttpParserError) as error:
+            self._refuse_all(errors.MALFORMED, str(error))
+            return len(data)
+        if self._complete is not (self._left == 0):
+            self._refuse_all(errors.MALFORMED, "expected a body that ends where its head says")
+        elif "\nexpect:" in lowered:
+            self._take_expectation(head, text, data[head_end:end], len(data) == head_end)
+        else:
+            self._take_verdict(self._door.admit(head), text, data[head_end:end])
+        return min(end, len(data))
+
+    def _take_verdict(self, verdict: Admission | Refusal, text: str, body: bytes) -> None:
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+        elif self._left == 0:
+            self._open(verdict, body)
+        else:
+            self._begin_body(verdict, text, body)
+
+    def _open(self, admission: Admission, body: bytes) -> None:
+        self._state = _WAITING
+        self._token = -1
+        self._token = self._door.open(admission, body, self._answer)
+
+    # Heads that are not like the others.
+
+    def _begin_partial(self, data: bytes) -> None:
+        """A head that has no end yet."""
+        self._is_head = False
+        if self._watch is None:
+            self._start(self._front.heads_due)
+        if self._check_size(data, 3):
+            self._partial = bytearray(data)
+
+    def _take_expectation(self, head: Head, text: str, body: bytes, sent_nothing_more: bool) -> None:
+        """RFC 9110, 10.1.1: the client waits for a word before it sends the body; it gets one once it may enter."""
+        if self._is_http10:
+            self._take_verdict(self._door.admit(head), text, body)
+            return
+        if any(value.lower() != "100-continue" for value in head.headers.get_all("expect")):
+            verdict: Admission | Refusal = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
+        else:
+            verdict = self._door.admit(head)
+        if isinstance(verdict, Refusal):
+            # The body may follow all the same or not at all: nobody knows where the next request begins.
+            self._refuse(verdict, may_skip=False)
+            return
+        if self._left and sent_nothing_more:
+            self._write(http1_wire.CONTINUE)
+        self._take_verdict(verdict, text, body)
+
+    def _pass_by_upgrade(self) -> bool:
+        """The client offers another protocol or asks for a tunnel: it gets one answer in this one, and no more.
+
+        llhttp has stopped behind the head and does not know the body. False where nobody does: it is refused.
+        """
+        self._feed = _ignore
+        self._keep_alive = False
+        if self._left == UNKNOWN:
+            self._refuse_all(errors.MALFORMED, "expected no Upgrade together with a chunked body")
+            return False
+        self._complete = self._left == 0
+        return True
+
+    def _refuse_unknown_method(self, head: Head, text: str) -> None:
+        """llhttp has a list of methods. What is said to one that is not on it is for the core to decide."""
+        try:
+            if not http1_wire.is_token(head.method):
+                raise BadHead("expected a method")
+            HttpRequestParser(None).feed_data(b"GET" + text[len(head.method) :].encode("latin-1"))
+        except HttpParserUpgrade:
+            pass
+        except (BadHead, HttpParserError) as error:
+            self._refuse_all(errors.MALFORMED, str(error))
+            return
+        verdict = self._door.admit(head)
+        assert isinstance(verdict, Refusal), "no route has a method that llhttp does not know"
+        self._left = UNKNOWN
+        self._refuse(verdict)
+
+    # Refusals.
+
+    def _refuse(self, refusal: Refusal, may_skip: bool = True) -> None:
+        """Answers a request that may not enter. A short rest of its body is skipped, or the connection ends."""
+        if self._left:
+            self._keep_alive = (
+                may_skip and 0 < self._left <= SKIPPED_BODY_BYTES_MAX and not self._is_http10 and self._feed != _ignore
+            )
+            if self._keep_alive:
+                self._start(self._front.bodies_due)
+        self._admission = None
+        self._token = -1
+        self._state = _WAITING
+        self._door.refuse(refusal, self._answer)
+
+    def _refuse_all(self, ending: Ending, detail: str) -> None:
+        """Answers a request of which nobody knows where it ends."""
+        self._stop_watch()
+        self._partial = None
+        self._left = UNKNOWN
+        self._refuse(Refusal(ending, detail))
+
+    def _break_off(self, ending: Ending, detail: str) -> None:
+        """The body is not going to be complete."""
+        self._stop_watch()
+        admission, self._admission = self._admission, None
+        if admission is None:
+            self.cut()  # refused and answered already
+            return
+        self._keep_alive = False
+        self._left = UNKNOWN
+        self._token = -1
+        self._state = _WAITING
+        self._door.abandon(admission, ending, detail, self._answer)
+
+    # Bodies.
+
+    def _begin_body(self, admission: Admission, text: str, body: bytes) -> None:
+        """The first part of a body whose rest has not come."""
+        self._state = _BODY
+        self._admission = admission
+        self._body = bytearray(body)
+        self._start(self._front.bodies_due)
+        if self._left == UNKNOWN:
+            self._tail = b""
+            self._wire_bytes = 0
+            self._new_parser(_Chunks(self._body.extend, self.on_message_complete))
+            self._feed(text.encode("latin-1"))
+
+    def _take_body(self, data: bytes, at: int) -> int:
+        """Takes of the body what `data` has from `at` on; returns where it stopped."""
+        if self._left == UNKNOWN:
+            return self._take_chunks(data, at)
+        piece = data[at : at + self._left]
+        self._left -= len(piece)
+        self._feed(piece)
+        if self._admission is not None:
+            self._body += piece
+        if self._left == 0:
+            self._body_ends()
+        return at + len(piece)
+
+    def _take_chunks(self, data: bytes, at: int) -> int:
+        """A body in chunks ends behind an empty line, so llhttp is fed from one to the next and never too far."""
+        joined = self._tail + data[at:]
+        view = memoryview(joined)
+        start, searched = len(self._tail), 0
+        while start < len(joined) and not self._complete:
+            found = joined.find(HEAD_END, searched)
+            end = searched = found + 4 if found >= 0 else len(joined)
+            try:
+                self._feed(view[start:end])
+            except HttpParserError as error:
+                self._break_off(errors.MALFORMED, str(error))
+                return len(data)
+            self._wire_bytes += end - start
+            start = end
+            if not self._is_within_limits():
+                return len(data)
+        taken = start - len(self._tail)
+        self._tail = joined[max(0, start - 3) : start]
+        if self._complete:
+            self._left = 0
+            self._new_parser()
+            self._body_ends()
+        return at + taken
+
+    def _is_within_limits(self) -> bool:
+        """Whether a body in chunks may go on; breaks it off if not."""
+        assert self._admission is not None, "refused bodies in chunks are not read"
+        limit, got = self._admission.max_body_bytes, len(self._body)
+        if got > limit:
+            self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
+            return False
+        if self._wire_bytes - got > self._front.limits.max_header_bytes + CHUNK_OVERHEAD * got:
+            self._break_off(errors.MALFORMED, "expected less beside the body: chunk extensions, trailers, tiny chunks")
+            return False
+        return True
+
+    def _body_ends(self) -> None:
+        self._stop_watch()
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            body, self._body = bytes(self._body), bytearray()
+            self._open(admission, body)
+        elif not self._keep_alive:
+            self._end()
+        else:
+            self._after_answer()
+
+    def _new_parser(self, callbacks: Any = None) -> None:
+        self._parser = HttpRequestParser(callbacks or self)
+        self._feed = self._parser.feed_data
+
+    # Answers.
+
+    def _take_answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """`messages.Answer` for the request that waits."""
+        if self._state != _WAITING:
+            return  # the client has left
+        head, is_plain = self._answer_head(status, headers)
+        front = self._front
+        if (
+            is_plain
+            and self._keep_alive
+            and not (self._is_head or self._is_http10 or front.draining)
+            and len(body) <= COPIED_BODY_BYTES_MAX
+        ):
+            self._write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self._after_answer()
+        else:
+            self._write_unusual(status, head, body, CLOSE in headers)
+
+    def _write_unusual(self, status: int, head: bytes, body: bytes, closes: bool) -> None:
+        keeps = self._keep_alive and not closes and not self._front.draining
+        lines = [head]
+        if status != 204 and status != 304:
+            lines.append(b"%d\r\n" % len(body))
+        if not keeps:
+            lines.append(b"connection: close\r\n")
+        elif self._is_http10:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        if self._is_head or status == 204 or status == 304:
+            body = b""
+        if len(body) > COPIED_BODY_BYTES_MAX:
+            self._transport.writelines([b"".join(lines), body])
+        else:
+            self._write(b"".join([*lines, body]))
+        if keeps:
+            self._after_answer()
+        else:
+            self._end()
+
+    def _after_answer(self) -> None:
+        """What comes next on this connection."""
+        self._quiet_since = self._front.now
+        if self._left:
+            self._state = _BODY  # of a refused request, to be skipped
+        elif self._unread or self._unflushed:
+            self._state = _STALLED
+            if not self._unflushed:
+                self._front.call_soon(self._go_on)  # not from here: whoever answers may be in the middle of it
+        else:
+            self._state = _HEAD
+
+    def _end(self) -> None:
+        """No byte is served from here on. What the client still sends is read, or a reset could destroy our answer."""
+        lingers = self._left != 0 or self._unread
+        self._state = _ENDED
+        self._unread = b""
+        if self._transport.is_closing():
+            return
+        if not lingers:
+            self._transport.close()
+            return
+        if self in self._front.deaf:
+            self._front.deaf.discard(self)
+            self._transport.resume_reading()
+        self._transport.write_eof()
+        if not self._unflushed:
+            self._start(self._front.lingers_due)
+
+
+class _Chunks:
+    """The callbacks of a parser that reads a body in chunks."""
+
+    __slots__ = ("on_body", "on_message_complete")
+
+    def __init__(self, on_body: Any, on_message_complete: Any) -> None:
+        self.on_body = on_body
+        self.on_message_complete = on_message_complete
+
+
+def _ignore(_data: bytes) -> None:
+    return None
