@@ -111,12 +111,6 @@ def _size(least: str, most: str) -> Kind:
     )
 
 
-def _read_front(value: Any, path: str) -> str:
-    if value == "express":
-        raise Mistake(path, '"auto" or "granian"', shown(value), "express is not available yet")
-    return str(choice("auto", "granian").read(value, path))
-
-
 def _read_listen(value: Any, path: str) -> Listen:
     if isinstance(value, str):
         value = {"bind": value}
@@ -128,7 +122,6 @@ _HEADERS = list_of(text("a header name", spelling.copied_header), "a list of hea
 _PATH = text('a path such as "/orders/{id}"', spelling.path)
 _SERVERS = text('brokers such as "kafka-1:9092,kafka-2:9092"', spelling.servers)
 _FILE = text("a file name", spelling.file_name)
-_FRONT = Kind('"auto" or "granian"', _read_front, {"enum": ["auto", "granian"]})
 _CLIENT_TIME = _duration("100ms", "10m")
 _BIND = text('an address such as "0.0.0.0:8080" or "unix:/run/shop.sock"', spelling.bind)
 # The table form is a definition of the whole schema (`json_schema`).
@@ -152,11 +145,21 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One address that is listened on. A plain string in `gateway.listen` stands for its `bind`."""
 
     bind: Annotated[str, Setting("Where to listen: `host:port`, or `unix:` and a path.", _BIND, restart=True)]
-    front: Annotated[str, Setting("The HTTP implementation.", _FRONT)] = "auto"
-    http: Annotated[str, Setting("The HTTP versions that are spoken.", choice("auto", "1", "2"))] = "auto"
+    front: Annotated[str, Setting(
+        "The HTTP implementation. `auto` takes `express` (plain HTTP/1.1 at the lowest cost) where that is all that is "
+        "asked for, and `granian` for TLS and for `http = \"2\"`.",
+        choice("auto", "granian", "express"))] = "auto"
+    http: Annotated[str, Setting(
+        "The HTTP versions that are spoken. `auto`: 1.1, with TLS also 2; on `granian` 2 without TLS as well.",
+        choice("auto", "1", "2"))] = "auto"
     tls_cert: Annotated[str, Setting("PEM file with the certificate chain; together with `tls_key`.", _FILE)] = ""
     tls_key: Annotated[str, Setting("PEM file with the private key.", _FILE)] = ""
     tls_min: Annotated[str, Setting("The oldest TLS version that is accepted.", choice("1.2", "1.3"))] = "1.2"
+
+    @property
+    def is_express(self) -> bool:
+        """The express front serves it, not granian."""
+        return self.front == "express" or (self.front == "auto" and not self.tls_cert and self.http != "2")
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +203,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_ns: Annotated[int, Setting("Time for the headers to come in.", _CLIENT_TIME)] = 10 * NS_PER_S
     body_timeout_ns: Annotated[int, Setting(
         "Time for the body to come in (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S
-    write_timeout_ns: Annotated[int, Setting("Time for a client to take its answer.", _CLIENT_TIME)] = 20 * NS_PER_S
+    idle_timeout_ns: Annotated[int, Setting(
+        "Time between two requests of a connection (`express`; `granian` takes `header_timeout` for it).",
+        _CLIENT_TIME)] = 75 * NS_PER_S
+    write_timeout_ns: Annotated[int, Setting(
+        "Time for a client to take its answer (`express` only).", _CLIENT_TIME)] = 20 * NS_PER_S
     max_connections: Annotated[int, Setting("Open connections per worker.", integer(1, 1_000_000))] = 16384
 
 
@@ -452,6 +459,9 @@ def _check_listens(config: Config) -> None:
         if bool(listen.tls_cert) != bool(listen.tls_key):
             missing, given = ("tls_key", "tls_cert") if listen.tls_cert else ("tls_cert", "tls_key")
             raise Mistake(f"{path}.{missing}", f"a PEM file, because {given} is set", "nothing")
+        if listen.front == "express" and (listen.tls_cert or listen.http == "2"):
+            wanted = "TLS" if listen.tls_cert else "HTTP/2"
+            raise Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
         if listen.bind in taken and not listen.bind.endswith(":0"):
             raise Mistake(path, f"another address than {taken[listen.bind]}", shown(listen.bind))
         taken[listen.bind] = path

@@ -42,6 +42,7 @@ from fastgw.canary import Canary
 from fastgw.config import Config
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
+from fastgw.http_express import ExpressFront
 from fastgw.http_granian import GranianFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.kafka_client import Link, LinkSettings
@@ -80,7 +81,7 @@ class Worker:
         self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
-        self._fronts: list[GranianFront] = []
+        self._fronts: list[GranianFront | ExpressFront] = []
         self._home_since_ns = 0
         self._told_leaving: dict[int, int] = {}  # partition -> when the others were told that we stop reading it
         self._draining = False
@@ -319,7 +320,8 @@ class Worker:
         await self.ready.wait()
         gateway = self._config.gateway
         for fd, listen in zip(listen_fds, gateway.listens, strict=True):
-            front = GranianFront(fd, listen, self._config.limits, self)
+            make_front = ExpressFront if listen.is_express else GranianFront
+            front = make_front(fd, listen, self._config.limits, self)
             await front.start()
             self._fronts.append(front)
         self._reply_path_changed()

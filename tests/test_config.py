@@ -84,6 +84,22 @@ def test_listeners_are_strings_or_tables() -> None:
     assert binds == ["0.0.0.0:80", "unix:/run/shop.sock", "h:1"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_express"),
+    [
+        ("", True),
+        ('http = "1"', True),
+        ('http = "2"', False),
+        ('tls_cert = "a.pem"\ntls_key = "b.pem"', False),
+        ('front = "granian"', False),
+        ('front = "express"', True),
+    ],
+)
+def test_the_express_front_is_taken_where_it_can_do_all_that_is_asked_for(settings: str, is_express: bool) -> None:
+    (listen,) = loads(MINIMAL + f'[[listen]]\nbind = "a:1"\n{settings}\n').gateway.listens
+    assert listen.is_express is is_express
+
+
 def test_header_names_and_hosts_are_compared_in_lower_case() -> None:
     loaded = loads(
         GATEWAY + 'hosts = ["Shop.Example"]\n' + KAFKA + ROUTE + 'request_headers = ["X-Trace"]\nkey = "header.X-Id"\n'
@@ -189,7 +205,8 @@ MISTAKES = {
     MINIMAL + 'dialect = "spring"\n': ["route[0].dialect:", '"plain"', 'got "spring"'],
     ROUTE.replace("POST", "post") + GATEWAY + KAFKA: ["route[0].method:", 'did you mean "POST"?'],
     ROUTE.replace('"POST"', '["GET", "GOT"]') + GATEWAY + KAFKA: ["route[0].method[1]:", 'did you mean "GET"?'],
-    MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\n': ["listen[0].front:", "not available yet"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\nhttp = "2"\n': ["listen[0].front:", "HTTP/2 is set"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\ntls_cert = "c"\ntls_key = "k"\n': ["TLS is set"],
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "granit"\n': ["listen[0].front:", 'did you mean "granian"?'],
     # names and addresses
     '[gateway]\nname = "my shop"\n' + KAFKA + ROUTE: ["gateway.name:", "a-z A-Z 0-9"],
