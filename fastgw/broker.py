@@ -17,7 +17,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType, TracebackType
 
@@ -112,6 +112,30 @@ class MockCluster:
         if problem:
             why = self._library.rd_kafka_err2str(problem).decode()
             raise BrokerError(f"topic {name!r} with {partitions} partitions could not be created: {why}")
+
+    # Faults, for tests. Brokers are numbered from 1.
+
+    def push_errors(self, api_key: int, codes: Sequence[int]) -> None:
+        """Answer the next requests of one kind with these errors, one each, instead of doing what they ask.
+
+        Args:
+            api_key: the kind, as the protocol numbers it (0 Produce, 1 Fetch, 2 ListOffsets, 3 Metadata).
+            codes: Kafka's error codes.
+        """
+        array = (ctypes.c_int * len(codes))(*codes)
+        self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, len(codes), array)
+
+    def set_down(self, broker: int = 1) -> None:
+        """Cut every connection to a broker and refuse new ones."""
+        self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
+
+    def set_up(self, broker: int = 1) -> None:
+        """Let a broker that was down take connections again."""
+        self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
+
+    def set_round_trip(self, milliseconds: int, broker: int = 1) -> None:
+        """Hold back every answer of a broker for so long; 0 ends that."""
+        self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds)
 
     def close(self) -> None:
         """End the cluster; may be called again."""
@@ -225,6 +249,12 @@ def _library() -> ctypes.CDLL:
         library.rd_kafka_mock_cluster_bootstraps.argtypes = [pointer]
         library.rd_kafka_mock_topic_create.argtypes = [pointer, ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
         library.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [pointer, ctypes.c_int32]
+        library.rd_kafka_mock_push_request_errors_array.argtypes = [
+            pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)
+        ]  # fmt: skip
+        library.rd_kafka_mock_broker_set_down.argtypes = [pointer, ctypes.c_int32]
+        library.rd_kafka_mock_broker_set_up.argtypes = [pointer, ctypes.c_int32]
+        library.rd_kafka_mock_broker_set_rtt.argtypes = [pointer, ctypes.c_int32, ctypes.c_int]
     except AttributeError as error:
         raise BrokerError(f"this librdkafka has no mock cluster: {error}") from error
     return library

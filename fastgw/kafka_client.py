@@ -17,6 +17,10 @@ from fastgw.messages import Record, Reply
 FROM_END = -1  # RD_KAFKA_OFFSET_END
 FROM_BEGINNING = -2  # RD_KAFKA_OFFSET_BEGINNING
 
+# A producer that dies as soon as it is made (an ACL that is missing, say) is not made again at once: each costs threads
+# and connections. In the meantime requests are refused with "send again".
+REPLACE_AGAIN_NS = 500_000_000
+
 POSITION_TIMEOUT_S = 5.0  # how long one question for the offsets of partitions may take before it is asked again
 
 Settings = dict[str, Any]
@@ -69,8 +73,10 @@ class Link(Protocol):
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
         """Starts reading these partitions at their end, or FROM_BEGINNING.
 
-        `positioned` tells when, and from where. Retried until done. For a partition that is read already, `positioned`
-        comes as well and the reading just goes on.
+        `positioned` tells when, and from where; it comes after this call. The end is asked for until it is told. A
+        beginning needs no question, and no partition that the client knows already: for one that was added a moment
+        ago, it looks within a second. For a partition that is read already, `positioned` comes as well and the
+        reading just goes on.
         """
 
     def stop_reading(self, partitions: Sequence[int]) -> None:

@@ -23,7 +23,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from fastgw import errors, kafka_wire
 from fastgw.errors import QueueFull, SendRefused
-from fastgw.kafka_client import FATAL, FROM_END, POSITION_TIMEOUT_S, REFUSALS, LinkEvents, LinkSettings
+from fastgw.kafka_client import (
+    FATAL,
+    FROM_BEGINNING,
+    FROM_END,
+    POSITION_TIMEOUT_S,
+    REFUSALS,
+    REPLACE_AGAIN_NS,
+    BoundedLog,
+    LinkEvents,
+    LinkSettings,
+)
 from fastgw.messages import Record, Reply
 
 log = structlog.get_logger("fastgw.kafka")
@@ -35,8 +45,8 @@ BATCH = 512  # messages handed to the loop at once
 class KafkaLink:
     """One worker's producers and its consumer. See kafka_client.Link for what it promises.
 
-    Attributes of the loop: everything but `_commands` (both threads), and `_consumer` and `_reading` (the Kafka thread
-    once started).
+    Attributes of the loop: everything but `_commands` (both threads), and what reading needs, `_consumer`, `_reading`,
+    `_unpositioned` (the Kafka thread once started).
     """
 
     def __init__(self, settings: LinkSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,8 +58,11 @@ class KafkaLink:
         own = {"logger": logging.getLogger("fastgw.librdkafka"), "error_cb": self._on_client_error}
         self._producer_settings = [settings.producer(timeout) | own for timeout in settings.delivery_timeouts_ms]
         self._producers = [Producer(producer) for producer in self._producer_settings]
+        self._replace_from_ns = [0] * len(self._producers)
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
+        self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
+        self._lines = BoundedLog()
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
     def start(self) -> None:
@@ -79,7 +92,11 @@ class KafkaLink:
     def post(self, record: Record) -> bool:
         try:
             self._producers[0].produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
-        except (BufferError, KafkaException):
+        except BufferError:
+            return False
+        except KafkaException as refused:
+            if refused.args[0].code() == FATAL:
+                self._replace_producer(0, refused.args[0].str())
             return False
         return True
 
@@ -97,17 +114,25 @@ class KafkaLink:
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), error.str())
 
     def _replace_producer(self, delivery_class: int, detail: str) -> None:
-        log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-        self._producers[delivery_class] = Producer(self._producer_settings[delivery_class])
+        now_ns = time.monotonic_ns()
+        if now_ns >= self._replace_from_ns[delivery_class]:  # else dead until a later `send` finds it so
+            self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
+            log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
+            self._producers[delivery_class] = Producer(self._producer_settings[delivery_class])
         self._events.producer_died(delivery_class, detail)
 
     def _on_client_error(self, error: KafkaError) -> None:
-        log.warning("kafka client", code=error.name(), detail=error.str())
+        self._say("kafka client", code=error.name(), detail=error.str())
+
+    def _say(self, event: str, **fields: str) -> None:
+        # Both threads come here; at worst a line too many or too few goes out.
+        if self._lines.admit(time.monotonic_ns()):
+            log.warning(event, **fields, **self._lines.held_back())
 
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
-        self._commands.put(partial(self._position, list(partitions), at))
+        self._commands.put(partial(self._begin, frozenset(partitions), at))
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         self._commands.put(partial(self._let_go, frozenset(partitions)))
@@ -134,39 +159,48 @@ class KafkaLink:
             try:
                 command()
             except KafkaException as failed:
-                log.warning("kafka consumer command failed", detail=str(failed))
+                self._say("kafka consumer command failed", detail=str(failed))
 
-    def _position(self, partitions: list[int], at: int) -> None:
-        asked = [TopicPartition(self._reply_topic, partition, at) for partition in partitions]
-        found, failed = [], []
+    def _begin(self, partitions: frozenset[int], at: int) -> None:
+        if at == FROM_BEGINNING:
+            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
+        else:
+            self._unpositioned |= partitions
+            self._position(partitions)
+
+    def _position(self, partitions: frozenset[int]) -> None:
+        """Asks for the ends of those that are still wanted, and again for what could not be told."""
+        wanted = [TopicPartition(self._reply_topic, number, FROM_END) for number in partitions & self._unpositioned]
+        if not wanted or self._stopping:
+            return
         try:
-            # ListOffsets takes these two in place of timestamps (-1 end, -2 beginning): one round trip for all.
-            answers = self._consumer.offsets_for_times(asked, timeout=POSITION_TIMEOUT_S)
+            # ListOffsets takes this in place of a timestamp: one round trip for all.
+            answers = self._consumer.offsets_for_times(wanted, timeout=POSITION_TIMEOUT_S)
         except KafkaException as error:
-            log.warning("cannot position the reply consumer, trying again", detail=error.args[0].str())
+            self._say("cannot position the reply consumer, trying again", detail=error.args[0].str())
             answers = []
-            failed = partitions
-        for answer in answers:
-            if answer.error is None and answer.offset >= 0:
-                found.append(answer)
-            else:
-                failed.append(answer.partition)
-        if found:
-            fresh = [answer for answer in found if answer.partition not in self._reading]
-            if fresh:
-                self._consumer.incremental_assign(fresh)
-            self._reading.update(answer.partition for answer in fresh)
-            offsets = {answer.partition: answer.offset for answer in found}
+        offsets = {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
+        self._unpositioned -= offsets.keys()
+        self._assign(offsets, offsets)
+        self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
+        self._commands.put(partial(self._position, partitions))
+
+    def _assign(self, starts: dict[int, int], offsets: dict[int, int]) -> None:
+        fresh = starts.keys() - self._reading
+        if fresh:
+            self._consumer.incremental_assign(
+                [TopicPartition(self._reply_topic, number, starts[number]) for number in fresh]
+            )
+            self._reading |= fresh
+        if offsets:
             self._loop.call_soon_threadsafe(self._events.positioned, offsets)
-        if failed and not self._stopping:
-            self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
-            self._commands.put(partial(self._position, failed, at))
 
     def _let_go(self, partitions: frozenset[int]) -> None:
-        gone = [TopicPartition(self._reply_topic, partition) for partition in partitions & self._reading]
-        self._reading -= partitions
+        self._unpositioned -= partitions
+        gone = partitions & self._reading
         if gone:
-            self._consumer.incremental_unassign(gone)
+            self._reading -= gone
+            self._consumer.incremental_unassign([TopicPartition(self._reply_topic, number) for number in gone])
 
     def _on_batch(self, batch: list[Message]) -> None:
         self.serve()  # first the acks, then the replies that followed them
@@ -175,7 +209,7 @@ class KafkaLink:
             if message.error() is None:
                 replies.append(_decoded(message))
             else:
-                log.warning("reply consumer", detail=message.error().str())
+                self._say("reply consumer", detail=message.error().str())
         self._events.replies(replies)
 
     def close(self, timeout_s: float) -> int:

@@ -30,11 +30,12 @@ from fastgw._ctable import SlotRange
 from fastgw._klink import Acks, ClientError, Consumer, LogLine, Offsets, Producer, Undelivered
 from fastgw.errors import FastgwError, QueueFull, SendRefused
 from fastgw.kafka_client import (
-    FATAL,
+    FROM_BEGINNING,
     FROM_END,
     POSITION_TIMEOUT_S,
     QUEUE_FULL,
     REFUSALS,
+    REPLACE_AGAIN_NS,
     BoundedLog,
     LinkEvents,
     LinkSettings,
@@ -112,6 +113,7 @@ class NativeLink:
         self._acks = Acks()
         self._producer_settings = [_as_text(settings.producer(timeout)) for timeout in settings.delivery_timeouts_ms]
         self._producers = [self._new_producer(number) for number in range(len(self._producer_settings))]
+        self._replace_from_ns = [0] * len(self._producers)
         self._dying: list[Producer] = []  # replaced after a fatal error; kept until each record's fate is told
         self._consumer = _made(
             lambda: Consumer(
@@ -123,7 +125,7 @@ class NativeLink:
             )
         )
         self._reading: set[int] = set()
-        self._questions: dict[int, tuple[set[int], int]] = {}  # number -> partitions whose offset is asked for, where
+        self._questions: dict[int, set[int]] = {}  # number -> partitions whose end is asked for
         self._question = 0
         self._closed = False
 
@@ -145,14 +147,17 @@ class NativeLink:
     def _refuse(self, code: int, text: str, delivery_class: int) -> None:
         if code == QUEUE_FULL:
             raise QueueFull("librdkafka's send queue is full")
-        if code == FATAL:
+        if self._producers[delivery_class].fatal() is not None:  # the code is that of what was fatal
             self._replace_producer(delivery_class, text)
             raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
         raise SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
 
     def post(self, record: Record) -> bool:
         topic, value, key, headers, partition = record
-        return self._producers[0].send(topic, value, key, headers, partition, _klink.NOBODY) is None
+        refused = self._producers[0].send(topic, value, key, headers, partition, _klink.NOBODY)
+        if refused is not None and self._producers[0].fatal() is not None:
+            self._replace_producer(0, refused[1])
+        return refused is None
 
     # What comes back.
 
@@ -219,10 +224,14 @@ class NativeLink:
     def _replace_producer(self, delivery_class: int, detail: str) -> None:
         old = self._producers[delivery_class]
         if self._closed or old.fatal() is None:
-            return  # the error was told twice, and the second one means a producer that is gone
+            return  # the error is told by an event and by the next `send`: the second one means a producer that is gone
+        old.purge()  # what it holds comes back as undelivered, each record with what is known of it
+        now_ns = time.monotonic_ns()
+        if now_ns < self._replace_from_ns[delivery_class]:
+            return  # dead until a later `send` finds it so
+        self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
         log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
         self._producers[delivery_class] = self._new_producer(delivery_class)
-        old.purge()  # what it holds comes back as undelivered, each record with what is known of it
         self._dying.append(old)
 
     def _bury(self) -> None:
@@ -235,38 +244,45 @@ class NativeLink:
     # Reading.
 
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+        if at == FROM_BEGINNING:
+            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
+        else:
+            self._ask(set(partitions))
+
+    def _ask(self, partitions: set[int]) -> None:
         if partitions and not self._closed:
             self._question += 1
-            self._questions[self._question] = set(partitions), at
-            self._consumer.ask_offsets(list(partitions), at, self._question, int(POSITION_TIMEOUT_S * 1000))
+            self._questions[self._question] = partitions
+            self._consumer.ask_offsets(partitions, FROM_END, self._question, int(POSITION_TIMEOUT_S * 1000))
 
     def _offsets_told(self, answer: Offsets) -> None:
-        wanted, at = self._questions.pop(answer.request, (set(), FROM_END))
+        wanted = self._questions.pop(answer.request)
         offsets = {partition: offset for partition, offset in answer.found.items() if partition in wanted}
-        fresh = {partition: offset for partition, offset in offsets.items() if partition not in self._reading}
-        refused = self._consumer.assign(fresh) if fresh else None
-        if refused is not None:
-            offsets = {partition: offset for partition, offset in offsets.items() if partition not in fresh}
-        else:
-            self._reading.update(fresh)
         missing = wanted - offsets.keys()
         if missing:
-            why = refused[1] if refused else answer.text or next(iter(answer.failed.values()), "no answer")
+            why = answer.text or next(iter(answer.failed.values()), "no answer")
             self._say("warning", "cannot position the reply consumer, trying again", detail=why)
-            # Noted as a question at once, so that a `stop_reading` in the meantime finds it.
             self._question += 1
-            self._questions[self._question] = missing, at
+            self._questions[self._question] = missing  # where `stop_reading` finds it until it is asked again
             self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
-        if offsets:
-            self._events.positioned(offsets)
+        self._assign(offsets, offsets)
 
     def _ask_again(self, question: int) -> None:
-        missing, at = self._questions.pop(question)
-        self.read(sorted(missing), at)
+        self._ask(self._questions.pop(question))
+
+    def _assign(self, starts: dict[int, int], offsets: dict[int, int]) -> None:
+        fresh = {partition: start for partition, start in starts.items() if partition not in self._reading}
+        refused = self._consumer.assign(fresh) if fresh else None
+        if refused is not None:
+            self._say("warning", "kafka consumer command failed", detail=refused[1])
+            return
+        self._reading.update(fresh)
+        if offsets:
+            self._loop.call_soon(self._events.positioned, offsets)
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         gone = set(partitions)
-        for wanted, _ in self._questions.values():
+        for wanted in self._questions.values():
             wanted -= gone
         gone &= self._reading
         self._reading -= gone
@@ -302,6 +318,8 @@ class NativeLink:
 
     def _log(self, event: ClientError | LogLine) -> None:
         if isinstance(event, LogLine):
+            if event.facility == "FAIL":
+                return  # a connection that failed: comes as an error as well
             self._say(LOG_METHODS[event.level], "librdkafka", facility=event.facility, detail=event.text)
         else:
             self._say("warning", "kafka client", code=event.name, detail=event.text)

@@ -1,0 +1,227 @@
+"""What the links say when Kafka fails, by faults injected into the mock cluster. Everything here is about honesty:
+
+not_recorded is said only of records that are in no log, and the native link knows more of these than the public one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from fastgw import errors
+from fastgw.broker import MockCluster
+from fastgw.errors import Outcome, SendRefused
+from fastgw.kafka_client import FROM_BEGINNING
+from tests.links import KINDS, LinkOnALoop
+from tests.waiting import eventually
+
+PRODUCE, LIST_OFFSETS, INIT_PRODUCER_ID = 0, 2, 22
+REQUEST_TIMED_OUT, MSG_SIZE_TOO_LARGE, NOT_ENOUGH_REPLICAS = 7, 10, 19
+TOPIC_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED = 29, 31
+OUT_OF_ORDER_SEQUENCE_NUMBER = 45  # fatal for an idempotent producer
+
+TIMEOUT_MS = 1000
+TOLD_S = 4.0  # librdkafka looks for records that have timed out about once a second
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def cluster():
+    cluster = MockCluster()
+    cluster.create_topic("replies", 4)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def house(kind, cluster):
+    with LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[TIMEOUT_MS]) as house:
+        house.read([0])
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        yield house
+
+
+def send_until_recorded(house, first):
+    """Sends records until one is taken, as a client that tries again would; returns its token."""
+    tokens = itertools.count(first)
+    return eventually(lambda: sent_and_recorded(house, next(tokens)))
+
+
+def sent_and_recorded(house, token):
+    house.send(token)
+    return token if house.fate(token, TOLD_S) == "recorded" else None
+
+
+def recorded_values(kind, cluster, count):
+    """What is in partition 0, as soon as it is `count` records."""
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as reader:
+        reader.read([0], FROM_BEGINNING)
+        reader.until(lambda: len(reader.told.got) >= count, message=f"{count} records in the log")
+        return [reply.value for reply in reader.told.got]
+
+
+def test_an_authorisation_that_is_refused_is_certain(house, cluster):
+    cluster.push_errors(PRODUCE, [TOPIC_AUTHORIZATION_FAILED])
+    house.send(1)
+    assert house.fate(1) == "not_authorized"
+
+
+def test_a_record_that_the_broker_finds_too_large_is_certain(house, cluster):
+    cluster.push_errors(PRODUCE, [MSG_SIZE_TOO_LARGE])
+    house.send(1)
+    assert house.fate(1) == "record_too_large"
+
+
+@pytest.mark.parametrize("code", [REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS])
+def test_a_passing_error_is_overcome(house, cluster, code):
+    cluster.push_errors(PRODUCE, [code])
+    house.send(1)
+    assert house.fate(1) == "recorded"
+
+
+def test_an_acknowledgement_that_never_comes_leaves_it_unknown(house, cluster):
+    cluster.push_errors(PRODUCE, [REQUEST_TIMED_OUT] * 1000)
+    house.send(1)
+    assert house.fate(1, TOLD_S) == "send_unknown"
+
+
+def test_a_record_that_left_for_a_broker_that_is_too_slow_is_unknown_and_may_be_there(house, cluster, kind):
+    cluster.set_round_trip(4000)
+    house.send(1)
+    assert house.fate(1, TOLD_S) == "send_unknown"
+    cluster.set_round_trip(0)
+    assert recorded_values(kind, cluster, 2) == [b"value 0", b"value 1"], "unknown was the truth"
+
+
+def test_a_record_that_no_broker_could_be_given_is_not_recorded_where_the_link_can_know(house, cluster, kind):
+    cluster.set_down()
+    house.send(1)
+    fate = house.fate(1, TOLD_S)
+    ending = house.told.failed[1][0]
+    assert fate == {"native": "not_sent", "public": "send_unknown"}[kind]
+    assert ending.outcome is {"native": Outcome.NOT_RECORDED, "public": Outcome.UNKNOWN}[kind]
+    cluster.set_up()
+    taken = send_until_recorded(house, 2)
+    assert recorded_values(kind, cluster, 2) == [b"value 0", b"value %d" % taken], "not recorded was the truth"
+
+
+def test_a_cluster_that_was_never_there_is_told_as_well(kind):
+    with LinkOnALoop(kind, "127.0.0.1:1", "replies", timeouts_ms=[TIMEOUT_MS]) as house:
+        house.link.read([0])
+        house.send(1)
+        assert house.fate(1, TOLD_S) == {"native": "not_sent", "public": "send_unknown"}[kind]
+
+
+def test_replies_go_on_after_the_brokers_return(house, cluster):
+    cluster.set_down()
+    house.send(1)
+    house.fate(1, TOLD_S)
+    cluster.set_up()
+    taken = send_until_recorded(house, 2)
+    house.until(lambda: house.told.offsets(0) == [0, 1])
+    assert house.told.got[1].value == b"value %d" % taken
+
+
+def test_a_slow_cluster_is_only_slow(house, cluster):
+    cluster.set_round_trip(200)
+    began = time.monotonic()
+    house.send(1)
+    assert house.fate(1) == "recorded"
+    assert time.monotonic() - began >= 0.2
+    house.until(lambda: len(house.told.got) == 2)
+
+
+# Fatal errors.
+
+
+def test_after_a_fatal_error_everything_pending_is_told_and_a_new_producer_is_there_within_a_second(house, cluster):
+    cluster.push_errors(PRODUCE, [OUT_OF_ORDER_SEQUENCE_NUMBER])
+    for token in range(1, 11):
+        house.send(token)
+    told = house.told
+    house.until(lambda: told.died or len(told.failed) == 10, 1.0, "what was pending is told")
+    assert {ending for ending, _ in told.failed.values()} <= {errors.SEND_UNKNOWN, errors.NOT_SENT}
+    began = time.monotonic()
+    house.send(11)  # not refused: the new producer is there already
+    assert house.fate(11) == "recorded"
+    assert time.monotonic() - began < 1.0
+    assert told.recorded.keys() == {0, 11}
+
+
+def test_the_native_link_tells_of_each_record_that_a_dead_producer_held(cluster):
+    with LinkOnALoop("native", cluster.bootstrap, "replies", linger_ms=20) as house:
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        cluster.push_errors(PRODUCE, [OUT_OF_ORDER_SEQUENCE_NUMBER])
+        house.send(1)
+        house.until(lambda: 1 in house.told.failed)
+        assert house.told.failed[1][0] is errors.SEND_UNKNOWN
+        assert house.told.died == []
+
+
+def test_a_producer_that_dies_at_once_again_is_not_replaced_without_pause(house, cluster):
+    cluster.push_errors(INIT_PRODUCER_ID, [CLUSTER_AUTHORIZATION_FAILED] * 1000)
+    cluster.push_errors(PRODUCE, [OUT_OF_ORDER_SEQUENCE_NUMBER])
+    house.send(1)
+    with capture_logs() as lines:
+        tokens, refusals = itertools.count(2), set()
+
+        def three_replacements():
+            try:
+                house.send(next(tokens))
+            except SendRefused as error:
+                refusals.add(error.ending)
+            return sum("producer died" in line["event"] for line in lines) >= 3
+
+        began = time.monotonic()
+        house.until(three_replacements, 10)
+    assert time.monotonic() - began > 0.9, "two pauses of half a second lie between three replacements"
+    assert refusals == {errors.QUEUE_FULL}, "an honest 'send again'"
+
+
+# Positions.
+
+
+def test_positions_are_asked_for_until_they_are_told(kind, cluster):
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
+        cluster.push_errors(LIST_OFFSETS, [TOPIC_AUTHORIZATION_FAILED] * 2)
+        assert house.read([0, 1, 2, 3]) == {0: 0, 1: 0, 2: 0, 3: 0}
+
+
+def test_positions_come_when_the_cluster_does(kind, cluster):
+    cluster.set_down()
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
+        house.link.read([0])
+        house.until(lambda: house.link.serve() is None)
+        assert house.told.positions == {}
+        cluster.set_up()
+        house.until(lambda: house.told.positions == {0: 0}, 15)
+
+
+# Life.
+
+
+def test_close_does_not_wait_longer_than_it_may_and_says_what_is_left(house, cluster):
+    cluster.set_down()
+    for token in range(1, 6):
+        house.send(token)
+    began = time.monotonic()
+    assert house.close(0.3) == 5
+    assert time.monotonic() - began < 2.0
+
+
+def test_what_people_are_told_about_a_lost_cluster_is_bounded(house, cluster):
+    with capture_logs() as lines:
+        cluster.set_down()
+        house.send(1)
+        house.fate(1, TOLD_S)
+    assert any("127.0.0.1" in str(line.get("detail")) for line in lines), "it is told"
+    assert len(lines) <= 30
