@@ -39,8 +39,9 @@ cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject* type, Py_ssize_t size)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* bytes) except NULL
 
-cdef extern from "<unistd.h>" nogil:
-    ssize_t read(int fd, void* buffer, size_t bytes)
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd_read(int fd, uint64_t* value)
+    int eventfd_write(int fd, uint64_t value)
 
 cdef enum:
     BATCH_MAX = 512           # replies taken at once
@@ -75,7 +76,7 @@ def load(str path):
 
 def clear(int fd):
     cdef uint64_t ignored
-    return read(fd, &ignored, sizeof(ignored)) == sizeof(ignored)
+    return eventfd_read(fd, &ignored) == 0
 
 
 cdef inline str text_of(const char* text):
@@ -137,6 +138,7 @@ cdef class Client:
         rd_kafka_set_log_queue(self.rk, NULL)
         self.main_queue = rd_kafka_queue_get_main(self.rk)
         rd_kafka_queue_io_event_enable(self.main_queue, event_fd, &ONE, sizeof(ONE))
+        eventfd_write(event_fd, ONE)  # what came before the queue was watched would wake nobody, ever
         return 0
 
     @property
@@ -306,11 +308,13 @@ cdef class Producer(Client):
         return rd_kafka_outq_len(self.rk) if self.rk != NULL else 0
 
     def flush(self, int timeout_ms):
-        with nogil:
-            rd_kafka_flush(self.rk, timeout_ms)
+        if self.rk != NULL:
+            with nogil:
+                rd_kafka_flush(self.rk, timeout_ms)
 
     def purge(self):
-        rd_kafka_purge(self.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING)
+        if self.rk != NULL:
+            rd_kafka_purge(self.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING)
 
     def __dealloc__(self):
         self.shut()

@@ -1,0 +1,56 @@
+"""What both Kafka links share: settings, and the bound on what they log."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError
+
+from fastgw import errors, kafka_client
+from fastgw.errors import Outcome
+from fastgw.kafka_client import REFUSALS, BoundedLog, LinkSettings, client_settings
+
+S = 1_000_000_000
+
+
+def settings(**client):
+    return LinkSettings(client_settings("kafka:9092", client), "shop.replies", [4500, 20_000])
+
+
+def test_an_operators_property_wins_over_what_clients_share_but_not_over_what_the_design_depends_on():
+    made = settings(**{"client.id": "mine", "enable.idempotence": False, "enable.auto.commit": True})
+    assert made.producer(4500)["client.id"] == "mine"
+    assert made.producer(4500)["enable.idempotence"] is True
+    assert made.producer(4500)["acks"] == "all"
+    assert made.consumer()["enable.auto.commit"] is False
+
+
+def test_a_producer_gives_up_on_a_request_no_later_than_on_the_record():
+    assert settings().producer(4500)["delivery.timeout.ms"] == 4500
+    assert settings().producer(4500)["request.timeout.ms"] == 4500
+    assert settings().producer(60_000)["request.timeout.ms"] == 30_000
+
+
+def test_the_error_codes_are_those_of_the_protocol():
+    names = {
+        KafkaError.MSG_SIZE_TOO_LARGE: errors.RECORD_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE: errors.RECORD_TOO_LARGE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART: errors.TOPIC_UNKNOWN,
+        KafkaError.TOPIC_EXCEPTION: errors.TOPIC_UNKNOWN,
+        KafkaError._UNKNOWN_TOPIC: errors.TOPIC_UNKNOWN,
+        KafkaError._UNKNOWN_PARTITION: errors.TOPIC_UNKNOWN,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED: errors.NOT_AUTHORIZED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED: errors.NOT_AUTHORIZED,
+        KafkaError.INVALID_RECORD: errors.REFUSED_SEND,
+    }
+    assert names == REFUSALS
+    assert (KafkaError._QUEUE_FULL, KafkaError._FATAL) == (kafka_client.QUEUE_FULL, kafka_client.FATAL)
+    assert {ending.outcome for ending in REFUSALS.values()} == {Outcome.NOT_RECORDED}
+
+
+def test_a_bounded_log_admits_a_few_lines_a_period_and_tells_how_many_it_held_back():
+    lines = BoundedLog(most=3, period_ns=10 * S)
+    assert [lines.admit(S) for _ in range(5)] == [True, True, True, False, False]
+    assert not lines.admit(10 * S)
+    assert lines.admit(11 * S)
+    assert lines.held_back() == {"held_back": 3}
+    assert lines.held_back() == {}
+    assert repr(lines) == "<BoundedLog 2 left, 0 held back>"

@@ -1,0 +1,183 @@
+"""The native half by itself, where the links' tests do not reach: acknowledgements in the table, misuse, the end."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from fastgw import _klink
+from fastgw._ctable import CLAIMED, RECORDED
+from fastgw._klink import Acks, ClientError, Consumer, Producer
+from fastgw.broker import MockCluster
+from fastgw.kafka_native import open_library
+from tests import tables
+from tests.waiting import eventually
+
+TRANSPORT, DESTROY = -195, -197
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    open_library()
+    cluster = MockCluster()
+    cluster.create_topic("replies", 4)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def event_fd():
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def acks():
+    return Acks()
+
+
+@pytest.fixture
+def producer(cluster, acks, event_fd):
+    producer = Producer([("bootstrap.servers", cluster.bootstrap), ("linger.ms", "0")], acks, event_fd)
+    yield producer
+    producer.close()
+
+
+def send(producer, token, topic="replies", value=b"value", key=None, headers=(), partition=0):
+    return producer.send(topic, value, key, list(headers), partition, token)
+
+
+def test_an_acknowledgement_marks_the_slot_with_the_time_it_came(producer, acks):
+    slots = tables.make().open_range(0)
+    token = tables.publish(slots, tag=1)
+    before_ns = time.monotonic_ns()
+    assert send(producer, token) is None
+    assert slots.state(token) == CLAIMED
+    producer.flush(5000)
+    after_ns = time.monotonic_ns()
+    assert acks.record(slots) == 1
+    assert slots.state(token) == RECORDED
+    assert before_ns < slots.times(token)[2] < after_ns, "when it came, not when it was looked at"
+    assert acks.record(slots) == 0
+
+
+def test_an_acknowledgement_that_comes_too_late_changes_nothing(producer, acks):
+    slots = tables.make(slots=1).open_range(0)
+    token = tables.publish(slots, tag=1)
+    send(producer, token)
+    producer.flush(5000)
+    tables.end(slots, token)
+    successor = tables.publish(slots, tag=2)
+    assert tables.slot_of(successor) == tables.slot_of(token)
+    assert acks.record(slots) == 1
+    assert slots.state(successor) == CLAIMED
+
+
+def test_tokens_that_name_no_slot_are_passed_over(producer, acks):
+    slots = tables.make().open_range(0)
+    for token in (_klink.NOBODY, 2**62, 2**19):
+        send(producer, token)
+    producer.flush(5000)
+    assert acks.record(slots) == 2, "nobody's is not even noted"
+
+
+def test_thousands_of_acknowledgements_wait_until_they_are_taken(producer, acks):
+    for token in range(5000):
+        assert send(producer, token) is None
+    producer.flush(10_000)
+    taken = acks.take()
+    assert [token for token, _ in taken] == list(range(5000))
+    assert [at_ns for _, at_ns in taken] == sorted(at_ns for _, at_ns in taken)
+    assert acks.lost == 0
+    assert acks.take() == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"topic": None}, TypeError),
+        ({"topic": b"replies"}, TypeError),
+        ({"topic": "x" * 600}, ValueError),
+        ({"topic": "\ud800"}, UnicodeEncodeError),
+        ({"value": None}, TypeError),
+        ({"value": "text"}, TypeError),
+        ({"key": "text"}, TypeError),
+        ({"headers": [("name", "text")]}, TypeError),
+        ({"headers": [(b"name", b"value")]}, TypeError),
+        ({"headers": [("\ud800", b"value")]}, UnicodeEncodeError),
+        ({"headers": [("one",)]}, ValueError),
+        ({"partition": 2**31}, OverflowError),
+    ],
+)
+def test_a_wrong_argument_is_an_error_and_nothing_is_sent(producer, acks, wrong, error):
+    with pytest.raises(error):
+        send(producer, 1, **wrong)
+    assert producer.waiting() == 0
+    assert send(producer, 2) is None
+    producer.flush(5000)
+    assert [token for token, _ in acks.take()] == [2]
+
+
+def test_wakeups_are_there_once_and_can_be_cleared(event_fd):
+    assert not _klink.clear(event_fd)
+    os.eventfd_write(event_fd, 1)
+    os.eventfd_write(event_fd, 1)
+    assert _klink.clear(event_fd)
+    assert not _klink.clear(event_fd)
+
+
+def test_an_event_wakes_through_the_descriptor_until_the_client_is_muted(acks, event_fd):
+    nowhere = [("bootstrap.servers", "127.0.0.1:1"), ("reconnect.backoff.max.ms", "100")]
+    producer = Producer(nowhere, acks, event_fd)
+
+    def woken_and_told():
+        return _klink.clear(event_fd) and [event for event in producer.events() if isinstance(event, ClientError)]
+
+    told = eventually(woken_and_told, message="told that there is no broker")
+    assert told[0].code == TRANSPORT
+    assert told[0].name == "_TRANSPORT"
+    assert not told[0].fatal
+    producer.mute()
+    _klink.clear(event_fd)
+    eventually(producer.events, message="events go on without waking")
+    assert not _klink.clear(event_fd)
+    producer.close()
+
+
+def test_a_closed_producer_refuses_and_tells_nothing(producer):
+    assert not producer.closed
+    producer.close()
+    producer.close()
+    assert producer.closed
+    assert send(producer, 1) == (DESTROY, "closed")
+    assert producer.events() == []
+    assert producer.waiting() == 0
+    assert producer.fatal() is None
+    producer.flush(10)
+    producer.purge()
+    producer.mute()
+
+
+def test_a_closed_consumer_gives_nothing_more(cluster, event_fd):
+    settings = [("bootstrap.servers", cluster.bootstrap), ("group.id", "none")]
+    consumer = Consumer(settings, "replies", "correlation_id", event_fd, event_fd)
+    assert consumer.assign({0: -2}) is None
+    assert consumer.assign({0: -2})[1] == "replies [0] is already part of the current assignment"
+    consumer.close()
+    consumer.close()
+    assert consumer.replies() == []
+    assert consumer.events() == []
+    for call, *arguments in (consumer.assign, {0: 0}), (consumer.unassign, [0]), (consumer.ask_offsets, [0], -1, 1, 1):
+        with pytest.raises(ValueError, match="closed"):
+            call(*arguments)
+
+
+def test_clients_that_are_dropped_with_records_on_their_way_take_no_harm(cluster, event_fd):
+    for _ in range(20):
+        producer = Producer([("bootstrap.servers", cluster.bootstrap)], Acks(), event_fd)
+        for token in range(100):
+            send(producer, token)
+        del producer
