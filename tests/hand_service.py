@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from tests.waiting import eventually
 
@@ -47,8 +47,7 @@ class HandService:
 
     def take(self) -> Taken:
         """The next request record."""
-        message = eventually(lambda: self._consumer.poll(0.2), ANSWER_S, "a request record")
-        assert message.error() is None, message.error()
+        message = _next(self._consumer)
         return Taken(message.topic(), message.key(), message.value(), dict(message.headers() or []))
 
     def reply(
@@ -94,12 +93,17 @@ def values_in(bootstrap: str, topic: str) -> list[bytes]:
         consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in spans.items()])
         values: list[bytes] = []
         while len(values) < there:
-            message = eventually(lambda: consumer.poll(0.2), ANSWER_S, f"{there} records of {topic}")
-            assert message.error() is None, message.error()
-            values.append(message.value())
+            values.append(_next(consumer).value())
         return values
     finally:
         consumer.close()
+
+
+def _next(consumer: Consumer) -> Message:
+    # A list of one: a message counts as false when its value is empty.
+    (message,) = eventually(lambda: consumer.consume(1, 0.2), ANSWER_S, "a record")
+    assert message.error() is None, message.error()
+    return message
 
 
 def _partitions(consumer: Consumer, topic: str) -> list[int]:
