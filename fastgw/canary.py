@@ -17,7 +17,9 @@ class Canary:
     def __init__(self) -> None:
         self.alive = False
         self.missed = 0
+        self.round_trip_ns = 0  # of the last one that came back
         self._awaited: int | None = None  # the tag of the one that is under way
+        self._sent_ns = 0
         self._next_ns = 0
 
     def __repr__(self) -> str:
@@ -36,12 +38,14 @@ class Canary:
     def sent(self, tag: int, now_ns: int) -> None:
         """One was sent, with this tag in its id."""
         self._awaited = tag
+        self._sent_ns = now_ns
         self._next_ns = now_ns + PERIOD_NS
 
-    def seen(self, tag: int) -> bool:
+    def seen(self, tag: int, now_ns: int) -> bool:
         """One came back; True if it is the one awaited (an earlier one says nothing about the present)."""
         if tag != self._awaited:
             return False
+        self.round_trip_ns = now_ns - self._sent_ns
         self._awaited = None
         self.missed = 0
         self.alive = True

@@ -43,12 +43,18 @@ class Learner(Protocol):
     def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
 
 
+class Waits(Protocol):
+    """Is told how long a route's service takes to answer."""
+
+    def observe(self, ack_to_reply_ns: int) -> None: ...
+
+
 class Plan:
     """One route at run time: its settings, prepared, and how many of its requests are in the house."""
 
     __slots__ = (
         "delivery_class", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_headers",
-        "topic", "wire",
+        "spread", "topic", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -58,17 +64,24 @@ class Plan:
         topic: str,
         wire: RequestWire,
         learner: Learner,
+        spread: Waits,
         max_in_flight: int,
         reply_headers: Iterable[str] = (),
         key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
         delivery_class: int = 0,
     ) -> None:
-        """`key_of` raises KeyMissing; `delivery_class` picks the producer whose delivery timeout fits the route."""
+        """
+        Args:
+            key_of: raises KeyMissing.
+            delivery_class: picks the producer whose delivery timeout fits the route; the worker changes it when the
+                route's records are to be spread, or not any more.
+        """
         self.number = number
         self.name = name
         self.topic = topic
         self.wire = wire
         self.learner = learner
+        self.spread = spread
         self.max_in_flight = max_in_flight
         self.reply_headers = frozenset(reply_headers)
         self.key_of = key_of
@@ -81,6 +94,7 @@ class _Waiting(NamedTuple):
 
     token: int
     plan: Plan
+    delivery_class: int  # of its record; the plan's may have changed since
     correlation_id: bytes
     answer: Answer
 
@@ -201,14 +215,15 @@ class Exchange:
             admission.params,
             admission.headers,
         )
+        delivery_class = plan.delivery_class
         try:
-            self._send(Record(plan.topic, body, key, headers, -1), token, plan.delivery_class)
+            self._send(Record(plan.topic, body, key, headers, -1), token, delivery_class)
         except (QueueFull, SendRefused) as refused:
             self._slots.finish(token, _ctable.FAILED)
             self._slots.release(token)
             return self._turn_away(plan, *_why_unsent(refused), answer, raw)
         self._slots.sent(token, now_ns)
-        self._waiting[slot - self._first_slot] = _Waiting(token, plan, raw, answer)
+        self._waiting[slot - self._first_slot] = _Waiting(token, plan, delivery_class, raw, answer)
         return token
 
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
@@ -232,7 +247,7 @@ class Exchange:
         """A producer died: nobody will ever confirm what it had in hand. Returns how many requests that ended."""
         ended = 0
         for waiting in self._waiting:
-            if waiting is None or waiting.plan.delivery_class != delivery_class:
+            if waiting is None or waiting.delivery_class != delivery_class:
                 continue
             if self._slots.state(waiting.token) == _ctable.SENT:
                 self.undelivered(waiting.token, ending, detail)
@@ -260,8 +275,10 @@ class Exchange:
             count(self._process, plan.number, errors.ANSWERED.number)
             waiting.answer(status, headers, body)
         if recorded_ns:
+            ack_to_reply_ns = max(0, now_ns - recorded_ns)
             observe(self._process, plan.number, _ctable.QUEUE_TO_ACK, recorded_ns - sent_ns)
-            observe(self._process, plan.number, _ctable.ACK_TO_REPLY, max(0, now_ns - recorded_ns))
+            observe(self._process, plan.number, _ctable.ACK_TO_REPLY, ack_to_reply_ns)
+            plan.spread.observe(ack_to_reply_ns)
         observe(self._process, plan.number, _ctable.TOTAL, now_ns - claimed_ns)
         plan.learner.observe(waiting.correlation_id, cid.home, reply.partition, self._partition_count)
         return Fate.ANSWERED

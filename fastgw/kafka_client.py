@@ -91,22 +91,35 @@ class LinkSettings(NamedTuple):
 
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
-    # One producer for each delivery class; below the deadlines of the class's routes, so that librdkafka's verdict
-    # comes before the client's patience ends.
+    # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends. Delivery
+    # class n has the timeout n and keeps records without key together; class n + their number has the same timeout and
+    # gives each record to any partition. The second kind is opened when it is used first.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2
     fetch_wait_ms: int = 100
     queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
 
-    def producer(self, timeout_ms: int) -> Settings:
-        """The properties of the producer with this delivery timeout."""
+    @property
+    def delivery_classes(self) -> int:
+        """How many there are, of both kinds."""
+        return 2 * len(self.delivery_timeouts_ms)
+
+    def spreading(self, delivery_class: int, even: bool) -> int:
+        """The delivery class with the timeout of this one that gives each record to any partition, or does not."""
+        classes = len(self.delivery_timeouts_ms)
+        return delivery_class % classes + even * classes
+
+    def producer(self, delivery_class: int) -> Settings:
+        """The properties of the producer of this delivery class."""
+        classes = len(self.delivery_timeouts_ms)
+        timeout_ms = self.delivery_timeouts_ms[delivery_class % classes]
         return {
             **self.client,
             "enable.idempotence": True,
             "acks": "all",
             "linger.ms": self.linger_ms,
-            "sticky.partitioning.linger.ms": self.sticky_linger_ms,
+            "sticky.partitioning.linger.ms": self.sticky_linger_ms if delivery_class < classes else 0,
             "delivery.timeout.ms": timeout_ms,
             "request.timeout.ms": min(30_000, timeout_ms),
             "queue.buffering.max.messages": self.queue_messages,

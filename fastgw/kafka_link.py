@@ -56,8 +56,10 @@ class KafkaLink:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
         own = {"logger": logging.getLogger("fastgw.librdkafka"), "error_cb": self._on_client_error}
-        self._producer_settings = [settings.producer(timeout) | own for timeout in settings.delivery_timeouts_ms]
-        self._producers = [Producer(producer) for producer in self._producer_settings]
+        self._producer_settings = [settings.producer(number) | own for number in range(settings.delivery_classes)]
+        self._producers: list[Producer | None] = [None] * settings.delivery_classes
+        for number in range(len(settings.delivery_timeouts_ms)):
+            self._open_producer(number)
         self._replace_from_ns = [0] * len(self._producers)
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
@@ -65,14 +67,19 @@ class KafkaLink:
         self._lines = BoundedLog()
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
+    def _open_producer(self, delivery_class: int) -> Producer:
+        producer = self._producers[delivery_class] = Producer(self._producer_settings[delivery_class])
+        return producer
+
     def start(self) -> None:
         self._thread.start()
 
     # Sending: on the loop.
 
     def send(self, record: Record, token: int, delivery_class: int) -> None:
+        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
         try:
-            self._producers[delivery_class].produce(
+            producer.produce(
                 record.topic,
                 record.value,
                 record.key,
@@ -90,8 +97,9 @@ class KafkaLink:
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
 
     def post(self, record: Record) -> bool:
+        producer = self._producers[0] or self._open_producer(0)
         try:
-            self._producers[0].produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+            producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
         except BufferError:
             return False
         except KafkaException as refused:
@@ -102,6 +110,8 @@ class KafkaLink:
 
     def serve(self) -> None:
         for delivery_class, producer in enumerate(self._producers):
+            if producer is None:
+                continue
             try:
                 producer.poll(0)
             except KafkaException as fatal:
@@ -118,7 +128,7 @@ class KafkaLink:
         if now_ns >= self._replace_from_ns[delivery_class]:  # else dead until a later `send` finds it so
             self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
             log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-            self._producers[delivery_class] = Producer(self._producer_settings[delivery_class])
+            self._open_producer(delivery_class)
         self._events.producer_died(delivery_class, detail)
 
     def _on_client_error(self, error: KafkaError) -> None:
@@ -214,7 +224,7 @@ class KafkaLink:
 
     def close(self, timeout_s: float) -> int:
         self._stopping = True
-        left: int = sum(producer.flush(timeout_s) for producer in self._producers)
+        left: int = sum(producer.flush(timeout_s) for producer in self._producers if producer is not None)
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
 

@@ -111,8 +111,10 @@ class NativeLink:
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._acks = Acks()
-        self._producer_settings = [_as_text(settings.producer(timeout)) for timeout in settings.delivery_timeouts_ms]
-        self._producers = [self._new_producer(number) for number in range(len(self._producer_settings))]
+        self._producer_settings = [_as_text(settings.producer(number)) for number in range(settings.delivery_classes)]
+        self._producers: list[Producer | None] = [None] * settings.delivery_classes
+        for number in range(len(settings.delivery_timeouts_ms)):
+            self._open_producer(number)
         self._replace_from_ns = [0] * len(self._producers)
         self._dying: list[Producer] = []  # replaced after a fatal error; kept until each record's fate is told
         self._consumer = _made(
@@ -129,8 +131,10 @@ class NativeLink:
         self._question = 0
         self._closed = False
 
-    def _new_producer(self, delivery_class: int) -> Producer:
-        return _made(lambda: Producer(self._producer_settings[delivery_class], self._acks, self._event_fd))
+    def _open_producer(self, delivery_class: int) -> Producer:
+        settings = self._producer_settings[delivery_class]
+        producer = self._producers[delivery_class] = _made(lambda: Producer(settings, self._acks, self._event_fd))
+        return producer
 
     def start(self) -> None:
         self._loop.add_reader(self._reply_fd, self._on_reply_fd)
@@ -140,22 +144,24 @@ class NativeLink:
 
     def send(self, record: Record, token: int, delivery_class: int) -> None:
         topic, value, key, headers, partition = record
-        refused = self._producers[delivery_class].send(topic, value, key, headers, partition, token)
+        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
+        refused = producer.send(topic, value, key, headers, partition, token)
         if refused is not None:
-            self._refuse(*refused, delivery_class)
+            self._refuse(*refused, producer, delivery_class)
 
-    def _refuse(self, code: int, text: str, delivery_class: int) -> None:
+    def _refuse(self, code: int, text: str, producer: Producer, delivery_class: int) -> None:
         if code == QUEUE_FULL:
             raise QueueFull("librdkafka's send queue is full")
-        if self._producers[delivery_class].fatal() is not None:  # the code is that of what was fatal
+        if producer.fatal() is not None:  # the code is that of what was fatal
             self._replace_producer(delivery_class, text)
             raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
         raise SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
 
     def post(self, record: Record) -> bool:
         topic, value, key, headers, partition = record
-        refused = self._producers[0].send(topic, value, key, headers, partition, _klink.NOBODY)
-        if refused is not None and self._producers[0].fatal() is not None:
+        producer = self._producers[0] or self._open_producer(0)
+        refused = producer.send(topic, value, key, headers, partition, _klink.NOBODY)
+        if refused is not None and producer.fatal() is not None:
             self._replace_producer(0, refused[1])
         return refused is None
 
@@ -192,7 +198,8 @@ class NativeLink:
 
     def _take_events(self) -> None:
         for delivery_class, producer in enumerate(self._producers):
-            self._tell(producer.events(), delivery_class)
+            if producer is not None:
+                self._tell(producer.events(), delivery_class)
         if self._dying:
             self._bury()
         for event in self._consumer.events():
@@ -223,7 +230,7 @@ class NativeLink:
 
     def _replace_producer(self, delivery_class: int, detail: str) -> None:
         old = self._producers[delivery_class]
-        if self._closed or old.fatal() is None:
+        if self._closed or old is None or old.fatal() is None:
             return  # the error is told by an event and by the next `send`: the second one means a producer that is gone
         old.purge()  # what it holds comes back as undelivered, each record with what is known of it
         now_ns = time.monotonic_ns()
@@ -231,7 +238,7 @@ class NativeLink:
             return  # dead until a later `send` finds it so
         self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
         log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-        self._producers[delivery_class] = self._new_producer(delivery_class)
+        self._open_producer(delivery_class)
         self._dying.append(old)
 
     def _bury(self) -> None:
@@ -297,7 +304,7 @@ class NativeLink:
         self._loop.remove_reader(self._reply_fd)
         self._loop.remove_reader(self._event_fd)
         self._closed = True
-        producers = [*self._producers, *self._dying]
+        producers = [*filter(None, self._producers), *self._dying]
         for producer in producers:
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)

@@ -44,10 +44,11 @@ from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
 from fastgw.http_express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
-from fastgw.kafka_client import Link, LinkSettings
+from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import Answer, Fate, Head, Record, Reply
 from fastgw.partitions import NO_HOME, Ownership, PartitionerLearner, ReplyRouter, Whose
+from fastgw.spread import Spread
 
 if TYPE_CHECKING:
     from fastgw.http_granian import GranianFront
@@ -78,7 +79,9 @@ class Worker:
         self._slots = self._table.open_range(self._process)
         self._intake = intake.Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
         classes = delivery_classes([route.timeout_ns for route in cfg.routes])
-        self._link = self._build_link(classes)
+        self._link_settings = self._build_link_settings(classes)
+        self._link = kafka_choice.open_link(cfg.kafka.link, self._link_settings, self, self._loop, self._slots)
+        self._spreads: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
         plans = self._build_plans(classes)
         self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
@@ -90,9 +93,9 @@ class Worker:
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
 
-    def _build_link(self, classes: Sequence[int]) -> Link:
+    def _build_link_settings(self, classes: Sequence[int]) -> LinkSettings:
         kafka = self._config.kafka
-        settings = LinkSettings(
+        return LinkSettings(
             kafka_client.client_settings(kafka.bootstrap, kafka.client),
             self._config.gateway.response_topic,
             [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
@@ -101,29 +104,32 @@ class Worker:
             fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
             queue_messages=2 * self._config.gateway.slots,
         )
-        return kafka_choice.open_link(kafka.link, settings, self, self._loop, self._slots)
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
         gateway = self._config.gateway
         # Routes of one topic are one service: they learn together.
         learners: dict[tuple[str, str], PartitionerLearner] = {}
+        spreads: dict[tuple[str, str], Spread] = {}
         plans = []
         for route in self._config.routes:
             learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))
+            spread = spreads.setdefault((route.topic, route.spread), Spread(route.spread))
             wire = kafka_wire.RequestWire(gateway.response_topic, route.path, route.methods, route.request_headers)
-            plans.append(
-                Plan(
-                    route.number,
-                    route.name,
-                    route.topic,
-                    wire,
-                    learner,
-                    route.max_in_flight,
-                    route.response_headers,
-                    record_key.key_of(route.key),
-                    class_of(classes, route.timeout_ns),
-                )
+            delivery_class = class_of(classes, route.timeout_ns)
+            plan = Plan(
+                route.number,
+                route.name,
+                route.topic,
+                wire,
+                learner,
+                spread,
+                route.max_in_flight,
+                route.response_headers,
+                record_key.key_of(route.key),
+                self._link_settings.spreading(delivery_class, spread.even),
             )
+            self._spreads.setdefault(spread, []).append(plan)
+            plans.append(plan)
         return plans
 
     # The door: called by the fronts.
@@ -180,7 +186,7 @@ class Worker:
 
     def _resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
         if cid.slot == canary.SLOT:
-            if not self._canary.seen(cid.tag):
+            if not self._canary.seen(cid.tag, now_ns):
                 return
             self._reply_path_changed()
             return
@@ -292,6 +298,13 @@ class Worker:
         self._canary.sent(self._ids.tag, now_ns)
         self._link.post(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
 
+    def _decide_spread(self, now_ns: int) -> None:
+        for spread, plans in self._spreads.items():
+            if spread.decide(now_ns, self._canary.round_trip_ns):
+                for plan in plans:
+                    plan.delivery_class = self._link_settings.spreading(plan.delivery_class, spread.even)
+                log.info("spread", topic=plans[0].topic, even=spread.even)
+
     # Time.
 
     def _tick(self) -> None:
@@ -301,6 +314,7 @@ class Worker:
         self._link.serve()
         self._exchange.expire(now_ns)
         self._follow_map(now_ns)
+        self._decide_spread(now_ns)
         if self._ownership.leaving:
             self._leave_partitions(now_ns)
         if not self._draining:

@@ -1,7 +1,8 @@
 """Echo services that reply the way clients in the field do: run as `python -m tests.repliers BOOTSTRAP HOW TOPIC...`.
 
 HOW is murmur2 (aiokafka's default), crc32 and fnv1a (librdkafka's), random (keys ignored), header (the reply_partition
-header honoured) or silent (never replies). Prints "ready" once it owns partitions of every topic.
+header honoured), slow (the same after 5 ms of work) or silent (never replies). Prints
+"ready" once it owns partitions of every topic.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, Producer
 
 LIBRDKAFKA_PARTITIONERS = {"crc32": "consistent", "fnv1a": "fnv1a", "random": "random", "header": "consistent"}
+WORK_S = 0.005  # of the slow one, for each request
 LIFE_S = 300  # a replier that its test has forgotten ends by itself
 
 
@@ -37,6 +40,7 @@ def echo_librdkafka(bootstrap: str, how: str, topics: Sequence[str]) -> None:
 
     consumer.subscribe(list(topics), on_assign=on_assign)
     partitions: dict[str, int] = {}
+    work = threading.Event()
     while True:
         first = consumer.poll(0.05)
         producer.poll(0)
@@ -46,7 +50,10 @@ def echo_librdkafka(bootstrap: str, how: str, topics: Sequence[str]) -> None:
             headers = dict(message.headers())
             topic = headers["reply_to"].decode()
             where = {}
-            if how == "header":
+            if how == "slow":
+                work.wait(WORK_S)
+                producer.poll(0)
+            if how in ("header", "slow"):
                 where["partition"] = int(headers["reply_partition"])
             elif how == "random":
                 # librdkafka's `random` sticks to one partition a batch: chosen here, every reply goes its own way.

@@ -12,6 +12,7 @@ from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker, Partitioner
 from fastgw.kafka_wire import RequestWire
 from fastgw.messages import Fate, Reply
+from fastgw.spread import Spread
 
 HOME, COUNT, MS = 2, 4, 1_000_000
 
@@ -72,7 +73,7 @@ class House:
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(COUNT, [HOME], HOME)
         wire = RequestWire("replies", "/o", ["POST"], [])
-        self.plan = Plan(0, "POST /o", "orders", wire, self.learner, max_in_flight, ["x-a"], key_of)
+        self.plan = Plan(0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ["x-a"], key_of)
         slot_range = self.table.open_range(0)
         self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send)
         self.exchange.set_home(HOME, COUNT)

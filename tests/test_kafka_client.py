@@ -12,21 +12,32 @@ S = 1_000_000_000
 
 
 def settings(**client):
-    return LinkSettings(client_settings("kafka:9092", client), "shop.replies", [4500, 20_000])
+    return LinkSettings(client_settings("kafka:9092", client), "shop.replies", [4500, 60_000])
 
 
 def test_an_operators_property_wins_over_what_clients_share_but_not_over_what_the_design_depends_on():
     made = settings(**{"client.id": "mine", "enable.idempotence": False, "enable.auto.commit": True})
-    assert made.producer(4500)["client.id"] == "mine"
-    assert made.producer(4500)["enable.idempotence"] is True
-    assert made.producer(4500)["acks"] == "all"
+    assert made.producer(0)["client.id"] == "mine"
+    assert made.producer(0)["enable.idempotence"] is True
+    assert made.producer(0)["acks"] == "all"
     assert made.consumer()["enable.auto.commit"] is False
 
 
 def test_a_producer_gives_up_on_a_request_no_later_than_on_the_record():
-    assert settings().producer(4500)["delivery.timeout.ms"] == 4500
-    assert settings().producer(4500)["request.timeout.ms"] == 4500
-    assert settings().producer(60_000)["request.timeout.ms"] == 30_000
+    assert settings().producer(0)["delivery.timeout.ms"] == 4500
+    assert settings().producer(0)["request.timeout.ms"] == 4500
+    assert settings().producer(1)["delivery.timeout.ms"] == 60_000
+    assert settings().producer(1)["request.timeout.ms"] == 30_000
+
+
+def test_each_delivery_class_has_a_twin_that_spreads_its_records():
+    made = settings()
+    for delivery_class in (0, 1):
+        twin = made.spreading(delivery_class, even=True)
+        assert made.spreading(twin, even=False) == made.spreading(delivery_class, even=False) == delivery_class
+        assert made.spreading(twin, even=True) == twin < made.delivery_classes
+        assert made.producer(twin) == made.producer(delivery_class) | {"sticky.partitioning.linger.ms": 0}
+        assert made.producer(delivery_class)["sticky.partitioning.linger.ms"] == 2
 
 
 def test_the_error_codes_are_those_of_the_protocol():

@@ -17,6 +17,7 @@ from fastgw.intake import Intake
 from fastgw.kafka_wire import RequestWire
 from fastgw.messages import Answer, Head, HeaderList, Record, Reply
 from fastgw.partitions import PartitionerLearner
+from fastgw.spread import Spread
 
 ROUTES = """
 [gateway]
@@ -86,6 +87,7 @@ class ScriptedDoor:
                 route.topic,
                 RequestWire("shop.replies", route.path, route.methods, route.request_headers),
                 PartitionerLearner(route.partitioner),
+                Spread(route.spread),
                 route.max_in_flight,
                 route.response_headers,
             )
