@@ -29,6 +29,9 @@ FLOORS = {
 }
 FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 
+# The clients of a front are watched from half a floor below it: it holds sockets, but knows no HTTP and no Kafka.
+FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
+
 # A native module stands half a floor under the one that gives it to the others in Python.
 FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5, "_klink": FLOOR["kafka_native"] - 0.5}
 
