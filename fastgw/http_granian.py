@@ -5,9 +5,10 @@ measured at 16 and 64 connections and cost about a third of the whole gateway mo
 bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is called for each parsed request on granian's
 Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
 
-What granian lacks is added here: a deadline for bodies. What kills it is kept from it: a status outside 200-599 aborts
-the process, a third stop signal blocks it. The version is pinned, because all of this
-is found out and none of it promised; contract tests for each behaviour are still to be written.
+What granian lacks is added here: a deadline for bodies, and `slow_clients` for what its sockets would have to tell.
+What kills it is kept from it: a status outside 100-999 aborts the process, and so does a future that is pending when
+its last connection has ended; a third stop signal blocks it. The version is pinned, because all of this is found out
+and none of it promised; tests/test_http_granian.py has one test for each behaviour that is leaned on here.
 """
 
 from __future__ import annotations
@@ -28,19 +29,22 @@ from fastgw import errors
 from fastgw.admission import Admission, Door, Refusal
 from fastgw.config import Limits, Listen
 from fastgw.messages import Head, HeaderList
+from fastgw.slow_clients import SlowClients
 
 log = structlog.get_logger("fastgw.http")
 
 BACKLOG = 1024
 HTTP1_BUFFER_BYTES_MIN = 16_384  # hyper panics below 8 KiB and refuses ordinary headers just above
+CLOSE = ("connection", "close")
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
+HTTP2_PING_MS_MAX = 15_000
 BODY_SWEEP_S = 0.25  # the precision of the body deadline
 
 
 class _Scheduler(CallbackScheduler):
     """Calls `schedule(watcher)` for each request, on granian's Python thread, with the GIL held.
 
-    `schedule` must not raise (the error would poison the next call) and must return None (anything else is leaked).
+    `schedule` must not raise (no further request would be handed over) and must return None (anything else is leaked).
     """
 
     def __init__(self, _loop: object, schedule: Any, *_: object) -> None:
@@ -59,6 +63,8 @@ class GranianFront:
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._body_timeout_s = limits.body_timeout_ns / 1e9
+        # A connection may be silent while one of its requests waits. How long that can be, the requests tell.
+        self._longest_wait_ns = max(limits.header_timeout_ns, limits.body_timeout_ns)
         self._parsed: deque[Any] = deque()  # filled by granian's thread, emptied by the loop
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self._reading: dict[int, _Body] = {}  # bodies on their way, oldest first
@@ -70,17 +76,23 @@ class GranianFront:
         self._ended = self._loop.create_future()
         self._stop = WorkerSignal()
         self._stop.add_cb(partial(self._loop.call_soon_threadsafe, self._on_ended))
-        self._fd = fd
-        self._worker = _granian_worker(fd, listen, limits)
+        self._slow_clients: SlowClients | None = None
+        with socket.socket(fileno=os.dup(fd)) as listening:
+            self._is_unix = listening.family == socket.AF_UNIX
+            if not self._is_unix:
+                # HTTP/1 alone has a deadline of its own for clients that say nothing.
+                longest_wait_s = self._longest_wait_s if listen.http != "1" else None
+                self._slow_clients = SlowClients(listening, limits.write_timeout_ns / 1e9, longest_wait_s)
+        self._worker = _granian_worker(fd, self._is_unix, listen, limits)
 
     async def start(self) -> None:
         """Begins to accept connections."""
-        with socket.socket(fileno=os.dup(self._fd)) as listening:
-            is_unix = listening.family == socket.AF_UNIX
-        serve = self._worker.serve_mtr_uds if is_unix else self._worker.serve_mtr
+        serve = self._worker.serve_mtr_uds if self._is_unix else self._worker.serve_mtr
         # The last three are for tasks, of which there are none; granian's constructor wants them all the same.
         serve(_Scheduler(self._loop, self._schedule, None, _no_task, _no_task), self._loop, self._stop)
         self._sweep()
+        if self._slow_clients is not None:
+            self._slow_clients.start()
 
     def drain(self) -> None:
         """Stops accepting; requests that are in go on, idle connections are closed. Safe to call twice."""
@@ -93,8 +105,13 @@ class GranianFront:
         await asyncio.shield(self._ended)
 
     def _on_ended(self) -> None:
+        if self._slow_clients is not None:
+            self._slow_clients.stop()
         if not self._ended.done():
             self._ended.set_result(None)
+
+    def _longest_wait_s(self) -> float:
+        return self._longest_wait_ns / 1e9
 
     # granian's thread.
 
@@ -120,10 +137,13 @@ class GranianFront:
         is_http2 = scope.http_version == "2"
         head = _head_of(scope, is_http2)
         verdict = (self._small_max_header_bytes and self._check_header_bytes(head)) or self._door.admit(head)
-        answer = partial(_answer_http2, proto) if is_http2 else partial(_answer_http1, proto)
+        answer = partial(_answer_http2, proto) if is_http2 else partial(self._answer_http1, proto)
         if isinstance(verdict, Refusal):
             self._door.refuse(verdict, answer)
-        elif verdict.body_bytes:
+            return
+        if verdict.timeout_ns > self._longest_wait_ns:
+            self._longest_wait_ns = verdict.timeout_ns
+        if verdict.body_bytes:
             _Body(self._reading, proto, verdict, answer, self._door, self._loop.time() + self._body_timeout_s)
         else:
             _open(self._door, proto, verdict, b"", answer)
@@ -135,6 +155,11 @@ class GranianFront:
             return None
         expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
         return Refusal(errors.HEADERS_TOO_LARGE, expected)
+
+    def _answer_http1(self, proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+        if self._draining and CLOSE not in headers:  # hyper adds it, but only once the signal has reached its thread
+            headers = [*headers, CLOSE]
+        _answer(proto, status, headers, body)
 
     def _sweep(self) -> None:
         if not self._ended.done():
@@ -177,6 +202,9 @@ class _Body:
         try:
             body = future.result()
         except Exception:  # granian raises its own for truncated and for broken framing alike; the client may be gone
+            body = b""
+        # An HTTP/2 stream that its client resets with NO_ERROR looks like one that has ended.
+        if len(body) != self._admission.body_bytes:
             self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the body ended early", self._answer)
             return
         _open(self._door, self._proto, self._admission, body, self._answer)
@@ -211,7 +239,7 @@ def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, an
         gone.add_done_callback(on_gone)
 
 
-def _answer_http1(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+def _answer(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
     if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
         log.error("the core answered with an illegal status", status=status)
         status, headers, body = 500, [], b""
@@ -219,7 +247,7 @@ def _answer_http1(proto: HTTPProtocol, status: int, headers: HeaderList, body: b
 
 
 def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
-    _answer_http1(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
+    _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
 
 
 def _head_of(scope: Scope, is_http2: bool) -> Head:
@@ -248,9 +276,8 @@ def _hosts(authority: str | None, hosts: list[str], is_http2: bool) -> list[str]
     return [authority, *hosts] if is_http2 or hosts else []
 
 
-def _granian_worker(fd: int, listen: Listen, limits: Limits) -> RSGIWorker:
-    with socket.socket(fileno=os.dup(fd)) as listening:
-        is_unix = listening.family == socket.AF_UNIX
+def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> RSGIWorker:
+    header_timeout_ms = limits.header_timeout_ns // 1_000_000
     uses_tls = bool(listen.tls_cert)
     return RSGIWorker(  # positional throughout: this is how granian's own servers call it
         1,
@@ -263,13 +290,13 @@ def _granian_worker(fd: int, listen: Listen, limits: Limits) -> RSGIWorker:
         limits.max_connections,
         listen.http,
         HTTP1Settings(
-            header_read_timeout=limits.header_timeout_ns // 1_000_000,
+            header_read_timeout=header_timeout_ms,
             max_buffer_size=max(HTTP1_BUFFER_BYTES_MIN, limits.max_header_bytes),
         ),
         HTTP2Settings(
             max_headers_size=limits.max_header_bytes,
             max_concurrent_streams=1024,
-            keep_alive_interval=15_000,
+            keep_alive_interval=min(HTTP2_PING_MS_MAX, header_timeout_ms),  # so a living client is never silent
             keep_alive_timeout=10,
         ),
         False,  # WebSockets: not yet

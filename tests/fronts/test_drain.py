@@ -124,6 +124,22 @@ def test_draining_twice_is_draining_once(house):
     house.drain()
 
 
+def test_every_answer_after_the_word_says_that_the_connection_ends(house):
+    """The word may still be on its way to the thread that has the connection."""
+    clients = [house.client() for _ in range(20)]
+    for client in clients:
+        client.send(get("/held"))
+    records = list(house.held(20))
+
+    def drain_and_reply():
+        house.front.drain()
+        for record in records:
+            house.door.reply(record)
+
+    house.call(drain_and_reply)
+    assert all(client.answer().closes for client in clients)
+
+
 def test_it_ends_when_the_last_request_is_answered_and_not_before(house):
     clients = [house.client() for _ in range(20)]
     for client in clients:

@@ -1,0 +1,153 @@
+"""An HTTP/2 client of one connection, on the h2 library: requests go out frame by frame, events come in by stream."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import h2.settings
+
+from tests.fronts.raw_http import Answer
+
+TIMEOUT_S = 10.0
+FRAME_HEAD_BYTES = 9
+
+
+class Http2Client:
+    """Says its preface at once; everything is read on demand, pings are answered while something is read."""
+
+    def __init__(
+        self, address: str, *, tls: ssl.SSLContext | None = None, window_bytes: int | None = None, check: bool = True
+    ) -> None:
+        """`check=False` sends what h2 would not let an honest client send."""
+        if address.startswith("unix:"):
+            plain, where = socket.socket(socket.AF_UNIX), address.removeprefix("unix:")
+        else:
+            host, _, port = address.rpartition(":")
+            plain, where = socket.socket(socket.AF_INET), (host, int(port))
+        plain.settimeout(TIMEOUT_S)
+        plain.connect(where)
+        self.sock = tls.wrap_socket(plain, server_hostname="localhost") if tls else plain
+        self.connection = h2.connection.H2Connection(
+            h2.config.H2Configuration(validate_outbound_headers=check, normalize_outbound_headers=check)
+        )
+        self.connection.initiate_connection()
+        if window_bytes is not None:
+            self.connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window_bytes})
+        self._got = bytearray()
+        self.events: list[h2.events.Event] = []
+        self.ended = False
+        self.flush()
+
+    def __enter__(self) -> Http2Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it said before can still be read
+            self.sock.sendall(self.connection.data_to_send())
+
+    def request(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | None = None,
+        *,
+        authority: str | None = "shop.test",
+        complete: bool = True,
+    ) -> int:
+        """Sends a request; returns its stream. Not `complete`: more of its body could follow."""
+        stream = self.connection.get_next_available_stream_id()
+        pseudo = [(":method", method), (":scheme", "http"), (":path", path)]
+        if authority is not None:
+            pseudo.append((":authority", authority))
+        self.connection.send_headers(stream, [*pseudo, *headers], end_stream=complete and body is None)
+        if body is not None:
+            self.connection.send_data(stream, body, end_stream=complete)
+        self.flush()
+        return stream
+
+    def post(self, path: str, body: bytes) -> int:
+        """A whole request with a body and its length."""
+        return self.request(path, "POST", [("content-length", str(len(body)))], body)
+
+    def answer(self, stream: int) -> Answer:
+        """The whole answer on a stream, which has to end without a reset."""
+        self._until(lambda: self._has(h2.events.StreamEnded, stream) or self._has(h2.events.StreamReset, stream))
+        assert self._has(h2.events.StreamEnded, stream), f"the stream was reset: {self._of(stream)}"
+        head = next(event for event in self._of(stream) if isinstance(event, h2.events.ResponseReceived))
+        headers = [(name.decode(), value.decode()) for name, value in head.headers]
+        body = b"".join(event.data for event in self._of(stream) if isinstance(event, h2.events.DataReceived))
+        return Answer(int(dict(headers)[":status"]), headers[1:], body)
+
+    def reset_code(self, stream: int) -> int:
+        """With which code the server resets a stream."""
+        self._until(lambda: self._has(h2.events.StreamReset, stream))
+        return next(event.error_code for event in self._of(stream) if isinstance(event, h2.events.StreamReset))
+
+    def goodbye(self) -> h2.events.ConnectionTerminated:
+        """The server's GOAWAY."""
+        self._until(lambda: any(isinstance(event, h2.events.ConnectionTerminated) for event in self.events))
+        return next(event for event in self.events if isinstance(event, h2.events.ConnectionTerminated))
+
+    def end(self) -> None:
+        """Read until the server has ended the connection."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self.ended:
+            assert time.monotonic() < deadline, "the connection stays open"
+            self._receive()
+
+    def leave_stream(self, stream: int, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+        """RST_STREAM: the client does not want this answer any more."""
+        self.connection.reset_stream(stream, code)
+        self.flush()
+
+    def _of(self, stream: int) -> list[Any]:
+        return [event for event in self.events if getattr(event, "stream_id", None) == stream]
+
+    def _has(self, kind: type[h2.events.Event], stream: int) -> bool:
+        return any(isinstance(event, kind) for event in self._of(stream))
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S  # the server's pings keep the socket busy for ever
+        while not condition():
+            assert not self.ended, f"the connection ended after {self.events}"
+            assert time.monotonic() < deadline, f"nothing of the kind came: {self.events}"
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self.sock.recv(65536)
+        except (ConnectionResetError, ssl.SSLEOFError):
+            data = b""
+        self.ended = not data
+        self._got += data
+        while len(self._got) >= FRAME_HEAD_BYTES:
+            frame_bytes = FRAME_HEAD_BYTES + int.from_bytes(self._got[:3], "big")
+            if len(self._got) < frame_bytes:
+                break
+            self._take(bytes(self._got[:frame_bytes]))
+            del self._got[:frame_bytes]
+        self.flush()
+
+    def _take(self, frame: bytes) -> None:
+        for event in self.connection.receive_data(frame):
+            self.events.append(event)
+            if isinstance(event, h2.events.ConnectionTerminated) and event.error_code == h2.errors.ErrorCodes.NO_ERROR:
+                # h2 takes every GOAWAY for the end; but streams that are open go on (RFC 9113, 6.8).
+                self.connection.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
+            if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+                with contextlib.suppress(h2.exceptions.StreamClosedError):
+                    self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)

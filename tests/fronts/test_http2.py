@@ -1,0 +1,236 @@
+"""HTTP/2 over cleartext with prior knowledge: the same answers, limits and ends, stream by stream."""
+
+from __future__ import annotations
+
+import pytest
+from h2.errors import ErrorCodes
+
+from fastgw import errors
+from tests.fronts.http2_client import Http2Client
+from tests.fronts.kinds import HTTP2, fronts
+from tests.waiting import eventually
+
+pytestmark = fronts(HTTP2)
+
+
+@pytest.fixture
+def house(serve):
+    return serve(http="2")
+
+
+@pytest.fixture
+def client(house):
+    with Http2Client(house.address) as client:
+        yield client
+
+
+def test_a_request_is_answered_with_what_the_service_said(house, client):
+    answer = client.answer(client.post("/echo?a=%20", b"hello"))
+    assert (answer.status, answer.body, answer.values("fastgw-outcome")) == (200, b"hello", ["recorded"])
+    admission, body = house.door.opened[0]
+    assert (admission.method, admission.path, admission.query, body) == ("POST", "/echo", "a=%20", b"hello")
+
+
+def test_both_versions_are_spoken_where_both_are_asked_for(serve):
+    house = serve(http="auto")
+    with Http2Client(house.address) as http2:
+        assert http2.answer(http2.request("/echo")).status == 200
+    http1 = house.client()
+    http1.send(b"GET /echo HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+    assert http1.answer().status == 200
+
+
+def test_streams_are_answered_in_any_order(house, client):
+    bodies = [b"%d" % number for number in range(100)]
+    streams = [client.post("/held", body) for body in bodies]
+    for record in reversed(list(house.held(100))):
+        house.reply(record, record.value)
+    assert [client.answer(stream).body for stream in streams] == bodies
+
+
+def test_the_authority_is_the_host(serve):
+    house = serve(http="2", hosts=("shop.test",))
+    with Http2Client(house.address) as client:
+        assert client.answer(client.request("/echo", authority="shop.test:8080")).status == 200
+        assert client.answer(client.request("/echo", authority="evil.test")).status == 400
+    assert house.door.heads[0].hosts == ["shop.test:8080"]
+
+
+@pytest.mark.parametrize(
+    ("authority", "host", "status"),
+    [(None, "shop.test", 200), ("shop.test", "shop.test", 200), ("shop.test", "evil.test", 400), (None, None, 400)],
+)
+def test_a_request_has_one_host_however_it_is_named(house, authority, host, status):
+    headers = [("host", host)] if host else []
+    with Http2Client(house.address, check=False) as client:
+        assert client.answer(client.request("/echo", headers=headers, authority=authority)).status == status
+    assert len(house.door.opened) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [([("connection", "close"), ("x-a", "1")], [("x-a", "1")]), ([("keep-alive", "timeout=5")], [])],
+)
+def test_headers_of_the_connection_are_not_sent(house, client, given, left):
+    """RFC 9113, 8.2.2: a client may treat such an answer as malformed, and h2 does."""
+    house.door.raw_answer = (200, given, b"x")
+    answer = client.answer(client.request("/raw"))
+    assert answer.status == 200
+    assert [header for header in answer.headers if header[0] in ("connection", "keep-alive", "x-a")] == left
+
+
+# Limits.
+
+
+def test_a_body_without_a_length_is_411(house, client):
+    assert client.answer(client.request("/echo", "POST", body=b"hello")).status == 411
+    assert house.door.opened == []
+
+
+def test_a_body_beyond_the_limit_is_413_before_it_is_sent(house, client):
+    stream = client.request("/small", "POST", [("content-length", "17")], b"he", complete=False)
+    assert client.answer(stream).status == 413
+    assert client.answer(client.request("/echo")).status == 200, "the connection serves other streams"
+
+
+def test_a_body_that_does_not_come_is_408_and_costs_its_stream_alone(serve):
+    house = serve(http="2", body_timeout="200ms")
+    with Http2Client(house.address) as client:
+        slow = client.request("/echo", "POST", [("content-length", "5")], b"he", complete=False)
+        held = client.request("/held")
+        assert client.answer(slow).status == 408
+        house.reply(house.held()[0], b"unharmed")
+        assert client.answer(held).body == b"unharmed"
+    assert [ending for ending, _ in house.door.abandoned] == [errors.BODY_TIMEOUT]
+
+
+@pytest.mark.parametrize("size", [100_000, 1 << 20])
+def test_headers_beyond_the_limit_are_not_served(house, client, size):
+    stream = client.request("/echo", headers=[(f"x-{n}", "a" * 1000) for n in range(size // 1000)])
+    try:
+        assert client.answer(stream).status == 431
+    except AssertionError:
+        assert client.ended or client.reset_code(stream), "refused by closing the stream or the connection"
+    assert house.door.opened == []
+
+
+def test_a_target_beyond_the_limit_is_414(house, client):
+    assert client.answer(client.request("/echo?" + "a" * 9000)).status == 414
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([("connection", "close")], None),
+        ([("transfer-encoding", "chunked")], None),
+        ([("te", "gzip")], None),
+        ([("content-length", "5")], b"hell"),
+        ([("content-length", "3")], b"hello"),
+        ([("content-length", "-1")], b"hello"),
+        ([("content-length", "3"), ("content-length", "5")], b"hello"),
+    ],
+)
+def test_a_malformed_request_resets_its_stream(house, headers, body):
+    with Http2Client(house.address, check=False) as client:
+        stream = client.request("/echo", "POST", headers, body)
+        try:
+            assert client.answer(stream).status == 400
+        except AssertionError:
+            assert client.reset_code(stream) == ErrorCodes.PROTOCOL_ERROR
+        assert client.answer(client.request("/echo")).status == 200, "and leaves the connection alone"
+    assert [admission.method for admission, _ in house.door.opened] == ["GET"]
+    assert house.empty()
+
+
+@pytest.mark.parametrize("header", [("X-A", "1"), ("x-a", "a\r\nb: c"), ("x a", "1"), ("x-a", "\0")])
+def test_a_header_that_is_none_is_not_served(house, header):
+    with Http2Client(house.address, check=False) as client:
+        stream = client.request("/echo", headers=[header])
+        with pytest.raises(AssertionError, match=r"connection ended|stream was reset"):
+            client.answer(stream)
+    assert house.door.heads == []
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE", "get"])
+def test_methods_that_no_route_takes_are_refused(house, method):
+    with Http2Client(house.address, check=False) as client:
+        stream = client.request("/echo", method)
+        try:
+            assert client.answer(stream).status == 405
+        except AssertionError:
+            assert client.reset_code(stream) == ErrorCodes.PROTOCOL_ERROR
+    assert house.door.opened == []
+
+
+def test_a_preface_that_is_none_ends_the_connection(serve):
+    house = serve(http="2")
+    client = house.client()
+    client.send(b"GET /echo HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+    client.rest()
+    assert house.door.heads == []
+
+
+def test_resetting_streams_rapidly_ends_the_connection(house):
+    """CVE-2023-44487: each reset request would cost us more than its client."""
+    with Http2Client(house.address) as client:
+        for _ in range(2000):
+            client.leave_stream(client.request("/held"))
+        assert client.goodbye().error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    eventually(house.empty, message="every abandoned request is free again")
+
+
+# Clients that leave.
+
+
+def test_a_reset_stream_is_a_client_that_has_left(house, client):
+    leaving, staying = client.post("/held", b"leaving"), client.post("/held", b"staying")
+    records = list(house.held(2))
+    client.leave_stream(leaving)
+    eventually(lambda: len(house.door.gone_tokens) == 1)
+    for record in records:
+        house.reply(record, record.value)
+    assert client.answer(staying).body == b"staying"
+    eventually(house.empty)
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.NO_ERROR, ErrorCodes.CANCEL, ErrorCodes.INTERNAL_ERROR])
+@pytest.mark.parametrize("sent", [b"", b"hell"])
+def test_a_stream_that_is_reset_before_its_body_is_complete_was_never_there(house, client, sent, code):
+    stream = client.request("/echo", "POST", [("content-length", "5")], sent, complete=False)
+    eventually(lambda: house.door.heads)
+    client.leave_stream(stream, code)
+    eventually(house.empty)
+    assert [ending for ending, _ in house.door.abandoned] == [errors.CANCELLED_EARLY]
+    assert house.door.opened == [], "a part of a body is no body"
+
+
+def test_a_connection_that_ends_leaves_none_of_its_requests_behind(house, client):
+    for _ in range(20):
+        client.request("/held")
+    client.request("/echo", "POST", [("content-length", "5")], b"he", complete=False)
+    house.held(20)
+    eventually(lambda: len(house.door.heads) == 21)
+    client.sock.close()
+    eventually(house.empty)
+    assert len(house.door.gone_tokens) == 20
+
+
+# Draining.
+
+
+def test_draining_says_goodbye_and_answers_what_waits(house, client):
+    stream = client.request("/held")
+    record = house.held()[0]
+    house.drain()
+    client.goodbye()
+    house.reply(record, b"answered")
+    assert client.answer(stream).body == b"answered"
+    client.end()
+    house.closed()
+
+
+def test_draining_ends_an_idle_connection(house, client):
+    assert client.answer(client.request("/echo")).status == 200
+    house.drain()
+    client.end()
+    house.closed()

@@ -1,0 +1,63 @@
+"""Unix sockets: the same requests from a neighbour on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw import errors
+from tests.fronts.kinds import UNIX, fronts
+from tests.fronts.test_answers import get
+from tests.waiting import eventually
+
+pytestmark = fronts(UNIX)
+
+
+@pytest.fixture
+def bind(tmp_path):
+    return f"unix:{tmp_path}/shop.sock"
+
+
+@pytest.fixture
+def house(serve, bind):
+    return serve(bind=bind)
+
+
+def test_requests_are_answered_on_a_kept_alive_connection(house):
+    client = house.client()
+    for body in (b"one", b"two"):
+        client.send(get("/echo", "Content-Length: 3", method="POST") + body)
+        assert client.answer().body == body
+
+
+def test_a_silent_client_is_ended_in_time(serve, bind):
+    """There is no DEFER_ACCEPT here: it is accepted at once."""
+    client = serve(bind=bind, header_timeout="200ms").client()
+    assert client.rest() == b""
+
+
+def test_a_client_that_leaves_while_it_waits_frees_its_place(house):
+    client = house.client()
+    client.send(get("/held"))
+    house.held()
+    client.sock.close()
+    eventually(lambda: len(house.door.gone_tokens) == 1)
+    assert house.empty()
+
+
+def test_a_body_that_does_not_come_is_408(serve, bind):
+    house = serve(bind=bind, body_timeout="200ms")
+    client = house.client()
+    client.send(get("/echo", "Content-Length: 5", method="POST") + b"he")
+    assert [answer.status for answer in client.answers_until_end()] == [408]
+    assert [ending for ending, _ in house.door.abandoned] == [errors.BODY_TIMEOUT]
+
+
+def test_draining_answers_what_waits_and_leaves_the_socket_to_its_owner(house):
+    client = house.client()
+    client.send(get("/held"))
+    record = house.held()[0]
+    house.drain()
+    house.reply(record, b"answered")
+    assert client.answer().closes
+    house.closed()
+    house.client().sock.close()  # it can still be connected to: the next generation will accept
