@@ -38,9 +38,7 @@ def main(
     with lineup(chosen) as on_stage:
         at_rest = {gateway.name: memory(gateway.pid) for gateway in on_stage.gateways}
         warm_up(on_stage, warm)
-        done = interleaved(
-            on_stage.stage, on_stage.gateways, on_stage.service, counts, rounds, seconds, on_stage.body_file
-        )
+        done = interleaved(on_stage.stage, on_stage.subjects, counts, rounds, seconds)
         names_here = [gateway.name for gateway in on_stage.gateways]
         details = {"versions": facts.versions(names_here, on_stage.stage.kafka_version), "machine": facts.machine()}
     say(f"ratios to {reference}: median (spread), a tie where the spread holds 1")

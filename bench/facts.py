@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,6 @@ def commit() -> str:
     except BenchError:
         return ""
     return short + ("+" if changed else "")
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _installed(library: str) -> str:

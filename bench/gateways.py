@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastgw
 from bench import native
@@ -58,13 +58,16 @@ class Gateway:
     Attributes:
         name: as in tables and results.
         port: where it serves plain HTTP on 127.0.0.1.
+        topics: its topics.
         warm_up_s: load that it wants before its figures settle.
+        http2_port: where it serves HTTP/2 without TLS, if it was told to.
+        admin_port: fastgw's metrics; 0 for others.
     """
 
-    def __init__(self, name: str, port: int, running: Running, warm_up_s: float, http2_port: int = 0) -> None:
-        self.name, self.port, self.warm_up_s = name, port, warm_up_s
-        self.http2_port = http2_port or port
-        self.running = running
+    def __init__(self, name: str, port: int, running: Running, topics: Topics, warm_up_s: float) -> None:
+        self.name, self.port, self.running, self.topics, self.warm_up_s = name, port, running, topics, warm_up_s
+        self.http2_port = port
+        self.admin_port = 0
 
     @property
     def pid(self) -> int:
@@ -144,18 +147,27 @@ def variant(name: str) -> FastgwSettings:
         Unavailable: this version's configuration does not know what makes the variant.
     """
     settings, schema = VARIANTS[name], config.json_schema()
-    fronts = schema["$defs"]["listen"]["properties"]["front"].get("enum", ())
-    if "front" in settings.listen and "express" not in fronts:
+    front = schema["$defs"]["listen"]["properties"]["front"]
+    link = schema["properties"]["kafka"]["properties"].get("link")
+    if "front" in settings.listen and '"express"' not in json.dumps(front):
         raise Unavailable(f"{name}: this version has one front only, see fastgw")
-    if "link" in settings.kafka and "link" not in schema["properties"]["kafka"]["properties"]:
+    if "link" in settings.kafka and '"native"' not in json.dumps(link):
         raise Unavailable(f"{name}: this version has one Kafka link only, see fastgw")
     return settings
 
 
-def fastgw_config(settings: FastgwSettings, bootstrap: str, topics: Topics, port: int, http2_port: int) -> str:
+class Ports(NamedTuple):
+    """Where a fastgw listens."""
+
+    plain: int
+    http2: int
+    admin: int
+
+
+def fastgw_config(settings: FastgwSettings, bootstrap: str, topics: Topics, ports: Ports) -> str:
     """The configuration file of fastgw for a benchmark."""
-    listen = {"bind": f"127.0.0.1:{port}", "http": "1"} | settings.listen
-    http2 = {"bind": f"127.0.0.1:{http2_port}", "front": "granian", "http": "2"}
+    listen = {"bind": f"127.0.0.1:{ports.plain}", "http": "1"} | settings.listen
+    http2 = {"bind": f"127.0.0.1:{ports.http2}", "front": "granian", "http": "2"}
     gateway = {"name": "bench", "response_topic": topics.reply, "workers": settings.workers, "slots": settings.slots}
     orders = {"method": "POST", "path": "/orders", "topic": topics.request, "timeout": "5s"} | settings.route
     park = {"method": "POST", "path": "/park", "topic": topics.park, "timeout": PARK_TIMEOUT}
@@ -165,7 +177,7 @@ def fastgw_config(settings: FastgwSettings, bootstrap: str, topics: Topics, port
         *([("[[listen]]", http2)] if settings.http2 else []),
         ("[limits]", {"max_body": settings.max_body, "max_connections": 20000}),
         ("[kafka]", {"bootstrap": bootstrap} | settings.kafka),
-        ("[admin]", {"listen": ""}),
+        ("[admin]", {"listen": f"127.0.0.1:{ports.admin}"}),
         ("[[route]]", orders),
         ("[[route]]", park),
     ]
@@ -178,11 +190,13 @@ def _toml(title: str, values: dict[str, Any]) -> str:
 
 def start_fastgw(stage: Stage, name: str, settings: FastgwSettings, topics: Topics, warm_up_s: float = 2.0) -> Gateway:
     """Start fastgw from this checkout; it is ready when this returns."""
-    port, http2_port = free_port(), free_port()
-    file = stage.folder / f"{name}-{port}.toml"
-    file.write_text(fastgw_config(settings, stage.bootstrap, topics, port, http2_port))
+    ports = Ports(free_port(), free_port(), free_port())
+    file = stage.folder / f"{name}-{ports.plain}.toml"
+    file.write_text(fastgw_config(settings, stage.bootstrap, topics, ports))
     running = stage.start(Running([sys.executable, "-m", "fastgw", "run", str(file)], file.with_suffix(".log")))
-    return Gateway(name, port, running, warm_up_s, http2_port).wait_until_ready()
+    gateway = Gateway(name, ports.plain, running, topics, warm_up_s)
+    gateway.http2_port, gateway.admin_port = ports.http2, ports.admin
+    return gateway.wait_until_ready()
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------
@@ -274,7 +288,7 @@ def start_peer(stage: Stage, peer: Peer, topics: Topics) -> Gateway:
     }
     log = stage.folder / f"{peer.name}-{port}.log"
     running = stage.start(Running(peer.command(peer.run), log, peer.variables | told, peer.folder))
-    return Gateway(peer.name, port, running, peer.warm_up_s).wait_until_ready()
+    return Gateway(peer.name, port, running, topics, peer.warm_up_s).wait_until_ready()
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from bench import gateways
 from bench.gateways import Gateway, Topics, Unavailable
 from bench.load import closed_loop, require_wrk
 from bench.processes import BenchError, Running
-from bench.rounds import say
+from bench.rounds import Subject, say
 from bench.stage import PARTITIONS, Stage
 
 WARM_UP_CONNECTIONS = 64
@@ -27,6 +27,11 @@ class Lineup:
     body_file: Path
     gateways: list[Gateway] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """The gateways as subjects of rounds."""
+        return [Subject(one.name, one, self.service, self.body_file) for one in self.gateways]
 
 
 def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -44,22 +49,33 @@ def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def lineup(names: Sequence[str], body_bytes: int = gateways.BODY_BYTES) -> Iterator[Lineup]:
-    """Everything on stage and ready, in one context.
+def empty_stage(body_bytes: int = gateways.BODY_BYTES) -> Iterator[Lineup]:
+    """Kafka and the echo service, no gateway yet.
 
     Raises:
-        BenchError: Kafka, the service or wrk cannot start, or no gateway can.
+        BenchError: Kafka, the service or wrk cannot start.
     """
     require_wrk()
-    can, skipped = available(names)
-    if not can:
-        raise BenchError("none of the gateways can run here")
     say("starting Apache Kafka and the echo service")
     with Stage() as stage:
         request = stage.topic("bench.requests")
         body_file = stage.folder / "body.json"
         body_file.write_bytes(gateways.order_body(body_bytes))
-        on_stage = Lineup(stage, stage.echo([request]), request, body_file, skipped=skipped)
+        yield Lineup(stage, stage.echo([request]), request, body_file)
+
+
+@contextmanager
+def lineup(names: Sequence[str], body_bytes: int = gateways.BODY_BYTES) -> Iterator[Lineup]:
+    """Everything on stage and ready, in one context.
+
+    Raises:
+        BenchError: as `empty_stage`, or none of the gateways can run here.
+    """
+    can, skipped = available(names)
+    if not can:
+        raise BenchError("none of the gateways can run here")
+    with empty_stage(body_bytes) as on_stage:
+        on_stage.skipped += skipped
         for name in can:
             _bring(on_stage, name)
         if not on_stage.gateways:

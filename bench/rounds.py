@@ -48,43 +48,39 @@ class Round:
         return {**flat.pop("load"), **flat, "rps": round(self.rps, 1), "errors": self.load.errors}
 
 
-def measure(
-    stage: Stage,
-    gateway: Gateway,
-    service: Running,
-    connections: int,
-    seconds: float,
-    body_file: Path,
-    number: int = 0,
-    path: str = "/orders",
-) -> Round:
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a gateway under a name, with the service behind it and the body that is sent to it."""
+
+    name: str
+    gateway: Gateway
+    service: Running
+    body_file: Path
+    path: str = "/orders"
+
+
+def measure(stage: Stage, subject: Subject, connections: int, seconds: float, number: int = 0) -> Round:
     """One round. The broker's and the service's idle turning for the other gateways is in their figures."""
-    roots = gateway.pid, service.pid
+    roots = subject.gateway.pid, subject.service.pid
     before = [*map(cpu_us, roots), stage.broker_cpu_us()]
-    load = closed_loop(gateway.port, connections, seconds, body_file, path)
+    load = closed_loop(subject.gateway.port, connections, seconds, subject.body_file, subject.path)
     after = [*map(cpu_us, roots), stage.broker_cpu_us()]
     each = [round((end - start) / max(1, load.requests), 2) for start, end in zip(before, after, strict=True)]
-    return Round(number, gateway.name, connections, each[0], each[2], each[1], load)
+    return Round(number, subject.name, connections, each[0], each[2], each[1], load)
 
 
 def interleaved(
-    stage: Stage,
-    gateways: Sequence[Gateway],
-    service: Running,
-    connections: Sequence[int],
-    rounds: int,
-    seconds: float,
-    body_file: Path,
+    stage: Stage, subjects: Sequence[Subject], connections: Sequence[int], rounds: int, seconds: float
 ) -> list[Round]:
-    """`rounds` rounds of every gateway at each number of connections, in an order that is drawn for each round."""
+    """`rounds` rounds of every subject at each number of connections, in an order that is drawn for each round."""
     drawn = random.Random(4)
     done = []
     for number in range(rounds):
         for count in connections:
-            order = list(gateways)
+            order = list(subjects)
             drawn.shuffle(order)
-            for gateway in order:
-                done.append(measure(stage, gateway, service, count, seconds, body_file, number))
+            for subject in order:
+                done.append(measure(stage, subject, count, seconds, number))
                 tell(done[-1])
     return done
 
@@ -118,6 +114,11 @@ class Ratio:
     def tie(self) -> bool:
         """The difference is inside the spread."""
         return self.low <= 1.0 <= self.high
+
+    @property
+    def rounded(self) -> list[float]:
+        """Median, low, high for a result file."""
+        return [round(value, 3) for value in (self.median, self.low, self.high)]
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f}{', tie' if self.tie else ''})"

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench import native
 from bench.processes import BenchError, Running, cpu_us, wait_for
@@ -80,6 +81,11 @@ class Stage:
         known = self._admin.list_topics(timeout=TOPIC_TIMEOUT_S).topics
         leaders = [part.leader for part in known[name].partitions.values()] if name in known else []
         return len(leaders) == partitions and all(leader >= 0 for leader in leaders)
+
+    def record_count(self, topic: str, partitions: int = PARTITIONS) -> int:
+        """How many records were ever written to a topic."""
+        asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        return sum(answer.result(TOPIC_TIMEOUT_S).offset for answer in self._admin.list_offsets(asked).values())
 
     def start(self, running: Running) -> Running:
         """Have a program ended together with the stage."""

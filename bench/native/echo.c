@@ -7,7 +7,7 @@
  *
  * Where a reply goes: to the partition that the request names; with none named, without a key, as a service does that
  * just produces to `reply_to` (librdkafka then fills one partition a batch). --ignore-partition hashes the correlation
- * id instead (murmur2); --misroute sends that share of the replies to random partitions.
+ * id instead (murmur2); --misroute sends that share of the replies to another partition than the one asked for.
  */
 #include <signal.h>
 #include <stdbool.h>
@@ -105,6 +105,11 @@ static int known_partition_count(rd_kafka_t *producer, const char *topic) {
     return known[i].count = partition_count(producer, topic);
 }
 
+static int32_t another_partition(int32_t partition, int count) {
+    if (count < 2 || partition < 0) DIE("--misroute needs requests that name one of several partitions");
+    return (partition + 1 + rand() % (count - 1)) % count;
+}
+
 static void reply(rd_kafka_t *producer, const request_t *request, const rd_kafka_message_t *message) {
     rd_kafka_headers_t *headers = rd_kafka_headers_new(2);
     rd_kafka_header_add(headers, request->dialect->correlation_id, -1, request->id, (ssize_t)request->id_size);
@@ -117,7 +122,7 @@ static void reply(rd_kafka_t *producer, const request_t *request, const rd_kafka
         keyed = true;
     }
     if (misroute_percent && rand() % 100 < misroute_percent)
-        partition = rand() % known_partition_count(producer, request->topic);
+        partition = another_partition(partition, known_partition_count(producer, request->topic));
     int err = rd_kafka_producev(
         producer, RD_KAFKA_VTYPE_TOPIC, request->topic, RD_KAFKA_VTYPE_PARTITION, partition, RD_KAFKA_VTYPE_MSGFLAGS,
         RD_KAFKA_MSG_F_COPY | RD_KAFKA_MSG_F_BLOCK, RD_KAFKA_VTYPE_KEY, keyed ? request->id : NULL,
