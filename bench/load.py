@@ -20,7 +20,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from bench.native import SOURCES, program
-from bench.processes import BenchError, run_to_end
+from bench.processes import BenchError, json_line, run_to_end
 
 SLACK_S = 30.0  # the generators wait for their last answers
 OPEN_LOOP_CONNECTIONS = 512  # more than wait at once, below capacity
@@ -108,7 +108,7 @@ def open_loop(port: int, rate: float, seconds: float, body_file: Path, path: str
     latencies = body_file.with_suffix(".latencies")
     numbers = [OPEN_LOOP_CONNECTIONS, rate, SETTLE_S, seconds]
     command = [str(program("openloop")), str(port), path, str(body_file), *map(str, numbers), str(latencies)]
-    told = json.loads(run_to_end(command, seconds + SLACK_S))
+    told = json_line(run_to_end(command, seconds + SLACK_S))
     values = array("I", latencies.read_bytes())
     latencies.unlink()
     return OpenLoop(rate=round(rate, 1), seconds=seconds, histogram=histogram_of(values), **told)

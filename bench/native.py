@@ -13,7 +13,7 @@ SOURCES = HERE / "native"
 BUILD = HERE / ".build"  # not in git: programs, the peers' builds, their dependencies
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra"]
 COMPILE_TIMEOUT_S = 120
-WITH_KAFKA = {"echo"}
+WITH_KAFKA = {"echo", "pingpong"}
 
 
 def librdkafka() -> Path:

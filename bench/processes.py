@@ -7,6 +7,7 @@ threads, ended ones included); processes that ended and were waited for stand in
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 END_TIMEOUT_S = 15.0
@@ -196,3 +197,16 @@ def run_to_end(command: Sequence[str], timeout_s: float, folder: Path | None = N
         tail = "\n".join(done.stdout.splitlines()[-25:])
         raise BenchError(f"{' '.join(command)} ended with {done.returncode}:\n{tail}")
     return done.stdout
+
+
+def json_line(printed: str) -> dict[str, Any]:
+    """The one line of JSON among the warnings that a program printed.
+
+    Raises:
+        BenchError: there is none.
+    """
+    for line in printed.splitlines():
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    raise BenchError(f"expected a line of JSON, got:\n{printed}")

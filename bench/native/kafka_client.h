@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "librdkafka.h"
 
@@ -42,16 +43,25 @@ static inline int partition_count(rd_kafka_t *rk, const char *topic) {
     return count;
 }
 
+/* A topic that has just been made may have no leader for a moment. */
+static inline int64_t end_of(rd_kafka_t *rk, const char *topic, int partition) {
+    int64_t low, high;
+    int err = 0;
+    for (int tries = 0; tries < 50; tries++) {
+        err = rd_kafka_query_watermark_offsets(rk, topic, partition, &low, &high, KAFKA_TIMEOUT_MS);
+        if (!err) return high;
+        usleep(100000);
+    }
+    DIE("end of %s [%d]: %s", topic, partition, rd_kafka_err2str(err));
+}
+
 /* From offsets that are read here, not from "the end": a client resolves that one later, after the first records. */
 static inline void read_from_now_on(rd_kafka_t *rk, int topic_count, char **topics) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
     for (int i = 0; i < topic_count; i++) {
         int partitions = partition_count(rk, topics[i]);
         for (int p = 0; p < partitions; p++) {
-            int64_t low, high;
-            int err = rd_kafka_query_watermark_offsets(rk, topics[i], p, &low, &high, KAFKA_TIMEOUT_MS);
-            if (err) DIE("end of %s [%d]: %s", topics[i], p, rd_kafka_err2str(err));
-            rd_kafka_topic_partition_list_add(list, topics[i], p)->offset = high;
+            rd_kafka_topic_partition_list_add(list, topics[i], p)->offset = end_of(rk, topics[i], p);
         }
     }
     int err = rd_kafka_assign(rk, list);
