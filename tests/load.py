@@ -26,8 +26,21 @@ class Connection:
     """One kept-alive connection."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent on it: it is connected, and the other side has not closed it."""
+        return self._streams is not None and not self._streams[0].at_eof()
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            OSError: nobody listens.
+        """
+        self._streams = await asyncio.open_connection("127.0.0.1", self.port)
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Sequence[str] = ()
@@ -38,7 +51,8 @@ class Connection:
             ConnectionError, asyncio.IncompleteReadError: the connection was cut.
         """
         if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            await self.open()
+        assert self._streams is not None
         reader, writer = self._streams
         lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers, "", ""]
         writer.write("\r\n".join(lines).encode() + body)

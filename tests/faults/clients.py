@@ -1,0 +1,145 @@
+"""Clients that send requests until they are stopped and write down what each request was told.
+
+They behave as a load balancer in front of several nodes does: a connection that is refused is tried on the next node,
+a kept-alive connection that the other side has closed is not used again, and nothing is ever sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.faults.oracle import ANSWERED, CUT, REFUSED, SILENT, Told
+from tests.load import Connection
+from tests.waiting import eventually
+
+PROBLEM_TYPE = "urn:fastgw:problem:"
+TRY_AGAIN_S = 0.02  # after a refusal, so that a node that is away is not asked a thousand times a second
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the clients behave.
+
+    `rate` is requests a second of all of them together, 0: each sends when its last one has been answered;
+    `fresh_each` opens a connection for each request; `silent_after_s` is when they call a connection silent.
+    """
+
+    connections: int = 12
+    fresh_each: bool = False
+    rate: float = 0.0
+    body_bytes: int = 64
+    silent_after_s: float = 15.0
+    headers: tuple[str, ...] = ()
+
+
+class Clients:
+    """A context manager: they are at work inside; `told` is their log, oldest answer first."""
+
+    def __init__(self, ports: Sequence[int], path: str, habits: Habits) -> None:
+        """`ports` is looked at for each new connection: it may change."""
+        self.told: list[Told] = []
+        self.run = secrets.token_hex(4)
+        self._ports = ports
+        self._path = path
+        self._habits = habits
+        self._numbers = iter(range(1 << 60))
+        self._enough = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="clients", daemon=True)
+
+    def __enter__(self) -> Clients:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> list[Told]:
+        """Waits until every request that is under way has its end; returns the log."""
+        self._enough.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self.told
+
+    def sent(self, more: int, timeout_s: float = 60.0) -> None:
+        """Returns when so many more requests have ended."""
+        wanted = len(self.told) + more
+        eventually(lambda: self._failure or len(self.told) >= wanted, timeout_s, f"{wanted} requests have ended")
+
+    def answered_since(self, moment_s: float) -> bool:
+        """Whether a request that began after that moment has its service's answer."""
+        for one in reversed(self.told):
+            if one.began_s < moment_s and one.ended_s < moment_s:
+                return False
+            if one.began_s >= moment_s and one.ending == ANSWERED:
+                return True
+        return False
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._all())
+        except BaseException as failure:
+            self._failure = failure
+
+    async def _all(self) -> None:
+        await asyncio.gather(*(self._one_client(index) for index in range(self._habits.connections)))
+
+    async def _one_client(self, index: int) -> None:
+        habits = self._habits
+        pause_s = habits.connections / habits.rate if habits.rate else 0.0
+        next_s = time.monotonic() + pause_s * index / habits.connections
+        connection: Connection | None = None
+        while not self._enough.is_set():
+            if pause_s:
+                await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+                next_s += pause_s
+            body = f"{self.run} {next(self._numbers)} ".encode().ljust(habits.body_bytes, b".")
+            began_s = time.monotonic()
+            if connection is None or not connection.is_open:
+                connection = await self._connect(index)
+            if connection is None:
+                self.told.append(Told(body, began_s, time.monotonic(), REFUSED))
+                await asyncio.sleep(TRY_AGAIN_S)
+                continue
+            one = await self._ask(connection, body, began_s)
+            self.told.append(one)
+            if habits.fresh_each or one.ending in (CUT, SILENT):
+                connection.close()
+        if connection is not None:
+            connection.close()
+
+    async def _connect(self, index: int) -> Connection | None:
+        ports = list(self._ports)
+        for step in range(len(ports)):
+            connection = Connection(ports[(index + step) % len(ports)])
+            try:
+                await connection.open()
+            except OSError:
+                continue
+            return connection
+        return None
+
+    async def _ask(self, connection: Connection, body: bytes, began_s: float) -> Told:
+        try:
+            async with asyncio.timeout(self._habits.silent_after_s):
+                status, headers, answer = await connection.request("POST", self._path, body, self._habits.headers)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return Told(body, began_s, time.monotonic(), CUT, port=connection.port)
+        except TimeoutError:
+            return Told(body, began_s, time.monotonic(), SILENT, port=connection.port)
+        ended_s = time.monotonic()
+        outcome = headers.get("fastgw-outcome", "")
+        if headers.get("content-type") != "application/problem+json":
+            ending = ANSWERED if outcome else f"http_{status}"
+            return Told(body, began_s, ended_s, ending, outcome, status, b"", answer, connection.port)
+        problem = json.loads(answer)
+        ending = problem["type"].removeprefix(PROBLEM_TYPE)
+        request_id = problem.get("request_id", "").encode()
+        return Told(body, began_s, ended_s, ending, problem["outcome"], status, request_id, answer, connection.port)

@@ -1,0 +1,141 @@
+"""Playing a scenario: clients at work, faults, then the evidence from Kafka, the oracle's verdict and a report."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from tests.faults.clients import Clients, Habits
+from tests.faults.oracle import ANSWERED, Told, Verdict, judge
+from tests.faults.stage import Fault, Furniture, House, Stage
+from tests.faults.topic_slice import TopicSlice
+from tests.waiting import eventually
+
+ANY = 1 << 30  # any number of requests may end so
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row of the table.
+
+    Attributes:
+        name: a few words, unique.
+        house: what it plays in.
+        play: injects the faults; the clients are at work meanwhile.
+        may_fail: ending -> how many requests may end so for each fault; any other failure is a defect.
+        short, long: how many faults in the test and in the soak.
+        habits: how the clients behave.
+        alone: leaves its house in ruins, so nobody follows it there.
+        replies_kept: False when the fault destroys records of the response topic.
+    """
+
+    name: str
+    house: House
+    play: Callable[[Stage], None]
+    may_fail: Mapping[str, int] = field(default_factory=dict)
+    short: int = 1
+    long: int = 100
+    habits: Habits = Habits()
+    alone: bool = False
+    replies_kept: bool = True
+
+
+@dataclass
+class Report:
+    """What one scenario came to."""
+
+    scenario: str
+    requests: int
+    faults: int
+    lies: int
+    failed: dict[str, int]
+    not_allowed: dict[str, int]
+    recover_s: float
+    seconds: float
+    verdict: str  # in words, with the first offenders
+
+    @property
+    def good(self) -> bool:
+        """No lie, and nothing failed that may not fail."""
+        return not self.lies and not self.not_allowed
+
+    def as_dict(self) -> dict[str, object]:
+        """For the results file."""
+        return {name: value for name, value in asdict(self).items() if name != "verdict"}
+
+
+HEAD = ("scenario", "requests", "faults", "lies", "failed requests", "time to recover")
+
+
+def row(report: Report) -> tuple[str, ...]:
+    """The report as a row of the table whose head is HEAD."""
+    failed = ", ".join(f"{count} {ending}" for ending, count in sorted(report.failed.items())) or "0"
+    recover = f"{report.recover_s:.1f} s" if report.faults else "-"
+    return report.scenario, f"{report.requests:,}", f"{report.faults:,}", str(report.lies), failed, recover
+
+
+def play(
+    scenario: Scenario,
+    furniture: Furniture,
+    requests: int,
+    faults: int,
+    progress: Callable[[str], None] = lambda _text: None,
+    seed: int | None = None,
+) -> Report:
+    """Plays a scenario until it is over and at least `requests` requests have ended."""
+    bootstrap = furniture.kafka.bootstrap
+    asked = TopicSlice(bootstrap, furniture.requests)
+    told = TopicSlice(bootstrap, furniture.replies) if scenario.replies_kept else None
+    began_s = time.monotonic()
+    clients = Clients(furniture.ports, f"/{furniture.requests}", scenario.habits)
+    stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random(seed))
+    with clients:
+        clients.sent(scenario.habits.connections)
+        scenario.play(stage)
+        missing = requests - len(clients.told)
+        if missing > 0:
+            clients.sent(missing, timeout_s=3600)
+    seconds = time.monotonic() - began_s
+    settle(furniture)
+    verdict = judge(clients.told, asked.read(), told.read() if told else None)
+    return report_of(scenario, verdict, clients.told, stage.faults, seconds)
+
+
+def settle(furniture: Furniture) -> None:
+    """Waits until the living gateways have nothing in hand, so that no record can follow."""
+    for gateway in furniture.gateways:
+        if not gateway.ended:
+            eventually(lambda node=gateway: node.metric("fastgw_in_flight") == 0, 30, "nothing is in flight")
+
+
+def report_of(scenario: Scenario, verdict: Verdict, told: list[Told], faults: list[Fault], seconds: float) -> Report:
+    """The report on a verdict."""
+    failed = {ending: count for ending, count in verdict.endings.items() if ending != ANSWERED}
+    not_allowed = {
+        ending: count
+        for ending, count in failed.items()
+        if count > scenario.may_fail.get(ending, 0) * max(1, len(faults))
+    }
+    return Report(
+        scenario.name,
+        verdict.requests,
+        len(faults),
+        sum(verdict.lies.values()),
+        failed,
+        not_allowed,
+        round(worst_recovery_s(told, faults), 2),
+        round(seconds, 1),
+        str(verdict),
+    )
+
+
+def worst_recovery_s(told: list[Told], faults: list[Fault]) -> float:
+    """The longest time from the end of a fault to the recovery, or to the start of the last request that failed."""
+    worst = 0.0
+    for number, fault in enumerate(faults):
+        until_s = faults[number + 1].began_s if number + 1 < len(faults) else float("inf")
+        late = [one.began_s for one in told if one.ending != ANSWERED and fault.over_s <= one.began_s < until_s]
+        worst = max(worst, max([fault.recovered_s, *late]) - fault.over_s)
+    return worst

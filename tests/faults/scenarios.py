@@ -1,0 +1,8 @@
+"""All scenarios, in the order of the table."""
+
+from __future__ import annotations
+
+from tests.faults import worker_scenarios
+from tests.faults.play import Scenario
+
+SCENARIOS: list[Scenario] = [*worker_scenarios.SCENARIOS]

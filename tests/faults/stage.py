@@ -1,0 +1,187 @@
+"""The stage of a scenario: brokers, topics, a service, one or more gateways, and clients that are at work.
+
+A `House` says what stands on a stage; opening one takes seconds, so scenarios that leave it as they found it follow
+one another in the same house. A `Stage` is what one scenario sees of it: it injects faults and notes when.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.faults.clients import Clients, Habits
+from tests.gateways import Gateway
+from tests.repliers import replier
+from tests.waiting import eventually
+
+TOPIC_S = 30.0
+RECOVERY_S = 60.0
+
+
+class House(NamedTuple):
+    """What stands on a stage."""
+
+    kafka: str = "one"  # "one" broker, the "cluster" of three, or the "mock"
+    workers: int = 2
+    nodes: int = 1
+    cluster: str = "single"  # the gateway's cluster.mode
+    timeout: str = "5s"
+    manner: str = "header"  # of the service, see tests.repliers
+    reply_partitions: int = 8
+    request_partitions: int = 4
+    gateway_settings: str = ""
+    kafka_settings: str = ""
+    drain_timeout: str = "10s"
+
+
+class Kafka(Protocol):
+    """Where topics are made and read; `broker` is what can be mistreated."""
+
+    bootstrap: str
+    broker: Any
+
+
+@dataclass
+class Fault:
+    """One injected fault; monotonic seconds."""
+
+    began_s: float
+    over_s: float = 0.0  # when the cause was gone: at once after a SIGKILL, when the brokers are back after an outage
+    recovered_s: float = 0.0
+
+
+class Furniture:
+    """An opened house."""
+
+    def __init__(self, house: House, kafka: Kafka, folder: Path, opened: ExitStack) -> None:
+        tag = secrets.token_hex(4)
+        self.house = house
+        self.kafka = kafka
+        self.requests, self.replies = f"asked-{tag}", f"told-{tag}"
+        self.make_topic(self.requests, house.request_partitions)
+        self.make_topic(self.replies, house.reply_partitions)
+        self.service = opened.enter_context(replier(kafka.bootstrap, house.manner, [self.requests]))
+        self._folder = folder
+        self._opened = opened
+        self.gateways: list[Gateway] = []
+        for index in range(house.nodes):
+            self.add_gateway(index)
+        self.ports = [gateway.port for gateway in self.gateways]
+
+    def make_topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> None:
+        """Creates a topic; every partition has a leader on return."""
+        if self.house.kafka == "mock":
+            self.kafka.broker.create_topic(name, partitions)
+            return
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
+        eventually(lambda: _has_leaders(admin, name, partitions), TOPIC_S, f"leaders for {name}")
+
+    def new_gateway(self, index: int, count: int | None = None) -> Gateway:
+        """A node that is not started yet."""
+        house = self.house
+        count = house.nodes if count is None else count
+        cluster = f'[cluster]\nmode = "{house.cluster}"\n'
+        if house.cluster == "static":
+            cluster += f"node_index = {index}\nnode_count = {count}\n"
+        elif house.cluster == "group":
+            cluster += f'group_id = "{self.replies}"\n'
+        return Gateway(
+            self._folder,
+            self.kafka.bootstrap,
+            self.replies,
+            [self.requests],
+            workers=house.workers,
+            timeout=house.timeout,
+            more=cluster,
+            settings=house.gateway_settings,
+            kafka=house.kafka_settings,
+            drain_timeout=house.drain_timeout,
+        )
+
+    def add_gateway(self, index: int) -> Gateway:
+        """Starts one more node; ready on return."""
+        gateway = self._opened.enter_context(self.new_gateway(index))
+        self.gateways.append(gateway)
+        return gateway
+
+
+def _has_leaders(admin: AdminClient, name: str, count: int) -> bool:
+    known = admin.list_topics(timeout=TOPIC_S).topics
+    return (
+        name in known
+        and len(known[name].partitions) == count
+        and all(partition.leader >= 0 for partition in known[name].partitions.values())
+    )
+
+
+@contextmanager
+def open_house(house: House, kafka: Kafka, folder: Path) -> Iterator[Furniture]:
+    """The house, ready for its first scenario; drained and closed on the way out."""
+    with ExitStack() as opened:
+        yield Furniture(house, kafka, folder, opened)
+
+
+@dataclass
+class Stage:
+    """What a scenario plays on.
+
+    Attributes:
+        faults_wanted: how many faults a scenario that injects many should inject.
+        faults: those injected so far.
+        progress: told now and then what happens, for people.
+    """
+
+    furniture: Furniture
+    clients: Clients
+    habits: Habits
+    faults_wanted: int
+    progress: Callable[[str], None]
+    chance: random.Random
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def gateway(self) -> Gateway:
+        """The only node, or the first one."""
+        return self.furniture.gateways[0]
+
+    @property
+    def gateways(self) -> list[Gateway]:
+        return self.furniture.gateways
+
+    @property
+    def broker(self) -> Any:
+        return self.furniture.kafka.broker
+
+    def some_moment(self, at_most_s: float = 0.3) -> None:
+        """Lets a random time pass, so that faults meet the gateway in every state."""
+        threading.Event().wait(self.chance.uniform(0.0, at_most_s))
+
+    def all_ready(self) -> bool:
+        return all(gateway.ready for gateway in self.gateways if not gateway.ended)
+
+    @contextmanager
+    def fault(self, recovered: Callable[[], object] | None = None) -> Iterator[Fault]:
+        """Injects a fault inside the block, at whose end its cause is gone; returns when the service has recovered.
+
+        Args:
+            recovered: when that is; every node is ready by default. In any case, a request that began after the end
+                of the block has to be answered.
+        """
+        fault = Fault(time.monotonic())
+        self.faults.append(fault)
+        self.progress(f"fault {len(self.faults)}")
+        yield fault
+        fault.over_s = time.monotonic()
+        eventually(recovered or self.all_ready, RECOVERY_S, "the gateway has recovered")
+        eventually(lambda: self.clients.answered_since(fault.over_s), RECOVERY_S, "a new request is answered")
+        fault.recovered_s = time.monotonic()

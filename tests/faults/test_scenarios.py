@@ -1,0 +1,58 @@
+"""Every fault scenario in its short version: no lie, and nothing fails that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+
+from tests.faults.play import Scenario, play, row
+from tests.faults.scenarios import SCENARIOS
+from tests.faults.stage import Furniture, House, open_house
+
+REQUESTS = 300
+
+
+class Houses:
+    """The house that is open now; another one takes its place when a scenario needs it."""
+
+    def __init__(self, brokers, folders) -> None:
+        self._brokers = brokers
+        self._folders = folders
+        self._opened = ExitStack()
+        self._furniture: Furniture | None = None
+
+    def open(self, house: House) -> Furniture:
+        if self._furniture is None or self._furniture.house != house:
+            self.close()
+            furniture = open_house(house, self._brokers(house.kafka), self._folders.mktemp("house"))
+            self._furniture = self._opened.enter_context(furniture)
+        return self._furniture
+
+    def close(self) -> None:
+        self._furniture = None
+        self._opened.close()
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory, kafka_bootstrap) -> Iterator[Houses]:
+    def kafka(kind: str):
+        return SimpleNamespace(bootstrap=kafka_bootstrap, broker=None)
+
+    houses = Houses(kafka, tmp_path_factory)
+    yield houses
+    houses.close()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "_"))
+def test_nobody_is_lied_to(scenario: Scenario, houses: Houses, capsys):
+    furniture = houses.open(scenario.house)
+    report = play(scenario, furniture, REQUESTS, scenario.short)
+    if scenario.alone:
+        houses.close()
+    print(" | ".join(row(report)))
+    assert report.lies == 0, report.verdict
+    assert report.not_allowed == {}, report.verdict
+    assert report.faults >= scenario.short

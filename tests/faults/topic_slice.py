@@ -1,0 +1,85 @@
+"""What a topic got since a moment: the part of the oracle's evidence that comes from Kafka."""
+
+from __future__ import annotations
+
+import secrets
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from tests.faults.oracle import Found
+from tests.waiting import eventually
+
+ANSWER_S = 10.0
+READ_S = 120.0
+AT_ONCE = 2000
+
+
+class TopicSlice:
+    """The records of a topic from its present end on."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._starts = {partition: high for partition, (_, high) in self._spans().items()}
+
+    def read(self) -> list[Found]:
+        """All records that are there now; partitions that the topic did not have before are read from their start."""
+        ends = {partition: high for partition, (_, high) in self._spans().items()}
+        starts = {partition: self._starts.get(partition, 0) for partition in ends}
+        left = {partition for partition, end in ends.items() if end > starts[partition]}
+        found: list[Found] = []
+        consumer = self._consumer()
+        try:
+            consumer.assign([TopicPartition(self._topic, partition, starts[partition]) for partition in left])
+
+            def read_more() -> bool:
+                for message in consumer.consume(AT_ONCE, 0.2):
+                    if message.error() is not None:
+                        raise KafkaException(message.error())
+                    if message.offset() < ends[message.partition()]:
+                        found.append(_found(message))
+                    if message.offset() >= ends[message.partition()] - 1:
+                        left.discard(message.partition())
+                return not left
+
+            if left:
+                eventually(read_more, READ_S, f"all records of {self._topic}")
+        finally:
+            consumer.close()
+        return found
+
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        consumer = self._consumer()
+        try:
+            return eventually(lambda: self._asked(consumer), 3 * ANSWER_S, f"the ends of {self._topic}")
+        finally:
+            consumer.close()
+
+    def _asked(self, consumer: Consumer) -> dict[int, tuple[int, int]]:
+        # A partition may be without leader for a moment after a fault.
+        try:
+            partitions = consumer.list_topics(self._topic, timeout=ANSWER_S).topics[self._topic].partitions
+            return {
+                number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=ANSWER_S)
+                for number in partitions
+            }
+        except KafkaException:
+            return {}
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": f"oracle-{secrets.token_hex(4)}",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+                "log_level": 3,
+            }
+        )
+
+
+def _found(message: Message) -> Found:
+    headers = dict(message.headers() or [])
+    correlation_id = headers.get("correlation_id") or message.key() or b""
+    return Found(correlation_id, message.value() or b"")
