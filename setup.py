@@ -13,6 +13,7 @@ setup(
             Extension("fastgw._ctable", ["fastgw/_ctable.pyx"], depends=glob("fastgw/*.h"), extra_compile_args=FLAGS),
             Extension("fastgw._klink", ["fastgw/_klink.pyx"], depends=glob("fastgw/*.h"), extra_compile_args=FLAGS),
             Extension("fastgw._ids", ["fastgw/_ids.pyx"], extra_compile_args=FLAGS),
+            Extension("fastgw._http1", ["fastgw/_http1.pyx"], extra_compile_args=FLAGS),
         ],
         language_level=3,
     )

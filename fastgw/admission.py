@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from fastgw.errors import Ending
 from fastgw.messages import Answer, Head, HeaderList, Headers
 
@@ -24,7 +26,7 @@ class Refusal(NamedTuple):
     headers: HeaderList | None = None  # further headers of the answer, such as `allow`
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`."""
 
     route_number: int

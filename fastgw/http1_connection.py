@@ -25,8 +25,8 @@ from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
-from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, LazyHeaders, content_length, head_of, request_line
-from fastgw.messages import Head, HeaderList
+from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, MessageEnd, RequestHead, scan
+from fastgw.messages import HeaderList
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
 SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: reading it is cheaper than a new connection
@@ -66,8 +66,8 @@ class Connection:
     """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
 
     __slots__ = (
-        "_admission", "_answer", "_answer_head", "_body", "_complete", "_door", "_feed", "_front", "_is_head",
-        "_is_http10", "_keep_alive", "_left", "_parser", "_partial", "_quiet_since", "_state", "_tail", "_token",
+        "_admission", "_answer", "_body", "_door", "_feed", "_front", "_heads_made", "_is_head",
+        "_is_http10", "_keep_alive", "_left", "_message", "_partial", "_quiet_since", "_state", "_tail", "_token",
         "_transport", "_unflushed", "_unread", "_watch", "_wire_bytes", "_write",
     )  # fmt: skip
 
@@ -75,13 +75,13 @@ class Connection:
         # For the life of the connection.
         self._front = front
         self._door = front.door
-        self._answer_head = front.answer_heads.get
+        self._heads_made = front.answer_heads.made
         self._answer: Any = self._take_answer  # bound once, not for each request
         self._transport: Any = None
         self._write: Any = None
-        self._parser: Any = None
+        self._message = MessageEnd()  # the callbacks of llhttp
         self._feed: Any = None
-        self._new_parser()
+        self._new_parser(self._message)
         # What is going on.
         self._state = _HEAD
         self._watch: Deadlines[Connection] | None = None  # the deadline that runs
@@ -90,8 +90,7 @@ class Connection:
         self._unflushed = False  # the client has not taken all that was written
         # The request.
         self._partial: bytearray | None = None  # a head without its end
-        self._complete = False  # llhttp has seen the end of the message
-        self._keep_alive = True  # llhttp's verdict, then ours
+        self._keep_alive = True
         self._is_head = False
         self._is_http10 = False
         self._left = 0  # bytes of the body that have not come; UNKNOWN: chunks
@@ -123,7 +122,7 @@ class Connection:
         self._stop_watch()
         self._unread = b""
         self._partial = None
-        self._answer = self._feed = self._parser = self._write = None  # else this object and they hold each other
+        self._answer = self._feed = self._write = None  # else this object and they hold each other
         self._front.let_go(self)
         if state == _WAITING and self._token >= 0:
             self._door.gone(self._token)
@@ -148,17 +147,16 @@ class Connection:
             self._start(self._front.lingers_due)
 
     def data_received(self, data: bytes) -> None:
-        if self._state > _BODY:
+        if self._state == _HEAD and self._partial is None:
+            at, end = self._take_head(data, 0), len(data)
+            if at < end:
+                self._read(data, at)
+        elif self._state > _BODY:
             self._hold(data)
         elif self._partial is None:
-            self._read(data)
+            self._read(data, 0)
         else:
             self._read_partial(data)
-
-    def on_message_complete(self) -> None:
-        """llhttp's."""
-        self._complete = True
-        self._keep_alive = self._parser.should_keep_alive()
 
     # What the front asks.
 
@@ -217,9 +215,9 @@ class Connection:
 
     # Bytes.
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes, at: int = 0) -> None:
         """Takes one message after the other out of `data`, until one has to wait."""
-        at, end = 0, len(data)
+        end = len(data)
         while at < end:
             if self._state == _HEAD:
                 at = self._take_head(data, at)
@@ -284,30 +282,33 @@ class Connection:
             at += 2
             if at == len(data):
                 return at
-        head_end = data.find(HEAD_END, at) + 4
-        if head_end == 3:
+        head = scan(data, at)
+        if head is None:
             self._begin_partial(data[at:])
             return len(data)
         if self._watch is not None:
             self._stop_watch()
+        head_end = end = head.end
         if head_end - at > self._front.small_head_bytes and not self._check_size(data[at:head_end], 0):
             return len(data)
-        text = data[at:head_end].decode("latin-1")
-        lowered = text.lower()
+        if head.chunked:
+            left = UNKNOWN
+        else:
+            if head.content_length:
+                end += head.content_length
+            left = end - len(data) if end > len(data) else 0
+        self._left = left
+        self._keep_alive = head.is_kept_alive
+        self._is_head = head.method == "HEAD"
+        self._is_http10 = head.is_http10
+        message = self._message
+        message.seen = False
         try:
-            method, target, version = request_line(text)
-            self._is_head = method == "HEAD"
-            self._is_http10 = version == "HTTP/1.0"
-            length = content_length(text, lowered)
-            headers = LazyHeaders(text, lowered)
-            chunked = "\ntransfer-encoding:" in lowered and http1_wire.is_chunked(headers, self._is_http10)
-            head = head_of(method, target, headers, length, chunked)
-            end = head_end + length if length else head_end
-            self._left = UNKNOWN if chunked else max(0, end - len(data))
-            self._complete = False
+            if not head.is_plain:
+                http1_wire.complete(head)
             self._feed(data if at == 0 and end >= len(data) else data[at:end])
         except HttpParserInvalidMethodError:
-            self._refuse_unknown_method(head, text)
+            self._refuse_unknown_method(head, data[at:head_end])
             return len(data)
         except HttpParserUpgrade:
             if not self._pass_by_upgrade():
@@ -315,21 +316,27 @@ class Connection:
         except (BadHead, HttpParserError) as error:
             self._refuse_all(errors.MALFORMED, str(error))
             return len(data)
-        if self._complete is not (self._left == 0):
+        if message.seen is not (left == 0):
             self._refuse_all(errors.MALFORMED, "expected a body that ends where its head says")
-        elif "\nexpect:" in lowered:
-            self._take_expectation(head, text, data[head_end:end], len(data) == head_end)
+        elif head.is_expecting:
+            self._take_expectation(head, data, at, end)
         else:
-            self._take_verdict(self._door.admit(head), text, data[head_end:end])
+            verdict = self._door.admit(head)
+            if left == 0 and isinstance(verdict, Admission):  # the likely way; the rest of it is in _take_answer
+                self._state = _WAITING
+                self._token = -1
+                self._token = self._door.open(verdict, data[head_end:end], self._answer)
+            else:
+                self._take_verdict(verdict, data[at:head_end], data[head_end:end])
         return min(end, len(data))
 
-    def _take_verdict(self, verdict: Admission | Refusal, text: str, body: bytes) -> None:
+    def _take_verdict(self, verdict: Admission | Refusal, head_bytes: bytes, body: bytes) -> None:
         if isinstance(verdict, Refusal):
             self._refuse(verdict)
         elif self._left == 0:
             self._open(verdict, body)
         else:
-            self._begin_body(verdict, text, body)
+            self._begin_body(verdict, head_bytes, body)
 
     def _open(self, admission: Admission, body: bytes) -> None:
         self._state = _WAITING
@@ -346,22 +353,21 @@ class Connection:
         if self._check_size(data, 3):
             self._partial = bytearray(data)
 
-    def _take_expectation(self, head: Head, text: str, body: bytes, sent_nothing_more: bool) -> None:
+    def _take_expectation(self, head: RequestHead, data: bytes, at: int, end: int) -> None:
         """RFC 9110, 10.1.1: the client waits for a word before it sends the body; it gets one once it may enter."""
-        if self._is_http10:
-            self._take_verdict(self._door.admit(head), text, body)
-            return
-        if any(value.lower() != "100-continue" for value in head.headers.get_all("expect")):
-            verdict: Admission | Refusal = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
-        else:
+        head_end = data.find(HEAD_END, at) + 4
+        expected = {value.lower() for value in head.headers.get_all("expect")}
+        if expected == {"100-continue"} or self._is_http10:
             verdict = self._door.admit(head)
+        else:
+            verdict = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
         if isinstance(verdict, Refusal):
             # The body may follow all the same or not at all: nobody knows where the next request begins.
             self._refuse(verdict, may_skip=False)
             return
-        if self._left and sent_nothing_more:
+        if self._left and head_end == len(data) and not self._is_http10:
             self._write(http1_wire.CONTINUE)
-        self._take_verdict(verdict, text, body)
+        self._take_verdict(verdict, data[at:head_end], data[head_end:end])
 
     def _pass_by_upgrade(self) -> bool:
         """The client offers another protocol or asks for a tunnel: it gets one answer in this one, and no more.
@@ -373,15 +379,15 @@ class Connection:
         if self._left == UNKNOWN:
             self._refuse_all(errors.MALFORMED, "expected no Upgrade together with a chunked body")
             return False
-        self._complete = self._left == 0
+        self._message.seen = self._left == 0
         return True
 
-    def _refuse_unknown_method(self, head: Head, text: str) -> None:
+    def _refuse_unknown_method(self, head: RequestHead, head_bytes: bytes) -> None:
         """llhttp has a list of methods. What is said to one that is not on it is for the core to decide."""
         try:
             if not http1_wire.is_token(head.method):
                 raise BadHead("expected a method")
-            HttpRequestParser(None).feed_data(b"GET" + text[len(head.method) :].encode("latin-1"))
+            HttpRequestParser(None).feed_data(b"GET" + head_bytes[len(head.method) :])
         except HttpParserUpgrade:
             pass
         except (BadHead, HttpParserError) as error:
@@ -397,9 +403,7 @@ class Connection:
     def _refuse(self, refusal: Refusal, may_skip: bool = True) -> None:
         """Answers a request that may not enter. A short rest of its body is skipped, or the connection ends."""
         if self._left:
-            self._keep_alive = (
-                may_skip and 0 < self._left <= SKIPPED_BODY_BYTES_MAX and not self._is_http10 and self._feed != _ignore
-            )
+            self._keep_alive &= may_skip and 0 < self._left <= SKIPPED_BODY_BYTES_MAX
             if self._keep_alive:
                 self._start(self._front.bodies_due)
         self._admission = None
@@ -429,7 +433,7 @@ class Connection:
 
     # Bodies.
 
-    def _begin_body(self, admission: Admission, text: str, body: bytes) -> None:
+    def _begin_body(self, admission: Admission, head_bytes: bytes, body: bytes) -> None:
         """The first part of a body whose rest has not come."""
         self._state = _BODY
         self._admission = admission
@@ -438,8 +442,9 @@ class Connection:
         if self._left == UNKNOWN:
             self._tail = b""
             self._wire_bytes = 0
-            self._new_parser(_Chunks(self._body.extend, self.on_message_complete))
-            self._feed(text.encode("latin-1"))
+            self._new_parser(_Chunks(self._body.extend, self._message.on_message_complete))
+            self._message.seen = False
+            self._feed(head_bytes)
 
     def _take_body(self, data: bytes, at: int) -> int:
         """Takes of the body what `data` has from `at` on; returns where it stopped."""
@@ -459,7 +464,7 @@ class Connection:
         joined = self._tail + data[at:]
         view = memoryview(joined)
         start, searched = len(self._tail), 0
-        while start < len(joined) and not self._complete:
+        while start < len(joined) and not self._message.seen:
             found = joined.find(HEAD_END, searched)
             end = searched = found + 4 if found >= 0 else len(joined)
             try:
@@ -473,9 +478,9 @@ class Connection:
                 return len(data)
         taken = start - len(self._tail)
         self._tail = joined[max(0, start - 3) : start]
-        if self._complete:
+        if self._message.seen:
             self._left = 0
-            self._new_parser()
+            self._new_parser(self._message)
             self._body_ends()
         return at + taken
 
@@ -502,9 +507,8 @@ class Connection:
         else:
             self._after_answer()
 
-    def _new_parser(self, callbacks: Any = None) -> None:
-        self._parser = HttpRequestParser(callbacks or self)
-        self._feed = self._parser.feed_data
+    def _new_parser(self, callbacks: Any) -> None:
+        self._feed = HttpRequestParser(callbacks).feed_data
 
     # Answers.
 
@@ -512,8 +516,8 @@ class Connection:
         """`messages.Answer` for the request that waits."""
         if self._state != _WAITING:
             return  # the client has left
-        head, is_plain = self._answer_head(status, headers)
         front = self._front
+        head, is_plain = self._heads_made.get((status, *headers)) or front.answer_heads.make(status, headers)
         if (
             is_plain
             and self._keep_alive
@@ -521,7 +525,11 @@ class Connection:
             and len(body) <= COPIED_BODY_BYTES_MAX
         ):
             self._write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-            self._after_answer()
+            if self._left or self._unread or self._unflushed:
+                self._after_answer()
+            else:
+                self._state = _HEAD
+                self._quiet_since = front.now
         else:
             self._write_unusual(status, head, body, CLOSE in headers)
 

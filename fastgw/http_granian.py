@@ -28,7 +28,7 @@ from granian.rsgi import HTTPProtocol, Scope
 from fastgw import errors
 from fastgw.admission import Admission, Door, Refusal
 from fastgw.config import Limits, Listen
-from fastgw.messages import Head, HeaderList
+from fastgw.messages import HeaderList, PlainHead
 from fastgw.slow_clients import SlowClients
 
 log = structlog.get_logger("fastgw.http")
@@ -250,10 +250,10 @@ def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: b
     _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
 
 
-def _head_of(scope: Scope, is_http2: bool) -> Head:
+def _head_of(scope: Scope, is_http2: bool) -> PlainHead:
     headers: Any = scope.headers  # each access clones the whole header map: once is enough
     length = headers.get("content-length")
-    return Head(
+    return PlainHead(
         scope.method,
         scope.path,
         scope.query_string,

@@ -108,7 +108,7 @@ class Intake:
             head.method,
             head.path,
             head.query,
-            tuple(zip(names, values, strict=True)),
+            tuple(zip(names, values, strict=True)) if names else (),
             head.headers,
             body_bytes,
             _timeout_ns(route.timeout_ns, head.headers),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 HeaderList = list[tuple[str, str]]
 Answer = Callable[[int, HeaderList, bytes], None]
 """How a front is told the answer: status 200-599, headers (lower-case names), body. Call it exactly once."""
@@ -18,18 +20,54 @@ class Headers(Protocol):
     def get_all(self, key: str, /) -> Sequence[str]: ...
 
 
-class Head(NamedTuple):
-    """A request without its body: what a front knows when the decision about it is made."""
+class Head(Protocol):
+    """A request without its body, as a front has it: what is known when the decision about it is made."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str:
+        """Percent-decoded."""
+
+    @property
+    def query(self) -> str:
+        """As sent, without the question mark."""
+
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Every Host header, or the one :authority of HTTP/2."""
+
+    @property
+    def content_length(self) -> int | None:
+        """None: not declared."""
+
+    @property
+    def chunked(self) -> bool:
+        """A body is announced without a length (Transfer-Encoding)."""
+
+    @property
+    def bodiless(self) -> bool:
+        """No length means no body (HTTP/1.1; HTTP/2 may send one all the same)."""
+
+    @property
+    def bounds_body(self) -> bool:
+        """The front stops reading a body of unknown length at `Admission.max_body_bytes`."""
+
+
+class PlainHead(msgspec.Struct, frozen=True, gc=False):
+    """A `Head` whose fields are simply there."""
 
     method: str
-    path: str  # percent-decoded
-    query: str  # as sent, without the question mark
+    path: str
+    query: str
     headers: Headers
-    hosts: Sequence[str]  # every Host header, or the one :authority of HTTP/2
-    content_length: int | None  # None: not declared
-    chunked: bool  # a body is announced without a length (Transfer-Encoding)
-    bodiless: bool  # no length means no body (HTTP/1.1; HTTP/2 may send one all the same)
-    bounds_body: bool = False  # the front stops reading a body of unknown length at `Admission.max_body_bytes`
+    hosts: Sequence[str]
+    content_length: int | None
+    chunked: bool
+    bodiless: bool
+    bounds_body: bool = False
 
 
 class Record(NamedTuple):

@@ -33,7 +33,8 @@ FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() fo
 FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
 
 # A native module stands half a floor under the one that gives it to the others in Python.
-FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5, "_klink": FLOOR["kafka_native"] - 0.5}
+FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5}
+FLOOR |= {"_klink": FLOOR["kafka_native"] - 0.5, "_http1": FLOOR["http1_wire"] - 0.5}
 
 # One choice between two modules of a floor stands half a floor above them.
 FLOOR |= {"kafka_choice": FLOOR["kafka_native"] + 0.5}

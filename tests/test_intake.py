@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastgw import config, errors
 from fastgw.admission import Admission, Refusal
 from fastgw.intake import Intake
-from fastgw.messages import Head
+from fastgw.messages import PlainHead
 
 ROUTES = """
 [gateway]
@@ -70,7 +70,7 @@ def head(
     method="GET", path="/orders/7", query="", hosts=("shop.test",), length=None, chunked=False, bodiless=True, **h
 ):
     headers = FakeHeaders({name: value if isinstance(value, list) else [value] for name, value in h.items()})
-    return Head(method, path, query, headers, hosts, length, chunked, bodiless)
+    return PlainHead(method, path, query, headers, hosts, length, chunked, bodiless)
 
 
 def admitted(*args, **kwargs) -> Admission:
