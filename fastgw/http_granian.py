@@ -94,8 +94,11 @@ class GranianFront:
         if self._slow_clients is not None:
             self._slow_clients.start()
 
-    def drain(self) -> None:
-        """Stops accepting; requests that are in go on, idle connections are closed. Safe to call twice."""
+    def drain(self, _lame_duck_s: float = 0.0) -> None:
+        """Stops accepting; requests that are in go on, idle connections are closed. Safe to call twice.
+
+        hyper closes idle connections at once, so there is no lame duck here.
+        """
         if not self._draining:
             self._draining = True
             self._stop.set()  # once: further ones would block this thread for good

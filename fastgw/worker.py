@@ -57,6 +57,7 @@ log = structlog.get_logger("fastgw.worker")
 
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
+LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
 SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
 CANARY_TIMEOUT_NS = canary.PERIOD_NS * canary.MISSED_MAX
@@ -347,12 +348,14 @@ class Worker:
             return
         self._draining = True
         self._table.set_draining(self._process)
+        lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
         if self._table.service_draining():
+            lame_duck_s = 0.0
             # The whole service goes: on a kept-alive connection an honest refusal is better than a silent close.
             # In a reload the gate stays open: a sibling has the new connections, these requests are still ours.
             self._exchange.close_gate(errors.DRAINING, "this gateway is shutting down")
         for front in self._fronts:
-            front.drain()
+            front.drain(lame_duck_s)
         deadline_ns = time.monotonic_ns() + self._config.gateway.drain_timeout_ns
         log.info("draining", in_flight=self._exchange.in_flight)
         closing = [asyncio.ensure_future(front.closed()) for front in self._fronts]

@@ -144,14 +144,22 @@ def time_of(event):
 
 
 @pytest.mark.timeout(120)
-def test_five_reloads_under_load_with_new_connections_fail_no_request(shop):
+@pytest.mark.parametrize("connections", ["new", "kept alive"])
+def test_five_reloads_under_load_fail_no_request(shop, connections):
     folder, bootstrap, replies, topics = shop
     with replier(bootstrap, "header", topics), Gateway(folder, bootstrap, replies, topics, workers=2) as gateway:
 
         async def reload_under_load():
             enough = asyncio.Event()
             load = asyncio.create_task(
-                drive([gateway.port], paths(topics), 100_000, connections=16, fresh_each=True, enough=enough)
+                drive(
+                    [gateway.port],
+                    paths(topics),
+                    1_000_000,
+                    connections=16,
+                    fresh_each=connections == "new",
+                    enough=enough,
+                )
             )
             for number in range(1, 6):
                 gateway.signal(signal.SIGHUP)

@@ -9,10 +9,12 @@ import pytest
 
 from fastgw.admission import Door
 from fastgw.config import Limits, Listen
+from fastgw.http_express import ExpressFront
 from fastgw.http_granian import GranianFront
 
 HTTP2, TLS, UNIX, CHUNKED = "HTTP/2", "TLS", "Unix sockets", "chunked bodies"
 HALF_CLOSE = "answers a client that has ended its sending"  # without it, such a client counts as gone
+REFUSES = "answers a connection beyond the limit"  # without it, such a connection waits
 
 
 class Front(Protocol):
@@ -33,7 +35,10 @@ class FrontKind(NamedTuple):
     abilities: frozenset[str]
 
 
-FRONTS = (FrontKind("granian", GranianFront, frozenset({HTTP2, TLS, UNIX})),)
+FRONTS = (
+    FrontKind("granian", GranianFront, frozenset({HTTP2, TLS, UNIX})),
+    FrontKind("express", ExpressFront, frozenset({UNIX, CHUNKED, REFUSES})),
+)
 
 
 def fronts(*needed: str) -> pytest.MarkDecorator:

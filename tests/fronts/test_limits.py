@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw import errors
-from tests.fronts.kinds import fronts
+from tests.fronts.kinds import REFUSES, fronts
 from tests.fronts.test_answers import get
 from tests.waiting import eventually
 
@@ -129,7 +129,7 @@ def _is_cut_off(client) -> bool:
 
 
 def test_a_kept_alive_connection_that_is_idle_is_ended(serve):
-    client = serve(header_timeout="200ms").client()
+    client = serve(header_timeout="200ms", idle_timeout="200ms").client()
     client.send(get("/echo"))
     assert client.answer().status == 200
     assert client.rest() == b""
@@ -174,7 +174,7 @@ def test_a_body_that_trickles_is_408(serve):
 # Numbers.
 
 
-def test_a_connection_beyond_the_limit_waits_until_another_ends(serve):
+def test_a_connection_beyond_the_limit_waits_or_is_refused_until_another_ends(serve, kind):
     house = serve(max_connections=2)
     first, second = house.client(), house.client()
     for client in (first, second):
@@ -182,9 +182,23 @@ def test_a_connection_beyond_the_limit_waits_until_another_ends(serve):
         assert client.answer().status == 200
     third = house.client(timeout_s=0.3)
     third.send(get("/echo?third"))
+    if REFUSES in kind.abilities:
+        answer = third.answer()
+        assert (answer.status, answer.closes, answer.values("retry-after")) == (503, True, ["1"])
+        third.rest()
+        third.sock.close()
+        first.sock.close()
+        eventually(lambda: _is_served(house), message="there is room again")
+        return
     with pytest.raises(TimeoutError):
         third.answer()
     assert len(house.door.opened) == 2
     first.sock.close()
     third.sock.settimeout(10)
     assert third.answer().status == 200
+
+
+def _is_served(house) -> bool:
+    with house.client() as client:
+        client.send(get("/echo", "Connection: close"))
+        return client.answer().status == 200
