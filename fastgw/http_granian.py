@@ -151,7 +151,7 @@ class GranianFront:
         else:
             _open(self._door, proto, verdict, b"", answer)
 
-    def _check_header_bytes(self, head: Head) -> Refusal | None:
+    def _check_header_bytes(self, head: PlainHead) -> Refusal | None:
         headers: Any = head.headers
         header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
         if header_bytes <= self._small_max_header_bytes:

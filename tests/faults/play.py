@@ -37,7 +37,7 @@ class Scenario:
     may_fail: Mapping[str, int] = field(default_factory=dict)
     short: int = 1
     long: int = 100
-    habits: Habits = Habits()
+    habits: Habits = field(default_factory=Habits)
     alone: bool = False
     replies_kept: bool = True
 
