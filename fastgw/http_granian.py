@@ -133,8 +133,9 @@ class GranianFront:
             watcher = parsed.popleft()
             try:
                 self._begin(watcher.scope, watcher.proto)
-            except Exception:  # a defect met by one request must not take the batch with it; granian answers 500
+            except Exception:  # a defect met by one request must not take the batch with it
                 log.exception("request not handled")
+                watcher.proto.response_bytes(500, [], b"")
 
     def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
@@ -235,9 +236,10 @@ def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, an
 
     try:
         token = door.open(admission, body, forget_and_answer)
-    except BaseException:
-        gone.cancel()
-        raise
+    except Exception:
+        log.exception("request not opened", route=admission.route_number)
+        forget_and_answer(500, [], b"")
+        return
     if token >= 0:
         gone.add_done_callback(on_gone)
 

@@ -43,6 +43,10 @@ method = ["GET", "HEAD", "POST"]
 path = "/raw"
 topic = "raw"
 [[route]]
+method = ["GET", "POST"]
+path = "/defect"
+topic = "echo"
+[[route]]
 method = "GET"
 path = "/items/{{id}}"
 topic = "echo"
@@ -62,11 +66,16 @@ def configuration(limits: dict[str, str | int], hosts: Sequence[str] = ()) -> Co
     return config.loads(ROUTES.format(limits=lines, hosts=", ".join(map(repr, hosts))), "test.toml")
 
 
+class Defect(Exception):
+    """What no code expects."""
+
+
 class ScriptedDoor:
     """`admission.Door` as `worker.py` has it. What the service does is said by the path:
 
     /echo, /items/{id}, /small   replies at once with the request's body
     /held                        waits in `held` until the test calls `reply`
+    /defect                      `open` raises, as a defect of the core would
     /raw                         `raw_answer` goes to the front as it is, past everything that checks replies
 
     Everything is called on the loop; the lists may be read from anywhere.
@@ -136,6 +145,9 @@ class ScriptedDoor:
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
         self.opened.append((admission, body))
+        if admission.path == "/defect":
+            self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
+            raise Defect
         if admission.path == "/raw":
             self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
             answer(*self.raw_answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fastgw import errors
@@ -174,6 +176,27 @@ def test_a_client_that_only_ends_its_sending_is_answered_or_gone(house, kind):
     assert len(house.door.gone_tokens) == (HALF_CLOSE not in kind.abilities)
 
 
+# Defects.
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+def test_a_defect_met_by_one_request_harms_no_other(house, body):
+    """It is over at once, and nothing of it is left at the drain that ends each test (granian would abort)."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    waiting = house.client()
+    waiting.send(get("/held"))
+    record = house.held()[0]
+    for _ in range(3):
+        client = house.client()
+        client.send(get("/defect", "Connection: close", *length, method="POST") + body)
+        assert [answer.status for answer in client.answers_until_end()] in ([500], [])
+    other = house.client()
+    other.send(get("/echo"))
+    assert other.answer().status == 200
+    house.reply(record, b"unharmed")
+    assert waiting.answer().body == b"unharmed"
+
+
 # Many.
 
 
@@ -186,6 +209,33 @@ def test_many_connections_wait_side_by_side_and_each_gets_its_own_answer(house):
         house.reply(record, b"for " + record.value)
     for number, client in enumerate(clients):
         assert client.answer().body == b"for %d" % number
+
+
+def test_connections_that_have_ended_leave_no_descriptor_behind(serve):
+    """However they ended: served, refused, cut off in the head, in the body, or left."""
+    house = serve(header_timeout="200ms", body_timeout="200ms")
+    endings = [
+        get("/echo", "Connection: close"),
+        get("/nowhere", "Connection: close"),
+        get("/echo", "Content-Length: 5", method="POST"),
+        get("/echo")[:20],
+        b"nonsense\r\n\r\n",
+    ]
+    clock = house.client()
+    clock.send(get("/echo"))
+    clock.answer()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4):
+        clients = [house.client() for _ in endings]
+        for client, request in zip(clients, endings, strict=True):
+            client.send(request)
+        left = house.client()
+        left.send(get("/held"))
+        left.reset()
+        for client in clients:
+            client.rest()
+            client.sock.close()
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, message=f"{before} descriptors, as before")
 
 
 def test_a_slow_reader_does_not_hold_up_others(house):
