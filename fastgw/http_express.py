@@ -20,6 +20,7 @@ from fastgw.config import Limits, Listen
 from fastgw.deadlines import Deadlines
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
+from fastgw.slow_clients import SlowClients
 
 BACKLOG = 1024
 SWEEP_S = 0.25  # the precision of deadlines here
@@ -55,6 +56,7 @@ class ExpressFront:
         self._connections: set[Connection] = set()
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
+        self._slow_clients: SlowClients | None = None
         self._ended = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -69,6 +71,9 @@ class ExpressFront:
             unix: Any = self._loop.create_unix_server
             self._server = await unix(new_connection, sock=listening, backlog=BACKLOG, cleanup_socket=False)
         else:
+            # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
+            self._slow_clients = SlowClients(listening, self.limits.write_timeout_ns / 1e9, longest_wait_s=None)
+            self._slow_clients.start()
             self._server = await self._loop.create_server(new_connection, sock=listening, backlog=BACKLOG)
         self._sweep()
 
@@ -147,6 +152,8 @@ class ExpressFront:
 
     def _end_if_empty(self) -> None:
         if not self._connections and not self._ended.done():
+            if self._slow_clients is not None:
+                self._slow_clients.stop()
             self._ended.set_result(None)
 
 
