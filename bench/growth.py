@@ -30,6 +30,7 @@ from bench.processes import BenchError
 from bench.rounds import Subject, compare, interleaved, median_of, say
 from bench.stage import PARTITIONS
 from fastgw.ids import Partitioner
+from tests.real_kafka.kafka_server import kafka_version
 
 BODY_BYTES_MIN = 64
 
@@ -187,7 +188,7 @@ def main(
         own = OWNERS if one == "owners" else QUESTIONS[one].values
         wanted = [float(value) for value in (values or own).split(",")]
         settings = {"rounds": rounds, "seconds": seconds, "values": wanted}
-        document = result.envelope(f"growth-{one}", ["fastgw"], "", settings)
+        document = result.envelope(f"growth-{one}", ["fastgw"], kafka_version(), settings)
         document["growth"] = ask_owners(wanted) if one == "owners" else ask(one, wanted, rounds, seconds, warm)
         for line in document["growth"]:
             print(json.dumps({"bench": "growth", **line}), flush=True)

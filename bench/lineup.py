@@ -40,7 +40,7 @@ def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names:
         try:
             say(f"preparing {name}")
-            gateways.prepare(name)
+            gateways.prepare(name)  # at once where it is built already
             can.append(name)
         except Unavailable as reason:
             skipped.append(str(reason))

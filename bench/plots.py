@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import matplotlib as mpl
 mpl.use("Agg")  # files only: no display is asked for
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # By name, so that a gateway looks the same whoever else takes part. fastgw's variants share a hue.
 COLOURS = {
@@ -40,6 +43,13 @@ def _quiet(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _plain_log(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of each power of ten, written as numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def closed(rounds: Sequence[Mapping[str, Any]], figure: str, title: str, file: Path) -> None:
     """A figure of the closed-loop rounds: a panel for each number of connections, a dot for each gateway's median.
 
@@ -48,20 +58,27 @@ def closed(rounds: Sequence[Mapping[str, Any]], figure: str, title: str, file: P
     counts = sorted({one["connections"] for one in rounds})
     names = _by_median(rounds, figure)
     canvas, panels = plt.subplots(
-        1, len(counts), figsize=(3.2 * len(counts) + 1.4, 0.42 * len(names) + 1.6), sharey=True, squeeze=False
+        1,
+        len(counts),
+        figsize=(3.2 * len(counts) + 1.4, 0.42 * len(names) + 1.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for axes, count in zip(panels[0], counts, strict=True):
         for row, name in enumerate(names):
             values = sorted(one[figure] for one in rounds if (one["gateway"], one["connections"]) == (name, count))
             if not values:
                 continue
-            colour, middle = COLOURS.get(name, OTHER), values[len(values) // 2]
+            colour, middle = COLOURS.get(name, OTHER), statistics.median(values)
             axes.plot([values[0], values[-1]], [row, row], color=colour, linewidth=2, alpha=0.45)
             axes.plot(middle, row, "o", color=colour, markersize=7)
             axes.annotate(f"{middle:,.0f}", (middle, row), (0, 7), textcoords="offset points", ha="center", fontsize=7)
         axes.set_xscale("log")
+        axes.margins(x=0.12)
+        _plain_log(axes.xaxis)
         axes.set_title(f"{count} connection{'s' if count > 1 else ''}", fontsize=9)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(labelsize=7)
         _quiet(axes)
     panels[0][0].set_yticks(range(len(names)), names, fontsize=9)
     panels[0][0].set_ylim(-0.6, len(names) - 0.2)
@@ -74,19 +91,20 @@ def _by_median(rounds: Sequence[Mapping[str, Any]], figure: str) -> list[str]:
     for one in rounds:
         found.setdefault(one["gateway"], []).append(one[figure])
     # Cheap ones on top where less is better: the axis grows upwards.
-    return sorted(found, key=lambda name: sorted(found[name])[len(found[name]) // 2], reverse=figure != "rps")
+    return sorted(found, key=lambda name: statistics.median(found[name]), reverse=figure != "rps")
 
 
 def latency(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Latency against offered load: a panel for each percentile, a line for each gateway."""
     wanted = (("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9"))
-    canvas, panels = plt.subplots(1, len(wanted), figsize=(13, 4.4), sharex=True, squeeze=False)
+    canvas, panels = plt.subplots(1, len(wanted), figsize=(13, 4.4), sharex=True, sharey=True, squeeze=False)
     for axes, (figure, title) in zip(panels[0], wanted, strict=True):
         for name in dict.fromkeys(line["gateway"] for line in lines):
             mine = sorted((line["rate"], line[figure] / 1000) for line in lines if line["gateway"] == name)
             colour = COLOURS.get(name, OTHER)
             axes.plot(*zip(*mine, strict=True), "o-", color=colour, linewidth=2, markersize=4, label=name)
         axes.set_yscale("log")
+        _plain_log(axes.yaxis)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("offered load, requests a second", fontsize=9)
         _quiet(axes)
