@@ -1,14 +1,14 @@
-# make demo | test | check | bench | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | bench | micro | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard fastgw/*.pyx fastgw/*.pxd fastgw/*.h)
-BENCHES ?= $(wildcard bench/bench_*.py)
+WHAT ?= suite
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench micro clean
 
 demo: $(VENV)/built
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -24,13 +24,18 @@ check: $(VENV)/built
 	$(BIN)/mypy
 	$(BIN)/cython-lint fastgw
 
-# One question: make bench BENCHES=bench/bench_ids.py
-bench: $(VENV)/built
-	@set -e; for file in $(BENCHES); do echo "fastgw: $$file" >&2; PYTHONPATH=. $(BIN)/python $$file $(ARGS); done
+# make bench, make bench QUICK=1, make bench WHAT="growth workers"; see bench/README.md for what there is.
+bench: $(VENV)/bench
+	@exec $(BIN)/python -m bench.$(WHAT) $(if $(QUICK),--quick) $(ARGS)
+
+# Two versions: make micro JSON=before.json, change something, make micro JSON=after.json, then bench.compare of both.
+micro: $(VENV)/built
+	@exec $(BIN)/python -m pytest -q tests/bench --benchmark-enable --benchmark-only \
+	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=$(or $(JSON),micro.json) $(ARGS)
 
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastgw/*.so $(patsubst %.pyx,%.c,$(wildcard fastgw/*.pyx))
+	rm -rf $(VENV) build dist bench/.build *.egg-info fastgw/*.so $(patsubst %.pyx,%.c,$(wildcard fastgw/*.pyx))
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
 
@@ -54,6 +59,11 @@ $(VENV)/installed: pyproject.toml setup.py
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+$(VENV)/bench: $(VENV)/built
+	@$(BIN)/python -c "$$BENCH_REQUIRES" > $(VENV)/bench-requires
+	@$(PIP) -r $(VENV)/bench-requires
+	@touch $@
+
 define SUITABLE
 import os, sys, sysconfig
 from importlib.util import find_spec
@@ -69,3 +79,11 @@ with open("pyproject.toml", "rb") as file:
     print(*tomllib.load(file)["build-system"]["requires"], sep="\n")
 endef
 export BUILD_REQUIRES
+
+# The extra `bench` without building fastgw a second time.
+define BENCH_REQUIRES
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["project"]["optional-dependencies"]["bench"], sep="\n")
+endef
+export BENCH_REQUIRES

@@ -20,7 +20,8 @@ import typer
 from bench.commands import run
 from bench.gateways import Gateway
 from bench.lineup import Lineup, lineup, warm_up
-from bench.load import OpenLoop, closed_loop, merged, open_loop, percentiles
+from bench.load import closed_loop
+from bench.openloop import OpenLoop, merged, open_loop, percentiles
 from bench.processes import cpu_us
 from bench.rounds import ratio_of, say
 

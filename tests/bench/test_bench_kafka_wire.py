@@ -1,0 +1,23 @@
+"""What it costs to turn a request into record headers, and a reply record into an HTTP answer."""
+
+from __future__ import annotations
+
+from fastgw.kafka_wire import CORRELATION_ID, RequestWire, decode_reply, http_answer
+from tests.test_kafka_wire import ID, FakeMessage
+
+
+def test_the_headers_of_a_request(benchmark):
+    wire = RequestWire("shop.replies", "/customers/{id}", ["POST"], ["accept-language"])
+    headers = {"content-type": "application/json", "accept-language": "en"}
+    arguments = (ID, 3, 1_900_000_000_000, "POST", "/customers/7", "", [("id", "7")], headers)
+    assert dict(benchmark(wire.headers, *arguments))[CORRELATION_ID] == ID
+
+
+def test_reading_a_reply(benchmark):
+    message = FakeMessage(headers=[(CORRELATION_ID, ID), ("status", b"201")], value=b"x" * 256)
+    assert benchmark(decode_reply, message).correlation_id == ID
+
+
+def test_the_http_answer_of_a_reply(benchmark):
+    reply = decode_reply(FakeMessage(headers=[(CORRELATION_ID, ID), ("status", b"201")], value=b"x" * 256))
+    assert benchmark(http_answer, reply, frozenset({"location"})).status == 201
