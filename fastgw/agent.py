@@ -27,6 +27,7 @@ from fastgw.membership import Membership
 
 log = structlog.get_logger("fastgw.agent")
 
+LOOK_FOR_DRAIN_S = 0.1  # how soon the other nodes of a group hear that this one goes
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor's patience with a stopping agent
 
 
@@ -92,6 +93,7 @@ class Agent:
         self._wake_write.setblocking(False)
         self._stopping = False
         self._reload = False
+        self._has_left = False  # the group, before the end
         self._failure: BaseException | None = None
         self._membership = self._new_membership()
 
@@ -117,7 +119,8 @@ class Agent:
         watched = [wake_fd, life_fd] if life_fd >= 0 else [wake_fd]
         supervisor_lives = True
         while supervisor_lives and not self._stopping and self._failure is None:
-            readable, _, _ = select.select(watched, [], [])
+            readable, _, _ = select.select(watched, [], [], self._idle_s())
+            self._leave_if_draining()
             if wake_fd in readable:
                 self._wake_read.recv(4096)
             if life_fd in readable:
@@ -130,6 +133,16 @@ class Agent:
             log.error("agent fails", error=repr(self._failure))
             return 1
         return 0
+
+    def _idle_s(self) -> float | None:
+        return LOOK_FOR_DRAIN_S if self._config.cluster.mode == "group" and not self._has_left else None
+
+    def _leave_if_draining(self) -> None:
+        """A node of a group hands its partitions over while its workers still read them, so that no reply falls
+        between two readers."""
+        if self._config.cluster.mode == "group" and not self._has_left and self._table.service_draining():
+            self._has_left = True
+            self._membership.stop(LEAVE_TIMEOUT_S)
 
     def _stop(self) -> None:
         # The group hears first, the probes last: /readyz goes on saying why until there is nothing left to ask.

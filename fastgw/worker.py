@@ -47,7 +47,7 @@ from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import Answer, Fate, Head, Record, Reply
-from fastgw.partitions import NO_HOME, Ownership, PartitionerLearner, ReplyRouter, Whose
+from fastgw.partitions import NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delive
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
 LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
+# How long another node may need to read a partition that it takes over: a group settles in about one second (design
+# section 3), and what arrives while nobody reads is lost to everybody whose reply went astray.
+HAND_OVER_NS = 4_000_000_000
 SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
 CANARY_TIMEOUT_NS = canary.PERIOD_NS * canary.MISSED_MAX
 
@@ -254,13 +257,21 @@ class Worker:
         for partition, since_ns in list(self._ownership.leaving.items()):
             told_ns = self._told_leaving.get(partition)
             if told_ns is None:
-                if self._slots.live_before(since_ns) == 0:
+                if self._slots.live_before(since_ns) == 0 and self._is_taken_over(partition, since_ns, now_ns):
                     self._table.set_reads_from(self._process, partition, _ctable.NOT_READING)
                     self._told_leaving[partition] = now_ns
             elif now_ns - told_ns >= STOP_READING_AFTER_NS:
                 self._link.stop_reading([partition])
                 del self._told_leaving[partition]
                 self._ownership.left(partition)
+
+    def _is_taken_over(self, partition: int, since_ns: int, now_ns: int) -> bool:
+        """Whether somebody else reads the partition by now. Of another node it can only be supposed."""
+        owner = self._table.map_owner(partition)
+        if owner == NOT_THIS_NODE:
+            return now_ns - since_ns >= HAND_OVER_NS
+        first = self._table.reads_from(2 * owner, partition)
+        return min(first, self._table.reads_from(2 * owner + 1, partition)) != _ctable.NOT_READING
 
     def _home_changed(self, now_ns: int) -> None:
         """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
@@ -356,13 +367,16 @@ class Worker:
             self._exchange.close_gate(errors.DRAINING, "this gateway is shutting down")
         for front in self._fronts:
             front.drain(lame_duck_s)
-        deadline_ns = time.monotonic_ns() + self._config.gateway.drain_timeout_ns
+        now_ns = time.monotonic_ns()
+        deadline_ns = now_ns + self._config.gateway.drain_timeout_ns
+        read_on_until_ns = now_ns + HAND_OVER_NS if self._leaves_a_group() else now_ns
         log.info("draining", in_flight=self._exchange.in_flight)
         closing = [asyncio.ensure_future(front.closed()) for front in self._fronts]
-        while (self._exchange.in_flight or not all(done.done() for done in closing)) and (
-            time.monotonic_ns() < deadline_ns
+        while now_ns < deadline_ns and (
+            now_ns < read_on_until_ns or self._exchange.in_flight or not all(done.done() for done in closing)
         ):
             await asyncio.sleep(TICK_S)
+            now_ns = time.monotonic_ns()
         ended = self._exchange.end_all("the gateway is shutting down")
         if closing:
             await asyncio.wait(closing, timeout=1.0)
@@ -370,6 +384,10 @@ class Worker:
         unsent = self._link.close(1.0)
         log.info("drained", ended_early=ended, unsent=unsent)
         self.stopped.set()
+
+    def _leaves_a_group(self) -> bool:
+        """Whether other nodes take over our partitions now: until they read them, replies still come here."""
+        return self._config.cluster.mode == "group" and self._table.service_draining()
 
 
 def _front_of(listen: Listen) -> type[ExpressFront | GranianFront]:
