@@ -45,10 +45,12 @@ class HandService:
     def close(self) -> None:
         self._consumer.close()
 
-    def take(self) -> Taken:
-        """The next request record."""
-        message = _next(self._consumer)
-        return Taken(message.topic(), message.key(), message.value(), dict(message.headers() or []))
+    def take(self, value: bytes | None = None) -> Taken:
+        """The next request record; the next one with this `value`, if it is given."""
+        while True:
+            message = _next(self._consumer)
+            if value is None or message.value() == value:
+                return Taken(message.topic(), message.key(), message.value(), dict(message.headers() or []))
 
     def reply(
         self, request: Taken, value: bytes | None = b"", headers: RecordHeaders = (), key: bytes | None = None

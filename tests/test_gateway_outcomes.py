@@ -6,19 +6,21 @@ Rows that need a broken Kafka are in test_gateway_kafka_faults.py, those of a no
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
 from fastgw import errors
 from tests import test_gateway_drain, test_gateway_kafka_faults
-from tests.gateways import Gateway
+from tests.gateways import Gateway, free_port
 from tests.hand_service import hand_service, values_in
 from tests.outcome_table import TABLE, assert_told, counted
 from tests.raw_http import RawConnection, head
 from tests.waiting import eventually
 
 SLOTS = 16
+CONNECTIONS = 40
 LONG = "x" * 2000
 MANY = [f"X-{number}: {'y' * 80}" for number in range(50)]
 CHUNKS = b"1\r\nx\r\n0\r\n\r\n"
@@ -69,26 +71,43 @@ body_timeout = "300ms"
 max_body = "8KiB"
 max_target = "1KiB"
 max_header = "4KiB"
+header_timeout = "300ms"
+max_connections = {connections}
+[[listen]]
+bind = "127.0.0.1:{express}"
+front = "express"
+[[listen]]
+bind = "127.0.0.1:{granian}"
+front = "granian"
 """
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, kafka_bootstrap, make_module_topics):
-    """One gateway with one worker of 16 slots, and a service whose replies are written by the tests."""
+    """One gateway with one worker of 16 slots and both fronts; a service whose replies are written by the tests."""
     topics = make_module_topics({"replies": 4, "orders": 1, "gone": 1})
     topics |= make_module_topics({"small": 1}, {"max.message.bytes": "2000"})
     topics |= make_module_topics({"compacted": 1}, {"cleanup.policy": "compact"})
+    ports = {"express": free_port(), "granian": free_port()}
     gateway = Gateway(
         tmp_path_factory.mktemp("outcomes"), kafka_bootstrap, topics["replies"], [], workers=1,
-        settings=f'slots = {SLOTS}\nhosts = ["test"]\n', more=ROUTES.format(**topics),
+        settings=f'slots = {SLOTS}\nhosts = ["test"]\n', more=ROUTES.format(connections=CONNECTIONS, **topics, **ports),
     )  # fmt: skip
     with gateway, hand_service(kafka_bootstrap, [topics["orders"]]) as service:
-        yield SimpleNamespace(gateway=gateway, topics=topics, service=service, bootstrap=kafka_bootstrap)
+        yield SimpleNamespace(gateway=gateway, topics=topics, service=service, bootstrap=kafka_bootstrap, **ports)
 
 
 @pytest.fixture
 def client(shop):
-    with RawConnection(shop.gateway.port) as connection:
+    """A connection to the front that a listener gets by default."""
+    with RawConnection(shop.express) as connection:
+        yield connection
+
+
+@pytest.fixture(params=["express", "granian"])
+def either(request, shop):
+    """A connection to each front in turn."""
+    with RawConnection(getattr(shop, request.param)) as connection:
         yield connection
 
 
@@ -116,7 +135,6 @@ REFUSED_HEADS = {
     "an empty segment": ("no_route", head("GET", "/orders/")),
     "another method": ("wrong_method", head("DELETE", "/orders")),
     "a method of nobody": ("wrong_method", head("BREW", "/orders")),
-    "a chunked body": ("length_required", head("POST", "/orders", "Transfer-Encoding: chunked") + CHUNKS),
     "a large body": ("body_too_large", head("POST", "/orders", "Content-Length: 8193")),
     "a long path": ("target_too_long", head("GET", f"/orders/{LONG}")),
     "a long header": ("headers_too_large", head("GET", "/orders/1", "X-Long: " + 2 * LONG + LONG)),
@@ -127,18 +145,59 @@ REFUSED_HEADS = {
 
 @pytest.mark.ending(*{name for name, _ in REFUSED_HEADS.values()})
 @pytest.mark.parametrize(("name", "request_bytes"), REFUSED_HEADS.values(), ids=REFUSED_HEADS)
-def test_a_head_that_may_not_enter_is_told_why(shop, client, name, request_bytes):
+def test_a_head_that_may_not_enter_is_told_why(shop, either, name, request_bytes):
     before = len(values_in(shop.bootstrap, shop.topics["orders"]))
     with counted(shop.gateway, name):
-        client.send(request_bytes)
-        answer = client.answer()
-        assert_told(answer, name)
+        either.send(request_bytes)
+        answer = either.answer()
+        assert_told(answer, name, may_close=True)
         assert answer.headers.get("allow") == ("POST, PUT" if name == "wrong_method" else None)
     assert len(values_in(shop.bootstrap, shop.topics["orders"])) == before
-    if TABLE[name].closes:
-        assert client.is_closed()
+    if answer.headers.get("connection") == "close":
+        assert either.is_closed()
     else:
-        assert client.request("GET", "/nothing").status == 404, "the connection goes on"
+        assert either.request("GET", "/nothing").status == 404, "the connection goes on"
+
+
+@pytest.mark.ending("length_required")
+def test_a_body_without_length_is_411_at_a_front_that_could_not_bound_it(shop):
+    with RawConnection(shop.granian) as client, counted(shop.gateway, "length_required"):
+        client.send(head("POST", "/orders", "Transfer-Encoding: chunked") + CHUNKS)
+        assert_told(client.answer(), "length_required")
+        assert client.is_closed()
+
+
+@pytest.mark.ending("expectation_failed")
+def test_an_expectation_that_cannot_be_met_is_417(shop, client):
+    with counted(shop.gateway, "expectation_failed"):
+        client.ask("POST", "/orders", b"", ["Expect: the-impossible"])
+        assert_told(client.answer(), "expectation_failed")
+
+
+@pytest.mark.ending("header_timeout")
+def test_a_head_that_comes_too_slowly_is_408(shop, client):
+    with counted(shop.gateway, "header_timeout"):
+        client.send(b"POST /orders HTTP/1.1\r\n")
+        assert_told(client.answer(), "header_timeout")
+        assert client.is_closed()
+
+
+@pytest.mark.ending("connection_cap")
+def test_a_connection_above_the_cap_is_told_so_and_there_is_room_again_when_one_has_left(shop):
+    with ExitStack() as opened, counted(shop.gateway, "connection_cap"):
+        inside = [opened.enter_context(RawConnection(shop.express)) for _ in range(CONNECTIONS)]
+        assert {connection.request("GET", "/nothing").status for connection in inside} == {404}
+        with RawConnection(shop.express) as above:
+            above.send(b"GET")  # some systems hand a connection on only when something comes
+            assert_told(above.answer(), "connection_cap")
+            assert above.is_closed()
+        inside[0].close()
+        eventually(lambda: ask_once(shop.express) == 404, 5, "there is room again")
+
+
+def ask_once(port):
+    with RawConnection(port) as connection:
+        return connection.request("GET", "/nothing").status
 
 
 @pytest.mark.ending("malformed")
@@ -150,30 +209,30 @@ def test_a_request_without_the_key_of_its_route_is_malformed(shop, client, value
 
 
 @pytest.mark.ending("body_timeout")
-def test_a_body_that_comes_too_slowly_is_408(shop, client, body):
+def test_a_body_that_comes_too_slowly_is_408(shop, either, body):
     with counted(shop.gateway, "body_timeout"):
-        client.send(head("POST", "/orders", "Content-Length: 100") + body)
-        assert_told(client.answer(), "body_timeout")
-        assert client.is_closed()
+        either.send(head("POST", "/orders", "Content-Length: 100") + body)
+        assert_told(either.answer(), "body_timeout")
+        assert either.is_closed()
 
 
 @pytest.mark.ending("cancelled_early")
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted(shop, client):
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted(shop, either):
     with counted(shop.gateway, "cancelled_early"):
-        client.send(head("POST", "/orders", "Content-Length: 100") + b"half")
-        client.close()
+        either.send(head("POST", "/orders", "Content-Length: 100") + b"half")
+        either.close()
 
 
 @pytest.mark.ending("table_full")
 def test_with_every_slot_taken_the_next_request_is_503(shop, client, body):
-    parked = [RawConnection(shop.gateway.port) for _ in range(SLOTS)]
+    parked = [RawConnection(shop.express) for _ in range(SLOTS)]
     for connection in parked:
         connection.ask("POST", "/orders", b"parked")
     eventually(lambda: shop.gateway.metric("fastgw_in_flight") == SLOTS, 5, "every slot is taken")
     with counted(shop.gateway, "table_full"):
         assert_told(client.request("POST", "/orders", body), "table_full")
         for _ in parked:
-            shop.service.reply(shop.service.take())
+            shop.service.reply(shop.service.take(b"parked"))
         assert [connection.answer().status for connection in parked] == [200] * SLOTS
     assert not is_recorded(shop, body)
     for connection in parked:
@@ -182,12 +241,12 @@ def test_with_every_slot_taken_the_next_request_is_503(shop, client, body):
 
 @pytest.mark.ending("in_flight_cap")
 def test_above_the_cap_of_its_route_a_request_is_503_and_other_routes_go_on(shop, client, body):
-    with RawConnection(shop.gateway.port) as parked, counted(shop.gateway, "in_flight_cap", route="POST /capped"):
+    with RawConnection(shop.express) as parked, counted(shop.gateway, "in_flight_cap", route="POST /capped"):
         parked.ask("POST", "/capped", b"parked")
-        first = shop.service.take()
+        first = shop.service.take(b"parked")
         assert_told(client.request("POST", "/capped", body), "in_flight_cap")
         client.ask("POST", "/orders", b"other route")
-        shop.service.reply(shop.service.take(), b"well")
+        shop.service.reply(shop.service.take(b"other route"), b"well")
         assert client.answer().body == b"well"
         shop.service.reply(first)
         assert parked.answer().status == 200
@@ -229,7 +288,7 @@ def test_a_record_that_its_topic_does_not_take_is_502(shop, client, body):
 def test_the_services_own_answer_is_its_own_with_the_outcome_recorded(shop, client, body):
     with counted(shop.gateway, "answered"):
         client.ask("POST", "/orders", body)
-        shop.service.reply(shop.service.take(), b"made", [("status", b"201"), ("content-type", b"text/plain")])
+        shop.service.reply(shop.service.take(body), b"made", [("status", b"201"), ("content-type", b"text/plain")])
         answer = client.answer()
     assert (answer.status, answer.body) == (201, b"made")
     assert answer.headers["fastgw-outcome"] == TABLE["answered"].outcome
@@ -243,7 +302,7 @@ def test_a_request_that_nobody_answers_is_504_recorded(shop, client, body, prefe
     with counted(shop.gateway, "expired", route="POST /short"):
         answer = client.request("POST", "/short", body, prefer)
         assert_told(answer, "expired")
-    taken = shop.service.take()
+    taken = shop.service.take(body)
     assert answer.problem["request_id"] == taken.correlation_id.decode()
     assert answer.problem["instance"] == f"urn:uuid:{taken.correlation_id.decode()}"
     assert taken.value == body
@@ -253,7 +312,7 @@ def test_a_request_that_nobody_answers_is_504_recorded(shop, client, body, prefe
 def test_the_client_may_ask_for_a_shorter_wait(shop, client, body):
     with counted(shop.gateway, "expired", route="POST,PUT /orders"):
         assert_told(client.request("POST", "/orders", body, ["Prefer: respond-async, wait=1"]), "expired")
-    taken = shop.service.take()
+    taken = shop.service.take(body)
     assert taken.value == body
 
 
@@ -279,7 +338,7 @@ BAD_REPLIES = {
 def test_a_reply_that_cannot_be_an_answer_is_502(shop, client, body, headers):
     with counted(shop.gateway, "bad_reply"):
         client.ask("POST", "/orders", body)
-        shop.service.reply(shop.service.take(), b"evil", headers)
+        shop.service.reply(shop.service.take(body), b"evil", headers)
         answer = client.answer()
         assert_told(answer, "bad_reply")
     assert "set-cookie" not in answer.headers
@@ -287,14 +346,14 @@ def test_a_reply_that_cannot_be_an_answer_is_502(shop, client, body, headers):
 
 
 @pytest.mark.ending("cancelled")
-def test_a_client_that_leaves_before_the_answer_is_counted_and_the_reply_is_late(shop, client, body):
+def test_a_client_that_leaves_before_the_answer_is_counted_and_the_reply_is_late(shop, either, body):
     late = shop.gateway.replies("late")
     with counted(shop.gateway, "cancelled"):
-        client.ask("POST", "/orders", body)
-        taken = shop.service.take()
+        either.ask("POST", "/orders", body)
+        taken = shop.service.take(body)
         phases = lambda: [waiting["phase"] for waiting in shop.gateway.status()["waiting"]["oldest"]]  # noqa: E731
         eventually(lambda: phases() == ["recorded"], 5, "Kafka has confirmed the record")
-        client.close()
+        either.close()
     shop.service.reply(taken)
     eventually(lambda: shop.gateway.replies("late") == late + 1, 5, "the reply is late")
 
