@@ -11,6 +11,7 @@ process, a `Slot` for each worker, at most one `Reload`.
                       pause that grows with each short run
     a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
     a worker hangs    (no heartbeat for 3 s after it was ready) it is killed, and so it died
+    the watchdog      of systemd is fed while a worker serves and every heart beats
     the agent dies    a successor starts, the workers do not notice
     SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
                       is ready the old one drains; if one does not become ready, the slots done so far go back
@@ -402,14 +403,11 @@ class Supervisor:
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)
-        hung = self._hung_workers(now)
-        for child in hung:
+        for child in self._hung_workers(now):
             log.error("child hangs: killed", child=child.name, pid=child.pid)
             child.kill()
-        if now >= self._watchdog_at and not hung:
-            assert self._watchdog_s is not None
-            self._notifier.tell("WATCHDOG=1")
-            self._watchdog_at = now + self._watchdog_s / 2
+        if now >= self._watchdog_at:
+            self._feed_watchdog(now)
         if self._phase is Phase.DRAINING:
             self._stop_agent_last(now)
 
@@ -436,6 +434,17 @@ class Supervisor:
             return []
         workers = [child for slot in self._slots for child in slot.children() if child.state is State.READY]
         return [child for child in workers if now - self._last_beat(child) > self._patience.hung]
+
+    def _feed_watchdog(self, now: float) -> None:
+        """Tell systemd that all is well, if it is: somebody serves, and no heart has stopped. One that was killed for
+        that counts until it has ended; a slot between two processes does not: one bad slot never stops the service."""
+        assert self._watchdog_s is not None
+        workers = [child for slot in self._slots for child in slot.children() if child.ready_at < inf]
+        if workers and all(now - self._last_beat(child) <= self._patience.hung for child in workers):
+            self._notifier.tell("WATCHDOG=1")
+            self._watchdog_at = now + self._watchdog_s / 2
+        else:
+            self._watchdog_at = now + self._patience.look
 
     def _last_beat(self, child: Child) -> float:
         info = self._held.table.process_info(table.process_index(child.slot, child.generation))

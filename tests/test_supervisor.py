@@ -543,6 +543,43 @@ def test_the_watchdog_is_fed_while_workers_live_and_children_know_nothing_of_it(
     assert "WATCHDOG_USEC" not in environ
 
 
+def test_the_watchdog_starves_while_nobody_serves_and_not_for_one_bad_slot(service: Start) -> None:
+    one = service({"WATCHDOG_USEC": "200000"}).start()
+    one.plan("worker-0", "dies")
+    os.kill(one.pid("worker 0.0"), signal.SIGKILL)
+    eventually(lambda: len(one.logged("child ended")) > 3, message="worker 0 dies again and again")
+    _fed_again(one)
+    one.plan("worker-1", "dies")
+    os.kill(one.pid("worker 1.0"), signal.SIGKILL)
+    eventually(lambda: one.events("worker 1.1"), message="nobody serves any more")
+    fed, deaths = one.tellings().count("WATCHDOG=1"), len(one.logged("child ended"))
+    eventually(lambda: len(one.logged("child ended")) > deaths + 8, message="several times as long as a meal is due")
+    assert one.tellings().count("WATCHDOG=1") == fed
+    one.behave("worker-1")
+    _fed_again(one)
+
+
+def test_the_watchdog_starves_while_a_heart_has_stopped(service: Start) -> None:
+    """A hung worker is given time when the supervisor itself had stopped; systemd is told nothing meanwhile."""
+    one = service({"WATCHDOG_USEC": "200000", "FAKE_PATIENCE": "hung=1"}).start()
+    _fed_again(one)
+    assert one.process is not None
+    hung = one.pid("worker 0.0")
+    for pid in (hung, one.process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    still_until = time.monotonic() + 1.2  # longer than a heart may stop
+    eventually(lambda: time.monotonic() > still_until)
+    before = one.tellings().count("WATCHDOG=1")
+    os.kill(one.process.pid, signal.SIGCONT)
+    eventually(lambda: one.tellings().count("WATCHDOG=1") > before)
+    assert one.logged("child hangs: killed", child="worker 0.0"), "fed before the hung worker was gone"
+
+
+def _fed_again(one: Service) -> None:
+    before = one.tellings().count("WATCHDOG=1")
+    eventually(lambda: one.tellings().count("WATCHDOG=1") > before + 2, message="the watchdog is fed")
+
+
 def test_sockets_of_systemd_are_used_instead_of_binding(service: Start, tmp_path: Path) -> None:
     one = service()
     with socket.socket() as activated:
