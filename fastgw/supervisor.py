@@ -568,7 +568,8 @@ class Supervisor:
         log.info("draining", signal=number.name)
         self._phase, self._start_by, self._reload = Phase.DRAINING, inf, None
         self._held.table.set_service_draining()  # first: readiness is false before any worker refuses
-        self._notifier.tell("STOPPING=1", "STATUS=draining")
+        to_the_end_us = int((self._drain_s() + self._patience.agent_stop) * 1e6)
+        self._notifier.tell("STOPPING=1", "STATUS=draining", f"EXTEND_TIMEOUT_USEC={to_the_end_us}")
         self._end_standby()
         self._held.listeners.close()  # the workers' copies decide from now on when new connections are refused
         self._agent_back_off.cancel()

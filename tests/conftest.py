@@ -16,11 +16,16 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from fastgw.broker import EmbeddedBroker
 from tests.real_kafka.choice import REQUIRE_VARIABLE, KafkaForTests
+from tests.surroundings import Surroundings
 from tests.waiting import eventually
 
 TOPIC_TIMEOUT_S = 30.0
 
 KAFKA = pytest.StashKey[KafkaForTests]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Surroundings())
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m and -k select, so that `-m "not real_kafka"` sees the marks

@@ -1,0 +1,74 @@
+"""What a test may need that is not on every machine: tools and things from the network.
+
+A test says so with `@pytest.mark.needs("systemd-analyze")`. Where it is missing the test is not selected, and the end
+of the run tells which tests that were and how to get what they need. With FASTGW_REQUIRE_TOOLS=1 (a build machine) the
+test is selected all the same and fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
+
+
+class Need(NamedTuple):
+    """Something that may be missing: how to see whether it is here, how to get it."""
+
+    is_here: Callable[[], bool]
+    get_it: str
+
+
+NEEDS = {
+    "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
+}
+
+
+class Surroundings:
+    """The plugin: it takes out of the run what cannot run here, and says so at the end."""
+
+    def __init__(self) -> None:
+        self._is_here: dict[str, bool] = {}
+        self._left_out: dict[str, list[str]] = {}
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", f"needs(*names): what may be missing here; known are {', '.join(NEEDS)}")
+
+    @pytest.hookimpl(trylast=True)  # after -m and -k: what nobody asked for is not missed
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        if os.environ.get(REQUIRE_VARIABLE) == "1":
+            return
+        left_out = [item for item in items if (missing := self._missing(item)) and self._note(item, missing)]
+        if left_out:
+            items[:] = [item for item in items if item not in left_out]
+            config.hook.pytest_deselected(items=left_out)
+
+    def _missing(self, item: pytest.Item) -> list[str]:
+        names = [name for mark in item.iter_markers("needs") for name in mark.args]
+        return [name for name in names if not self._look(name)]
+
+    def _look(self, name: str) -> bool:
+        if name not in self._is_here:
+            self._is_here[name] = NEEDS[name].is_here()
+        return self._is_here[name]
+
+    def _note(self, item: pytest.Item, missing: list[str]) -> bool:
+        for name in missing:
+            self._left_out.setdefault(name, []).append(item.nodeid)
+        return True
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if missing := self._missing(item):
+            pytest.fail(f"needs {', '.join(missing)} ({NEEDS[missing[0]].get_it})", pytrace=False)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for name, node_ids in self._left_out.items():
+            terminalreporter.section(f"not here: {name}")
+            terminalreporter.write_line(f"{len(node_ids)} tests did not run for want of it ({NEEDS[name].get_it}):")
+            for node_id in node_ids:
+                terminalreporter.write_line(f"  {node_id}")
