@@ -25,10 +25,11 @@ from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
-from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, MessageEnd, RequestHead, scan
+from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks, MessageEnd, RequestHead, scan
 from fastgw.messages import HeaderList
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
+HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
 SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: reading it is cheaper than a new connection
 COPIED_BODY_BYTES_MAX = 16_384  # a larger body is given to the transport beside its head, not copied behind it
 # Chunk sizes, extensions and trailers, for each byte of body: 1-byte chunks have five.
@@ -66,7 +67,7 @@ class Connection:
     """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
 
     __slots__ = (
-        "_admission", "_answer", "_body", "_door", "_feed", "_front", "_heads_made", "_is_head",
+        "_admission", "_answer", "_body", "_door", "_feed", "_front", "_heads_made", "_is_followed", "_is_head",
         "_is_http10", "_keep_alive", "_left", "_message", "_partial", "_quiet_since", "_state", "_tail", "_token",
         "_transport", "_unflushed", "_unread", "_watch", "_wire_bytes", "_write",
     )  # fmt: skip
@@ -93,6 +94,7 @@ class Connection:
         self._keep_alive = True
         self._is_head = False
         self._is_http10 = False
+        self._is_followed = False  # bytes were seen behind it
         self._left = 0  # bytes of the body that have not come; UNKNOWN: chunks
         self._admission: Admission | None = None  # while the body is read; None then: it is skipped
         self._body = bytearray()
@@ -123,6 +125,7 @@ class Connection:
         self._unread = b""
         self._partial = None
         self._answer = self._feed = self._write = None  # else this object and they hold each other
+        self._front.deaf.discard(self)
         self._front.let_go(self)
         if state == _WAITING and self._token >= 0:
             self._door.gone(self._token)
@@ -148,8 +151,8 @@ class Connection:
 
     def data_received(self, data: bytes) -> None:
         if self._state == _HEAD and self._partial is None:
-            at, end = self._take_head(data, 0), len(data)
-            if at < end:
+            at = self._take_head(data, 0)
+            if at < len(data):
                 self._read(data, at)
         elif self._state > _BODY:
             self._hold(data)
@@ -166,8 +169,8 @@ class Connection:
         return self._state == _HEAD and self._partial is None and not self._unflushed
 
     def fileno(self) -> int:
-        """The socket's descriptor; -1 once it is closed."""
-        return int(self._transport.get_extra_info("socket").fileno())
+        """The socket's descriptor; -1 once it is about to be closed."""
+        return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
 
     def leave(self) -> None:
         """Close, with what was written delivered."""
@@ -217,19 +220,23 @@ class Connection:
 
     def _read(self, data: bytes, at: int = 0) -> None:
         """Takes one message after the other out of `data`, until one has to wait."""
-        end = len(data)
+        end, heads = len(data), 0
         while at < end:
-            if self._state == _HEAD:
+            if self._state == _HEAD and heads < HEADS_AT_ONCE:
+                heads += 1
                 at = self._take_head(data, at)
             elif self._state == _BODY:
                 at = self._take_body(data, at)
             else:
+                if self._state == _HEAD:
+                    self._state = _STALLED
+                    self._front.call_soon(self._go_on)
                 self._hold(data[at:])
                 return
 
     def _hold(self, data: bytes) -> None:
         """Keeps what came too early."""
-        if self._state == _ENDED:
+        if self._state == _ENDED or not data:
             return
         self._unread += data
         if len(self._unread) > AHEAD_BYTES_MAX and self not in self._front.deaf:
@@ -298,6 +305,7 @@ class Connection:
                 end += head.content_length
             left = end - len(data) if end > len(data) else 0
         self._left = left
+        self._is_followed = end < len(data)
         self._keep_alive = head.is_kept_alive
         self._is_head = head.method == "HEAD"
         self._is_http10 = head.is_http10
@@ -355,8 +363,8 @@ class Connection:
 
     def _take_expectation(self, head: RequestHead, data: bytes, at: int, end: int) -> None:
         """RFC 9110, 10.1.1: the client waits for a word before it sends the body; it gets one once it may enter."""
-        head_end = data.find(HEAD_END, at) + 4
-        expected = {value.lower() for value in head.headers.get_all("expect")}
+        head_end = head.end
+        expected = {value.lower() for value in head.get_all("expect")}
         if expected == {"100-continue"} or self._is_http10:
             verdict = self._door.admit(head)
         else:
@@ -374,7 +382,7 @@ class Connection:
 
         llhttp has stopped behind the head and does not know the body. False where nobody does: it is refused.
         """
-        self._feed = _ignore
+        self._feed = http1_wire.ignore
         self._keep_alive = False
         if self._left == UNKNOWN:
             self._refuse_all(errors.MALFORMED, "expected no Upgrade together with a chunked body")
@@ -442,7 +450,7 @@ class Connection:
         if self._left == UNKNOWN:
             self._tail = b""
             self._wire_bytes = 0
-            self._new_parser(_Chunks(self._body.extend, self._message.on_message_complete))
+            self._new_parser(BodyCallbacks(self._body.extend, self._message.on_message_complete))
             self._message.seen = False
             self._feed(head_bytes)
 
@@ -455,9 +463,11 @@ class Connection:
         self._feed(piece)
         if self._admission is not None:
             self._body += piece
+        at += len(piece)
         if self._left == 0:
+            self._is_followed = at < len(data)
             self._body_ends()
-        return at + len(piece)
+        return at
 
     def _take_chunks(self, data: bytes, at: int) -> int:
         """A body in chunks ends behind an empty line, so llhttp is fed from one to the next and never too far."""
@@ -476,13 +486,14 @@ class Connection:
             start = end
             if not self._is_within_limits():
                 return len(data)
-        taken = start - len(self._tail)
+        at += start - len(self._tail)
         self._tail = joined[max(0, start - 3) : start]
         if self._message.seen:
             self._left = 0
+            self._is_followed = at < len(data)
             self._new_parser(self._message)
             self._body_ends()
-        return at + taken
+        return at
 
     def _is_within_limits(self) -> bool:
         """Whether a body in chunks may go on; breaks it off if not."""
@@ -568,7 +579,7 @@ class Connection:
 
     def _end(self) -> None:
         """No byte is served from here on. What the client still sends is read, or a reset could destroy our answer."""
-        lingers = self._left != 0 or self._unread
+        lingers = self._left != 0 or self._is_followed or self._unread
         self._state = _ENDED
         self._unread = b""
         if self._transport.is_closing():
@@ -582,17 +593,3 @@ class Connection:
         self._transport.write_eof()
         if not self._unflushed:
             self._start(self._front.lingers_due)
-
-
-class _Chunks:
-    """The callbacks of a parser that reads a body in chunks."""
-
-    __slots__ = ("on_body", "on_message_complete")
-
-    def __init__(self, on_body: Any, on_message_complete: Any) -> None:
-        self.on_body = on_body
-        self.on_message_complete = on_message_complete
-
-
-def _ignore(_data: bytes) -> None:
-    return None

@@ -12,10 +12,12 @@ is the same bytes until the date changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
+
+import structlog
 
 from fastgw import errors
 from fastgw._http1 import MessageEnd, RequestHead, scan
@@ -29,13 +31,17 @@ __all__ = [
     "SMALL_HEAD_BYTES",
     "AnswerHeads",
     "BadHead",
+    "BodyCallbacks",
     "MessageEnd",
     "RequestHead",
     "complete",
     "excess",
+    "ignore",
     "is_token",
     "scan",
 ]
+
+log = structlog.get_logger("fastgw.http")
 
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -115,6 +121,20 @@ def is_token(word: str) -> bool:
     return _TOKEN(word) is not None
 
 
+class BodyCallbacks:
+    """The callbacks of a parser that reads a body in chunks."""
+
+    __slots__ = ("on_body", "on_message_complete")
+
+    def __init__(self, on_body: Callable[[bytes], object], on_message_complete: Callable[[], object]) -> None:
+        self.on_body = on_body
+        self.on_message_complete = on_message_complete
+
+
+def ignore(_data: bytes) -> None:
+    """Stands for a parser that has nothing to say any more."""
+
+
 class AnswerHeads:
     """The heads of answers up to and including `content-length: `, made once for each second and kind of answer."""
 
@@ -139,7 +159,8 @@ class AnswerHeads:
         on, under `(status, *headers)`: look there first.
         """
         key = (status, *headers)
-        if not 200 <= status <= 599:  # the core's mistake; an interim status would make the client wait for another
+        if not 200 <= status <= 599:  # an interim status would make the client wait for another
+            log.error("the core answered with an illegal status", status=status)
             status, headers = 500, []
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"]
         for name, value in headers:

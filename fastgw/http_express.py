@@ -57,6 +57,7 @@ class ExpressFront:
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
+        self._is_ending = False  # no connection can come any more
         self._ended = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -89,10 +90,11 @@ class ExpressFront:
         self.draining = True
         if self._server is not None:
             self._server.close()
+        self.call_soon(self._begin_to_end)  # behind what was accepted already and is about to be taken in
         if lame_duck_s:
             self._loop.call_later(lame_duck_s, self._close_idle)
         else:
-            self.call_soon(self._close_idle)  # behind what was accepted already and is about to be taken in
+            self.call_soon(self._close_idle)
 
     async def closed(self) -> None:
         """Returns when every connection has ended after `drain`."""
@@ -113,10 +115,8 @@ class ExpressFront:
     def let_go(self, connection: Connection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
-        self.deaf.discard(connection)
         self._idle_looks.discard(connection)
-        if self.draining:
-            self._end_if_empty()
+        self._end_if_empty()
 
     # The sweep.
 
@@ -148,10 +148,13 @@ class ExpressFront:
             del idle[fd]  # its next request is here already, and is answered
         for connection in idle.values():
             connection.leave()
+
+    def _begin_to_end(self) -> None:
+        self._is_ending = True
         self._end_if_empty()
 
     def _end_if_empty(self) -> None:
-        if not self._connections and not self._ended.done():
+        if self._is_ending and not self._connections and not self._ended.done():
             if self._slow_clients is not None:
                 self._slow_clients.stop()
             self._ended.set_result(None)
@@ -160,5 +163,6 @@ class ExpressFront:
 def _polled(fds: Iterable[int], event: int) -> list[tuple[int, int]]:
     poll = select.poll()
     for fd in fds:
-        poll.register(fd, event)
+        if fd >= 0:
+            poll.register(fd, event)
     return poll.poll(0)

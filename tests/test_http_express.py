@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire_connection import Wire
+from fastgw.http1_connection import AHEAD_BYTES_MAX, COPIED_BODY_BYTES_MAX, HEADS_AT_ONCE, SKIPPED_BODY_BYTES_MAX
+from tests.wire_connection import FakeFront, Wire
 
 DATE = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 
@@ -169,3 +170,272 @@ def test_what_was_said_to_each_sample():
         "large headers": [431],
         "large headers of nonsense": [431],
     }
+
+
+# What is written.
+
+
+def test_an_answer_is_one_write_of_these_bytes():
+    assert Wire().send(POST).sent == (b"HTTP/1.1 200 OK\r\nx-told: yes\r\n" + DATE + b"content-length: 5\r\n\r\nhello")
+
+
+def test_an_answer_to_http_1_0_says_that_the_connection_is_kept():
+    sent = Wire().send(SAMPLES["1.0 kept alive"]).sent
+    assert sent.count(b"HTTP/1.1 200 OK") == 2
+    assert sent.count(b"connection: keep-alive\r\n") == 1, "the second request has HTTP/1.1, where that is understood"
+
+
+def test_a_large_body_is_not_copied_behind_its_head():
+    body = bytes(COPIED_BODY_BYTES_MAX + 1)
+    wire = Wire().send(head(b"POST /held HTTP/1.1", b"Content-Length: %d" % len(body)) + body)
+    wire.answer_held()
+    assert wire.transport.parts == 2
+    assert wire.sent.endswith(b"content-length: %d\r\n\r\n" % len(body) + body)
+
+
+def test_the_date_moves_on():
+    front = FakeFront()
+    wire = Wire(front).send(GET)
+    front.answer_heads.set_time(86_400)
+    wire.send(GET)
+    assert wire.sent.count(DATE) == 1
+    assert b"date: Fri, 02 Jan 1970" in wire.sent
+
+
+@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=12)), max_size=5), st.integers(-10, 1200))
+def test_no_answer_breaks_the_framing(headers, status):
+    wire = Wire().send(head(b"POST /held HTTP/1.1", b"Content-Length: 4") + b"body")
+    wire.answer_held(status, headers)
+    head_bytes, _, rest = wire.sent.partition(b"\r\n\r\n")
+    assert head_bytes.startswith(b"HTTP/1.1 %d " % (status if 200 <= status <= 599 else 500))
+    names = [line.partition(b":")[0].lower() for line in head_bytes.split(b"\r\n")[1:]]
+    assert names.count(b"date") == 1
+    assert names.count(b"content-length") == (0 if status in (204, 304) else 1)
+    assert b"transfer-encoding" not in names
+    assert rest == (b"" if status in (204, 304) else b"body")
+
+
+def test_answers_that_are_all_different_do_not_grow_the_memory():
+    front = FakeFront()
+    wire = Wire(front)
+    for number in range(3000):
+        wire.send(head(b"GET /held HTTP/1.1"))
+        wire.answer_held(200, [("etag", str(number))])
+    assert len(front.answer_heads.made) <= 1024
+
+
+# Expect, chunks, refused bodies.
+
+
+def test_100_is_said_once_the_request_may_enter_and_only_to_who_waits():
+    wire = Wire().send(EXPECTING)
+    assert wire.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert wire.send(b"hello").sent.count(b"HTTP/1.1 200 OK") == 1
+    assert b"100" not in Wire().send(EXPECTING + b"h").sent
+    assert b"100" not in Wire().send(EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0")).sent
+
+
+@pytest.mark.parametrize("value", [b"100-continue, money", b"money", b"", b"100-continue\r\nExpect: money"])
+def test_any_other_expectation_is_417(value):
+    raw = head(b"POST /echo HTTP/1.1", b"Content-Length: 5", b"Expect: " + value)
+    wire = Wire().send(raw)
+    assert wire.sent.startswith(b"HTTP/1.1 417 ")
+    assert wire.transport.ended, "whether its body follows is not known"
+    assert wire.door.calls == [("refuse", "expectation_failed")]
+
+
+def test_the_end_of_chunks_may_fall_apart_anywhere():
+    end = b"\r\n0\r\n\r\n"
+    for at in range(len(end) + 1):
+        wire = Wire().send(CHUNKED + b"5\r\nhello" + end[:at], end[at:] + NEXT)
+        assert wire.sent.count(b"HTTP/1.1 200") == 2, at
+
+
+def test_a_body_in_chunks_may_be_as_large_as_the_limit_and_no_larger():
+    fitting = b"20\r\n" + bytes(32) + b"\r\n20\r\n" + bytes(32) + b"\r\n"
+    assert ("open", "/echo", bytes(64)) in Wire().send(CHUNKED + fitting + b"0\r\n\r\n").door.calls
+    wire = Wire().send(CHUNKED + fitting, b"1\r\n\0\r\n0\r\n\r\n" + NEXT)
+    assert wire.door.calls[1:] == [("abandon", "body_too_large")]
+    assert wire.sent.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "overhead", [b"1;" + b"a" * 2000, b"0\r\n" + b"X-A: 1\r\n" * 200, b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 63]
+)
+def test_what_comes_beside_a_body_in_chunks_is_bounded(overhead):
+    wire = Wire().send(CHUNKED, *(overhead[at : at + 100] for at in range(0, len(overhead), 100)))
+    assert wire.door.calls[1:] == [("abandon", "malformed")]
+
+
+def test_the_smallest_chunks_are_taken():
+    assert ("open", "/echo", b"x" * 64) in Wire().send(CHUNKED + b"1\r\nx\r\n" * 64 + b"0\r\n\r\n").door.calls
+
+
+def test_the_short_rest_of_a_refused_request_is_skipped_and_the_long_one_is_not():
+    for length, answers in ((SKIPPED_BODY_BYTES_MAX, 2), (SKIPPED_BODY_BYTES_MAX + 1, 1)):
+        raw = head(b"POST /nowhere HTTP/1.1", b"Content-Length: %d" % length)
+        wire = Wire().send(raw, bytes(length), NEXT)
+        assert wire.sent.count(b"HTTP/1.1 ") == answers
+        assert bool(wire.transport.ended) is (answers == 1)
+
+
+def test_a_refused_request_whose_rest_does_not_come_is_cut():
+    wire = Wire().send(head(b"POST /nowhere HTTP/1.1", b"Content-Length: 9"), b"hello")
+    wire.front.pass_time(11)
+    assert wire.transport.ended == "aborted"
+    assert wire.sent.count(b"HTTP/1.1 ") == 1
+
+
+# Ahead, behind, slow and gone.
+
+
+def test_what_is_sent_ahead_is_not_looked_at_and_bounded():
+    wire = Wire().send(head(b"GET /held HTTP/1.1"))
+    segment = NEXT * 100
+    sent = 0
+    while wire.transport.reads:
+        wire.send(segment)
+        sent += 100
+    assert sent * len(NEXT) <= AHEAD_BYTES_MAX + len(segment)
+    assert len(wire.door.calls) == 2, "admit and open of the first"
+    wire.answer_held()
+    assert wire.transport.reads
+    assert wire.sent.count(b"HTTP/1.1 200") == 1 + sent
+
+
+def test_many_requests_in_one_segment_let_others_have_their_turn():
+    front = FakeFront()
+    greedy, other = Wire(front), Wire(front)
+    greedy.connection.data_received((NEXT + POST + CHUNKS) * 100)
+    served = greedy.sent.count(b"HTTP/1.1 200")
+    assert served == 1 + HEADS_AT_ONCE
+    assert other.send(GET).sent.count(b"HTTP/1.1 200") == 1
+    assert greedy.sent.count(b"HTTP/1.1 200") == 300, "the rest came when the loop was asked again"
+
+
+def test_one_who_sends_ahead_is_read_from_again_only_when_that_is_done():
+    wire = Wire().send(head(b"GET /held HTTP/1.1") * 2 + NEXT * 2000)
+    assert not wire.transport.reads
+    wire.answer_held()
+    assert not wire.transport.reads, "the second waits, and what is behind it is still too much"
+    wire.answer_held()
+    assert wire.transport.reads
+    assert wire.front.deaf == set()
+
+
+def test_a_client_that_leaves_is_reported_also_with_requests_behind_the_one_that_waits():
+    wire = Wire().send(head(b"GET /held HTTP/1.1") + NEXT * 2000)
+    wire.leave()
+    assert wire.door.calls[-1] == ("gone",)
+    assert wire.front.deaf == set()
+    wire.answer_held()
+    assert wire.sent == b""
+
+
+def test_the_next_request_waits_until_the_answer_is_taken():
+    wire = Wire()
+    wire.transport.accepts_writes = False
+    wire.send(GET + POST)
+    assert [call[0] for call in wire.door.calls] == ["admit", "open"]
+    wire.take()
+    assert [call[0] for call in wire.door.calls] == ["admit", "open"] * 2
+
+
+@pytest.mark.parametrize("raw", [GET, head(b"GET /echo HTTP/1.1", b"Connection: close"), b"\0"])
+def test_a_client_that_does_not_take_its_answer_is_cut(raw):
+    wire = Wire()
+    wire.transport.accepts_writes = False
+    wire.send(raw)
+    wire.front.pass_time(19)
+    assert wire.transport.ended != "aborted"
+    wire.front.pass_time(2)
+    assert wire.transport.ended == "aborted"
+
+
+def test_an_answer_that_is_taken_in_time_stops_the_clock():
+    wire = Wire()
+    wire.transport.accepts_writes = False
+    wire.send(GET)
+    wire.front.pass_time(19)
+    wire.take()
+    wire.front.pass_time(100)
+    assert not wire.transport.ended
+
+
+def test_a_client_that_sends_on_after_an_error_may_read_the_answer_first():
+    """Closing with bytes unread resets the connection, and a reset destroys what the client has not read."""
+    wire = Wire().send(SAMPLES["too large"])
+    assert wire.transport.ended == "eof"
+    wire.send(NEXT * 1000)
+    assert wire.sent.count(b"HTTP/1.1 ") == 1
+    wire.front.pass_time(3)
+    assert wire.transport.ended == "aborted"
+
+
+# Deadlines.
+
+
+def test_who_says_nothing_is_told_nothing():
+    wire = Wire()
+    wire.front.pass_time(11)
+    assert (wire.sent, wire.transport.ended, wire.door.calls) == (b"", "closed", [])
+
+
+@pytest.mark.parametrize("after", [b"", GET])
+def test_a_head_that_does_not_end_is_408(after):
+    wire = Wire().send(after)
+    wire.front.pass_time(5)
+    wire.send(GET[:-2])
+    wire.front.pass_time(6 if not after else 11)
+    assert wire.sent.count(b"HTTP/1.1 408 ") == 1, "the time runs from the connection or from the first byte"
+    assert wire.door.calls[-1] == ("refuse", "header_timeout")
+
+
+def test_a_head_has_one_time_for_all_of_it():
+    wire = Wire()
+    for at in range(11):
+        wire.send(GET[at : at + 1])
+        wire.front.pass_time(1)
+    assert wire.sent.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_has_one_time_for_all_of_it():
+    wire = Wire().send(CHUNKED)
+    for _ in range(11):
+        wire.send(b"1\r\nx\r\n")
+        wire.front.pass_time(1)
+    assert wire.door.calls[1:] == [("abandon", "body_timeout")]
+    assert wire.sent.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_request_that_waits_has_the_time_of_its_route():
+    wire = Wire().send(head(b"GET /held HTTP/1.1") + NEXT)
+    wire.front.pass_time(1000)
+    assert not wire.connection.leave_if_idle_since(wire.front.now)
+    wire.answer_held()
+    assert wire.sent.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_idle_time_counts_from_the_last_answer():
+    wire = Wire().send(GET)
+    wire.front.pass_time(50)
+    wire.send(GET)
+    wire.front.pass_time(50)
+    assert not wire.connection.leave_if_idle_since(wire.front.now - 75)
+    wire.front.pass_time(50)
+    assert wire.connection.leave_if_idle_since(wire.front.now - 75)
+    assert wire.transport.ended == "closed"
+
+
+# Too many.
+
+
+def test_a_connection_beyond_the_limit_is_told_so_and_one_far_beyond_it_is_cut():
+    front = FakeFront()
+    front.is_full = True
+    told = Wire(front).send(GET)
+    assert told.sent.startswith(b"HTTP/1.1 503 ")
+    assert told.transport.ended == "eof"
+    assert told.door.calls == [("refuse", "connection_cap")]
+    front.crowded = True
+    assert (Wire(front).sent, Wire(front).transport.ended) == (b"", "aborted")

@@ -49,15 +49,17 @@ class FakeTransport:
         self.reads = True
         self.accepts_writes = True
         self.ended = ""  # "eof", "closed" or "aborted"
+        self.parts = 1  # of the last write
         self.protocol: Any = None
 
     def write(self, data: bytes) -> None:
-        assert self.ended in ("",), f"written after {self.ended}"
+        assert not self.ended, f"written after {self.ended}"
         self.sent += data
         if not self.accepts_writes:
             self.protocol.pause_writing()
 
     def writelines(self, parts: Sequence[bytes]) -> None:
+        self.parts = len(parts)
         self.write(b"".join(parts))
 
     def write_eof(self) -> None:

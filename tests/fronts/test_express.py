@@ -1,0 +1,97 @@
+"""What only the express front does, on real sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw import errors
+from tests.fronts.kinds import FRONTS
+from tests.fronts.test_answers import get
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.parametrize("kind", [kind for kind in FRONTS if kind.name == "express"], ids=["express"])
+
+
+def test_a_client_that_has_sent_far_ahead_and_leaves_is_noticed(house):
+    """Its bytes stay in the kernel while its first request waits, and so does the end of its stream."""
+    client = house.client()
+    client.send(get("/held") + get("/echo") * 5000)
+    house.held()
+    client.sock.close()
+    eventually(lambda: len(house.door.gone_tokens) == 1)
+    assert house.empty()
+
+
+def test_in_a_reload_an_idle_connection_gets_one_last_answer(house):
+    client = house.client()
+    client.send(get("/echo"))
+    assert not client.answer().closes
+    house.call(house.front.drain, 30.0)
+    client.send(get("/echo?last"))
+    answer = client.answer()
+    assert (answer.status, answer.closes) == (200, True)
+    assert client.rest() == b""
+    house.closed()
+
+
+def test_an_idle_connection_that_says_nothing_more_is_closed_after_its_time(house):
+    client = house.client()
+    client.send(get("/echo"))
+    client.answer()
+    house.call(house.front.drain, 0.2)
+    assert client.rest() == b""
+    house.closed()
+
+
+def test_a_connection_that_never_said_anything_is_closed_by_a_drain(serve, tmp_path):
+    house = serve(
+        bind=f"unix:{tmp_path}/http.sock"
+    )  # of TCP the kernel hands over no silent connections (DEFER_ACCEPT)
+    silent = house.client()
+    client = house.client()
+    client.send(get("/echo", "Connection: close"))
+    client.rest()
+    house.drain()
+    assert silent.rest() == b""
+    house.closed()
+
+
+def test_a_request_that_has_arrived_when_the_drain_begins_is_answered(house):
+    """Closing its idle connection would throw it away unread."""
+    client = house.client()
+    client.send(get("/echo"))
+    client.answer()
+
+    def arrive_and_drain():
+        client.send(get("/echo?just-now"))  # the loop is busy with this call and has not seen it
+        house.front.drain()
+
+    house.call(arrive_and_drain)
+    answer = client.answer()
+    assert (answer.status, answer.closes) == (200, True)
+    house.closed()
+
+
+def test_a_slow_reader_is_cut_and_the_others_are_not(serve):
+    house = serve(write_timeout="200ms", max_body="16MiB")
+    size = 16 << 20  # more than the kernel takes off our hands
+    slow = house.client(receive_buffer_bytes=4096)
+    slow.send(get("/echo", f"Content-Length: {size}", method="POST") + bytes(size))
+    eventually(lambda: house.door.opened)
+    other = house.client()
+    other.send(get("/echo"))
+    assert other.answer().status == 200
+    eventually(lambda: "1 connections" in repr(house.front), message="the slow one is gone")
+    other.send(get("/echo"))
+    assert other.answer().status == 200
+
+
+def test_too_many_connections_beyond_the_limit_are_cut_without_a_word(serve, monkeypatch, tmp_path):
+    monkeypatch.setattr("fastgw.http_express.REFUSED_AT_ONCE_MAX", 1)
+    house = serve(max_connections=1, bind=f"unix:{tmp_path}/http.sock")
+    served, told, cut = house.client(), house.client(), house.client()
+    assert told.answer().status == 503
+    assert cut.rest() == b""
+    served.send(get("/echo"))
+    assert served.answer().status == 200
+    assert [refusal.ending for refusal in house.door.refused] == [errors.CONNECTION_CAP]
