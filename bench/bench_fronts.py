@@ -36,7 +36,7 @@ from fastgw.http_granian import GranianFront
 from fastgw.intake import Intake
 from fastgw.messages import Answer, Head, HeaderList
 
-FRONTS = {"express": ExpressFront, "granian": GranianFront}
+FRONTS: dict[str, type[ExpressFront | GranianFront]] = {"express": ExpressFront, "granian": GranianFront}
 CONNECTIONS = (1, 16, 64, 256)
 ROUNDS = 5
 ROUND_S = 2
