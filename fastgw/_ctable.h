@@ -32,6 +32,9 @@ enum {
     CT_ENDINGS_MAX = 32,
     CT_FATES_MAX = 16,
     CT_EXTRAS_MAX = 16,
+    CT_QUEUE_TO_ACK = 0, /* the phases of a request: a histogram each */
+    CT_ACK_TO_REPLY = 1,
+    CT_TOTAL = 2,
     CT_PHASES = 3,
     CT_BOUNDS = 14,          /* finite histogram bounds; one more bucket takes what lies above them */
     CT_PAGE_BYTES = 4096,

@@ -43,6 +43,7 @@ cdef extern from "_ctable.h" nogil:
         ct_u64 claimed_ns
         ct_u64 sent_ns
         ct_u64 recorded_ns
+        ct_u64 place
     ctypedef struct ct_view:
         ct_header* header
         ct_map* map
@@ -106,6 +107,7 @@ cdef extern from "_ctable.h" nogil:
     cdef enum:
         CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_NOBODY, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
         CT_ENDINGS_MAX, CT_FATES_MAX, CT_EXTRAS_MAX, CT_PHASES, CT_BOUNDS
+        CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
         CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED, CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED
         CT_RECLAIMED, CT_RESTING, CT_STATES
         CT_LATE, CT_DUPLICATE, CT_FORGED
@@ -148,3 +150,4 @@ cdef class SlotRange:
     cdef Table table  # keeps the mapping alive
     cdef ct_range range
     cdef readonly int process
+    cdef int _give_back(self, int64_t token) except -1

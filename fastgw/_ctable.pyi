@@ -217,6 +217,12 @@ class SlotRange:
     def release(self, token: int) -> None:
         """The slot of an ended occupancy goes to rest, last in the queue. ValueError when not ended or stale."""
 
+    def settle(self, token: int, ending_number: int, now_ns: int) -> int:
+        """All that is left to do for an occupancy that was resolved: counts its ending and its phases, and releases it.
+
+        Returns the ns from its acknowledgement to `now_ns`, -1 when it was never acknowledged. ValueError as `release`.
+        """
+
     def expired(self, now_ns: int, limit: int) -> list[int]:
         """Tokens of live slots whose deadline is <= now_ns, `limit` at most; they are still live: finish them.
 

@@ -87,7 +87,7 @@ FATES_MAX, EXTRAS_MAX, NOBODY = CT_FATES_MAX, CT_EXTRAS_MAX, CT_NOBODY
 NOT_READING = 2**64 - 1
 
 PHASES = CT_PHASES
-QUEUE_TO_ACK, ACK_TO_REPLY, TOTAL = 0, 1, 2
+QUEUE_TO_ACK, ACK_TO_REPLY, TOTAL = CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
 BUCKETS = (*[CT_BOUND_NS[i] for i in range(CT_BOUNDS)], 2**64 - 1)
 
 ProcessInfo = namedtuple(
@@ -503,10 +503,34 @@ cdef class SlotRange:
             ct_load_relaxed(&slot.recorded_ns), ct_load_relaxed(&slot.deadline_ns),
         )
 
+    def settle(self, int64_t token, int64_t ending_number, uint64_t now_ns):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        cdef ct_counters* counters = self.table._counters(self.process)
+        check_below("ending", ending_number, CT_ENDINGS_MAX)
+        if slot == NULL or not ct_names(token, ct_load_acquire(&slot.word)):
+            raise ValueError(f"settle of token {token:#x}: expected a token of this range that is not stale")
+        cdef ct_route_counters* route = &counters.routes[ct_load_relaxed(&slot.place) & 0xFFFF]
+        cdef uint64_t sent_ns = ct_load_relaxed(&slot.sent_ns)
+        cdef uint64_t recorded_ns = ct_load_relaxed(&slot.recorded_ns)
+        cdef uint64_t claimed_ns = ct_load_relaxed(&slot.claimed_ns)
+        self._give_back(token)
+        ct_add_relaxed(&route.endings[ending_number], 1)
+        ct_observe(&route.phases[CT_TOTAL], now_ns - claimed_ns if now_ns > claimed_ns else 0)
+        if recorded_ns == 0:
+            return -1
+        cdef uint64_t replied_ns = now_ns if now_ns > recorded_ns else recorded_ns
+        ct_observe(&route.phases[CT_QUEUE_TO_ACK], recorded_ns - sent_ns if recorded_ns > sent_ns else 0)
+        ct_observe(&route.phases[CT_ACK_TO_REPLY], replied_ns - recorded_ns)
+        return replied_ns - recorded_ns
+
     def release(self, int64_t token):
+        self._give_back(token)
+
+    cdef int _give_back(self, int64_t token) except -1:
         if not ct_range_release(&self.range, token):
             told = self._told(token % CT_SLOTS_MAX)
             raise ValueError(f"release of token {token:#x}: expected an occupancy that has ended, {told}")
+        return 0
 
     def expired(self, uint64_t now_ns, int64_t limit):
         cdef uint32_t bounded = <uint32_t> min(max(limit, 0), self.range.count)

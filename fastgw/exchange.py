@@ -13,15 +13,15 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
 from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
-from fastgw.kafka_wire import BadReply, RequestWire, http_answer
+from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
 from fastgw.messages import Answer, Fate, Headers, Record, Reply
 
 Send = Callable[[Record, int, int], None]
@@ -32,6 +32,7 @@ REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
+_ANSWERED = errors.ANSWERED.number
 _FATES = {_ctable.LATE: Fate.LATE, _ctable.DUPLICATE: Fate.DUPLICATE, _ctable.FORGED: Fate.FORGED}
 
 
@@ -53,7 +54,7 @@ class Plan:
     """One route at run time: its settings, prepared, and how many of its requests are in the house."""
 
     __slots__ = (
-        "delivery_class", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_headers",
+        "delivery_class", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_wire",
         "spread", "topic", "wire",
     )  # fmt: skip
 
@@ -66,7 +67,7 @@ class Plan:
         learner: Learner,
         spread: Waits,
         max_in_flight: int,
-        reply_headers: Iterable[str] = (),
+        reply_wire: ReplyWire,
         key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
         delivery_class: int = 0,
     ) -> None:
@@ -83,20 +84,15 @@ class Plan:
         self.learner = learner
         self.spread = spread
         self.max_in_flight = max_in_flight
-        self.reply_headers = frozenset(reply_headers)
+        self.reply_wire = reply_wire
         self.key_of = key_of
         self.delivery_class = delivery_class
         self.in_flight = 0
 
 
-class _Waiting(NamedTuple):
-    """The Python side of a slot in use."""
-
-    token: int
-    plan: Plan
-    delivery_class: int  # of its record; the plan's may have changed since
-    correlation_id: bytes
-    answer: Answer
+# The Python side of a slot in use: token, plan, delivery class of its record (the plan's may have changed since),
+# correlation id, whom to answer. A plain tuple: one is made for each request, and a named one costs eight times that.
+_Waiting = tuple[int, Plan, int, bytes, Answer]
 
 
 class Exchange:
@@ -223,7 +219,7 @@ class Exchange:
             self._slots.release(token)
             return self._turn_away(plan, *_why_unsent(refused), answer, raw)
         self._slots.sent(token, now_ns)
-        self._waiting[slot - self._first_slot] = _Waiting(token, plan, delivery_class, raw, answer)
+        self._waiting[slot - self._first_slot] = (token, plan, delivery_class, raw, answer)
         return token
 
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
@@ -247,10 +243,10 @@ class Exchange:
         """A producer died: nobody will ever confirm what it had in hand. Returns how many requests that ended."""
         ended = 0
         for waiting in self._waiting:
-            if waiting is None or waiting.delivery_class != delivery_class:
+            if waiting is None or waiting[2] != delivery_class:
                 continue
-            if self._slots.state(waiting.token) == _ctable.SENT:
-                self.undelivered(waiting.token, ending, detail)
+            if self._slots.state(waiting[0]) == _ctable.SENT:
+                self.undelivered(waiting[0], ending, detail)
                 ended += 1
         return ended
 
@@ -261,26 +257,20 @@ class Exchange:
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
             return _FATES[token]
-        waiting = self._take(token)
-        plan = waiting.plan
-        claimed_ns, sent_ns, recorded_ns, _ = self._slots.times(token)
-        self._release(token, plan)
-        count, observe = self._table.count, self._table.observe
+        _, plan, _, raw, answer = self._take(token)
         try:
-            status, headers, body = http_answer(reply, plan.reply_headers)
+            told = plan.reply_wire.answer(reply)
         except BadReply as bad:
-            count(self._process, plan.number, errors.BAD_REPLY.number)
-            waiting.answer(*problem.answer(errors.BAD_REPLY, str(bad), waiting.correlation_id))
+            ending_number = errors.BAD_REPLY.number
+            told = problem.answer(errors.BAD_REPLY, str(bad), raw)
         else:
-            count(self._process, plan.number, errors.ANSWERED.number)
-            waiting.answer(status, headers, body)
-        if recorded_ns:
-            ack_to_reply_ns = max(0, now_ns - recorded_ns)
-            observe(self._process, plan.number, _ctable.QUEUE_TO_ACK, recorded_ns - sent_ns)
-            observe(self._process, plan.number, _ctable.ACK_TO_REPLY, ack_to_reply_ns)
+            ending_number = _ANSWERED
+        plan.in_flight -= 1
+        ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
+        if ack_to_reply_ns >= 0:
             plan.spread.observe(ack_to_reply_ns)
-        observe(self._process, plan.number, _ctable.TOTAL, now_ns - claimed_ns)
-        plan.learner.observe(waiting.correlation_id, cid.home, reply.partition, self._partition_count)
+        plan.learner.observe(raw, cid.home, reply.partition, self._partition_count)
+        answer(*told)
         return Fate.ANSWERED
 
     def expire(self, now_ns: int) -> int:
@@ -292,7 +282,7 @@ class Exchange:
 
     def end_all(self, why: str) -> int:
         """Ends every request that still waits, as if its deadline had come; returns how many."""
-        tokens = [waiting.token for waiting in self._waiting if waiting is not None]
+        tokens = [waiting[0] for waiting in self._waiting if waiting is not None]
         for token in tokens:
             self._give_up(token, why)
         return len(tokens)
@@ -309,16 +299,19 @@ class Exchange:
         state = self._slots.finish(token, _ctable.CANCELLED)
         if state < 0:
             return
-        waiting = self._take(token)
         ending = errors.CANCELLED if state == _ctable.RECORDED else errors.CANCELLED_UNSENT
-        self._table.count(self._process, waiting.plan.number, ending.number)
-        self._release(token, waiting.plan)
+        self._close(token, ending)
 
     def _end(self, token: int, ending: Ending, detail: str) -> None:
-        waiting = self._take(token)
-        self._table.count(self._process, waiting.plan.number, ending.number)
-        self._release(token, waiting.plan)
-        waiting.answer(*problem.answer(ending, detail, waiting.correlation_id))
+        raw, answer = self._close(token, ending)
+        answer(*problem.answer(ending, detail, raw))
+
+    def _close(self, token: int, ending: Ending) -> tuple[bytes, Answer]:
+        _, plan, _, raw, answer = self._take(token)
+        self._table.count(self._process, plan.number, ending.number)
+        plan.in_flight -= 1
+        self._slots.release(token)
+        return raw, answer
 
     def _take(self, token: int) -> _Waiting:
         at = (token & SLOT_MASK) - self._first_slot
@@ -326,10 +319,6 @@ class Exchange:
         assert waiting is not None, "whoever wins the slot's state is the first to take its entry"
         self._waiting[at] = None
         return waiting
-
-    def _release(self, token: int, plan: Plan) -> None:
-        plan.in_flight -= 1
-        self._slots.release(token)
 
 
 def _why_unsent(refused: QueueFull | SendRefused) -> tuple[Ending, str]:

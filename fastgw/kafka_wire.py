@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 from fastgw import errors
@@ -18,6 +18,7 @@ CORRELATION_ID = "correlation_id"
 REPLY_TO = "reply_to"
 REPLY_PARTITION = "reply_partition"
 DEADLINE = "deadline"
+PATH = "http_path"
 STATUS = "status"
 CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
@@ -34,6 +35,9 @@ HOP_BY_HOP = frozenset(
 
 # A service that sends no content-type almost always sends JSON; guessing from the bytes would be worse than a rule.
 DEFAULT_CONTENT_TYPE = "application/json"
+
+# Kinds of reply headers that a route remembers, and how large they may be: services repeat themselves or never do.
+REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*").fullmatch
 _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t]*").fullmatch
@@ -55,7 +59,7 @@ class Message(Protocol):
 class RequestWire:
     """How one route's requests look as records: what never changes is encoded once."""
 
-    __slots__ = ("_copied", "_fixed", "_methods")
+    __slots__ = ("_copied", "_deadline", "_fixed", "_methods", "_paths", "_reply_partition")
 
     def __init__(
         self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
@@ -71,6 +75,10 @@ class RequestWire:
         self._methods = {method: ("http_method", method.encode()) for method in methods}
         self._copied = [(name, name) for name in FORWARDED_ALWAYS]
         self._copied += [(name, f"http_header_{name}") for name in copied_headers]
+        # What the request before had is mostly what this one has: the headers of a value, and that value.
+        self._paths = {http_route: (PATH, _percent_encoded(http_route))}  # of a route without parameters: all there are
+        self._reply_partition = -1, (REPLY_PARTITION, b"-1")
+        self._deadline = 0, (DEADLINE, b"0")
 
     def headers(
         self,
@@ -84,12 +92,16 @@ class RequestWire:
         http_headers: Headers,
     ) -> RecordHeaders:
         """The headers of one request record."""
+        if reply_partition != self._reply_partition[0]:
+            self._reply_partition = reply_partition, (REPLY_PARTITION, b"%d" % reply_partition)
+        if deadline_epoch_ms != self._deadline[0]:
+            self._deadline = deadline_epoch_ms, (DEADLINE, b"%d" % deadline_epoch_ms)
         out = [
             (CORRELATION_ID, correlation_id),
-            (REPLY_PARTITION, b"%d" % reply_partition),
-            (DEADLINE, b"%d" % deadline_epoch_ms),
+            self._reply_partition[1],
+            self._deadline[1],
             self._methods[method],
-            ("http_path", _percent_encoded(path)),
+            self._paths.get(path) or (PATH, _percent_encoded(path)),
             *self._fixed,
         ]
         if query:
@@ -140,14 +152,6 @@ def unwrapped(correlation_id: bytes) -> bytes:
     return correlation_id
 
 
-class HttpAnswer(NamedTuple):
-    """A service's reply as HTTP sees it."""
-
-    status: int
-    headers: HeaderList
-    body: bytes
-
-
 class BadReply(ValueError):
     """The reply cannot become an HTTP answer; the text says what was expected and what was got."""
 
@@ -155,34 +159,57 @@ class BadReply(ValueError):
 _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 
 
-def http_answer(reply: Reply, allowed: frozenset[str]) -> HttpAnswer:
-    """The HTTP answer that a reply asks for.
+class ReplyWire:
+    """What one route's replies become in HTTP. The same headers become the same answer, made once."""
 
-    Args:
-        reply: the record.
-        allowed: lower-case names of the reply headers that the route lets through.
+    __slots__ = ("_allowed", "_made", "_shows_id")
 
-    Raises:
-        BadReply: an illegal status (a front would abort on it) or a value that could inject a header.
-    """
-    status, content_type = 200, DEFAULT_CONTENT_TYPE
-    headers: HeaderList = [_OUTCOME]
-    if CORRELATION_ID in allowed:  # a route may show it like any other header; the reply holds it apart
-        headers.append((CORRELATION_ID, _field_value(CORRELATION_ID, reply.correlation_id)))
-    for cased_name, value in reply.headers:
-        name = cased_name.lower()
-        if name == STATUS:
-            status = _status(value)
-        elif name == CONTENT_TYPE:
-            content_type = _field_value(name, value)
-        elif name in allowed and name not in HOP_BY_HOP:
-            if not _TOKEN(name):
-                raise BadReply(f"reply header name {name!r} is not a token (RFC 9110, 5.1)")
-            headers.append((name, _field_value(name, value)))
-    if status in (204, 304):  # RFC 9110, 15.3.5 and 15.4.5: these end with their header section
-        return HttpAnswer(status, headers, b"")
-    headers.append((CONTENT_TYPE, content_type))
-    return HttpAnswer(status, headers, reply.value)
+    def __init__(self, allowed: Iterable[str]) -> None:
+        """`allowed`: lower-case names of the reply headers that the route lets through."""
+        self._allowed = frozenset(allowed)
+        self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
+        self._made: dict[tuple[tuple[str, bytes], ...], tuple[int, HeaderList]] = {}
+
+    def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
+        """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.
+
+        Raises:
+            BadReply: an illegal status (a front would abort on it) or a value that could inject a header.
+        """
+        key = tuple(reply.headers)
+        made = self._made.get(key)
+        if made is None:
+            made = self._make(reply)
+            self._remember(key, made)
+        status, headers = made
+        if self._shows_id:
+            headers = [*headers, (CORRELATION_ID, _field_value(CORRELATION_ID, reply.correlation_id))]
+        # RFC 9110, 15.3.5 and 15.4.5: these two end with their header section.
+        return status, headers, b"" if status == 204 or status == 304 else reply.value
+
+    def _make(self, reply: Reply) -> tuple[int, HeaderList]:
+        status, content_type = 200, DEFAULT_CONTENT_TYPE
+        headers: HeaderList = [_OUTCOME]
+        for cased_name, value in reply.headers:
+            name = cased_name.lower()
+            if name == STATUS:
+                status = _status(value)
+            elif name == CONTENT_TYPE:
+                content_type = _field_value(name, value)
+            elif name in self._allowed and name not in HOP_BY_HOP:
+                if not _TOKEN(name):
+                    raise BadReply(f"reply header name {name!r} is not a token (RFC 9110, 5.1)")
+                headers.append((name, _field_value(name, value)))
+        if status not in (204, 304):
+            headers.append((CONTENT_TYPE, content_type))
+        return status, headers
+
+    def _remember(self, key: tuple[tuple[str, bytes], ...], made: tuple[int, HeaderList]) -> None:
+        if sum(len(name) + len(value) for name, value in key) > REMEMBERED_BYTES_MAX:
+            return
+        if len(self._made) >= REMEMBERED_MAX:
+            self._made.clear()
+        self._made[key] = made
 
 
 def _status(value: bytes) -> int:

@@ -168,6 +168,7 @@ LEARN_FROM = 24  # replies before a verdict: a wrong function fits by chance wit
 GIVE_UP_AFTER = 256  # replies that no single function explains: two clients behind one topic, or none that hashes
 WINDOW = 64  # replies over which a known function is watched ...
 TOLERATED = 16  # ... and how many may miss before it is no longer believed
+_ANY = Partitioner.ANY
 _CANDIDATES = (Partitioner.HEADER, Partitioner.MURMUR2, Partitioner.CRC32, Partitioner.FNV1A)
 
 
@@ -190,25 +191,24 @@ class PartitionerLearner:
 
     def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool:
         """A reply to id `raw` (made for `home`) came in on `partition`; True when `current` changed."""
-        if self.fixed:
+        if self.current is _ANY:
+            return self._vote(raw, home, partition, partition_count)
+        if partition == home or self.fixed:
+            self._seen += 1
             return False
-        if self.current is not Partitioner.ANY:
-            return self._watch(raw, home, partition, partition_count)
-        return self._vote(raw, home, partition, partition_count)
+        return self._miss(raw, partition, partition_count)
 
-    def _watch(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool:
-        # Ids made before the function was known need not hash to their home: ask the function before calling it a miss.
-        if partition != home and (
-            self.current is Partitioner.HEADER or ids.partition_of(self.current, raw, partition_count) != partition
-        ):
-            self._misses += 1
-        self._seen += 1
-        if self._misses > TOLERATED:
-            self._restart(Partitioner.ANY)
-            return True
+    def _miss(self, raw: bytes, partition: int, partition_count: int) -> bool:
         if self._seen >= WINDOW:
             self._seen = self._misses = 0
-        return False
+        self._seen += 1
+        # Ids made before the function was known need not hash to their home: ask the function before calling it a miss.
+        if self.current is Partitioner.HEADER or ids.partition_of(self.current, raw, partition_count) != partition:
+            self._misses += 1
+        if self._misses <= TOLERATED:
+            return False
+        self._restart(_ANY)
+        return True
 
     def _vote(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool:
         fits = ids.explains(raw, partition_count, partition)

@@ -128,7 +128,7 @@ class Worker:
                 learner,
                 spread,
                 route.max_in_flight,
-                route.response_headers,
+                kafka_wire.ReplyWire(route.response_headers),
                 record_key.key_of(route.key),
                 self._link_settings.spreading(delivery_class, spread.even),
             )

@@ -10,7 +10,7 @@ from fastgw.admission import Admission
 from fastgw.errors import KeyMissing, QueueFull, SendRefused
 from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker, Partitioner
-from fastgw.kafka_wire import RequestWire
+from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Fate, Reply
 from fastgw.spread import Spread
 
@@ -73,7 +73,9 @@ class House:
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(COUNT, [HOME], HOME)
         wire = RequestWire("replies", "/o", ["POST"], [])
-        self.plan = Plan(0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ["x-a"], key_of)
+        self.plan = Plan(
+            0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ReplyWire(["x-a"]), key_of
+        )
         slot_range = self.table.open_range(0)
         self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send)
         self.exchange.set_home(HOME, COUNT)

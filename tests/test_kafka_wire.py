@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import kafka_wire
-from fastgw.kafka_wire import BadReply, RequestWire, decode_reply, http_answer, unwrapped
+from fastgw.kafka_wire import REMEMBERED_MAX, BadReply, ReplyWire, RequestWire, decode_reply, unwrapped
 from fastgw.messages import Reply
 
 ID = b"00000000-0000-8000-8000-000000000000"
@@ -111,7 +111,10 @@ def test_the_header_that_carried_the_correlation_id_is_not_among_the_others():
 
 
 def test_a_route_may_show_the_correlation_id():
-    assert ("correlation_id", ID.decode()) in http_answer(reply(), frozenset({"correlation_id"})).headers
+    wire = ReplyWire(["correlation_id"])
+    for correlation_id in (ID, ID[::-1]):
+        _, headers, _ = wire.answer(reply()._replace(correlation_id=correlation_id))
+        assert dict(headers)["correlation_id"] == correlation_id.decode()
 
 
 def test_an_absent_value_is_an_empty_body():
@@ -124,7 +127,7 @@ def test_what_serdes_put_around_a_key_is_taken_off(wrapped):
 
 
 def test_a_reply_without_headers_is_200_json():
-    assert http_answer(reply(), frozenset()) == (
+    assert ReplyWire(()).answer(reply()) == (
         200,
         [("fastgw-outcome", "recorded"), ("content-type", "application/json")],
         b"{}",
@@ -133,14 +136,14 @@ def test_a_reply_without_headers_is_200_json():
 
 def test_status_content_type_and_listed_headers_come_from_the_reply():
     headers = [("status", b"201"), ("Content-Type", b"text/plain"), ("Location", b"/orders/7"), ("x-secret", b"1")]
-    status, http_headers, _ = http_answer(reply(headers), frozenset({"location"}))
+    status, http_headers, _ = ReplyWire({"location"}).answer(reply(headers))
     assert status == 201
     assert http_headers == [("fastgw-outcome", "recorded"), ("location", "/orders/7"), ("content-type", "text/plain")]
 
 
 @pytest.mark.parametrize("status", [b"204", b"304"])
 def test_a_status_without_body_sends_none(status):
-    assert http_answer(reply([("status", status)]), frozenset())[2] == b""
+    assert ReplyWire(()).answer(reply([("status", status)]))[2] == b""
 
 
 @pytest.mark.parametrize(
@@ -148,25 +151,36 @@ def test_a_status_without_body_sends_none(status):
 )
 def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
     with pytest.raises(BadReply, match="200 to 599"):
-        http_answer(reply([("status", status)]), frozenset())
+        ReplyWire(()).answer(reply([("status", status)]))
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: x=1", b"a\nb", b"\x00", b"\xff"])
 @pytest.mark.parametrize("name", ["content-type", "x-note"])
 def test_a_value_that_could_inject_a_header_is_a_bad_reply(name, value):
     with pytest.raises(BadReply, match=name):
-        http_answer(reply([(name, value)]), frozenset({"x-note"}))
+        ReplyWire({"x-note"}).answer(reply([(name, value)]))
 
 
 @pytest.mark.parametrize("name", sorted(kafka_wire.HOP_BY_HOP))
 def test_hop_by_hop_headers_are_dropped_even_when_listed(name):
-    assert name not in dict(http_answer(reply([(name, b"1")]), frozenset({name})).headers)
+    assert name not in dict(ReplyWire({name}).answer(reply([(name, b"1")]))[1])
+
+
+def test_what_is_remembered_of_replies_is_bounded_and_changes_no_answer():
+    wire = ReplyWire(["x-note"])
+    for turn in range(2):
+        for number in range(2 * REMEMBERED_MAX):
+            status, headers, body = wire.answer(reply([("x-note", b"%d" % number), ("status", b"202")], b"%d" % turn))
+            assert (status, dict(headers)["x-note"], body) == (202, str(number), b"%d" % turn)
+            assert len(wire._made) <= REMEMBERED_MAX
+    wire.answer(reply([("x-note", b"x" * 10_000)]))
+    assert max(len(value) for key in wire._made for _, value in key) < 10_000
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.binary(max_size=30)), max_size=6))
 def test_whatever_a_reply_carries_the_answer_is_sendable_or_refused(headers):
     try:
-        status, http_headers, _ = http_answer(reply(headers), frozenset(name.lower() for name, _ in headers))
+        status, http_headers, _ = ReplyWire(name.lower() for name, _ in headers).answer(reply(headers))
     except BadReply:
         return
     assert 200 <= status <= 599

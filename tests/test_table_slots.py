@@ -153,6 +153,45 @@ def test_finish_tells_how_far_the_request_had_come(advances: tuple[str, ...], en
     assert not slots.recorded(token, 8)
 
 
+def test_settling_counts_the_ending_and_each_phase_and_releases() -> None:
+    table = make(slots=2)
+    slots = table.open_range(0)
+    token = slots.publish(slots.claim(), 7, 3, 0, FAR_NS, 1 * MS)
+    slots.sent(token, 2 * MS)
+    slots.recorded(token, 5 * MS)
+    assert slots.resolve(slot_of(token), 7) == token
+    assert slots.settle(token, 20, 12 * MS) == 7 * MS
+    assert table.endings(3)[20] == sum(table.endings(3)) == 1
+    sums = [table.histogram(3, phase)[1] for phase in range(_ctable.PHASES)]
+    assert sums == [3 * MS, 7 * MS, 11 * MS]
+    assert slots.in_flight == 0
+    with pytest.raises(ValueError, match="expected an occupancy that has ended"):
+        slots.settle(token, 20, 12 * MS)
+    assert sum(table.endings(3)) == 1
+
+
+def test_settling_what_was_never_acknowledged_counts_its_whole_time_alone() -> None:
+    table = make(slots=2)
+    slots = table.open_range(0)
+    token = slots.publish(slots.claim(), 7, 3, 0, FAR_NS, 1 * MS)
+    slots.resolve(slot_of(token), 7)
+    assert slots.settle(token, 0, 4 * MS) == -1
+    assert [sum(table.histogram(3, phase)[0]) for phase in range(_ctable.PHASES)] == [0, 0, 1]
+
+
+def test_settling_too_early_or_by_a_stale_token_is_an_error_that_changes_nothing() -> None:
+    table = make(slots=1)
+    slots = table.open_range(0)
+    token = publish(slots, 7)
+    with pytest.raises(ValueError, match="expected an occupancy that has ended"):
+        slots.settle(token, 0, 4 * MS)
+    end(slots, token)
+    publish(slots, 8)
+    with pytest.raises(ValueError, match="not stale"):
+        slots.settle(token, 0, 4 * MS)
+    assert sum(table.endings(0)) == 0
+
+
 def test_a_delivery_report_after_the_reply_changes_nothing() -> None:
     slots = make().open_range(0)
     token = publish(slots, 1)

@@ -14,7 +14,7 @@ from fastgw.errors import Ending
 from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker
 from fastgw.intake import Intake
-from fastgw.kafka_wire import RequestWire
+from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Answer, Head, HeaderList, Record, Reply
 from fastgw.partitions import PartitionerLearner
 from fastgw.spread import Spread
@@ -98,7 +98,7 @@ class ScriptedDoor:
                 PartitionerLearner(route.partitioner),
                 Spread(route.spread),
                 route.max_in_flight,
-                route.response_headers,
+                ReplyWire(route.response_headers),
             )
             for route in cfg.routes
         ]
