@@ -184,6 +184,10 @@ class Connection:
         self.leave()
         return True
 
+    def has_been_answered_since(self, moment: float) -> bool:
+        """It is between two requests and has an answer of that moment of the loop's clock or later."""
+        return self._state != _WAITING and self._quiet_since > moment
+
     def cut(self) -> None:
         """End it now; what was not taken is lost."""
         self._transport.abort()

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from fastgw.config import Limits, Listen
 from fastgw.deadlines import Deadlines
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
-from fastgw.slow_clients import SlowClients
+from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients
 
 BACKLOG = 1024
 SWEEP_S = 0.25  # the precision of deadlines here
@@ -73,7 +73,8 @@ class ExpressFront:
             self._server = await unix(new_connection, sock=listening, backlog=BACKLOG, cleanup_socket=False)
         else:
             # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
-            self._slow_clients = SlowClients(listening, self.limits.write_timeout_ns / 1e9, longest_wait_s=None)
+            timeout_s = self.limits.write_timeout_ns / 1e9
+            self._slow_clients = SlowClients(listening, timeout_s, None, self._lately_answered)
             self._slow_clients.start()
             self._server = await self._loop.create_server(new_connection, sock=listening, backlog=BACKLOG)
         self._sweep()
@@ -135,6 +136,13 @@ class ExpressFront:
         """Idle time is not counted request by request: each connection is looked at now and then."""
         if not connection.leave_if_idle_since(self.now - self.idle_timeout_s):
             self._idle_looks.add(connection, self.now)
+
+    def _lately_answered(self) -> Iterator[int]:
+        """Who may still be taking an answer, or be found to have taken too long: thousands of others need no look."""
+        moment = self.now - self.writes_due.timeout_s - 2 * ROUND_PERIOD_MAX_S
+        for connection in list(self._connections):
+            if connection.has_been_answered_since(moment):
+                yield connection.fileno()
 
     def _end_deserted(self) -> None:
         """Who sent too far ahead is not read from; that its other end has closed has to be asked for."""

@@ -2,7 +2,8 @@
 
 granian keeps its sockets to itself, has no deadline for a client that does not take its answer, and none for one that
 connects and says nothing where it has to find out the HTTP version first. But the kernel knows both (TCP_INFO), and
-/proc/self/fd has every socket of the process. So each round looks at all of them, a few at a time:
+/proc/self/fd has every socket of the process. So each round looks at all of them, or those that the front names, a few
+at a time:
 
 - *slow*: of what was queued for the client one write timeout ago, something is still not acknowledged. A client that
   takes nothing at all is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on
@@ -51,16 +52,29 @@ class _Queued(NamedTuple):
     position: int  # of the last byte that was queued then, in all that was ever sent
 
 
+def _all_descriptors() -> Iterator[int]:
+    for entry in os.scandir("/proc/self/fd"):
+        yield int(entry.name)
+
+
 class SlowClients:
     """The clients of one listening TCP socket, which `start` begins to watch and `stop` leaves alone."""
 
-    def __init__(self, listening: socket.socket, write_timeout_s: float, longest_wait_s: Callable[[], float] | None):
+    def __init__(
+        self,
+        listening: socket.socket,
+        write_timeout_s: float,
+        longest_wait_s: Callable[[], float] | None,
+        descriptors: Callable[[], Iterator[int]] = _all_descriptors,
+    ) -> None:
         """
         Args:
             listening: not kept; TCP_USER_TIMEOUT is set on it, and every accepted socket inherits that.
             write_timeout_s: how long a client may take for what is queued for it.
             longest_wait_s: for how long a client with a request may have to be silent, at most; asked in each round.
                 None: silent clients are none of our business.
+            descriptors: which to look at in a round, for a caller that knows better than to look at all. One that is
+                about to be closed may be -1.
         """
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(write_timeout_s * 1000)))
         self._family = listening.family
@@ -68,10 +82,11 @@ class SlowClients:
         self._host = None if ipaddress.ip_address(host).is_unspecified else host
         self._write_timeout_s = write_timeout_s
         self._longest_wait_s = longest_wait_s
+        self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         # One round.
-        self._fds: Iterator[os.DirEntry[str]] = iter(())
+        self._fds: Iterator[int] = iter(())
         self._queued: dict[int, _Queued] = {}  # by socket cookie: those that had something to take in the last round
         self._still_queued: dict[int, _Queued] = {}  # and in this one
         self._cut = 0
@@ -96,7 +111,7 @@ class SlowClients:
         return min(ROUND_PERIOD_MAX_S, shortest / ROUNDS_PER_TIMEOUT)
 
     def _begin_round(self) -> None:
-        self._fds = os.scandir("/proc/self/fd")
+        self._fds = self._descriptors()
         self._still_queued = {}
         self._cut = 0
         self._go_on()
@@ -105,8 +120,8 @@ class SlowClients:
         """A few sockets more: thousands at once would hold up every request."""
         looks = list(islice(self._fds, LOOKS_AT_ONCE))
         now = self._loop.time()
-        for entry in looks:
-            self._look(int(entry.name), now)
+        for fd in looks:
+            self._look(fd, now)
         if len(looks) == LOOKS_AT_ONCE:
             self._after(NEXT_LOOKS_AFTER_S, self._go_on)
             return
