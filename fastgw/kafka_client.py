@@ -7,10 +7,11 @@ differ in what they cost and in how exactly they know a record's fate, never in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastgw import errors
+from fastgw.config import Limits, Route
 from fastgw.errors import Ending
 from fastgw.messages import Record, Reply
 
@@ -99,6 +100,7 @@ class LinkSettings(NamedTuple):
     sticky_linger_ms: int = 2
     fetch_wait_ms: int = 100
     queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
+    record_bytes: int = 1_000_000  # the largest record that will be sent; this is librdkafka's own default
 
     @property
     def delivery_classes(self) -> int:
@@ -115,6 +117,7 @@ class LinkSettings(NamedTuple):
         classes = len(self.delivery_timeouts_ms)
         timeout_ms = self.delivery_timeouts_ms[delivery_class % classes]
         return {
+            "message.max.bytes": self.record_bytes,
             **self.client,
             "enable.idempotence": True,
             "acks": "all",
@@ -153,6 +156,18 @@ def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:
         "topic.metadata.refresh.interval.ms": 30_000,
         **extra,
     }
+
+
+OWN_HEADERS_BYTES = 2048  # of a record: names, ids, deadline, traceparent, content-type, and Kafka's own framing
+
+
+def record_bytes(limits: Limits, routes: Iterable[Route]) -> int:
+    """The largest record that a request to one of `routes` can become, with all that stands beside its body."""
+    # The target is in it three times: path, its parameters, and the route's own path.
+    beside = OWN_HEADERS_BYTES + 3 * limits.max_target_bytes
+    return max(
+        route.max_body_bytes + beside + (limits.max_header_bytes if route.request_headers else 0) for route in routes
+    )
 
 
 # Kafka's error codes by number, as the protocol has them; the negative ones are librdkafka's own.

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, New
 
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
+from fastgw.kafka_client import record_bytes
 
 REACH_TIMEOUT_S = 5.0
 PARTITIONS_MAX = 4096  # the home partition in a correlation id has 12 bits
@@ -28,7 +29,11 @@ REPLICATION_MAX = 3
 # How many nodes a group is laid out for when its response topic is made: nobody can count nodes that come and go.
 GROUP_NODES = 4
 
-_SETTINGS = ("min.insync.replicas", "cleanup.policy")
+BROKER_RECORD_BYTES = 1_048_588  # what a topic takes where nothing is set
+
+_SETTINGS = (
+    "min.insync.replicas", "cleanup.policy", "retention.ms", "max.message.bytes", "message.timestamp.type",
+)  # fmt: skip
 
 Level = Literal["error", "warning"]
 
@@ -59,9 +64,10 @@ class Finding(NamedTuple):
     level: Level
     topic: str
     text: str
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"topic {self.topic}: {self.text}"
+        return f"topic {self.topic}: {self.text}" + (f"; {self.advice}" if self.advice else "")
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) ->
         return Finding("error", topic.name, f"expected to see it ({who}), got: {topic.refused}")
     count = REQUEST_PARTITIONS if users else recommended_partitions(config)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
-    return Finding("error", topic.name, f"expected it to exist ({who}), got no such topic; `{command}` creates it")
+    return Finding("error", topic.name, f"expected it to exist ({who}), got no such topic", f"`{command}` creates it")
 
 
 def _names(users: list[str]) -> str:
@@ -222,12 +228,12 @@ def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[F
     if topic.partitions < needed:
         text = f"expected at least {needed} partitions, one for each worker, got {topic.partitions}"
         command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{wise}"
-        yield Finding("error", topic.name, f"{text}; `{command}` makes enough")
+        yield Finding("error", topic.name, text, f"`{command}` makes enough")
     elif topic.partitions > PARTITIONS_MAX:
         yield Finding("error", topic.name, f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}")
     elif topic.partitions < wise or topic.partitions & (topic.partitions - 1):
-        text = f"{topic.partitions} partitions; a power of two is recommended, here at least {wise}"
-        yield Finding("warning", topic.name, text)
+        text = f"a power of two is recommended, here at least {wise}"
+        yield Finding("warning", topic.name, f"{topic.partitions} partitions", text)
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
         yield Finding("warning", topic.name, "cleanup.policy = compact never deletes replies, each has its own key")
 
@@ -385,7 +391,7 @@ def create(
             present = len(metadata.topics[name].partitions) if name in metadata.topics else 0
             least = max(processes(config), response_partitions or 0) if is_response else 0
             step = _ensure(
-                admin, NewTopic(name, wanted, copies, config=_topic_config(is_response)), present, least, timeout_s
+                admin, NewTopic(name, wanted, copies, config=_topic_config(config, name)), present, least, timeout_s
             )
             steps.append(step)
             progress(step)
@@ -393,10 +399,17 @@ def create(
         return steps
 
 
-def _topic_config(is_response: bool) -> dict[str, str]:
-    if not is_response:
-        return {}
-    return {"retention.ms": str(RESPONSE_RETENTION_MS), "cleanup.policy": "delete"}
+def _topic_config(config: Config, name: str) -> dict[str, str]:
+    if name == config.gateway.response_topic:
+        # Stamped by the broker: with a service's own clock a reply from the future would never be deleted, and brokers
+        # refuse records whose time is an hour off.
+        return {
+            "retention.ms": str(RESPONSE_RETENTION_MS),
+            "cleanup.policy": "delete",
+            "message.timestamp.type": "LogAppendTime",
+        }
+    needed = record_bytes(config.limits, [route for route in config.routes if route.topic == name])
+    return {"max.message.bytes": str(needed)} if needed > BROKER_RECORD_BYTES else {}
 
 
 def _ensure(admin: Any, wanted: Any, present: int, least: int, timeout_s: float) -> Step:

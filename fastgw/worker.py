@@ -107,6 +107,7 @@ class Worker:
             sticky_linger_ms=kafka.sticky_linger_ms,
             fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
             queue_messages=2 * self._config.gateway.slots,
+            record_bytes=kafka_client.record_bytes(self._config.limits, self._config.routes),
         )
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError
 
-from fastgw import errors, kafka_client
+from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
 from fastgw.kafka_client import REFUSALS, BoundedLog, LinkSettings, client_settings
 
@@ -38,6 +38,37 @@ def test_each_delivery_class_has_a_twin_that_spreads_its_records():
         assert made.spreading(twin, even=True) == twin < made.delivery_classes
         assert made.producer(twin) == made.producer(delivery_class) | {"sticky.partitioning.linger.ms": 0}
         assert made.producer(delivery_class)["sticky.partitioning.linger.ms"] == 2
+
+
+SIZES = """
+[gateway]
+name = "shop"
+[kafka]
+bootstrap = "kafka:9092"
+[limits]
+max_body = "2MiB"
+max_target = "1KiB"
+max_header = "8KiB"
+[[route]]
+method = "POST"
+path = "/plain"
+topic = "plain"
+[[route]]
+method = "POST"
+path = "/copying"
+topic = "copying"
+request_headers = ["x-asked"]
+"""
+
+
+def test_a_record_may_hold_the_largest_body_and_all_that_stands_beside_it():
+    cfg = config.loads(SIZES, "test.toml")
+    plain, copying = (kafka_client.record_bytes(cfg.limits, [route]) for route in cfg.routes)
+    assert 3 * 1024 < plain - (2 << 20) < 8 * 1024
+    assert copying - plain == 8 * 1024
+    assert kafka_client.record_bytes(cfg.limits, cfg.routes) == copying
+    assert settings()._replace(record_bytes=plain).producer(0)["message.max.bytes"] == plain
+    assert settings(**{"message.max.bytes": 5}).producer(0)["message.max.bytes"] == 5
 
 
 def test_the_error_codes_are_those_of_the_protocol():
