@@ -17,6 +17,7 @@ import asyncio
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,21 @@ class _Scheduler(CallbackScheduler):
         self._schedule_fn = schedule
 
 
+class _FuturesLoop:
+    """The loop as granian's futures see it: what they call back is handed over in batches, as requests are.
+
+    Each body would wake the loop by itself otherwise. Nothing here is a task, so nothing asks whose loop this is.
+    """
+
+    def __init__(self, hand_over: Callable[[Any, Any], None]) -> None:
+        self._hand_over = hand_over
+
+    def call_soon_threadsafe(self, callback: Any, future: Any, context: object = None) -> None:  # noqa: ARG002
+        self._hand_over(callback, future)
+
+    call_soon = call_soon_threadsafe  # of futures that are done or cancelled already
+
+
 def _no_task(*_: object) -> None:
     return None
 
@@ -65,7 +81,7 @@ class GranianFront:
         self._body_timeout_s = limits.body_timeout_ns / 1e9
         # A connection may be silent while one of its requests waits. How long that can be, the requests tell.
         self._longest_wait_ns = max(limits.header_timeout_ns, limits.body_timeout_ns)
-        self._parsed: deque[Any] = deque()  # filled by granian's thread, emptied by the loop
+        self._handed_over: deque[tuple[Any, Any]] = deque()  # filled by granian's threads, emptied by the loop
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self._reading: dict[int, _Body] = {}  # bodies on their way, oldest first
         self._draining = False
@@ -89,7 +105,8 @@ class GranianFront:
         """Begins to accept connections."""
         serve = self._worker.serve_mtr_uds if self._is_unix else self._worker.serve_mtr
         # The last three are for tasks, of which there are none; granian's constructor wants them all the same.
-        serve(_Scheduler(self._loop, self._schedule, None, _no_task, _no_task), self._loop, self._stop)
+        futures_loop = _FuturesLoop(self._hand_over)
+        serve(_Scheduler(futures_loop, self._schedule, None, _no_task, _no_task), futures_loop, self._stop)
         self._sweep()
         if self._slow_clients is not None:
             self._slow_clients.start()
@@ -116,26 +133,35 @@ class GranianFront:
     def _longest_wait_s(self) -> float:
         return self._longest_wait_ns / 1e9
 
-    # granian's thread.
+    # granian's threads.
 
     def _schedule(self, watcher: Any) -> None:
-        self._parsed.append(watcher)
+        self._hand_over(self._take_request, watcher)
+
+    def _hand_over(self, callback: Any, argument: Any) -> None:
+        self._handed_over.append((callback, argument))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._take_parsed)
+            self._loop.call_soon_threadsafe(self._take_handed_over)
 
     # The loop.
 
-    def _take_parsed(self) -> None:
+    def _take_handed_over(self) -> None:
         self._woken = False  # first: what is appended from here on brings its own wake-up
-        parsed = self._parsed
-        while parsed:
-            watcher = parsed.popleft()
+        handed_over = self._handed_over
+        while handed_over:
+            callback, argument = handed_over.popleft()
             try:
-                self._begin(watcher.scope, watcher.proto)
+                callback(argument)
             except Exception:  # a defect met by one request must not take the batch with it
                 log.exception("request not handled")
-                watcher.proto.response_bytes(500, [], b"")
+
+    def _take_request(self, watcher: Any) -> None:
+        try:
+            self._begin(watcher.scope, watcher.proto)
+        except Exception:
+            watcher.proto.response_bytes(500, [], b"")
+            raise
 
     def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
