@@ -516,6 +516,21 @@ def _check_files(config: Config) -> None:
             file = getattr(listen, name)
             if file and not os.access(file, os.R_OK):
                 raise Mistake(f"gateway.listen[{at}].{name}", "a file that can be read", shown(file))
+        if listen.tls_cert:
+            _check_certificate(listen, f"gateway.listen[{at}]")
+
+
+def _check_certificate(listen: Listen, path: str) -> None:
+    """A front that cannot use it would only die of it, again and again."""
+    import ssl  # most gateways need none, and every command would load it
+
+    try:
+        # Without a password OpenSSL would ask for one on the terminal; keys that need one are not taken.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key, password="")
+    except OSError as error:
+        expected = "a PEM certificate and, in tls_key, the private key that belongs to it, not encrypted"
+        why = str(error.strerror).partition(" (_ssl")[0]
+        raise Mistake(f"{path}.tls_cert", expected, f"{shown(listen.tls_cert)}: {why}") from None
 
 
 # --- hand-over between processes, and reload -------------------------------------------------------------------------
