@@ -61,7 +61,6 @@ def main(
         agent = Agent(table.attach(table_fd), config_fd, admin_fd)
         agent.start()
     except FastgwError as error:
-        log.error("agent cannot start", error=str(error))
         _tell(ready_fd, f"error {' '.join(str(error).split())}\n")
         return error.exit_code
     _tell(ready_fd, "ready\n")
