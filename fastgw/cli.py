@@ -148,6 +148,33 @@ def _print_table(findings: Findings) -> None:
 
 
 @app.command()
+def doctor(
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look at a live installation, and say what to do about each thing that is wrong or unwise.
+
+    Asks Kafka, this machine and, on its admin port, the gateway that runs here. Changes nothing.
+
+    Exit code 0: in order, or warnings only. Exit code 1: something keeps it from working. Exit code 2: the
+    configuration is wrong.
+    """
+
+    def work() -> int:
+        from fastgw import config as configuration
+        from fastgw import doctor as examination
+
+        findings = examination.examine(configuration.load(config))
+        if as_json:
+            print(json.dumps([finding._asdict() for finding in findings], indent=2, ensure_ascii=False))
+        else:
+            examination.print_table(findings)
+        return examination.exit_code(findings)
+
+    _finish(work)
+
+
+@app.command()
 def topics(
     config: ConfigPath = DEFAULT_CONFIG,
     partitions: Annotated[int, typer.Option(min=1, max=4096, help="Partitions of a new request topic.")] = 4,

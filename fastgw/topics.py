@@ -110,7 +110,7 @@ def check_client(config: Config) -> None:
     """
     try:
         # Without bootstrap.servers the client has nobody to connect to.
-        Producer(client_properties(config), logger=_silent_logger())
+        Producer(client_properties(config), logger=silent_logger())
     except (KafkaException, TypeError, ValueError) as error:
         raise ConfigError(
             f"{config.source}: kafka.client: expected librdkafka properties, got: {_why(error)}"
@@ -262,14 +262,14 @@ def _admin(config: Config) -> Iterator[tuple[Any, list[str]]]:
     check_client(config)
     troubles: list[str] = []
     own = {"bootstrap.servers": config.kafka.bootstrap, "error_cb": lambda error: troubles.append(error.str())}
-    admin = AdminClient({**client_properties(config), **own}, logger=_silent_logger())
+    admin = AdminClient({**client_properties(config), **own}, logger=silent_logger())
     try:
         yield admin, troubles
     except KafkaException as error:
         raise StartError(f"Kafka at {config.kafka.bootstrap}: expected an answer, got: {_why(error)}") from None
 
 
-def _silent_logger() -> logging.Logger:
+def silent_logger() -> logging.Logger:
     # librdkafka would print every failed attempt to stderr; the one that counts is in our own message.
     logger = logging.getLogger("fastgw.librdkafka")
     logger.addHandler(logging.NullHandler())

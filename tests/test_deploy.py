@@ -144,4 +144,4 @@ def test_every_command_that_the_guide_shows_exists() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     shown = re.findall(r"/bin/fastgw (\w+)", (DEPLOY / "README.md").read_text())
     assert shown
-    assert set(shown) <= set(commands) | {"doctor"}
+    assert set(shown) <= set(commands)

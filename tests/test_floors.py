@@ -20,9 +20,9 @@ FLOORS = {
     1: "config kafka_wire mesh_wire http1_wire problem admission",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread",
     3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
-    "children standby",
+    "children standby host_survey",
     4: "worker agent holdings worker_slots",
-    5: "supervisor",
+    5: "supervisor doctor",
     6: "demo demo_services",
     7: "cli",
     8: "__main__",
@@ -31,6 +31,9 @@ FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() fo
 
 # The clients of a front are watched from half a floor below it: it holds sockets, but knows no HTTP and no Kafka.
 FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
+
+# Looks further at what `topics` looks at first.
+FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5
 
 # A native module stands half a floor under the one that gives it to the others in Python.
 FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5}
@@ -63,7 +66,7 @@ WORLD = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "conflue
 
 ONLY_IN = {
     "granian": {"http_granian"},
-    "confluent_kafka": {"kafka_link", "kafka_native", "topics", "membership", "service", "broker"},
+    "confluent_kafka": {"kafka_link", "kafka_native", "topics", "kafka_survey", "membership", "service", "broker"},
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<plain>[\w.]+))")
