@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -16,9 +15,7 @@ class FaultyBroker(MockCluster):
 
     def fail_next(self, api_key: int, *codes: int) -> None:
         """The next requests of this kind are answered with these error codes, one each."""
-        push = self._library.rd_kafka_mock_push_request_errors_array
-        push.argtypes = [ctypes.c_void_p, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)]
-        push(self._cluster, api_key, len(codes), (ctypes.c_int * len(codes))(*codes))
+        self.push_errors(api_key, codes)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import secrets
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import NewPartitions, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from structlog.testing import capture_logs
 
 from fastgw import errors
@@ -18,6 +19,7 @@ from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka_client import FROM_BEGINNING
 from fastgw.messages import Record
 from tests.links import KINDS, LinkOnALoop
+from tests.real_kafka.kafka_server import RealKafka
 from tests.waiting import eventually
 
 MANY = 5000
@@ -30,6 +32,16 @@ FLAT_BYTES = 8 << 20  # a leak of 34 bytes a message would show
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
+
+
+@pytest.fixture(scope="module")
+def own_kafka():
+    """A broker to be killed."""
+    quick = {"broker.session.timeout.ms": "1000", "broker.heartbeat.interval.ms": "200"}
+    with RealKafka(properties=quick) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        admin.create_topics([NewTopic("replies", 1, 1)])["replies"].result(10)
+        yield broker
 
 
 @pytest.fixture
@@ -273,6 +285,28 @@ def test_a_reply_without_value_has_an_empty_body(house, outside):
 
 
 # Life.
+
+
+@pytest.mark.real_kafka
+def test_a_broker_that_is_killed_and_comes_back_is_found_again(kind, own_kafka):
+    with LinkOnALoop(kind, own_kafka.bootstrap, "replies", timeouts_ms=[1000]) as house:
+        house.read([0])
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        own_kafka.kill()
+        house.send(1)
+        assert house.fate(1) == {"native": "not_sent", "public": "send_unknown"}[kind]
+        own_kafka.start_node(1)
+        tokens = itertools.count(2)
+
+        def is_taken():
+            token = next(tokens)
+            house.send(token)
+            return token if house.fate(token) == "recorded" else None
+
+        taken = eventually(is_taken, 60, "a record is taken again")
+        house.until(lambda: house.told.got[-1].value == b"value %d" % taken)
+        assert [reply.value for reply in house.told.got] == [b"value 0", b"value %d" % taken]
 
 
 def test_close_sends_what_is_left(kind, kafka_bootstrap, topic):

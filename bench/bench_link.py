@@ -1,0 +1,147 @@
+"""What does a record cost in each Kafka link, there and back, and does memory stay flat over many?
+
+    python -m bench.bench_link                                          # both links in turn, 5 rounds of 100,000
+    python -m bench.bench_link native --rounds 100 --messages 100000    # soak: ten million, memory after each million
+
+Each record goes to the response topic itself, on the embedded broker in a process of its own, with a correlation id,
+and comes back as a reply; 1,000 are on their way at a time. Prints a JSON line a round: CPU microseconds a record of
+the whole process (the link, its threads and librdkafka's) and resident memory. The embedded broker is no measure of
+Kafka, but the same for both links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from bench import facts
+from bench.commands import run
+from bench.processes import BenchError
+from fastgw.broker import EmbeddedBroker
+from fastgw.errors import Ending
+from fastgw.kafka_client import Link, LinkSettings, client_settings
+from fastgw.kafka_link import KafkaLink
+from fastgw.kafka_native import NativeLink, open_library
+from fastgw.messages import Record, Reply
+
+KINDS = {"native": NativeLink, "public": KafkaLink}
+PARTITIONS, BODY_BYTES = 4, 256
+ON_THEIR_WAY = 1000
+TICK_S = 0.025  # as the worker
+BODY = b"x" * BODY_BYTES
+HEADERS = [
+    ("correlation_id", b"00000000-0000-8000-8000-000000000000"),
+    ("reply_to", b"shop.replies"),
+    ("http_method", b"POST"),
+    ("http_path", b"/orders"),
+    ("content-type", b"application/json"),
+]
+
+
+class Loopback:
+    """Sends records, and a new one for each that has come back, until all have."""
+
+    def __init__(self, topic: str) -> None:
+        self.link: Link
+        self._topic = topic
+        self._unsent = self._missing = 0
+        self._token = 0
+        self._all_back = asyncio.Event()
+        self.positions = asyncio.Event()
+
+    async def round(self, messages: int) -> None:
+        """Send so many and wait until they are all back."""
+        self._unsent = self._missing = messages
+        self._all_back.clear()
+        self._send(min(messages, ON_THEIR_WAY))
+        await self._all_back.wait()
+
+    def _send(self, count: int) -> None:
+        for _ in range(min(count, self._unsent)):
+            self._unsent -= 1
+            self._token += 1
+            self.link.send(Record(self._topic, BODY, None, HEADERS, self._token % PARTITIONS), self._token, 0)
+
+    def replies(self, replies: Sequence[Reply]) -> None:
+        self._missing -= len(replies)
+        self._send(len(replies))
+        if self._missing == 0:
+            self._all_back.set()
+
+    def delivered(self, token: int, at_ns: int) -> None: ...
+
+    def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        raise BenchError(f"record {token}: {ending.name}, {detail}")
+
+    def producer_died(self, delivery_class: int, detail: str) -> None:
+        raise BenchError(f"the producer of class {delivery_class} died: {detail}")
+
+    def positioned(self, offsets: Mapping[int, int]) -> None:
+        if offsets:
+            self.positions.set()
+
+
+def main(
+    kinds: Annotated[list[str] | None, typer.Argument(metavar="LINK...", help="native, public; default: both.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    messages: Annotated[int, typer.Option(min=ON_THEIR_WAY, help="Records a round.")] = 100_000,
+) -> None:
+    chosen = kinds or list(KINDS)
+    if unknown := set(chosen) - KINDS.keys():
+        raise BenchError(f"no link {', '.join(unknown)}: known are {', '.join(KINDS)}")
+    open_library()
+    with EmbeddedBroker(dict.fromkeys(chosen, PARTITIONS)) as broker:  # each link has a topic of its own
+        uvloop.run(_measure(broker.bootstrap, chosen, rounds, messages))
+    print(json.dumps({"versions": facts.versions([], "none: embedded broker"), "machine": facts.machine()}))
+
+
+async def _measure(bootstrap: str, kinds: Sequence[str], rounds: int, messages: int) -> None:
+    loopbacks = {kind: await _started(kind, bootstrap) for kind in kinds}
+    for number in range(rounds + 1):  # one to warm up
+        for kind, loopback in loopbacks.items():
+            began_s, began = time.process_time(), time.monotonic()
+            await loopback.round(messages)
+            line = {
+                "bench": "link",
+                "link": kind,
+                "round": number,
+                "cpu_us": round((time.process_time() - began_s) / messages * 1e6, 2),
+                "records_a_second": round(messages / (time.monotonic() - began)),
+                "rss_mb": round(_resident_bytes() / (1 << 20), 1),
+            }
+            if number:
+                print(json.dumps(line), flush=True)
+    for loopback in loopbacks.values():
+        loopback.link.close(1.0)
+
+
+async def _started(kind: str, bootstrap: str) -> Loopback:
+    loop, loopback = asyncio.get_running_loop(), Loopback(kind)
+    settings = LinkSettings(client_settings(bootstrap, {}), kind, [60_000], fetch_wait_ms=5)
+    loopback.link = KINDS[kind](settings, loopback, loop)
+    loopback.link.start()
+
+    def tick() -> None:
+        loopback.link.serve()
+        loop.call_later(TICK_S, tick)
+
+    tick()
+    loopback.link.read(range(PARTITIONS))
+    await loopback.positions.wait()
+    return loopback
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
