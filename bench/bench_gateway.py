@@ -20,7 +20,8 @@ from bench import facts
 from bench.commands import run
 from bench.lineup import lineup, warm_up
 from bench.processes import Memory, memory
-from bench.rounds import Round, compare, interleaved, median_of, say
+from bench.progress import say
+from bench.rounds import Round, compare, interleaved, median_of
 
 FIGURES = ("gateway_cpu_us", "broker_cpu_us", "rps", "p50_us")
 
@@ -45,8 +46,8 @@ def main(
     for line in report(done, at_rest, reference):
         print(json.dumps(line), flush=True)
     print(json.dumps(details))
-    if any(one.load.errors for one in done):
-        sys.exit("bench: some rounds had errors, see above; they do not count")
+    if not all(one.ok for one in done):
+        sys.exit("bench: some rounds went wrong, see above; they do not count")
 
 
 def report(done: Sequence[Round], at_rest: dict[str, Memory], reference: str) -> list[dict[str, object]]:

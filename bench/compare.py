@@ -83,7 +83,7 @@ def _measured(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def _closed(rounds: list[dict[str, Any]], reference: str) -> Iterator[tuple[str, Figure]]:
-    clean = [one for one in rounds if not one["errors"]]
+    clean = [one for one in rounds if one["ok"]]
     by_place = {(one["gateway"], one["connections"], one["number"]): one for one in clean}
     places = sorted({(one["gateway"], one["connections"]) for one in clean if one["gateway"].startswith("fastgw")})
     for gateway, count in places:

@@ -27,7 +27,8 @@ from bench.lineup import Lineup, empty_stage, topics_for, warm_up
 from bench.load import closed_loop
 from bench.native import program
 from bench.processes import Running, json_line, run_to_end
-from bench.rounds import Subject, measure, say
+from bench.progress import say
+from bench.rounds import Subject, measure
 
 HTTP_FLOORS = {"http express": "express", "http granian": "granian", "http plain granian": "plain-granian"}
 KAFKA_FLOOR = "kafka"

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import fastgw
 from bench import native
 from bench.processes import BenchError, Running, run_to_end
+from bench.progress import say
 from bench.stage import Stage
 from fastgw import config
 
@@ -258,6 +259,7 @@ def build_peer(peer: Peer) -> None:
     mark, digest = peer.build_folder / ".built", _digest(peer.folder)
     if mark.exists() and mark.read_text() == digest:
         return
+    say(f"building {peer.name}, once")
     peer.build_folder.mkdir(parents=True, exist_ok=True)
     try:
         for command in peer.build:

@@ -27,7 +27,8 @@ from bench.gateways import FastgwSettings, Gateway, Topics, order_body, start_fa
 from bench.lineup import Lineup, empty_stage, topics_for
 from bench.load import closed_loop
 from bench.processes import BenchError
-from bench.rounds import Subject, compare, interleaved, median_of, say
+from bench.progress import say
+from bench.rounds import Subject, compare, interleaved, median_of
 from bench.stage import PARTITIONS
 from fastgw.ids import Partitioner
 from tests.real_kafka.kafka_server import kafka_version

@@ -23,7 +23,8 @@ from bench.lineup import Lineup, lineup, warm_up
 from bench.load import closed_loop
 from bench.openloop import OpenLoop, merged, open_loop, percentiles
 from bench.processes import cpu_us
-from bench.rounds import ratio_of, say
+from bench.progress import say
+from bench.rounds import ratio_of
 
 CAPACITY_CONNECTIONS = 256
 BUSY_LAG_US = 2000  # p99 of the client's own lateness; above it the line says that the client was late

@@ -11,7 +11,8 @@ from bench import gateways
 from bench.gateways import Gateway, Topics, Unavailable
 from bench.load import closed_loop, require_wrk
 from bench.processes import BenchError, Running
-from bench.rounds import Subject, say
+from bench.progress import say
+from bench.rounds import Subject
 from bench.stage import PARTITIONS, Stage
 
 WARM_UP_CONNECTIONS = 64
@@ -39,7 +40,6 @@ def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
     can, skipped = [], []
     for name in names:
         try:
-            say(f"preparing {name}")
             gateways.prepare(name)  # at once where it is built already
             can.append(name)
         except Unavailable as reason:

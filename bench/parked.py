@@ -26,7 +26,8 @@ from bench.lineup import Lineup, available, empty_stage, topics_for
 from bench.load import closed_loop
 from bench.native import program
 from bench.processes import BenchError, Running, memory
-from bench.rounds import Subject, compare, interleaved, median_of, say
+from bench.progress import say
+from bench.rounds import Subject, compare, interleaved, median_of
 
 CONNECTIONS = 64
 PARK_TIMEOUT_S = 240.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import random
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from bench.gateways import Gateway
 from bench.load import ClosedLoop, closed_loop
 from bench.processes import Running, cpu_us
+from bench.progress import say
 from bench.stage import Stage
 
 CONFIDENCE = 0.9
@@ -43,9 +43,14 @@ class Round:
         return self.load.requests / self.load.seconds
 
     @property
+    def ok(self) -> bool:
+        """The round counts: every answer was right, and there was at least one on each connection."""
+        return not self.load.errors and self.load.requests >= self.connections
+
+    @property
     def as_json(self) -> dict[str, Any]:
         flat = asdict(self)
-        return {**flat.pop("load"), **flat, "rps": round(self.rps, 1), "errors": self.load.errors}
+        return {**flat.pop("load"), **flat, "rps": round(self.rps, 1), "errors": self.load.errors, "ok": self.ok}
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,11 @@ def interleaved(
 
 def tell(done: Round) -> None:
     """A line of progress."""
-    wrong = f", {done.load.errors} ERRORS" if done.load.errors else ""
+    wrong = f", {done.load.errors} ERRORS" if done.load.errors else "" if done.ok else ", TOO FEW to count"
     say(
         f"round {done.number + 1}, {done.connections:4} connections, {done.gateway:14} "
         f"gateway {done.gateway_cpu_us:7.1f} broker {done.broker_cpu_us:6.1f} us, {done.rps:6.0f} req/s{wrong}"
     )
-
-
-def say(line: str) -> None:
-    """Progress goes to stderr: stdout is for results."""
-    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 # --- conclusions -----------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def compare(rounds: Sequence[Round], figure: str, reference: str) -> dict[tuple[str, int], Ratio]:
-    """The ratios of `figure` (a field of a round's JSON) by gateway and connections, without rounds with errors."""
-    clean = [one.as_json for one in rounds if not one.load.errors]
+    """The ratios of `figure` (a field of a round's JSON) by gateway and connections, of rounds that count."""
+    clean = [one.as_json for one in rounds if one.ok]
     by_place = {(one["gateway"], one["connections"], one["number"]): one[figure] for one in clean}
     found = {}
     for gateway, connections in sorted({(one["gateway"], one["connections"]) for one in clean}):
@@ -163,5 +163,6 @@ def compare(rounds: Sequence[Round], figure: str, reference: str) -> dict[tuple[
 
 def median_of(rounds: Sequence[Round], figure: str, gateway: str, connections: int) -> float | None:
     """The median of a figure itself, for orientation only: it belongs to the hour in which it was measured."""
-    values = [one.as_json[figure] for one in rounds if (one.gateway, one.connections) == (gateway, connections)]
+    here = [one for one in rounds if (one.gateway, one.connections) == (gateway, connections) and one.ok]
+    values = [one.as_json[figure] for one in here]
     return statistics.median(values) if values else None

@@ -22,7 +22,7 @@ from bench import gateways, latency, parked, plots, result, rounds, tables
 from bench.commands import run
 from bench.lineup import Lineup, available, empty_stage, lineup, warm_up
 from bench.processes import BenchError, memory
-from bench.rounds import say
+from bench.progress import say
 from tests.real_kafka.kafka_server import kafka_version
 
 PARTS = ("closed", "latency", "parked")
@@ -48,9 +48,10 @@ class Plan:
 
 
 QUICK = Plan(
-    connections=(64, 256), rounds=3, seconds=1, shares=(50, 70), latency_rounds=1, latency_seconds=2,
+    connections=(64, 256), rounds=3, seconds=2, shares=(50, 70), latency_rounds=1, latency_seconds=2,
     parked=((1000, False),), parked_rounds=3, broker_warm_s=12, warm_share=0.3, quick=True,
 )  # fmt: skip
+QUICK_WARM_UP_MAX_S = 20  # who wants more would be shown cold, which is not fair
 QUICK_PARKING = ("fastgw", "go")  # the others' warm-up alone would take the time
 
 
@@ -58,7 +59,7 @@ def measure(plan: Plan, names: list[str], parts: list[str], document: dict[str, 
     """Everything that the plan says, into `document`; what is complete is in it when this is interrupted."""
     if {"closed", "latency"} & set(parts):
         with lineup(names, plan.body_bytes) as on_stage:
-            document["skipped"] += on_stage.skipped
+            document["skipped"] += [line for line in on_stage.skipped if line not in document["skipped"]]
             document["rest"] = {one.name: memory(one.pid).as_figures for one in on_stage.gateways}
             warm_up(on_stage, plan.broker_warm_s, plan.warm_share)
             if "closed" in parts:
@@ -96,6 +97,20 @@ def _parked(plan: Plan, names: list[str], document: dict[str, Any]) -> None:
                     document["parked"].append(line)
 
 
+def _warm_in_time(names: list[str], plan: Plan) -> tuple[list[str], list[str]]:
+    """Those that a quick run can show fairly, and a line about each of the others."""
+    if not plan.quick:
+        return names, []
+    peers = gateways.peers()
+    slow = [name for name in names if name in peers and peers[name].warm_up_s > QUICK_WARM_UP_MAX_S]
+    lines = [
+        f"{name}: wants {peers[name].warm_up_s:g} s of load before it is itself; not in a quick run" for name in slow
+    ]
+    for line in lines:
+        say(f"SKIPPED {line}")
+    return [name for name in names if name not in slow], lines
+
+
 def write(document: dict[str, Any]) -> Path:
     """Result file, report and plots; gives their folder."""
     folder = result.save(document)
@@ -125,9 +140,10 @@ def main(
     chosen = [part for part in parts.split(",") if part]
     if unknown := set(chosen) - set(PARTS):
         raise BenchError(f"no part {', '.join(sorted(unknown))}: known are {', '.join(PARTS)}")
-    names = wanted.split(",") if wanted else gateways.known_names()
+    names, cold = _warm_in_time(wanted.split(",") if wanted else gateways.known_names(), plan)
     started_s = time.monotonic()
     names, skipped = available(names)
+    skipped += cold
     document = result.envelope("suite", names, kafka_version(), {**asdict(plan), "parts": chosen})
     document["skipped"] = skipped
     try:

@@ -41,6 +41,11 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def order(name: str) -> tuple[bool, str]:
+    """fastgw's variants first, then the peers by name."""
+    return not name.startswith("fastgw"), name
+
+
 def _head(document: Mapping[str, Any]) -> str:
     machine, versions, settings = document["machine"], document["versions"], document["settings"]
     lines = [
@@ -59,7 +64,7 @@ def _head(document: Mapping[str, Any]) -> str:
 
 def _closed(title: str, rounds: Rounds, figure: str, reference: str) -> str:
     counts = sorted({one["connections"] for one in rounds})
-    names = list(dict.fromkeys(one["gateway"] for one in rounds))
+    names = sorted({one["gateway"] for one in rounds}, key=order)
     rows = [[name, *(_cell(rounds, name, count, figure, reference) for count in counts)] for name in names]
     return f"## {title}\n\n" + table(["gateway", *(f"{count} conn." for count in counts)], rows)
 
@@ -70,11 +75,11 @@ def _cell(rounds: Rounds, name: str, count: int, figure: str, reference: str) ->
     if not mine:
         return "-"
     errors = sum(one["errors"] for one in mine.values())
-    clean = {number: one[figure] for number, one in mine.items() if not one["errors"]}
+    clean = {number: one[figure] for number, one in mine.items() if one["ok"]}
     if not clean:
-        return f"{errors} errors"
+        return f"{errors} errors" if errors else "too few answers"
     text = f"{statistics.median(clean.values()):,.0f}"
-    theirs = {one["number"]: one[figure] for one in here if one["gateway"] == reference and not one["errors"]}
+    theirs = {one["number"]: one[figure] for one in here if one["gateway"] == reference and one["ok"]}
     ratio = ratio_of((clean[number], theirs[number]) for number in clean if number in theirs)
     if ratio is not None and name != reference:
         text += f" [{ratio}]"

@@ -78,7 +78,7 @@ def judge_target(target: Target, rounds: Rounds) -> Verdict:
 
 
 def _ratio(rounds: Rounds, gateway: str, other: str, figure: str, connections: int) -> Ratio | None:
-    clean = [one for one in rounds if one["connections"] == connections and not one["errors"]]
+    clean = [one for one in rounds if one["connections"] == connections and one["ok"]]
     by_place = {(one["gateway"], one["number"]): one[figure] for one in clean}
     numbers = sorted({one["number"] for one in clean})
     both = [number for number in numbers if (gateway, number) in by_place and (other, number) in by_place]
