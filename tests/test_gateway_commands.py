@@ -7,8 +7,6 @@ import json
 import re
 import secrets
 import socket
-import subprocess
-import sys
 
 import pytest
 import trustme
@@ -16,38 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from fastgw import __version__
+from tests.commands import assert_one_line, fastgw, finish, start
 from tests.gateways import free_port
-
-COMMAND_S = 60
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastgw", *map(str, arguments)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process):
-    out, err = process.communicate(timeout=COMMAND_S)
-    return process.returncode, out, err
-
-
-def fastgw(*arguments):
-    """Exit code, stdout and stderr of a command."""
-    return finish(start(*arguments))
-
-
-def assert_one_line(done, *parts):
-    """Exit code 2, and on stderr one line for people that holds each of `parts`."""
-    code, _, err = done
-    assert code == 2, err
-    assert err.startswith("fastgw: "), err
-    assert err.count("\n") == 1, err
-    assert err.endswith("\n")
-    for part in parts:
-        assert part in err
-
 
 CONFIG = """
 [gateway]

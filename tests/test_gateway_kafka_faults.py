@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from tests.commands import assert_one_line, fastgw
 from tests.faulty_broker import PRODUCE, faulty_broker
 from tests.gateways import Gateway
 from tests.hand_service import hand_service, values_in
@@ -185,6 +186,7 @@ def test_a_topic_that_the_gateway_may_not_write_to_is_502_and_a_right_given_late
     admin.create_acls([rule])[rule].result(10)
     with counted(shop.gateway, "not_authorized", route="POST /guarded"):
         assert_told(client.request("POST", "/guarded", body), "not_authorized")
+    assert_one_line(fastgw("check", "--live", shop.gateway.config), "topic guarded", "expected")
     admin.delete_acls([pattern])[pattern].result(10)
 
     def is_let_in():
