@@ -83,10 +83,14 @@ def test_http_1_over_plain_tcp(house):
         assert post(client, f"http://127.0.0.1:{house.plain}{house.path}").http_version == "HTTP/1.1"
 
 
-@pytest.mark.parametrize("address", ["plain", "h2c"])
-def test_http_2_over_plain_tcp_for_clients_that_know_before(house, address):
+def test_http_2_over_plain_tcp_for_clients_that_know_before(house):
     with httpx.Client(http1=False, http2=True) as client:
-        assert post(client, f"http://127.0.0.1:{getattr(house, address)}{house.path}").http_version == "HTTP/2"
+        assert post(client, f"http://127.0.0.1:{house.h2c}{house.path}").http_version == "HTTP/2"
+
+
+def test_http_2_is_refused_where_only_http_1_is_spoken(house):
+    with httpx.Client(http1=False, http2=True) as client, pytest.raises(httpx.RemoteProtocolError):
+        client.post(f"http://127.0.0.1:{house.plain}{house.path}", content=b"x")
 
 
 def test_http_1_is_not_spoken_where_only_http_2_is_wanted(house):
