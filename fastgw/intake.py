@@ -80,7 +80,8 @@ class Intake:
                 )
             found = _match(self._root, head.path.split("/"), 1)
             if found is None:
-                return Refusal(errors.NO_ROUTE, f"no route for {head.path[:200]!r}", headers=_closing(head.method))
+                detail = f"no route for {head.path[:200]!r}"
+                return self._check_host(head) or Refusal(errors.NO_ROUTE, detail, headers=_closing(head.method))
             node, values = found
         refusal = self._check_host(head)
         if refusal is not None:

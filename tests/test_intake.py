@@ -224,3 +224,8 @@ def test_prefer_wait_lowers_the_timeout_and_never_raises_it(prefer, seconds):
 @given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT"]))
 def test_any_path_gets_a_verdict(path, query, method):
     assert isinstance(INTAKE.admit(head(method, path, query)), Admission | Refusal)
+
+
+@pytest.mark.parametrize("hosts", [(), ("a", "b")])
+def test_a_request_that_names_no_single_host_is_malformed_even_where_there_is_no_route(hosts):
+    assert refused("GET", "/nowhere", hosts=hosts).ending is errors.MALFORMED
