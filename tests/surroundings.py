@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.fronts import corpus
+
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
 
 
@@ -25,6 +27,7 @@ class Need(NamedTuple):
 
 
 NEEDS = {
+    "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
 

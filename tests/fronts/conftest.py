@@ -27,6 +27,7 @@ def serve(kind: FrontKind, loop_thread: LoopThread) -> Iterator[Serve]:
     def start(
         *,
         hosts: tuple[str, ...] = (),
+        more_routes: str = "",
         bind: str = "127.0.0.1:0",
         http: str = "1",
         tls_cert: str = "",
@@ -35,7 +36,7 @@ def serve(kind: FrontKind, loop_thread: LoopThread) -> Iterator[Serve]:
         **limits: str | int,
     ) -> House:
         listen = {"http": http, "tls_cert": tls_cert, "tls_key": tls_key, "tls_min": tls_min}
-        house = House(loop_thread, kind, limits, hosts, bind, **listen)
+        house = House(loop_thread, kind, limits, hosts, bind, more_routes, **listen)
         houses.append(house)
         return house
 

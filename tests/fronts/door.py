@@ -57,13 +57,24 @@ topic = "echo"
 max_body = "16B"
 """
 
+ANYTHING = "".join(
+    f"""
+[[route]]
+method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+path = "{path}"
+topic = "echo"
+"""
+    for path in ("/", "/{a}", "/{a}/{b}", "/{a}/{b}/{c}", "/{a}/{b}/{c}/{d}")
+)
+"""Further routes: every path of up to four segments, so that nothing is refused for its path alone."""
+
 HOME, PARTITIONS = 2, 4
 
 
-def configuration(limits: dict[str, str | int], hosts: Sequence[str] = ()) -> Config:
+def configuration(limits: dict[str, str | int], hosts: Sequence[str] = (), more_routes: str = "") -> Config:
     """The routes above with these limits, as they would stand in a file."""
     lines = "\n".join(f"{key} = {value!r}" for key, value in limits.items())
-    return config.loads(ROUTES.format(limits=lines, hosts=", ".join(map(repr, hosts))), "test.toml")
+    return config.loads(ROUTES.format(limits=lines, hosts=", ".join(map(repr, hosts))) + more_routes, "test.toml")
 
 
 class Defect(Exception):

@@ -66,11 +66,12 @@ class House:
         limits: dict[str, str | int],
         hosts: tuple[str, ...],
         bind: str,
+        more_routes: str = "",
         **listen: str,
     ) -> None:
         self._loop_thread = loop_thread
         self._clients: list[RawClient] = []
-        cfg = configuration(limits, hosts)
+        cfg = configuration(limits, hosts, more_routes)
         self.listeners = listeners.open_listeners([bind], workers=1)
         self.address = self.listeners.addresses[0]
         self.door: ScriptedDoor = loop_thread.call(ScriptedDoor, cfg)

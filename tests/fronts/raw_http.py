@@ -30,6 +30,8 @@ class Answer(NamedTuple):
 class RawClient:
     """One connection."""
 
+    versions = ("HTTP/1.1",)  # in which an answer may come
+
     def __init__(
         self,
         address: str,
@@ -83,7 +85,7 @@ class RawClient:
         head = self._until(b"\r\n\r\n")
         status_line, *lines = head.decode("latin-1").split("\r\n")
         version, code, _ = status_line.split(" ", 2)
-        assert version == "HTTP/1.1", f"expected an HTTP/1.1 answer, got {status_line!r}"
+        assert version in self.versions, f"expected an answer in {self.versions}, got {status_line!r}"
         headers = []
         for line in lines:
             name, colon, value = line.partition(":")
