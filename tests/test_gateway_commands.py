@@ -53,14 +53,9 @@ FILE_COMMANDS = [("check",), ("check", "--live"), ("run",), ("topics",)]
 JUDGES = [("check",), ("run",)]
 
 MISTAKES = {
-    "an unknown table": ("[gatway]\n", ["gatway", 'did you mean "gateway"?']),
     "an unknown key": ('timout = "5s"\n', ["route[0].timout", 'did you mean "timeout"?']),
     "a wrong type": ("max_in_flight = true\n", ["route[0].max_in_flight", "a whole number", "got true"]),
-    "a wrong unit": ('timeout = "5 parsecs"\n', ["route[0].timeout", "a duration"]),
-    "a wrong word": ('partitioner = "murmur"\n', ["route[0].partitioner", 'did you mean "murmur2"?']),
     "no TOML": ("[gateway\n", ["line 15", "TOML"]),
-    "the same route twice": (
-        '[[route]]\nname = "b"\nmethod = "POST"\npath = "/orders"\ntopic = "t"\n', ["route[1]", "route[0]"]),
     "an ambiguous route": (
         '[[route]]\nmethod = "GET"\npath = "/{a}"\ntopic = "t"\n'
         '[[route]]\nmethod = "GET"\npath = "/{b}"\ntopic = "t"\n',
@@ -103,19 +98,15 @@ def certificate(tmp_path):
     return files
 
 
-@pytest.mark.parametrize("wrong", ["missing", "noise", "swapped", "of another pair", "cut off", "encrypted"])
+@pytest.mark.parametrize("wrong", ["missing", "noise", "of another pair", "encrypted"])
 def test_a_certificate_that_cannot_serve_is_one_line(write, certificate, wrong):
     cert, key = certificate
     if wrong == "missing":
         key.unlink()
     elif wrong == "noise":
         cert.write_bytes(b"\x30\x82" + bytes(100))
-    elif wrong == "swapped":
-        cert, key = key, cert
     elif wrong == "of another pair":
         key.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
-    elif wrong == "cut off":
-        key.write_bytes(key.read_bytes()[:200])
     elif wrong == "encrypted":
         private = serialization.load_pem_private_key(key.read_bytes(), None)
         locked = serialization.BestAvailableEncryption(b"password")
