@@ -9,11 +9,8 @@
 #define FASTGW_KLINK_H
 
 #include <dlfcn.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -107,9 +104,6 @@ enum { /* rd_kafka_type_t, rd_kafka_vtype_t, flags, offsets and events: numbers 
     RD_KAFKA_MSG_STATUS_PERSISTED = 2,
 };
 
-typedef int kl_on_ack_fn(rd_kafka_t *rk, rd_kafka_message_t *message, void *opaque);
-typedef int kl_on_new_fn(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque, char *why, size_t why_bytes);
-
 /* ---- functions ---- */
 #define KL_FUNCTIONS(F)                                                                                                \
     F(int, rd_kafka_version, (void))                                                                                   \
@@ -124,10 +118,6 @@ typedef int kl_on_new_fn(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaq
     F(void, rd_kafka_conf_destroy, (rd_kafka_conf_t *conf))                                                            \
     F(int, rd_kafka_conf_set, (rd_kafka_conf_t *conf, const char *name, const char *value, char *why, size_t bytes))   \
     F(void, rd_kafka_conf_set_events, (rd_kafka_conf_t *conf, int events))                                             \
-    F(int, rd_kafka_conf_interceptor_add_on_new,                                                                       \
-      (rd_kafka_conf_t *conf, const char *name, kl_on_new_fn *on_new, void *opaque))                                   \
-    F(int, rd_kafka_interceptor_add_on_acknowledgement,                                                                \
-      (rd_kafka_t *rk, const char *name, kl_on_ack_fn *on_ack, void *opaque))                                          \
     F(rd_kafka_t *, rd_kafka_new, (int type, rd_kafka_conf_t *conf, char *why, size_t bytes))                          \
     F(void, rd_kafka_destroy_flags, (rd_kafka_t *rk, int flags))                                                       \
     F(int, rd_kafka_fatal_error, (rd_kafka_t *rk, char *why, size_t bytes))                                            \
@@ -206,91 +196,12 @@ static inline const char *kl_load(const char *path)
     return NULL;
 }
 
-/* ---- acknowledgements ----
- *
- * librdkafka calls an interceptor, in the thread of the broker connection, for each record whose fate is known. For a
- * record that is in its topic, token and time are noted here; the loop takes the notes when it is awake anyway. So a
- * good delivery report wakes nobody, costs no Python object, and yet its time is exact. One lock, held for a few
- * instructions by either side, because the connections of several producers write.
- */
-#define KL_NOBODY ((void *)(intptr_t)-1) /* the token of a record whose fate nobody waits for */
-
-typedef struct { int64_t token; uint64_t at_ns; } kl_ack;
-
-typedef struct {
-    pthread_mutex_t lock;
-    _Atomic size_t count; /* written under the lock; read without it to see that there is nothing */
-    size_t room;
-    kl_ack *notes;
-    kl_ack *taken; /* the loop's: swapped with `notes`, so that the lock is not held while it reads */
-    size_t taken_room;
-    _Atomic uint64_t lost; /* notes that found no memory: their requests will be called "unknown" instead of "recorded" */
-} kl_acks;
-
-static inline void kl_acks_open(kl_acks *acks) { pthread_mutex_init(&acks->lock, NULL); }
-
-static inline void kl_acks_close(kl_acks *acks)
-{
-    pthread_mutex_destroy(&acks->lock);
-    free(acks->notes);
-    free(acks->taken);
-}
-
-static inline void kl_acks_note(kl_acks *acks, int64_t token)
+/* The clock of the table: monotonic, nanoseconds. */
+static inline uint64_t kl_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    pthread_mutex_lock(&acks->lock);
-    size_t at = atomic_load_explicit(&acks->count, memory_order_relaxed);
-    if (at == acks->room) {
-        size_t room = acks->room ? 2 * acks->room : 1024;
-        kl_ack *more = realloc(acks->notes, room * sizeof(kl_ack));
-        if (!more) {
-            atomic_fetch_add_explicit(&acks->lost, 1, memory_order_relaxed);
-            pthread_mutex_unlock(&acks->lock);
-            return;
-        }
-        acks->notes = more;
-        acks->room = room;
-    }
-    acks->notes[at] = (kl_ack){token, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec};
-    atomic_store_explicit(&acks->count, at + 1, memory_order_relaxed);
-    pthread_mutex_unlock(&acks->lock);
-}
-
-/* Makes what has come the loop's, in `acks->taken`; returns how many. */
-static inline size_t kl_acks_take(kl_acks *acks)
-{
-    if (!atomic_load_explicit(&acks->count, memory_order_relaxed)) return 0;
-    pthread_mutex_lock(&acks->lock);
-    kl_ack *notes = acks->notes;
-    size_t count = atomic_load_explicit(&acks->count, memory_order_relaxed), room = acks->room;
-    acks->notes = acks->taken;
-    acks->room = acks->taken_room;
-    atomic_store_explicit(&acks->count, 0, memory_order_relaxed);
-    pthread_mutex_unlock(&acks->lock);
-    acks->taken = notes;
-    acks->taken_room = room;
-    return count;
-}
-
-static int kl_on_ack(rd_kafka_t *rk, rd_kafka_message_t *message, void *opaque)
-{
-    (void)rk;
-    if (!message->err && message->_private != KL_NOBODY) kl_acks_note(opaque, (int64_t)(intptr_t)message->_private);
-    return 0;
-}
-
-/* Interceptors may be added from here only: inside rd_kafka_new, before the client has a thread. */
-static int kl_on_new(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque, char *why, size_t why_bytes)
-{
-    (void)conf, (void)why, (void)why_bytes;
-    return kl.rd_kafka_interceptor_add_on_acknowledgement(rk, "fastgw", kl_on_ack, opaque);
-}
-
-static inline int kl_watch_acks(rd_kafka_conf_t *conf, kl_acks *acks)
-{
-    return kl.rd_kafka_conf_interceptor_add_on_new(conf, "fastgw", kl_on_new, acks);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 #endif

@@ -3,6 +3,8 @@
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
+from fastgw._ctable cimport SlotRange
+
 cdef extern from "_klink.h" nogil:
     ctypedef struct rd_kafka_t:
         pass
@@ -63,6 +65,7 @@ cdef extern from "_klink.h" nogil:
 
     # ---- the library
     const char* kl_load(const char* path)  # NULL: loaded; else what is missing
+    uint64_t kl_now_ns()  # monotonic
     int rd_kafka_version "kl.rd_kafka_version"()
     const char* rd_kafka_version_str "kl.rd_kafka_version_str"()
     const char* rd_kafka_err2str "kl.rd_kafka_err2str"(int err)
@@ -146,37 +149,21 @@ cdef extern from "_klink.h" nogil:
     const rd_kafka_topic_partition_t* offsets_info_partition "kl.rd_kafka_ListOffsetsResultInfo_topic_partition"(
         const rd_kafka_ListOffsetsResultInfo_t*)
 
-    # ---- acknowledgements
-    void* KL_NOBODY
-    ctypedef struct kl_ack:
-        int64_t token
-        uint64_t at_ns
-    ctypedef struct kl_acks:
-        kl_ack* taken
-        uint64_t lost
-    void kl_acks_open(kl_acks*)
-    void kl_acks_close(kl_acks*)
-    size_t kl_acks_take(kl_acks*)  # how many there are in `taken` now
-    int kl_watch_acks(rd_kafka_conf_t*, kl_acks*)
-
-
-cdef class Acks:
-    cdef kl_acks acks
-
 
 cdef class Client:
     cdef rd_kafka_t* rk
     cdef rd_kafka_queue_t* main_queue
     cdef list faults  # what cannot be told at once: taken by the next `events`
-    cdef int open(self, int type, list settings, int events, Acks acks, int event_fd) except -1
+    cdef int open(self, int type, list settings, int events, int event_fd) except -1
     cdef object told(self, rd_kafka_event_t* event)
     cdef void unwatch(self) noexcept
     cdef void shut(self) noexcept
 
 
 cdef class Producer(Client):
-    cdef Acks acks  # librdkafka's threads write there
+    cdef SlotRange slots  # None: deliveries are told as events
     cdef dict topics
+    cdef list delivery_report(self, rd_kafka_event_t* event)
     cdef rd_kafka_topic_t* topic(self, str name) except NULL
 
 

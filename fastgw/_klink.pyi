@@ -20,6 +20,12 @@ NOT_PERSISTED: Final[int]  # never given to a broker, or refused by it: it is in
 POSSIBLY_PERSISTED: Final[int]  # given to a broker, which did not say
 PERSISTED: Final[int]  # in its log, all the same
 
+class Delivered(NamedTuple):
+    """A record is in its topic."""
+
+    token: int
+    at_ns: int  # when that was taken in, monotonic
+
 class Undelivered(NamedTuple):
     """A record has failed for good."""
 
@@ -64,19 +70,6 @@ def load(path: str) -> tuple[int, str]:
 def clear(fd: int) -> bool:
     """Take back the wake-ups of an eventfd; False if there were none."""
 
-class Acks:
-    """The records that are in their topics, noted by librdkafka's threads: token and time (monotonic ns)."""
-
-    @property
-    def lost(self) -> int:
-        """Notes that found no memory."""
-
-    def record(self, slots: SlotRange) -> int:
-        """Mark the slots of all that were noted as recorded, and return how many there were."""
-
-    def take(self) -> list[tuple[int, int]]:
-        """All that were noted, as (token, time)."""
-
 class Client:
     """What both clients have. Settings are librdkafka properties as text; ValueError says what is wrong with one."""
 
@@ -94,9 +87,13 @@ class Client:
         """Destroy the client. Waits for librdkafka's threads, without the GIL."""
 
 class Producer(Client):
-    def __init__(self, settings: list[tuple[str, str]], acks: Acks, event_fd: int) -> None: ...
-    def events(self) -> list[Undelivered | ClientError | LogLine]:
-        """All that has come since the last call; `event_fd` tells when."""
+    def __init__(self, settings: list[tuple[str, str]], slots: SlotRange | None, event_fd: int) -> None: ...
+    def events(self) -> list[Delivered | Undelivered | ClientError | LogLine]:
+        """All that has come since the last call; `event_fd` tells when.
+
+        Records that are in their topics are among it only where there are no `slots`; else their slots are marked as
+        recorded, and that is all.
+        """
 
     def send(
         self,

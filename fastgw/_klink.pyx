@@ -3,16 +3,16 @@
 
     the loop (one thread, all calls below)              librdkafka's threads
       Producer.send ── record, token ──────────────────> batches, sends, retries
-      Acks.record <──── notes: token, time ───────────── a record is in its topic (in C; wakes nobody)
-      Client.events <── queue, wakes `event_fd` ──────── a record is not; errors, logs, offsets that were asked for
+      Client.events <── queue, wakes `event_fd` ──────── delivery reports; errors, logs, offsets that were asked for
       Consumer.replies <── queue, wakes `reply_fd` ───── records of the response topic
 
-Two eventfds, because what wakes most often should look at one queue only. librdkafka writes to them when a queue that
-was empty has something again; so whoever wakes empties the queue or comes back by itself.
+Two eventfds, because a wake-up should look at as few queues as it can. librdkafka writes to them when a queue that was
+empty has something again; so whoever wakes empties the queue or comes back by itself.
 
-The good case makes no Python object but the reply that is handed over. Everything else becomes one of the named tuples
-below: rare, so clarity wins. What became of a record is librdkafka's own word (`rd_kafka_message_status`): it knows
-whether a record ever left for a broker, which an error code does not tell.
+The good case makes no Python object but the reply that is handed over: a delivery marks its slot in the shared table,
+here in C. Everything else becomes one of the named tuples below: rare, so clarity wins. What became of a record that
+failed is librdkafka's own word (`rd_kafka_message_status`): it knows whether a record ever left for a broker, which an
+error code does not tell.
 
 Memory: a record is copied by librdkafka when sent, a reply is copied by us before it is given back. A client that was
 not closed is closed when collected; `close` waits for librdkafka's threads and belongs on a thread of its own.
@@ -46,9 +46,10 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef enum:
     BATCH_MAX = 512           # replies taken at once
     WHY_BYTES = 512           # room for librdkafka's reasons
-    LOCAL_QUEUE_FULL = -184   # RD_KAFKA_RESP_ERR__QUEUE_FULL
+    NOBODYS_TOKEN = -1        # of a record whose fate nobody waits for
+    ERR_DESTROY = -197        # RD_KAFKA_RESP_ERR__DESTROY
 
-NOBODY = -1                   # the token of a record whose fate nobody waits for
+NOBODY = NOBODYS_TOKEN
 OFFSET_BEGINNING = -2
 OFFSET_END = -1
 BATCH = BATCH_MAX
@@ -57,6 +58,7 @@ NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
 PERSISTED = RD_KAFKA_MSG_STATUS_PERSISTED
 
+Delivered = namedtuple("Delivered", "token at_ns")
 Undelivered = namedtuple("Undelivered", "token code status text")
 ClientError = namedtuple("ClientError", "code name text fatal")
 LogLine = namedtuple("LogLine", "level facility text")
@@ -89,38 +91,11 @@ cdef tuple refusal(rd_kafka_error_t* error):
     return code_and_text
 
 
-cdef class Acks:
-    def __cinit__(self):
-        kl_acks_open(&self.acks)
-
-    def __dealloc__(self):
-        kl_acks_close(&self.acks)
-
-    @property
-    def lost(self):
-        return self.acks.lost
-
-    def record(self, SlotRange slots not None):
-        cdef size_t count = kl_acks_take(&self.acks)
-        cdef size_t i
-        cdef ct_slot* slot
-        for i in range(count):
-            slot = ct_named(&slots.range, self.acks.taken[i].token)
-            if slot != NULL:
-                ct_advance(slot, self.acks.taken[i].token, CT_RECORDED, self.acks.taken[i].at_ns)
-        return count
-
-    def take(self):
-        cdef size_t count = kl_acks_take(&self.acks)
-        cdef size_t i
-        return [(self.acks.taken[i].token, self.acks.taken[i].at_ns) for i in range(count)]
-
-
 # What both clients share. Each shuts itself down in its own __dealloc__: by the time of the base's, Cython has let go
-# of the fields, and librdkafka's threads write to `acks` until the client is gone. For the same reason no_gc_clear.
+# of the fields. For the same reason no_gc_clear.
 @cython.no_gc_clear
 cdef class Client:
-    cdef int open(self, int type, list settings, int events, Acks acks, int event_fd) except -1:
+    cdef int open(self, int type, list settings, int events, int event_fd) except -1:
         cdef char[WHY_BYTES] why
         cdef rd_kafka_conf_t* conf = rd_kafka_conf_new()
         self.faults = []
@@ -129,8 +104,6 @@ cdef class Client:
                 rd_kafka_conf_destroy(conf)
                 raise ValueError(text_of(why))
         rd_kafka_conf_set_events(conf, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG)
-        if acks is not None:
-            kl_watch_acks(conf, &acks.acks)
         self.rk = rd_kafka_new(type, conf, why, WHY_BYTES)
         if self.rk == NULL:
             rd_kafka_conf_destroy(conf)
@@ -166,8 +139,6 @@ cdef class Client:
 
     cdef object told(self, rd_kafka_event_t* event):
         cdef int kind = rd_kafka_event_type(event)
-        if kind == RD_KAFKA_EVENT_DR:
-            return undelivered(event)
         if kind == RD_KAFKA_EVENT_ERROR:
             return [client_error(event)]
         if kind == RD_KAFKA_EVENT_LOG:
@@ -195,25 +166,6 @@ cdef class Client:
         self.rk, self.main_queue = NULL, NULL
         with nogil:
             rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE)  # no group to leave
-
-
-cdef list undelivered(rd_kafka_event_t* event):
-    cdef list told = []
-    cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
-    cdef const char* why
-    while message != NULL:
-        if message._private != KL_NOBODY:
-            why = rd_kafka_message_produce_errstr(message)
-            told.append(
-                Undelivered(
-                    <int64_t><Py_ssize_t>message._private,
-                    message.err,
-                    rd_kafka_message_status(message),
-                    text_of(why if why != NULL else rd_kafka_err2str(message.err)),
-                )
-            )
-        message = rd_kafka_event_message_next(event)
-    return told
 
 
 cdef object client_error(rd_kafka_event_t* event):
@@ -256,12 +208,36 @@ cdef object offsets(rd_kafka_event_t* event):
 
 @cython.no_gc_clear
 cdef class Producer(Client):
-    def __cinit__(self, list settings not None, Acks acks not None, int event_fd):
-        self.acks = acks
+    def __cinit__(self, list settings not None, SlotRange slots, int event_fd):
+        self.slots = slots
         self.topics = {}
-        # Good reports come as acks; with this, librdkafka frees such a record at once and queues only the bad ones.
-        settings = [*settings, ("delivery.report.only.error", "true")]
-        self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, acks, event_fd)
+        self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, event_fd)
+
+    cdef object told(self, rd_kafka_event_t* event):
+        if rd_kafka_event_type(event) == RD_KAFKA_EVENT_DR:
+            return self.delivery_report(event)
+        return Client.told(self, event)
+
+    cdef list delivery_report(self, rd_kafka_event_t* event):
+        cdef list told = []
+        cdef uint64_t now_ns = kl_now_ns()
+        cdef int64_t token
+        cdef ct_slot* slot
+        cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
+        while message != NULL:
+            token = <int64_t><Py_ssize_t>message._private
+            if token == NOBODYS_TOKEN:
+                pass
+            elif message.err != 0:
+                told.append(undelivered(message))
+            elif self.slots is None:
+                told.append(Delivered(token, now_ns))
+            else:  # the usual way, and all of it
+                slot = ct_named(&self.slots.range, token)
+                if slot != NULL:
+                    ct_advance(slot, token, CT_RECORDED, now_ns)
+            message = rd_kafka_event_message_next(event)
+        return told
 
     def send(self, str topic not None, bytes value not None, bytes key, list headers not None, int partition,
              int64_t token):
@@ -269,7 +245,7 @@ cdef class Producer(Client):
         cdef rd_kafka_error_t* error
         cdef rd_kafka_headers_t* record_headers
         if self.rk == NULL:
-            return -197, "closed"  # RD_KAFKA_RESP_ERR__DESTROY
+            return ERR_DESTROY, "closed"
         fields[0].vtype = RD_KAFKA_VTYPE_RKT
         fields[0].u.rkt = self.topic(topic)
         fields[1].vtype = RD_KAFKA_VTYPE_PARTITION
@@ -327,6 +303,16 @@ cdef class Producer(Client):
         Client.shut(self)
 
 
+cdef object undelivered(const rd_kafka_message_t* message):
+    cdef const char* why = rd_kafka_message_produce_errstr(message)
+    return Undelivered(
+        <int64_t><Py_ssize_t>message._private,
+        message.err,
+        rd_kafka_message_status(message),
+        text_of(why if why != NULL else rd_kafka_err2str(message.err)),
+    )
+
+
 cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
     cdef Py_ssize_t name_bytes = 0
     cdef const char* name_chars
@@ -351,7 +337,7 @@ cdef class Consumer(Client):
                   int event_fd):
         self.reply_topic = topic.encode()
         self.correlation_header = correlation_header.encode()
-        self.open(RD_KAFKA_CONSUMER, settings, 0, None, event_fd)
+        self.open(RD_KAFKA_CONSUMER, settings, 0, event_fd)
         self.reply_queue = rd_kafka_queue_get_consumer(self.rk)
         rd_kafka_queue_io_event_enable(self.reply_queue, reply_fd, &ONE, sizeof(ONE))
 

@@ -27,7 +27,7 @@ import structlog
 
 from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
-from fastgw._klink import Acks, ClientError, Consumer, LogLine, Offsets, Producer, Undelivered
+from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Undelivered
 from fastgw.errors import FastgwError, QueueFull, SendRefused
 from fastgw.kafka_client import (
     FROM_BEGINNING,
@@ -110,7 +110,6 @@ class NativeLink:
         self._lines = BoundedLog()
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._acks = Acks()
         self._producer_settings = [_as_text(settings.producer(number)) for number in range(settings.delivery_classes)]
         self._producers: list[Producer | None] = [None] * settings.delivery_classes
         for number in range(len(settings.delivery_timeouts_ms)):
@@ -133,7 +132,7 @@ class NativeLink:
 
     def _open_producer(self, delivery_class: int) -> Producer:
         settings = self._producer_settings[delivery_class]
-        producer = self._producers[delivery_class] = _made(lambda: Producer(settings, self._acks, self._event_fd))
+        producer = self._producers[delivery_class] = _made(lambda: Producer(settings, self._slots, self._event_fd))
         return producer
 
     def start(self) -> None:
@@ -168,26 +167,19 @@ class NativeLink:
     # What comes back.
 
     def serve(self) -> None:
-        self._take_acks()
-        self._take_events()
+        self._take_producers_events()
+        self._take_consumers_events()
         self._take_replies()
 
     def _on_reply_fd(self) -> None:
         _klink.clear(self._reply_fd)
-        self._take_acks()  # first the acks, then the replies that followed them
+        self._take_producers_events()  # first the acks, then the replies that followed them
         self._take_replies()
 
     def _on_event_fd(self) -> None:
         _klink.clear(self._event_fd)
-        self._take_acks()
-        self._take_events()
-
-    def _take_acks(self) -> None:
-        if self._slots is not None:
-            self._acks.record(self._slots)
-            return
-        for token, at_ns in self._acks.take():
-            self._events.delivered(token, at_ns)
+        self._take_producers_events()
+        self._take_consumers_events()
 
     def _take_replies(self) -> None:
         replies = self._consumer.replies()
@@ -196,22 +188,26 @@ class NativeLink:
             if len(replies) == _klink.BATCH:  # there may be more, and librdkafka tells of an empty queue's filling only
                 self._loop.call_soon(self._take_replies)
 
-    def _take_events(self) -> None:
+    def _take_producers_events(self) -> None:
         for delivery_class, producer in enumerate(self._producers):
             if producer is not None:
                 self._tell(producer.events(), delivery_class)
         if self._dying:
             self._bury()
+
+    def _take_consumers_events(self) -> None:
         for event in self._consumer.events():
             if isinstance(event, Offsets):
                 self._offsets_told(event)
             else:
                 self._log(event)
 
-    def _tell(self, events: Sequence[Undelivered | ClientError | LogLine], delivery_class: int) -> None:
+    def _tell(self, events: Sequence[Delivered | Undelivered | ClientError | LogLine], delivery_class: int) -> None:
         """`delivery_class` -1: the producer has been replaced already."""
         for event in events:
-            if isinstance(event, Undelivered):
+            if isinstance(event, Delivered):
+                self._events.delivered(event.token, event.at_ns)
+            elif isinstance(event, Undelivered):
                 self._tell_fate(event)
             elif isinstance(event, ClientError) and event.fatal and delivery_class >= 0:
                 self._replace_producer(delivery_class, f"{event.name}: {event.text}")
@@ -309,7 +305,6 @@ class NativeLink:
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
                 self._tell(producer.events(), -1)
-        self._take_acks()
         left = sum(producer.waiting() for producer in producers)
         clients = [*producers, self._consumer]
         for client in clients:

@@ -1,4 +1,4 @@
-"""The native half by itself, where the links' tests do not reach: acknowledgements in the table, misuse, the end."""
+"""The native half by itself, where the links' tests do not reach: deliveries in the table, misuse, the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from fastgw import _klink
 from fastgw._ctable import CLAIMED, RECORDED
-from fastgw._klink import Acks, ClientError, Consumer, Producer
+from fastgw._klink import ClientError, Consumer, Delivered, Producer
 from fastgw.broker import MockCluster
 from fastgw.kafka_native import open_library
 from tests import tables
@@ -35,64 +35,78 @@ def event_fd():
 
 
 @pytest.fixture
-def acks():
-    return Acks()
+def slots():
+    return tables.make().open_range(0)
 
 
 @pytest.fixture
-def producer(cluster, acks, event_fd):
-    producer = Producer([("bootstrap.servers", cluster.bootstrap), ("linger.ms", "0")], acks, event_fd)
-    yield producer
-    producer.close()
+def open_producer(cluster, event_fd):
+    opened = []
+
+    def open_it(slots=None):
+        opened.append(Producer([("bootstrap.servers", cluster.bootstrap), ("linger.ms", "0")], slots, event_fd))
+        return opened[-1]
+
+    yield open_it
+    for producer in opened:
+        producer.close()
+
+
+@pytest.fixture
+def producer(open_producer):
+    return open_producer()
 
 
 def send(producer, token, topic="replies", value=b"value", key=None, headers=(), partition=0):
     return producer.send(topic, value, key, list(headers), partition, token)
 
 
-def test_an_acknowledgement_marks_the_slot_with_the_time_it_came(producer, acks):
-    slots = tables.make().open_range(0)
-    token = tables.publish(slots, tag=1)
-    before_ns = time.monotonic_ns()
+def delivered(producer, count):
+    """The tokens of the next `count` records that are told as delivered, in order, and everything else that is told."""
+    told = []
+
+    def all_are_told():
+        told.extend(producer.events())
+        return sum(isinstance(event, Delivered) for event in told) >= count
+
+    eventually(all_are_told)
+    return [event.token for event in told if isinstance(event, Delivered)]
+
+
+def test_a_delivery_marks_its_slot_as_recorded_and_nothing_is_told(open_producer, slots):
+    producer, token, before_ns = open_producer(slots), tables.publish(slots, tag=1), time.monotonic_ns()
     assert send(producer, token) is None
     assert slots.state(token) == CLAIMED
-    producer.flush(5000)
-    after_ns = time.monotonic_ns()
-    assert acks.record(slots) == 1
+    eventually(lambda: producer.events() or slots.state(token) != CLAIMED)
     assert slots.state(token) == RECORDED
-    assert before_ns < slots.times(token)[2] < after_ns, "when it came, not when it was looked at"
-    assert acks.record(slots) == 0
+    assert before_ns < slots.times(token)[2] < time.monotonic_ns()
+    assert producer.waiting() == 0
 
 
-def test_an_acknowledgement_that_comes_too_late_changes_nothing(producer, acks):
+def test_a_delivery_that_is_told_too_late_changes_nothing(open_producer):
     slots = tables.make(slots=1).open_range(0)
-    token = tables.publish(slots, tag=1)
+    producer, token = open_producer(slots), tables.publish(slots, tag=1)
     send(producer, token)
-    producer.flush(5000)
     tables.end(slots, token)
     successor = tables.publish(slots, tag=2)
     assert tables.slot_of(successor) == tables.slot_of(token)
-    assert acks.record(slots) == 1
+    eventually(lambda: producer.events() == [] and producer.waiting() == 0)
     assert slots.state(successor) == CLAIMED
 
 
-def test_tokens_that_name_no_slot_are_passed_over(producer, acks):
-    slots = tables.make().open_range(0)
+def test_tokens_that_name_no_slot_are_passed_over(open_producer, slots):
+    producer = open_producer(slots)
     for token in (_klink.NOBODY, 2**62, 2**19):
         send(producer, token)
-    producer.flush(5000)
-    assert acks.record(slots) == 2, "nobody's is not even noted"
+    eventually(lambda: producer.events() == [] and producer.waiting() == 0)
 
 
-def test_thousands_of_acknowledgements_wait_until_they_are_taken(producer, acks):
+def test_without_slots_each_delivery_is_told(producer):
     for token in range(5000):
         assert send(producer, token) is None
-    producer.flush(10_000)
-    taken = acks.take()
-    assert [token for token, _ in taken] == list(range(5000))
-    assert [at_ns for _, at_ns in taken] == sorted(at_ns for _, at_ns in taken)
-    assert acks.lost == 0
-    assert acks.take() == []
+    send(producer, _klink.NOBODY)
+    assert delivered(producer, 5000) == list(range(5000))
+    eventually(lambda: producer.events() == [] and producer.waiting() == 0)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +126,12 @@ def test_thousands_of_acknowledgements_wait_until_they_are_taken(producer, acks)
         ({"partition": 2**31}, OverflowError),
     ],
 )
-def test_a_wrong_argument_is_an_error_and_nothing_is_sent(producer, acks, wrong, error):
+def test_a_wrong_argument_is_an_error_and_nothing_is_sent(producer, wrong, error):
     with pytest.raises(error):
         send(producer, 1, **wrong)
     assert producer.waiting() == 0
     assert send(producer, 2) is None
-    producer.flush(5000)
-    assert [token for token, _ in acks.take()] == [2]
+    assert delivered(producer, 1) == [2]
 
 
 def test_wakeups_are_there_once_and_can_be_cleared(event_fd):
@@ -129,9 +142,9 @@ def test_wakeups_are_there_once_and_can_be_cleared(event_fd):
     assert not _klink.clear(event_fd)
 
 
-def test_an_event_wakes_through_the_descriptor_until_the_client_is_muted(acks, event_fd):
+def test_an_event_wakes_through_the_descriptor_until_the_client_is_muted(event_fd):
     nowhere = [("bootstrap.servers", "127.0.0.1:1"), ("reconnect.backoff.max.ms", "100")]
-    producer = Producer(nowhere, acks, event_fd)
+    producer = Producer(nowhere, None, event_fd)
 
     def woken_and_told():
         return _klink.clear(event_fd) and [event for event in producer.events() if isinstance(event, ClientError)]
@@ -177,7 +190,7 @@ def test_a_closed_consumer_gives_nothing_more(cluster, event_fd):
 
 def test_clients_that_are_dropped_with_records_on_their_way_take_no_harm(cluster, event_fd):
     for _ in range(20):
-        producer = Producer([("bootstrap.servers", cluster.bootstrap)], Acks(), event_fd)
+        producer = Producer([("bootstrap.servers", cluster.bootstrap)], None, event_fd)
         for token in range(100):
             send(producer, token)
         del producer
