@@ -10,12 +10,14 @@ from pathlib import Path
 from bench import gateways
 from bench.gateways import Gateway, Topics, Unavailable
 from bench.load import closed_loop, require_wrk
-from bench.processes import BenchError, Running
+from bench.processes import BenchError, Running, cpu_us
 from bench.progress import say
 from bench.rounds import Subject
 from bench.stage import PARTITIONS, Stage
 
 WARM_UP_CONNECTIONS = 64
+WARM_UP_SLICES = 5
+STILL_FALLING = 0.85  # CPU a request of a slice, against the slice before
 
 
 @dataclass
@@ -103,17 +105,31 @@ def topics_for(on_stage: Lineup, name: str, reply_partitions: int = PARTITIONS) 
     return Topics(request, stage.topic(f"{name}.park"), reply)
 
 
-def warm_up(on_stage: Lineup, broker_s: float, share: float = 1.0) -> None:
+def warm_up(on_stage: Lineup, broker_s: float, share: float = 1.0, patience: float = 4.0) -> None:
     """Load everything until it is at its usual speed, because compilers work while they are watched.
 
     Args:
         on_stage: the gateways; the first one loads the broker.
         broker_s: seconds for the broker's JVM. Measured: its CPU a request falls from 150 to 30 us within a minute.
         share: of the time that each gateway wants.
+        patience: how many times that it may take: on a busy machine a compiler gets little of the time.
     """
     say(f"warming up the broker for {broker_s:.0f} s")
     closed_loop(on_stage.gateways[0].port, WARM_UP_CONNECTIONS, broker_s, on_stage.body_file)
     for gateway in on_stage.gateways:
-        seconds = max(1.0, gateway.warm_up_s * share)
-        say(f"warming up {gateway.name} for {seconds:.0f} s")
-        closed_loop(gateway.port, WARM_UP_CONNECTIONS, seconds, on_stage.body_file)
+        least_s = max(1.0, gateway.warm_up_s * share)
+        say(f"warming up {gateway.name} for {least_s:.0f} s")
+        _warm_up(on_stage, gateway, least_s, patience * least_s)
+
+
+def _warm_up(on_stage: Lineup, gateway: Gateway, least_s: float, most_s: float) -> None:
+    """Load a gateway for `least_s`, and on until its CPU a request no longer falls."""
+    slice_s = max(1.0, least_s / WARM_UP_SLICES)
+    loaded_s, before_us, now_us = 0.0, 0.0, 0.0
+    while loaded_s < least_s or (now_us < STILL_FALLING * before_us and loaded_s < most_s):
+        start_us = cpu_us(gateway.pid)
+        load = closed_loop(gateway.port, WARM_UP_CONNECTIONS, slice_s, on_stage.body_file)
+        before_us, now_us = now_us, (cpu_us(gateway.pid) - start_us) / max(1, load.requests)
+        loaded_s += slice_s
+    if now_us < STILL_FALLING * before_us:
+        say(f"{gateway.name} is still getting faster after {loaded_s:.0f} s: its figures will be too high")

@@ -1,6 +1,6 @@
 """Every gateway against every other: cost, throughput, latency, memory. `make bench` runs this.
 
-    python -m bench.suite                      # about an hour
+    python -m bench.suite                      # about 80 minutes
     python -m bench.suite --quick              # under five minutes, once the peers are built
     python -m bench.suite --parts closed,latency --gateways fastgw,go --rounds 15
 
@@ -61,7 +61,7 @@ def measure(plan: Plan, names: list[str], parts: list[str], document: dict[str, 
         with lineup(names, plan.body_bytes) as on_stage:
             document["skipped"] += [line for line in on_stage.skipped if line not in document["skipped"]]
             document["rest"] = {one.name: memory(one.pid).as_figures for one in on_stage.gateways}
-            warm_up(on_stage, plan.broker_warm_s, plan.warm_share)
+            warm_up(on_stage, plan.broker_warm_s, plan.warm_share, patience=1 if plan.quick else 4)
             if "closed" in parts:
                 _closed(plan, on_stage, document)
             if "latency" in parts:
