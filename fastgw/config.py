@@ -200,6 +200,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_header_bytes: Annotated[int, Setting(
         "All request headers together (431 beyond it).", _size("1KiB", "1MiB"))] = 64 << 10
     max_target_bytes: Annotated[int, Setting("Path and query together (414 beyond it).", _size("64B", "64KiB"))] = 8192
+    max_reply_bytes: Annotated[int, Setting(
+        "Largest body of a service's reply (502 beyond it).", _size("1KiB", "15MiB"))] = 8 << 20
     header_timeout_ns: Annotated[int, Setting("Time for the headers to come in.", _CLIENT_TIME)] = 10 * NS_PER_S
     body_timeout_ns: Annotated[int, Setting(
         "Time for the body to come in (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S

@@ -162,10 +162,15 @@ _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 class ReplyWire:
     """What one route's replies become in HTTP. The same headers become the same answer, made once."""
 
-    __slots__ = ("_allowed", "_made", "_shows_id")
+    __slots__ = ("_allowed", "_made", "_max_body_bytes", "_shows_id")
 
-    def __init__(self, allowed: Iterable[str]) -> None:
-        """`allowed`: lower-case names of the reply headers that the route lets through."""
+    def __init__(self, allowed: Iterable[str], max_body_bytes: int) -> None:
+        """
+        Args:
+            allowed: lower-case names of the reply headers that the route lets through.
+            max_body_bytes: of a reply; a larger one is no answer.
+        """
+        self._max_body_bytes = max_body_bytes
         self._allowed = frozenset(allowed)
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
         self._made: dict[tuple[tuple[str, bytes], ...], tuple[int, HeaderList]] = {}
@@ -174,8 +179,11 @@ class ReplyWire:
         """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.
 
         Raises:
-            BadReply: an illegal status (a front would abort on it) or a value that could inject a header.
+            BadReply: an illegal status (a front would abort on it), a value that could inject a header, or a body
+                above the limit.
         """
+        if len(reply.value) > self._max_body_bytes:
+            raise BadReply(f"expected a reply of at most {self._max_body_bytes} bytes, got {len(reply.value)}")
         key = tuple(reply.headers)
         made = self._made.get(key)
         if made is None:

@@ -129,7 +129,7 @@ class Worker:
                 learner,
                 spread,
                 route.max_in_flight,
-                kafka_wire.ReplyWire(route.response_headers),
+                kafka_wire.ReplyWire(route.response_headers, self._config.limits.max_reply_bytes),
                 record_key.key_of(route.key),
                 self._link_settings.spreading(delivery_class, spread.even),
             )

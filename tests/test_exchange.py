@@ -74,7 +74,7 @@ class House:
         maker.set_ownership(COUNT, [HOME], HOME)
         wire = RequestWire("replies", "/o", ["POST"], [])
         self.plan = Plan(
-            0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ReplyWire(["x-a"]), key_of
+            0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ReplyWire(["x-a"], 1000), key_of
         )
         slot_range = self.table.open_range(0)
         self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send)

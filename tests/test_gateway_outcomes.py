@@ -71,7 +71,8 @@ body_timeout = "300ms"
 max_body = "8KiB"
 max_target = "1KiB"
 max_header = "4KiB"
-header_timeout = "300ms"
+max_reply = "100KiB"
+header_timeout = "1s"
 max_connections = {connections}
 [[listen]]
 bind = "127.0.0.1:{express}"
@@ -145,18 +146,21 @@ REFUSED_HEADS = {
 
 @pytest.mark.ending(*{name for name, _ in REFUSED_HEADS.values()})
 @pytest.mark.parametrize(("name", "request_bytes"), REFUSED_HEADS.values(), ids=REFUSED_HEADS)
-def test_a_head_that_may_not_enter_is_told_why(shop, either, name, request_bytes):
+@pytest.mark.parametrize("front", ["express", "granian"])
+def test_a_head_that_may_not_enter_is_told_why(shop, front, name, request_bytes):
     before = len(values_in(shop.bootstrap, shop.topics["orders"]))
-    with counted(shop.gateway, name):
-        either.send(request_bytes)
-        answer = either.answer()
-        assert_told(answer, name, may_close=True)
-        assert answer.headers.get("allow") == ("POST, PUT" if name == "wrong_method" else None)
+    # Nothing that takes time while the connection is open: a silent one is closed.
+    with RawConnection(getattr(shop, front)) as client:
+        with counted(shop.gateway, name):
+            client.send(request_bytes)
+            answer = client.answer()
+        if answer.headers.get("connection") == "close":
+            assert client.is_closed()
+        else:
+            assert client.request("GET", "/nothing").status == 404, "the connection goes on"
+    assert_told(answer, name, may_close=True)
+    assert answer.headers.get("allow") == ("POST, PUT" if name == "wrong_method" else None)
     assert len(values_in(shop.bootstrap, shop.topics["orders"])) == before
-    if answer.headers.get("connection") == "close":
-        assert either.is_closed()
-    else:
-        assert either.request("GET", "/nothing").status == 404, "the connection goes on"
 
 
 @pytest.mark.ending("length_required")
@@ -343,6 +347,19 @@ def test_a_reply_that_cannot_be_an_answer_is_502(shop, client, body, headers):
         assert_told(answer, "bad_reply")
     assert "set-cookie" not in answer.headers
     assert is_recorded(shop, body)
+
+
+@pytest.mark.ending("bad_reply")
+@pytest.mark.parametrize(("size", "name"), [(100 << 10, None), ((100 << 10) + 1, "bad_reply")])
+def test_a_reply_above_the_limit_is_502(shop, client, body, size, name):
+    with counted(shop.gateway, name or "answered"):
+        client.ask("POST", "/orders", body)
+        shop.service.reply(shop.service.take(body), b"x" * size)
+        answer = client.answer()
+    if name is None:
+        assert (answer.status, len(answer.body)) == (200, size)
+    else:
+        assert_told(answer, name)
 
 
 @pytest.mark.ending("cancelled")

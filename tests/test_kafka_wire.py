@@ -49,6 +49,9 @@ def request_headers(path="/orders/7", query="", params=(("id", "7"),), copied=("
     return dict(wire.headers(ID, 6, 1_700_000_000_123, "GET", path, query, params, FakeHeaders(http)))
 
 
+LARGEST = 20_000  # bytes of a reply
+
+
 def reply(headers=(), value=b"{}"):
     return Reply(ID, 6, 42, list(headers), value)
 
@@ -111,7 +114,7 @@ def test_the_header_that_carried_the_correlation_id_is_not_among_the_others():
 
 
 def test_a_route_may_show_the_correlation_id():
-    wire = ReplyWire(["correlation_id"])
+    wire = ReplyWire(["correlation_id"], LARGEST)
     for correlation_id in (ID, ID[::-1]):
         _, headers, _ = wire.answer(reply()._replace(correlation_id=correlation_id))
         assert dict(headers)["correlation_id"] == correlation_id.decode()
@@ -127,7 +130,7 @@ def test_what_serdes_put_around_a_key_is_taken_off(wrapped):
 
 
 def test_a_reply_without_headers_is_200_json():
-    assert ReplyWire(()).answer(reply()) == (
+    assert ReplyWire((), LARGEST).answer(reply()) == (
         200,
         [("fastgw-outcome", "recorded"), ("content-type", "application/json")],
         b"{}",
@@ -136,14 +139,14 @@ def test_a_reply_without_headers_is_200_json():
 
 def test_status_content_type_and_listed_headers_come_from_the_reply():
     headers = [("status", b"201"), ("Content-Type", b"text/plain"), ("Location", b"/orders/7"), ("x-secret", b"1")]
-    status, http_headers, _ = ReplyWire({"location"}).answer(reply(headers))
+    status, http_headers, _ = ReplyWire({"location"}, LARGEST).answer(reply(headers))
     assert status == 201
     assert http_headers == [("fastgw-outcome", "recorded"), ("location", "/orders/7"), ("content-type", "text/plain")]
 
 
 @pytest.mark.parametrize("status", [b"204", b"304"])
 def test_a_status_without_body_sends_none(status):
-    assert ReplyWire(()).answer(reply([("status", status)]))[2] == b""
+    assert ReplyWire((), LARGEST).answer(reply([("status", status)]))[2] == b""
 
 
 @pytest.mark.parametrize(
@@ -151,23 +154,30 @@ def test_a_status_without_body_sends_none(status):
 )
 def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
     with pytest.raises(BadReply, match="200 to 599"):
-        ReplyWire(()).answer(reply([("status", status)]))
+        ReplyWire((), LARGEST).answer(reply([("status", status)]))
+
+
+def test_a_reply_above_the_limit_is_a_bad_one():
+    wire = ReplyWire((), 10)
+    assert wire.answer(reply(value=b"x" * 10))[2] == b"x" * 10
+    with pytest.raises(BadReply, match="at most 10 bytes, got 11"):
+        wire.answer(reply(value=b"x" * 11))
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: x=1", b"a\nb", b"\x00", b"\xff"])
 @pytest.mark.parametrize("name", ["content-type", "x-note"])
 def test_a_value_that_could_inject_a_header_is_a_bad_reply(name, value):
     with pytest.raises(BadReply, match=name):
-        ReplyWire({"x-note"}).answer(reply([(name, value)]))
+        ReplyWire({"x-note"}, LARGEST).answer(reply([(name, value)]))
 
 
 @pytest.mark.parametrize("name", sorted(kafka_wire.HOP_BY_HOP))
 def test_hop_by_hop_headers_are_dropped_even_when_listed(name):
-    assert name not in dict(ReplyWire({name}).answer(reply([(name, b"1")]))[1])
+    assert name not in dict(ReplyWire({name}, LARGEST).answer(reply([(name, b"1")]))[1])
 
 
 def test_what_is_remembered_of_replies_is_bounded_and_changes_no_answer():
-    wire = ReplyWire(["x-note"])
+    wire = ReplyWire(["x-note"], LARGEST)
     for turn in range(2):
         for number in range(2 * REMEMBERED_MAX):
             status, headers, body = wire.answer(reply([("x-note", b"%d" % number), ("status", b"202")], b"%d" % turn))
@@ -180,7 +190,7 @@ def test_what_is_remembered_of_replies_is_bounded_and_changes_no_answer():
 @given(st.lists(st.tuples(st.text(max_size=12), st.binary(max_size=30)), max_size=6))
 def test_whatever_a_reply_carries_the_answer_is_sendable_or_refused(headers):
     try:
-        status, http_headers, _ = ReplyWire(name.lower() for name, _ in headers).answer(reply(headers))
+        status, http_headers, _ = ReplyWire((name.lower() for name, _ in headers), LARGEST).answer(reply(headers))
     except BadReply:
         return
     assert 200 <= status <= 599

@@ -20,4 +20,4 @@ def test_reading_a_reply(benchmark):
 
 def test_the_http_answer_of_a_reply(benchmark):
     reply = decode_reply(FakeMessage(headers=[(CORRELATION_ID, ID), ("status", b"201")], value=b"x" * 256))
-    assert benchmark(ReplyWire(["location"]).answer, reply)[0] == 201
+    assert benchmark(ReplyWire(["location"], 1000).answer, reply)[0] == 201

@@ -109,7 +109,7 @@ class ScriptedDoor:
                 PartitionerLearner(route.partitioner),
                 Spread(route.spread),
                 route.max_in_flight,
-                ReplyWire(route.response_headers),
+                ReplyWire(route.response_headers, cfg.limits.max_reply_bytes),
             )
             for route in cfg.routes
         ]
