@@ -25,7 +25,7 @@ from bench.commands import run
 from bench.processes import BenchError
 from bench.rounds import ratio_of
 
-SLOWER, FASTER, SAME, NEW, GONE = "SLOWER", "faster", "same", "new", "gone"
+SLOWER, FASTER, SAME, UNSURE, NEW, GONE = "SLOWER", "faster", "same", "unsure", "new", "gone"
 UNUSABLE = 2
 LESS_IS_BETTER = ("gateway_cpu_us", "broker_cpu_us", "p50_us")
 
@@ -38,6 +38,11 @@ class Figure:
     low: float
     high: float
     unit: str
+
+    @property
+    def has_spread(self) -> bool:
+        """False for a ratio of one round, of which nobody knows how far it may be trusted."""
+        return not self.unit.startswith("x ") or self.low < self.high
 
 
 def figures_of(path: Path) -> dict[str, Figure]:
@@ -110,7 +115,9 @@ def _spread(ratio: list[float], unit: str) -> Figure:
 
 
 def judge(before: Figure, after: Figure, threshold: float) -> str:
-    """SLOWER, FASTER or SAME; `threshold` as a share."""
+    """SLOWER, FASTER, SAME, or UNSURE where one round has no spread; `threshold` as a share."""
+    if not (before.has_spread and after.has_spread) and before.middle != after.middle:
+        return UNSURE
     if _above(after, before, threshold):
         return SLOWER
     return FASTER if _above(before, after, threshold) else SAME
@@ -136,7 +143,7 @@ def compared(
         else:
             verdict = judge(before[name], after[name], threshold)
             rows.append((verdict, name, _shown(before[name]), _shown(after[name])))
-    order = (SLOWER, FASTER, SAME, NEW, GONE)
+    order = (SLOWER, FASTER, SAME, UNSURE, NEW, GONE)
     return sorted(rows, key=lambda row: order.index(row[0]))
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from bench import compare, targets
-from bench.compare import FASTER, SAME, SLOWER, Figure, judge
+from bench.compare import FASTER, SAME, SLOWER, UNSURE, Figure, judge
 from bench.gateways import BODY_BYTES, FastgwSettings, Ports, Topics, fastgw_config, order_body, peers
 from bench.processes import cpu_us, tree
 from bench.rounds import Ratio, ratio_of, spread
@@ -78,7 +78,8 @@ def test_rounds_that_went_wrong_do_not_count_for_a_target():
     [
         (Figure(1.0, 0.9, 1.1, "x go"), Figure(1.3, 1.2, 1.4, "x go"), SLOWER),
         (Figure(1.0, 0.9, 1.1, "x go"), Figure(1.3, 1.0, 1.4, "x go"), SAME),  # the spreads overlap
-        (Figure(1.0, 1.0, 1.0, "x go"), Figure(1.05, 1.05, 1.05, "x go"), SAME),  # below the threshold
+        (Figure(1.0, 0.99, 1.01, "x go"), Figure(1.05, 1.04, 1.06, "x go"), SAME),  # below the threshold
+        (Figure(1.0, 0.9, 1.1, "x go"), Figure(3.0, 3.0, 3.0, "x go"), UNSURE),  # one round
         (Figure(1.3, 1.2, 1.4, "x go"), Figure(1.0, 0.9, 1.1, "x go"), FASTER),
         (Figure(100, 90, 100, "ns"), Figure(130, 120, 130, "ns"), SLOWER),
         (Figure(100, 90, 100, "ns"), Figure(200, 91, 200, "ns"), SAME),  # only the median: a noisy neighbour
