@@ -9,8 +9,8 @@ it knows of every record that failed whether it may be in the log.
 
 Where nothing may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
 round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
-a record comes). Assigning is a hand-over to librdkafka's main thread and back, some ten microseconds, at start and when
-partitions move. A client is destroyed on a thread of its own, because that waits for librdkafka's threads.
+a record comes). Assigning is a hand-over to librdkafka's main thread and back, a tenth of a millisecond, at start and
+when partitions move. A client is destroyed on a thread of its own, because that waits for librdkafka's threads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka 2.16.0 up to, not includi
 POSITION_AGAIN_S = 0.1  # between two questions for offsets that could not be told
 FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
 NewClient = TypeVar("NewClient", Producer, Consumer)
-LOG_METHODS = ("error", "error", "error", "error", "warning", "info", "info", "debug")  # by syslog level
+LOG_METHODS = ("error", "error", "error", "error", "warning", "info", "info")  # by syslog level ...
+DEBUG = 7  # ... below this one
 
 
 class NativeUnavailable(FastgwError):
@@ -247,6 +248,8 @@ class NativeLink:
     # Reading.
 
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+        if self._closed:
+            return
         if at == FROM_BEGINNING:
             self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
         else:
@@ -284,6 +287,8 @@ class NativeLink:
             self._loop.call_soon(self._events.positioned, offsets)
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
+        if self._closed:
+            return
         gone = set(partitions)
         for wanted in self._questions.values():
             wanted -= gone
@@ -322,6 +327,9 @@ class NativeLink:
         if isinstance(event, LogLine):
             if event.facility == "FAIL":
                 return  # a connection that failed: comes as an error as well
+            if event.level == DEBUG:  # somebody has asked for it, for all of it
+                log.debug("librdkafka", facility=event.facility, detail=event.text)
+                return
             self._say(LOG_METHODS[event.level], "librdkafka", facility=event.facility, detail=event.text)
         else:
             self._say("warning", "kafka client", code=event.name, detail=event.text)

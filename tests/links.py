@@ -60,13 +60,20 @@ class LinkOnALoop:
     """A link with what a worker has around it: a loop, a tick, somebody who is told. A context manager."""
 
     def __init__(
-        self, kind: str, bootstrap: str, topic: str, timeouts_ms: Sequence[int] = (5000,), **settings: object
+        self,
+        kind: str,
+        bootstrap: str,
+        topic: str,
+        timeouts_ms: Sequence[int] = (5000,),
+        client: Mapping[str, str] | None = None,
+        **settings: object,
     ) -> None:
+        """`client` holds more librdkafka properties, `settings` more of LinkSettings."""
         self.topic = topic
         self.told = Told()
         self.loop = uvloop.new_event_loop()
-        client = client_settings(bootstrap, {"reconnect.backoff.max.ms": 200})
-        made = LinkSettings(client, topic, timeouts_ms, **{"fetch_wait_ms": 5} | settings)  # type: ignore[arg-type]
+        shared = client_settings(bootstrap, {"reconnect.backoff.max.ms": 200, **(client or {})})
+        made = LinkSettings(shared, topic, timeouts_ms, **{"fetch_wait_ms": 5} | settings)  # type: ignore[arg-type]
         if kind == "native":
             open_library()
         self.link: Link = KINDS[kind](made, self.told, self.loop)

@@ -142,18 +142,20 @@ def test_a_slow_cluster_is_only_slow(house, cluster):
 # Fatal errors.
 
 
-def test_after_a_fatal_error_everything_pending_is_told_and_a_new_producer_is_there_within_a_second(house, cluster):
-    cluster.push_errors(PRODUCE, [OUT_OF_ORDER_SEQUENCE_NUMBER])
-    for token in range(1, 11):
-        house.send(token)
-    told = house.told
-    house.until(lambda: told.died or len(told.failed) == 10, 1.0, "what was pending is told")
-    assert {ending for ending, _ in told.failed.values()} <= {errors.SEND_UNKNOWN, errors.NOT_SENT}
-    began = time.monotonic()
-    house.send(11)  # not refused: the new producer is there already
-    assert house.fate(11) == "recorded"
-    assert time.monotonic() - began < 1.0
-    assert told.recorded.keys() == {0, 11}
+def test_after_a_fatal_error_everything_pending_is_told_and_a_new_producer_is_there_within_a_second(kind, cluster):
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        cluster.push_errors(PRODUCE, [OUT_OF_ORDER_SEQUENCE_NUMBER])
+        for token in range(1, 11):
+            house.send(token)
+        told = house.told
+        house.until(lambda: told.died or len(told.failed | told.recorded) == 11, 1.0, "what was pending is told")
+        assert told.died or told.failed
+        assert {ending for ending, _ in told.failed.values()} <= {errors.SEND_UNKNOWN, errors.NOT_SENT}
+        house.send(11)  # not refused: the new producer is there already
+        assert house.fate(11) == "recorded"
+        assert not told.recorded.keys() & told.failed.keys()
 
 
 def test_the_native_link_tells_of_each_record_that_a_dead_producer_held(cluster):
@@ -218,6 +220,20 @@ def test_close_does_not_wait_longer_than_it_may_and_says_what_is_left(house, clu
     assert time.monotonic() - began < 2.0
 
 
+def test_a_native_link_that_is_closed_does_nothing_more(cluster):
+    with LinkOnALoop("native", cluster.bootstrap, "replies") as house:
+        house.read([0])
+        house.close(1.0)
+        house.link.read([1])
+        house.link.read([2], FROM_BEGINNING)
+        house.link.stop_reading([0])
+        house.link.serve()
+        with pytest.raises(SendRefused):
+            house.send(1)
+        house.until(lambda: True)
+        assert house.told.positions.keys() == {0}
+
+
 def test_what_people_are_told_about_a_lost_cluster_is_bounded(house, cluster):
     with capture_logs() as lines:
         cluster.set_down()
@@ -225,3 +241,12 @@ def test_what_people_are_told_about_a_lost_cluster_is_bounded(house, cluster):
         house.fate(1, TOLD_S)
     assert any("127.0.0.1" in str(line.get("detail")) for line in lines), "it is told"
     assert len(lines) <= 30
+
+
+def test_librdkafkas_debug_lines_are_not_bounded(cluster):
+    with (
+        capture_logs() as lines,
+        LinkOnALoop("native", cluster.bootstrap, "replies", client={"debug": "broker,protocol"}) as house,
+    ):
+        house.read([0])
+        house.until(lambda: sum(line["log_level"] == "debug" for line in lines) > 50)
