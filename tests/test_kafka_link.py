@@ -177,13 +177,19 @@ def test_reading_from_the_end_gives_nothing_old_and_loses_nothing_new(house, out
 
 
 def test_reading_from_the_end_of_a_partition_that_is_being_written_starts_at_the_offset_told(house):
-    for number in range(200):
-        house.send(number)
+    numbers = itertools.count()
+
+    def write_some():
+        for _ in range(20):
+            house.send(next(numbers))
+
+    write_some()
     house.link.read([0])
-    for number in range(200, 400):
-        house.send(number)
-    house.until(lambda: len(house.told.recorded) == 400 and house.told.offsets(0)[-1:] == [399])
-    assert house.told.offsets(0) == list(range(house.told.positions[0], 400))
+    house.until(lambda: write_some() or house.told.positions, message="positioned while it is being written")
+    write_some()
+    last = next(numbers) - 1
+    house.until(lambda: house.told.offsets(0)[-1:] == [last])
+    assert house.told.offsets(0) == list(range(house.told.positions[0], last + 1))
 
 
 def test_reading_from_the_beginning_gives_everything(house, outside):
