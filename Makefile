@@ -1,4 +1,4 @@
-# make demo | test | check | bench | micro | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | bench | micro | hostile | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check bench micro clean
+.PHONY: demo test check bench micro hostile clean
 
 demo: $(VENV)/built
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -32,6 +32,12 @@ bench: $(VENV)/bench
 micro: $(VENV)/built
 	@exec $(BIN)/python -m pytest -q tests/bench --benchmark-enable --benchmark-only \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=$(or $(JSON),micro.json) $(ARGS)
+
+# Protocol conformance, TLS, and what crowds of hostile clients cost the others: a quarter of an hour. Needs Go.
+hostile: $(VENV)/hostile
+	$(BIN)/python -m tests.hostile.h2spec $(VENV)/go/h2spec
+	$(BIN)/python -m tests.hostile.tls $(VENV)/sslyze/bin/sslyze
+	$(BIN)/python -m tests.hostile.crowds $(ARGS)
 
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
@@ -62,6 +68,13 @@ $(VENV)/installed: pyproject.toml setup.py
 $(VENV)/bench: $(VENV)/built
 	@$(BIN)/python -c "$$BENCH_REQUIRES" > $(VENV)/bench-requires
 	@$(PIP) -r $(VENV)/bench-requires
+	@touch $@
+
+# sslyze in an environment of its own: it wants an older cryptography.
+$(VENV)/hostile: $(VENV)/built
+	@GOBIN=$(CURDIR)/$(VENV)/go go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+	@$(BIN)/python -m venv $(VENV)/sslyze
+	@$(VENV)/sslyze/bin/python -m pip install --quiet --disable-pip-version-check sslyze==6.3.1
 	@touch $@
 
 define SUITABLE

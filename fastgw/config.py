@@ -210,7 +210,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         _CLIENT_TIME)] = 75 * NS_PER_S
     write_timeout_ns: Annotated[int, Setting(
         "Time for a client to take its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
-    max_connections: Annotated[int, Setting("Open connections per worker.", integer(1, 1_000_000))] = 16384
+    max_connections: Annotated[int, Setting("Open connections per worker and listener.", integer(1, 1_000_000))] = 16384
 
 
 class Kafka(msgspec.Struct, frozen=True, kw_only=True):

@@ -185,6 +185,11 @@ def test_too_few_descriptors() -> None:
     assert doctor.judge_files(configured(), 16896, measured=False).level == "ok"
 
 
+def test_every_listener_has_its_own_connections() -> None:
+    two = configured(more='[[listen]]\nbind = "127.0.0.1:1"\n[[listen]]\nbind = "127.0.0.1:2"')
+    assert doctor.judge_files(two, 16896, measured=False).found.endswith("needed are 33280")
+
+
 def test_a_short_accept_queue() -> None:
     finding = doctor.judge_queue(128)
     assert (finding.level, finding.found) == ("warning", "net.core.somaxconn = 128, each worker asks for 1024")
