@@ -4,6 +4,9 @@ Per TCP endpoint and worker slot there is one SO_REUSEPORT socket: the kernel sp
 1.02-1.25 max/mean over 4 workers; one shared socket: 1.4-2.5), and the accept queue of a slot outlives its process.
 A Unix socket cannot be shared out like that: all workers accept from one.
 
+Its other side: the kernel goes on giving connections to a socket that nobody accepts from. So a slot that will have no
+process for a while is made deaf (`set_deaf`): its connections go to the others.
+
 SO_REUSEPORT lets a second gateway bind the same port without a word, and clients would then reach either. So each
 address is first bound without it, which fails when anybody listens there.
 """
@@ -14,7 +17,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fastgw.errors import StartError
@@ -42,6 +45,7 @@ class Listeners:
         self.addresses: list[str] = []
         self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker slot
         self._unix_paths: list[Path] = []
+        self._deaf: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return f"<Listeners {' '.join(self.addresses)}>"
@@ -57,6 +61,20 @@ class Listeners:
         if unix_path is not None:
             self._unix_paths.append(unix_path)
 
+    def set_deaf(self, workers: Collection[int]) -> None:
+        """These worker slots take no connections from now on, all others do; sockets that are shared always do.
+
+        Connections that wait in the queue of a slot that goes deaf are reset: nobody would answer them.
+        """
+        for worker in self._deaf ^ frozenset(workers):
+            for group in self._by_endpoint:
+                if len(group) > 1:
+                    if worker in workers:
+                        _deafen(group[worker])
+                    else:
+                        group[worker].listen(BACKLOG)
+        self._deaf = frozenset(workers)
+
     def close(self) -> None:
         """Close our copies and remove the files of Unix sockets; who inherited a socket still has it. Idempotent."""
         for group in self._by_endpoint:
@@ -65,6 +83,11 @@ class Listeners:
         for path in self._unix_paths:
             path.unlink(missing_ok=True)
         self._unix_paths.clear()
+
+
+def _deafen(one: socket.socket) -> None:
+    # Linux takes a listening socket that is shut down out of the group that shares the port, and keeps it bound.
+    one.shutdown(socket.SHUT_RD)
 
 
 def open_listeners(
@@ -118,14 +141,20 @@ def _listen_tcp(bind: str, count: int, reuse_port: bool) -> list[socket.socket]:
     family, address = _resolve(bind)
     group: list[socket.socket] = []
     try:
-        if reuse_port and address[1] != 0:
+        # Held until the others have it: a port that the kernel chose is chosen again by a socket that listens again,
+        # so each of ours asks for it by number.
+        chosen = _bound(family, address, bind, reuse_port) if reuse_port and address[1] == 0 else None
+        if chosen is not None:
+            address = chosen.getsockname()
+        elif reuse_port:
             _bound(family, address, bind, reuse_port=False).close()
         for _ in range(count):
-            one = _bound(family, address, bind, reuse_port)
-            group.append(one)
+            group.append(_bound(family, address, bind, reuse_port))
+        if chosen is not None:
+            chosen.close()
+        for one in group:
             _set_tcp_options(one)
             one.listen(BACKLOG)
-            address = one.getsockname()  # port 0 has become a port: the others share it
     except OSError as error:
         _close_all(group)
         raise _start_error(bind, error) from error

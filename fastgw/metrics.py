@@ -18,7 +18,7 @@ from fastgw.errors import ENDINGS
 from fastgw.messages import Fate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HEARTBEAT_FRESH_NS = 3_000_000_000  # a loop that has not turned for this long is not serving anybody
+HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
 PHASE_NAMES = {
     _ctable.QUEUE_TO_ACK: "queue_to_ack",
     _ctable.ACK_TO_REPLY: "ack_to_reply",

@@ -10,7 +10,7 @@ process, a `Slot` for each worker, at most one `Reload`.
     a worker dies     its slots in the table are reclaimed, a successor starts: at once after a good run, else after a
                       pause that grows with each short run
     a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
-    a worker hangs    (no heartbeat for 3 s after it was ready) it is killed, and so it died
+    a worker hangs    (no heartbeat for 2.5 s after it was ready) it is killed, and so it died
     the watchdog      of systemd is fed while a worker serves and every heart beats
     the agent dies    a successor starts, the workers do not notice
     SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
@@ -45,7 +45,7 @@ from fastgw.errors import ConfigError, StartError
 from fastgw.holdings import Holdings, in_memory, opened_anew, rewrite
 from fastgw.standby import Standby
 from fastgw.systemd import Notifier
-from fastgw.worker_slots import PATIENCE, BackOff, Patience, Slot
+from fastgw.worker_slots import PATIENCE, BackOff, Patience, Slot, deaf_slots
 
 log = structlog.get_logger("fastgw.supervisor")
 
@@ -400,6 +400,7 @@ class Supervisor:
         if now >= self._start_by:
             waited_for = [child.name for child in self._children() if child.state is not State.READY]
             raise StartError(f"not ready within {self._patience.start:g} s: {', '.join(waited_for) or 'the workers'}")
+        self._held.listeners.set_deaf(deaf_slots(self._slots, now, self._patience))
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)

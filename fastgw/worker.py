@@ -13,6 +13,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ log = structlog.get_logger("fastgw.worker")
 
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
+BACKLOG = 1024
 LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
 # How long another node may need to read a partition that it takes over: a group settles in about one second (design
@@ -349,6 +351,7 @@ class Worker:
         await self.ready.wait()
         gateway = self._config.gateway
         for fd, listen in zip(listen_fds, gateway.listens, strict=True):
+            _listen_again(fd)
             front = _front_of(listen)(fd, listen, self._config.limits, self)
             await front.start()
             self._fronts.append(front)
@@ -389,6 +392,12 @@ class Worker:
     def _leaves_a_group(self) -> bool:
         """Whether other nodes take over our partitions now: until they read them, replies still come here."""
         return self._config.cluster.mode == "group" and self._table.service_draining()
+
+
+def _listen_again(fd: int) -> None:
+    """The supervisor may have made the socket deaf while nobody was ready here; it sees us ready later than clients."""
+    with socket.socket(fileno=os.dup(fd)) as listening:
+        listening.listen(BACKLOG)
 
 
 def _front_of(listen: Listen) -> type[ExpressFront | GranianFront]:

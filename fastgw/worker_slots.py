@@ -5,12 +5,13 @@ Only decisions: nothing here starts or ends a process, and time is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
 from fastgw import table
-from fastgw.children import Child
+from fastgw.children import Child, State
 
 GENERATIONS = 256  # eight bits of the correlation id
 
@@ -19,13 +20,15 @@ class Patience(NamedTuple):
     """How long the supervisor waits for what, in seconds."""
 
     start: float = 30.0  # from exec to ready
-    hung: float = 3.0  # without a heartbeat
-    look: float = 0.5  # between two looks at the heartbeats
+    hung: float = 2.5  # without a heartbeat; with the next line: noticed within 3 s
+    look: float = 0.25  # between two looks at the heartbeats
     drain_more: float = 2.0  # after the drain timeout, which the worker keeps itself
     agent_stop: float = 5.0
     retry_first: float = 0.1
     retry_last: float = 10.0
     good_run: float = 10.0  # after it a death is an accident, not a pattern
+    queue: float = 0.5  # a pause for which connections may wait in the queue of a slot without process ...
+    queue_more: float = 2.0  # ... and for its next process to become ready
 
 
 PATIENCE = Patience()
@@ -88,3 +91,24 @@ class Slot:
         if before is not None:
             self.outgoing.append(before)
         return before
+
+
+def deaf_slots(slots: Sequence[Slot], now: float, patience: Patience) -> list[int]:
+    """The slots in which nobody accepts connections, and nobody will soon, while others do.
+
+    When nobody at all serves, waiting in a queue is the best that a connection can have.
+    """
+    if not any(_serves(slot) for slot in slots):
+        return []
+    return [slot.number for slot in slots if not _serves(slot) and _is_long_in_coming(slot, now, patience)]
+
+
+def _serves(slot: Slot) -> bool:
+    return any(child is not None and child.state is State.READY for child in (slot.current, slot.incoming))
+
+
+def _is_long_in_coming(slot: Slot, now: float, patience: Patience) -> bool:
+    coming = slot.current or slot.incoming
+    if coming is None:
+        return slot.back_off.start_at - now > patience.queue
+    return coming.state is State.STARTING and now - coming.started_at > patience.queue_more

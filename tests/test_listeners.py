@@ -147,3 +147,74 @@ def test_a_number_of_inherited_sockets_that_does_not_fit_is_an_error() -> None:
         open_listeners(["127.0.0.1:1", "127.0.0.1:2"], workers=2, inherited=inherited)
     for one in inherited:
         one.close()
+
+
+def connect_to(fd: int) -> socket.socket:
+    client = socket.create_connection(name_of(fd), timeout=5)
+    client.sendall(b"x")  # DEFER_ACCEPT: a client has to say something first
+    return client
+
+
+def waiting_on(fd: int) -> int:
+    """How many connections wait; they are taken, read and closed."""
+    count = 0
+    with socket.socket(fileno=os.dup(fd)) as listening:
+        listening.setblocking(False)
+        while True:
+            try:
+                taken = listening.accept()[0]
+            except BlockingIOError:
+                return count
+            with taken:
+                taken.recv(1)
+            count += 1
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "127.0.0.1:{port}"])
+def test_a_deaf_slot_takes_no_connections_until_it_listens_again(bind: str, opened: list[Listeners]) -> None:
+    with socket.socket() as asking:
+        asking.bind(("127.0.0.1", 0))
+        port = asking.getsockname()[1]
+    listeners = open_listeners([bind.format(port=port)], workers=3)
+    opened.append(listeners)
+    fds = [listeners.fds_of(worker)[0] for worker in range(3)]
+    for deaf in ([0], [1], [0, 2], [2]):
+        listeners.set_deaf(deaf)
+        clients = [connect_to(fds[0]) for _ in range(60)]
+        heard = {worker for worker in range(3) if worker not in deaf and waiting_on(fds[worker])}
+        assert heard == set(range(3)) - set(deaf)
+        for client in clients:
+            client.close()
+    listeners.set_deaf([])
+    clients = [connect_to(fds[0]) for _ in range(60)]
+    counts = [waiting_on(fd) for fd in fds]
+    assert sum(counts) == len(clients)
+    assert all(counts)
+    for fd in fds:
+        assert option(fd, socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) >= 5
+        assert option(fd, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    for client in clients:
+        client.close()
+
+
+def test_connections_that_wait_for_a_slot_that_goes_deaf_are_reset(opened: list[Listeners]) -> None:
+    opened.append(open_listeners(["127.0.0.1:0"], workers=2))
+    clients = [connect_to(opened[0].fds_of(0)[0]) for _ in range(40)]
+    opened[0].set_deaf([0])
+    left = waiting_on(opened[0].fds_of(1)[0])
+    assert 0 < left < len(clients)
+    resets = 0
+    for client in clients:
+        try:
+            assert client.recv(1) == b"", "taken and closed by slot 1"
+        except ConnectionResetError:
+            resets += 1
+        client.close()
+    assert resets == len(clients) - left
+
+
+def test_a_socket_that_all_slots_share_never_goes_deaf(opened: list[Listeners], tmp_path: Path) -> None:
+    opened.append(open_listeners([f"unix:{tmp_path}/socket"], workers=2))
+    opened[0].set_deaf([0, 1])
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/socket")

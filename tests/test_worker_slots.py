@@ -7,15 +7,17 @@ from typing import cast
 
 import pytest
 
-from fastgw.children import Child
-from fastgw.worker_slots import BackOff, Patience, Slot
+from fastgw.children import Child, State
+from fastgw.worker_slots import BackOff, Patience, Slot, deaf_slots
 
 
 class FakeChild:
-    """Stands for a process: a slot looks at nothing but its generation."""
+    """Stands for a process: a slot looks at nothing but these."""
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, state: State = State.READY, started_at: float = 0.0) -> None:
         self.generation = generation
+        self.state = state
+        self.started_at = started_at
 
 
 def child(generation: int) -> Child:
@@ -82,3 +84,39 @@ def test_the_incoming_process_takes_over_and_the_one_before_goes_out() -> None:
     assert rolled.succeed() is before
     assert (rolled.current, rolled.incoming, rolled.outgoing) == (after, None, [before])
     assert rolled.children() == [after, before]
+
+
+def numbered(number: int, current: FakeChild | None = None, start_at: float = inf) -> Slot:
+    made = Slot(number, BackOff(Patience(), start_at))
+    made.current = cast(Child, current)
+    return made
+
+
+NOW = 100.0
+PATIENCE = Patience(queue=0.5, queue_more=2.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "deaf"),
+    [
+        (numbered(1, FakeChild(0)), []),
+        (numbered(1, start_at=NOW + 0.4), []),  # short enough to wait in its queue
+        (numbered(1, start_at=NOW + 0.6), [1]),
+        (numbered(1, FakeChild(1, State.STARTING, NOW - 1.9)), []),
+        (numbered(1, FakeChild(1, State.STARTING, NOW - 2.1)), [1]),
+        (numbered(1, FakeChild(1, State.STOPPING, NOW - 60.0)), []),  # it hung, is killed, and its successor is near
+    ],
+)
+def test_a_slot_that_accepts_nothing_for_a_while_is_deaf_if_another_serves(second: Slot, deaf: list[int]) -> None:
+    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE) == deaf
+
+
+def test_when_nobody_serves_no_slot_is_deaf() -> None:
+    starting = numbered(0, FakeChild(1, State.STARTING, NOW - 20))
+    assert deaf_slots([starting, numbered(1, start_at=NOW + 9)], NOW, PATIENCE) == []
+
+
+def test_a_slot_whose_next_generation_is_ready_is_not_deaf() -> None:
+    rolling = numbered(1, FakeChild(0, State.STOPPING))
+    rolling.incoming = cast(Child, FakeChild(1))
+    assert deaf_slots([numbered(0, FakeChild(0)), rolling], NOW, PATIENCE) == []
