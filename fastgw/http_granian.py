@@ -153,6 +153,8 @@ class GranianFront:
             callback, argument = handed_over.popleft()
             try:
                 callback(argument)
+            except MemoryError:
+                raise  # ends the worker
             except Exception:  # a defect met by one request must not take the batch with it
                 log.exception("request not handled")
 
@@ -262,6 +264,8 @@ def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, an
 
     try:
         token = door.open(admission, body, forget_and_answer)
+    except MemoryError:
+        raise  # ends the worker
     except Exception:
         log.exception("request not opened", route=admission.route_number)
         forget_and_answer(500, [], b"")

@@ -64,6 +64,8 @@ STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have l
 # How long another node may need to read a partition that it takes over: a group settles in about one second (design
 # section 3), and what arrives while nobody reads is lost to everybody whose reply went astray.
 HAND_OVER_NS = 4_000_000_000
+ORPHAN_MORE_S = 3.0  # after the drain timeout, for a worker whose supervisor is gone
+EXIT_BROKEN = 70  # sysexits.h: an internal error
 SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
 CANARY_TIMEOUT_NS = canary.PERIOD_NS * canary.MISSED_MAX
 
@@ -93,6 +95,7 @@ class Worker:
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
         self._fronts: list[GranianFront | ExpressFront] = []
+        self._listen_fds: Sequence[int] = ()
         self._home_since_ns = 0
         self._told_leaving: dict[int, int] = {}  # partition -> when the others were told that we stop reading it
         self._draining = False
@@ -175,6 +178,8 @@ class Worker:
         for reply in replies:
             try:
                 self._take_reply(reply, now_ns)
+            except MemoryError:
+                raise  # see _on_unhandled
             except Exception:  # one poisonous record must not cost the others of its batch their answers
                 log.exception("reply not handled", partition=reply.partition, offset=reply.offset)
                 self._table.count_fate(self._process, Fate.MALFORMED)
@@ -345,6 +350,7 @@ class Worker:
 
     async def serve(self, listen_fds: Sequence[int]) -> None:
         """From nothing to ready: the reply path first, then the fronts, so that no reply can be missed."""
+        self._listen_fds = listen_fds
         await self._mesh.start()
         self._link.start()
         self._tick()
@@ -357,20 +363,27 @@ class Worker:
             self._fronts.append(front)
         self._reply_path_changed()
 
-    async def drain(self) -> None:
-        """No new connections; what waits is answered, at the latest by the drain timeout; then everything is closed."""
+    async def drain(self, orphaned: bool = False) -> None:
+        """No new connections; what waits is answered, at the latest by the drain timeout; then everything is closed.
+
+        A connection that is open may bring one more request: who sends it at the moment in which its connection is
+        closed could not know what became of it.
+        """
         if self._draining:
             return
         self._draining = True
         self._table.set_draining(self._process)
         lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
-        if self._table.service_draining():
-            lame_duck_s = 0.0
-            # The whole service goes: on a kept-alive connection an honest refusal is better than a silent close.
-            # In a reload the gate stays open: a sibling has the new connections, these requests are still ours.
-            self._exchange.close_gate(errors.DRAINING, "this gateway is shutting down")
         for front in self._fronts:
             front.drain(lame_duck_s)
+        if orphaned or self._table.service_draining():
+            # In a reload these sockets are our successor's, and so is who comes late. Here nobody else has them: who
+            # comes now is refused, so that he goes to another node at once, instead of waiting for nothing.
+            for fd in self._listen_fds:
+                os.close(fd)
+            self._loop.call_later(
+                lame_duck_s, self._exchange.close_gate, errors.DRAINING, "this gateway is shutting down"
+            )
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + self._config.gateway.drain_timeout_ns
         read_on_until_ns = now_ns + HAND_OVER_NS if self._leaves_a_group() else now_ns
@@ -433,16 +446,45 @@ def delivery_timeout_ms(timeout_ns: int) -> int:
     return max(100, timeout_ms - min(1000, max(50, timeout_ms // 10)))
 
 
-async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_fds: Sequence[int]) -> None:
-    worker = Worker(**worker_args)
-    loop = asyncio.get_running_loop()
+def _on_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An error that nobody caught: the loop goes on, but not without memory.
 
-    def drain() -> None:
-        draining.append(loop.create_task(worker.drain()))
+    Half of the requests would hang and the other half be lost. The supervisor has a successor ready in less time.
+    """
+    error = context.get("exception")
+    try:
+        log.error("unhandled error", what=context.get("message"), exc_info=error)
+    finally:
+        if isinstance(error, MemoryError):
+            os._exit(EXIT_BROKEN)
+
+
+def _end_in_time(drain_timeout_ns: int) -> None:
+    """Nobody is left to end us if the drain hangs: the kernel does it then, whatever this process is doing."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, drain_timeout_ns / 1e9 + ORPHAN_MORE_S)
+
+
+async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_fds: Sequence[int]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_unhandled)
+    worker = Worker(**worker_args)
+
+    def drain(orphaned: bool = False) -> None:
+        draining.append(loop.create_task(worker.drain(orphaned)))
+        draining[-1].add_done_callback(drained)
+
+    def drained(task: asyncio.Task[None]) -> None:
+        if task.exception() is not None:
+            try:
+                log.error("drain failed", exc_info=task.exception())
+            finally:
+                os._exit(EXIT_BROKEN)
 
     def orphaned() -> None:
         loop.remove_reader(life_fd)  # it stays readable: the other end is closed for good
-        drain()
+        _end_in_time(worker_args["cfg"].gateway.drain_timeout_ns)
+        drain(orphaned=True)
 
     draining: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected
     loop.add_signal_handler(signal.SIGTERM, drain)
