@@ -28,6 +28,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def title_of(pid: int) -> str:
+    """The title of a process; empty when it has ended, or is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 class Gateway:
     """One node; a context manager that drains it at the end and fails if that is not clean."""
 
@@ -61,6 +69,7 @@ class Gateway:
             f'[kafka]\nbootstrap = "{bootstrap}"\n{kafka}\n{routes}{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.exit_code = 0  # what its end is expected to say
 
     @property
     def log_text(self) -> str:
@@ -90,7 +99,7 @@ class Gateway:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
         if failure[0] is None:
-            assert code == 0, self.log_text
+            assert code == self.exit_code, self.log_text
         else:
             print(self.log_text[-4000:])
 
@@ -118,6 +127,15 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.admin("/status")[1])
+
+    def children(self) -> dict[int, str]:
+        """Living child processes, by pid: their titles."""
+        assert self.process is not None
+        try:
+            pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:
+            return {}
+        return {int(pid): title for pid in pids if (title := title_of(int(pid)))}
 
     def worker_pid(self, slot: int) -> int:
         return next(worker["pid"] for worker in self.status()["workers"] if worker["slot"] == slot)

@@ -99,8 +99,9 @@ def play(
             clients.sent(missing, timeout_s=3600)
     seconds = time.monotonic() - began_s
     settle(furniture)
-    verdict = judge(clients.told, asked.read(), told.read() if told else None)
-    return report_of(scenario, verdict, clients.told, stage.faults, seconds)
+    log = [one for group in (clients, *stage.more_clients) for one in group.told]
+    verdict = judge(log, asked.read(), told.read() if told else None)
+    return report_of(scenario, verdict, log, stage.faults, seconds)
 
 
 def settle(furniture: Furniture) -> None:

@@ -148,6 +148,7 @@ class Stage:
     progress: Callable[[str], None]
     chance: random.Random
     faults: list[Fault] = field(default_factory=list)
+    more_clients: list[Clients] = field(default_factory=list)
 
     @property
     def gateway(self) -> Gateway:
@@ -169,13 +170,20 @@ class Stage:
     def all_ready(self) -> bool:
         return all(gateway.ready for gateway in self.gateways if not gateway.ended)
 
+    def also(self, habits: Habits) -> Clients:
+        """Further clients, at work inside a `with`; their answers are judged with those of the others."""
+        furniture = self.furniture
+        self.more_clients.append(Clients(furniture.ports, f"/{furniture.requests}", habits))
+        return self.more_clients[-1]
+
     @contextmanager
-    def fault(self, recovered: Callable[[], object] | None = None) -> Iterator[Fault]:
+    def fault(self, recovered: Callable[[], object] | None = None, serves_on: bool = True) -> Iterator[Fault]:
         """Injects a fault inside the block, at whose end its cause is gone; returns when the service has recovered.
 
         Args:
-            recovered: when that is; every node is ready by default. In any case, a request that began after the end
-                of the block has to be answered.
+            recovered: when that is; every node is ready by default.
+            serves_on: in any case a request that began after the end of the block has to be answered. False for
+                faults that nobody survives.
         """
         fault = Fault(time.monotonic())
         self.faults.append(fault)
@@ -183,5 +191,6 @@ class Stage:
         yield fault
         fault.over_s = time.monotonic()
         eventually(recovered or self.all_ready, RECOVERY_S, "the gateway has recovered")
-        eventually(lambda: self.clients.answered_since(fault.over_s), RECOVERY_S, "a new request is answered")
+        if serves_on:
+            eventually(lambda: self.clients.answered_since(fault.over_s), RECOVERY_S, "a new request is answered")
         fault.recovered_s = time.monotonic()

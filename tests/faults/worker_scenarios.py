@@ -3,31 +3,126 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+from pathlib import Path
 
-from tests.faults.oracle import CUT
-from tests.faults.play import Scenario
+from tests.faults.clients import Habits
+from tests.faults.oracle import CUT, REFUSED
+from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
+from tests.gateways import title_of
+from tests.waiting import eventually
 
 HOUSE = House(workers=3)
+CONNECTIONS = Habits().connections
+GREEDY = Habits(connections=32, body_bytes=900_000)  # takes a worker more memory than it ever had
+LOOP_KILLS = 5  # a crash loop: by then the pause before the next start is 1.6 s
+PATIENT_S = 1.5  # a new connection must not have to wait for the slot in the loop
 
 
 def killed_workers(stage: Stage) -> None:
-    """SIGKILL at random moments, whatever the worker is doing: starting, draining, serving."""
+    """SIGKILL at random moments, whatever the worker is doing."""
     for _ in range(stage.faults_wanted):
         stage.some_moment()
-        slot = stage.chance.randrange(stage.furniture.house.workers)
-        pid = stage.gateway.worker_pid(slot)
-        with stage.fault(lambda slot=slot, pid=pid: replaced(stage, slot, pid)):
+        slot, pid = some_worker(stage)
+        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
             os.kill(pid, signal.SIGKILL)
 
 
-def replaced(stage: Stage, slot: int, pid: int) -> bool:
+def stopped_workers(stage: Stage) -> None:
+    """SIGSTOP: the worker hangs, holds its connections, and says nothing."""
+    for _ in range(stage.faults_wanted):
+        slot, pid = some_worker(stage)
+        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
+            os.kill(pid, signal.SIGSTOP)
+
+
+def out_of_memory(stage: Stage) -> None:
+    """A worker can map no more memory: it must not go on half-dead."""
+    for _ in range(stage.faults_wanted):
+        slot, pid = some_worker(stage)
+        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
+            # Of data and not of addresses: the heaps of threads have theirs from the start.
+            _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes(pid), hard))
+            with stage.also(GREEDY):
+                eventually(lambda slot=slot, pid=pid: worker_in(stage, slot) != pid, 30, "it has ended")
+
+
+def crash_loop(stage: Stage) -> None:
+    """Whatever is started in slot 0 dies as soon as it is seen, again and again; the others serve."""
+    with stage.fault():
+        for _ in range(LOOP_KILLS):
+            os.kill(eventually(lambda: worker_in(stage, 0), 30, "somebody is in slot 0"), signal.SIGKILL)
+            eventually(lambda: worker_in(stage, 0) == 0, 30, "it is gone")
+        eventually(lambda: worker_in(stage, 0), 30, "the next one is started")
+
+
+def dead_agents(stage: Stage) -> None:
+    """SIGKILL for the agent: nobody notices."""
+    for _ in range(stage.faults_wanted):
+        pid = next(pid for pid, title in stage.gateway.children().items() if title == "fastgw: agent")
+        with stage.fault(lambda pid=pid: "fastgw: agent" in others(stage, pid) and stage.all_ready()):
+            os.kill(pid, signal.SIGKILL)
+        stage.clients.sent(100)
+
+
+def dead_supervisor(stage: Stage) -> None:
+    """SIGKILL for the supervisor: its children notice and end."""
+    children = stage.gateway.children()
+    stage.gateway.exit_code = -signal.SIGKILL
+    with stage.fault(lambda: not any(map(title_of, children)), serves_on=False):
+        stage.gateway.signal(signal.SIGKILL)
+
+
+def data_bytes(pid: int) -> int:
+    """How much private memory a process has mapped to write to."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmData:")[2].split()[0]) * 1024
+
+
+def some_worker(stage: Stage) -> tuple[int, int]:
+    """(slot, pid) of any worker that serves."""
+    slot = stage.chance.randrange(stage.furniture.house.workers)
+    return slot, eventually(lambda: worker_in(stage, slot), 30, f"a worker in slot {slot}")
+
+
+def worker_in(stage: Stage, slot: int) -> int:
+    """The pid of the process in a slot; 0 when there is none."""
+    workers = stage.gateway.status()["workers"]
+    return next((worker["pid"] for worker in workers if worker["slot"] == slot), 0)
+
+
+def is_replaced(stage: Stage, slot: int, pid: int) -> bool:
     """Whether another process than this one serves in the slot."""
     workers = stage.gateway.status()["workers"]
     return any(worker["slot"] == slot and worker["pid"] != pid and worker["ready"] for worker in workers)
 
 
+def others(stage: Stage, pid: int) -> set[str]:
+    return {title for other, title in stage.gateway.children().items() if other != pid}
+
+
 SCENARIOS = [
-    Scenario("worker killed", HOUSE, killed_workers, {CUT: 12}, short=3, long=10_000),
+    Scenario("worker killed", HOUSE, killed_workers, {CUT: CONNECTIONS}, short=3, long=10_000),
+    Scenario("worker hangs", HOUSE, stopped_workers, {CUT: CONNECTIONS}, long=500),
+    Scenario(
+        "worker out of memory",
+        HOUSE,
+        out_of_memory,
+        {CUT: CONNECTIONS + GREEDY.connections},
+        long=1000,
+    ),
+    Scenario(
+        "crash loop of one worker",
+        HOUSE,
+        crash_loop,
+        {CUT: CONNECTIONS * LOOP_KILLS},
+        long=1,
+        habits=Habits(fresh_each=True, silent_after_s=PATIENT_S),
+    ),
+    Scenario("agent killed", HOUSE, dead_agents, long=1000),
+    # Each of the three workers may have one connection of a client in its queue when it closes.
+    Scenario("supervisor killed", HOUSE, dead_supervisor, {CUT: 3 * CONNECTIONS, REFUSED: ANY}, long=1, alone=True),
 ]
