@@ -36,6 +36,7 @@ class Habits:
     body_bytes: int = 64
     silent_after_s: float = 15.0
     headers: tuple[str, ...] = ()
+    manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
 
 
 class Clients:
@@ -100,7 +101,7 @@ class Clients:
             if pause_s:
                 await asyncio.sleep(max(0.0, next_s - time.monotonic()))
                 next_s += pause_s
-            body = f"{self.run} {next(self._numbers)} ".encode().ljust(habits.body_bytes, b".")
+            body = self._body(next(self._numbers))
             began_s = time.monotonic()
             if connection is None or not connection.is_open:
                 connection = await self._connect(index)
@@ -114,6 +115,11 @@ class Clients:
                 connection.close()
         if connection is not None:
             connection.close()
+
+    def _body(self, number: int) -> bytes:
+        manners = self._habits.manners
+        manner = manners[number % len(manners)] + b" " if manners else b""
+        return (manner + f"{self.run} {number} ".encode()).ljust(self._habits.body_bytes, b".")
 
     async def _connect(self, index: int) -> Connection | None:
         ports = list(self._ports)

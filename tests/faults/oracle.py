@@ -121,8 +121,12 @@ def _judge_one(
         verdict.accuse(Lie.SILENCE, told)
     if told.request_id and record_ids and told.request_id not in record_ids:
         verdict.accuse(Lie.STRANGER, f"{told}; it names {told.request_id!r}, its record is {record_ids}")
-    if told.ending == ANSWERED:
-        if told.answer != told.body:
-            verdict.accuse(Lie.STRANGER, told)
-        elif replies is not None and not any(told.answer in replies.get(one, ()) for one in record_ids):
-            verdict.accuse(Lie.INVENTED, told)
+    if told.ending == ANSWERED and not _was_given(told, record_ids, replies):
+        verdict.accuse(Lie.INVENTED if told.answer == told.body else Lie.STRANGER, told)
+
+
+def _was_given(told: Told, record_ids: list[bytes], replies: Mapping[bytes, set[bytes]] | None) -> bool:
+    """Whether this answer is a reply to this request's own record. Services echo, unless they are asked for worse."""
+    if replies is None:
+        return told.answer == told.body
+    return any(told.answer in replies.get(one, ()) for one in record_ids)

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple, Protocol
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.faults.clients import Clients, Habits
+from tests.faults.echo_service import echo_service
 from tests.gateways import Gateway
-from tests.repliers import replier
 from tests.waiting import eventually
 
 TOPIC_S = 30.0
 RECOVERY_S = 60.0
+REPLY_BYTES_MAX = 12 << 20
 
 
 class House(NamedTuple):
@@ -35,7 +36,6 @@ class House(NamedTuple):
     nodes: int = 1
     cluster: str = "single"  # the gateway's cluster.mode
     timeout: str = "5s"
-    manner: str = "header"  # of the service, see tests.repliers
     reply_partitions: int = 8
     request_partitions: int = 4
     gateway_settings: str = ""
@@ -68,8 +68,8 @@ class Furniture:
         self.kafka = kafka
         self.requests, self.replies = f"asked-{tag}", f"told-{tag}"
         self.make_topic(self.requests, house.request_partitions)
-        self.make_topic(self.replies, house.reply_partitions)
-        self.service = opened.enter_context(replier(kafka.bootstrap, house.manner, [self.requests]))
+        self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
+        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests))
         self._folder = folder
         self._opened = opened
         self.gateways: list[Gateway] = []

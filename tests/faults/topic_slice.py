@@ -80,6 +80,8 @@ class TopicSlice:
 
 
 def _found(message: Message) -> Found:
-    headers = dict(message.headers() or [])
-    correlation_id = headers.get("correlation_id") or message.key() or b""
-    return Found(correlation_id, message.value() or b"")
+    try:
+        correlation_id = dict(message.headers() or []).get("correlation_id")
+    except UnicodeDecodeError:  # some scenarios write such header names
+        correlation_id = None
+    return Found(correlation_id or message.key() or b"", message.value() or b"")

@@ -1,0 +1,137 @@
+"""The service of the scenarios: echoes, unless the first word of a body asks for worse.
+
+Run as `python -m tests.faults.echo_service BOOTSTRAP TOPIC`; prints "ready" when it reads. It reads by assigned
+partitions and not in a group, so that after an outage of the brokers it is back as soon as they are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+LIFE_S = 7200  # one that its test has forgotten ends by itself
+ASK_S = 30.0
+LATE_S = 0.2  # after the deadline
+HUGE_BYTES = 10 << 20
+
+LATE, TWICE, SILENT, HUGE, CUT_ID = b"late", b"twice", b"silent", b"huge", b"cut-id"
+
+# Replies that cannot become an HTTP answer: status and headers that would end a process or inject a header.
+POISON: dict[bytes, list[tuple[str, bytes | None]]] = {
+    b"status-99": [("status", b"99")],
+    b"status-1000": [("status", b"1000")],
+    b"status-text": [("status", b"two hundred")],
+    b"status-null": [("status", None)],
+    b"status-bytes": [("status", b"\xff\xfe\x00")],
+    b"inject": [("content-type", b"text/plain\r\nset-cookie: a=b")],
+    b"inject-nul": [("content-type", b"text/plain\x00")],
+}
+
+
+class Due(NamedTuple):
+    """A reply that waits for its time."""
+
+    at_s: float
+    number: int
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes | None]]
+
+
+class EchoService:
+    """Reads one topic from its present end, replies to the partition that each request names."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        common = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 3}
+        self._consumer = Consumer(
+            {
+                **common,
+                "group.id": "no-group",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+                "fetch.error.backoff.ms": 50,
+            }
+        )
+        self._producer = Producer(
+            {
+                **common,
+                "enable.idempotence": True,
+                "linger.ms": 1,
+                "message.max.bytes": 2 * HUGE_BYTES,
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        partitions = self._consumer.list_topics(topic, timeout=ASK_S).topics[topic].partitions
+        self._consumer.assign([TopicPartition(topic, number, self._end(topic, number)) for number in partitions])
+        self._due: list[Due] = []
+        self._numbers = count()
+
+    def _end(self, topic: str, number: int) -> int:
+        return self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_S)[1]
+
+    def run(self) -> None:
+        while True:
+            first = self._consumer.poll(0.02)
+            self._producer.poll(0)
+            for message in [first, *self._consumer.consume(500, 0)] if first is not None else []:
+                self._take(message)
+            while self._due and self._due[0].at_s <= time.time():
+                self._send(heapq.heappop(self._due))
+
+    def _take(self, message: Message | None) -> None:
+        if message is None or message.error() is not None:
+            return
+        headers = dict(message.headers())
+        body: bytes = message.value()
+        manner = body.partition(b" ")[0]
+        where = headers["reply_to"].decode(), int(headers["reply_partition"])
+        key = headers["correlation_id"]
+        reply = Due(0.0, next(self._numbers), *where, key, body, POISON.get(manner, []))
+        if manner == SILENT:
+            return
+        if manner == LATE:
+            heapq.heappush(self._due, reply._replace(at_s=int(headers["deadline"]) / 1000 + LATE_S))
+            return
+        if manner == HUGE:
+            reply = reply._replace(value=body.ljust(HUGE_BYTES, b"."))
+        if manner == CUT_ID:
+            reply = reply._replace(key=key[: len(key) // 2])
+        self._send(reply)
+        if manner == TWICE:
+            self._send(reply._replace(value=b"a second answer"))
+
+    def _send(self, reply: Due) -> None:
+        self._producer.produce(reply.topic, reply.value, reply.key, reply.partition, headers=reply.headers)
+
+
+@contextmanager
+def echo_service(bootstrap: str, topic: str) -> Iterator[subprocess.Popen]:
+    """The service in a process of its own, ready; ended on the way out."""
+    command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", "the service did not start"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    signal.alarm(LIFE_S)
+    service = EchoService(*sys.argv[1:])
+    print("ready", flush=True)
+    service.run()
