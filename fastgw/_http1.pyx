@@ -283,7 +283,9 @@ cdef class RequestHead:
                 continue  # llhttp refuses it
             first = lower(parts.name.start[0])
             if first == c"h":
-                if equals(parts.name, b"host", 4) and is_ascii(parts.value):
+                if equals(parts.name, b"host", 4):
+                    if not is_ascii(parts.value):  # must not hide from those who count Hosts
+                        return self._find_fault("expected a Host that is ASCII")
                     hosts += 1
                     self.hosts = (text_of(parts.value),)
             elif first == c"c":

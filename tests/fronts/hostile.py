@@ -121,6 +121,10 @@ HEADERS = (
     _bad("no Host", b"GET /echo HTTP/1.1\r\n\r\n"),
     _bad("two Hosts", _get(b"/echo", b"Host: shop.test", b"Host: evil.test")),
     _bad("the same Host twice", _get(b"/echo", b"Host: shop.test", b"Host: shop.test")),
+    # granian shows no header whose value is not ASCII, and nothing that would tell that there was one.
+    _bad("two Hosts, the first not ASCII", _get(b"/echo", b"Host: \xe4.test", b"Host: shop.test"), granian=SERVED),
+    _bad("two Hosts, the last not ASCII", _get(b"/echo", b"Host: shop.test", b"Host: \xe4.test"), granian=SERVED),
+    _bad("a Host that is not ASCII", _get(b"/echo", "Host: ä.test".encode())),
     _bad("two Hosts in one", _get(b"/echo", b"Host: shop.test, evil.test")),
     _bad("a Host with a blank", _get(b"/echo", b"Host: shop test")),
     _bad("a Host with credentials", _get(b"/echo", b"Host: a@shop.test")),
