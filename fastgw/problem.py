@@ -66,7 +66,8 @@ def answer(
             type=TYPE_PREFIX + ending.name,
             title=ending.title,
             status=ending.status,
-            detail=detail,
+            # A lone surrogate, which whoever made the sentence took over from somewhere, is in no valid JSON.
+            detail=detail if detail.isascii() else detail.encode(errors="backslashreplace").decode(),
             instance=f"urn:uuid:{issued}" if issued else "about:blank",
             outcome=ending.outcome.value,
             retryable=ending.retryable,

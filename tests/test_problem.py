@@ -51,3 +51,7 @@ def test_the_numbers_of_endings_are_the_columns_of_the_counters():
 
 def test_nothing_that_may_have_been_recorded_is_called_retryable():
     assert not [e for e in errors.ENDINGS if e.retryable and e.outcome is not errors.Outcome.NOT_RECORDED]
+
+
+def test_a_detail_that_is_no_text_is_told_all_the_same():
+    assert orjson.loads(problem.answer(errors.REFUSED_SEND, "a\udcff\u00e4")[2])["detail"] == "a\\udcff\u00e4"
