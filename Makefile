@@ -1,4 +1,4 @@
-# make demo | test | check | bench | micro | hostile | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check bench micro hostile clean
+.PHONY: demo test check bench micro hostile fuzz clean
 
 demo: $(VENV)/built
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -39,6 +39,10 @@ hostile: $(VENV)/hostile
 	$(BIN)/python -m tests.hostile.tls $(VENV)/sslyze/bin/sslyze
 	$(BIN)/python -m tests.hostile.crowds $(ARGS)
 
+# Every target for SECONDS; make fuzz ARGS="mesh ids" SECONDS=600 runs two of them. What is found is kept in .fuzz.
+fuzz: $(VENV)/fuzz
+	@exec $(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
 	rm -rf $(VENV) build dist bench/.build *.egg-info fastgw/*.so $(patsubst %.pyx,%.c,$(wildcard fastgw/*.pyx))
@@ -66,8 +70,13 @@ $(VENV)/installed: pyproject.toml setup.py
 	@touch $@
 
 $(VENV)/bench: $(VENV)/built
-	@$(BIN)/python -c "$$BENCH_REQUIRES" > $(VENV)/bench-requires
+	@$(BIN)/python -c "$$EXTRA_REQUIRES" bench > $(VENV)/bench-requires
 	@$(PIP) -r $(VENV)/bench-requires
+	@touch $@
+
+$(VENV)/fuzz: $(VENV)/built
+	@$(BIN)/python -c "$$EXTRA_REQUIRES" fuzz > $(VENV)/fuzz-requires
+	@$(PIP) -r $(VENV)/fuzz-requires
 	@touch $@
 
 # sslyze in an environment of its own: it wants an older cryptography.
@@ -93,10 +102,10 @@ with open("pyproject.toml", "rb") as file:
 endef
 export BUILD_REQUIRES
 
-# The extra `bench` without building fastgw a second time.
-define BENCH_REQUIRES
-import tomllib
+# An extra without building fastgw a second time.
+define EXTRA_REQUIRES
+import sys, tomllib
 with open("pyproject.toml", "rb") as file:
-    print(*tomllib.load(file)["project"]["optional-dependencies"]["bench"], sep="\n")
+    print(*tomllib.load(file)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
 endef
-export BENCH_REQUIRES
+export EXTRA_REQUIRES

@@ -1,0 +1,40 @@
+"""Promise: any stream of bytes, cut anywhere, gives replies or a FrameError; what comes before a broken frame is not
+lost, the cuts make no difference, and a reply that was read is written as it was."""
+
+from __future__ import annotations
+
+from fastgw import mesh_wire
+from fastgw.mesh_wire import FrameError, FrameReader
+from fastgw.messages import Reply
+from tests.fuzz.drawing import Draw
+
+FRAME_BYTES_MAX = 4096
+_REPLIES = [
+    Reply(b"00000000-0000-8000-8000-000000000001", 5, 123, [("status", b"201"), ("x-\u00e4", b"\0\xff")], b"value"),
+    Reply(b"", 0, 0, [], b""),
+    Reply(b"x" * 255, 65_535, (1 << 62), [("a", b"")] * 3, b"v" * 300),
+]
+SEEDS = [b"\1" + mesh_wire.encode(reply) for reply in _REPLIES]
+SEEDS += [b"\7" + b"".join(map(mesh_wire.encode, _REPLIES)), b"\0GET / HTTP/1.1\r\n"]
+
+
+def feed(reader: FrameReader, parts: list[bytes]) -> tuple[list[Reply], bool]:
+    """All replies of a stream, and whether it broke."""
+    replies: list[Reply] = []
+    for part in parts:
+        try:
+            replies += reader.feed(part)
+        except FrameError as error:
+            return replies + list(error.before or ()), True
+    return replies, False
+
+
+def target(data: bytes) -> None:
+    draw = Draw(data)
+    step = 1 + draw.number(40)
+    stream = draw.rest()
+    whole, broke = feed(FrameReader(FRAME_BYTES_MAX), [stream])
+    parts = [stream[at : at + step] for at in range(0, len(stream), step)]
+    assert feed(FrameReader(FRAME_BYTES_MAX), parts) == (whole, broke)
+    written = b"".join(mesh_wire.encode(reply, FRAME_BYTES_MAX) for reply in whole)
+    assert stream.startswith(written)

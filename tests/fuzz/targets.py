@@ -1,0 +1,21 @@
+"""Every target by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tests.fuzz import configuration, http1, ids, intake, keys, mesh, problems, replies, services
+
+
+class Target(Protocol):
+    """A module of this folder; its first comment is its promise."""
+
+    SEEDS: Sequence[bytes]
+    target: Callable[[bytes], None]
+
+
+TARGETS: dict[str, Target] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (ids, mesh, replies, configuration, problems, intake, keys, http1, services)
+}
