@@ -103,6 +103,13 @@ class Gateway:
         else:
             print(self.log_text[-4000:])
 
+    def titles(self) -> list[str]:
+        """The process titles of the supervisor's children, such as "fastgw: worker 0"."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode() for child in children]
+
     @property
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
