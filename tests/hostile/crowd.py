@@ -62,6 +62,7 @@ def behaviour(kind: str, path: str) -> tuple[bytes, bytes, bool]:
     """What a member of this kind says first, says again and again, and whether it reads."""
     head = f"POST {path} HTTP/1.1\r\n{LINES}"
     return {
+        "nobody": (b"", b"", True),
         "idle": (f"{head}1\r\n\r\nx".encode(), b"", True),
         "silent": (b"", b"", True),
         "slow-headers": (f"{head}1\r\nX-Slow: ".encode(), b"x", True),
