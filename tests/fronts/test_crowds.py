@@ -20,7 +20,7 @@ PATIENCE_S = 5.0  # for all good requests together: they take some ms each
 @fronts()
 @pytest.mark.parametrize("member", ["idle", "silent", "slow-headers", "slow-bodies", "slow-readers"])
 def test_a_good_client_is_served_in_the_middle_of_a_crowd(kind, serve, loop_thread, member):
-    house = serve(header_timeout="1s", body_timeout="1s", write_timeout="1s")
+    house = serve(header_timeout="10s", body_timeout="10s", write_timeout="10s")
     port = int(house.address.rsplit(":", 1)[1])
     crowd = Crowd(port, member, MEMBERS, "/echo")
     loop_thread.run(crowd.gather())

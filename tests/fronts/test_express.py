@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw import errors
+from fastgw.messages import Cut
 from tests.fronts.kinds import FRONTS
 from tests.fronts.test_answers import get
 from tests.waiting import eventually
@@ -73,8 +74,8 @@ def test_a_request_that_has_arrived_when_the_drain_begins_is_answered(house):
 
 
 def test_a_slow_reader_is_cut_and_the_others_are_not(serve):
-    house = serve(write_timeout="200ms", max_body="16MiB")
-    size = 16 << 20  # more than the kernel takes off our hands
+    house = serve(write_timeout="200ms", max_body="15MiB", max_reply="15MiB")
+    size = 15 << 20  # more than the kernel takes off our hands
     slow = house.client(receive_buffer_bytes=4096)
     slow.send(get("/echo", f"Content-Length: {size}", method="POST") + bytes(size))
     eventually(lambda: house.door.opened)
@@ -95,3 +96,15 @@ def test_too_many_connections_beyond_the_limit_are_cut_without_a_word(serve, mon
     served.send(get("/echo"))
     assert served.answer().status == 200
     assert [refusal.ending for refusal in house.door.refused] == [errors.CONNECTION_CAP]
+
+
+def test_connections_that_are_idle_or_silent_for_too_long_are_ended_and_counted(serve, tmp_path):
+    house = serve(idle_timeout="200ms", header_timeout="100ms", bind=f"unix:{tmp_path}/http.sock")
+    idle = house.client()
+    idle.send(get("/echo"))
+    assert idle.answer().status == 200
+    assert idle.rest() == b""
+    eventually(lambda: house.door.cuts == [Cut.IDLE])
+    silent = house.client()
+    assert silent.rest() == b""
+    eventually(lambda: house.door.cuts == [Cut.IDLE, Cut.SILENT])

@@ -45,7 +45,7 @@ def _reply(draw: Draw, body: Any) -> None:
     except (TypeError, ValueError):
         return
     try:
-        answered, _, _ = ReplyWire(given).answer(WireReply(b"id", 0, 0, record.headers, record.value))
+        answered, _, _ = ReplyWire(given, 1 << 20).answer(WireReply(b"id", 0, 0, record.headers, record.value))
     except BadReply:
         return  # a header name that is no token: said by the gateway, whose list it is not on
     assert 200 <= answered <= 599
