@@ -24,7 +24,7 @@ from fastgw.errors import Ending
 from fastgw.http_express import ExpressFront
 from fastgw.http_granian import GranianFront
 from fastgw.intake import Intake
-from fastgw.messages import Answer, Head
+from fastgw.messages import Answer, Cut, Head
 
 BACKLOG = 4096
 HEADERS = [("content-type", "application/json")]
@@ -63,6 +63,9 @@ class EchoDoor:
     def open(self, _admission: Admission, body: bytes, answer: Answer) -> int:
         answer(200, HEADERS, body)
         return -1  # it is answered already
+
+    def cut(self, why: Cut) -> None:
+        """Nobody counts."""
 
     def gone(self, token: int) -> None:
         raise AssertionError(f"nothing waits here, and yet a client of {token} has left")

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from fastgw.errors import Ending
-from fastgw.messages import Answer, Head, HeaderList, Headers
+from fastgw.messages import Answer, Cut, Head, HeaderList, Headers
 
 Params = tuple[tuple[str, str], ...]
 
@@ -64,3 +64,6 @@ class Door(Protocol):
 
     def gone(self, token: int) -> None:
         """The client has left; calling this after the answer does no harm."""
+
+    def cut(self, why: Cut) -> None:
+        """A connection was ended for the way in which its client used it; to be counted."""

@@ -20,6 +20,7 @@ from fastgw.config import Limits, Listen
 from fastgw.deadlines import Deadlines
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
+from fastgw.messages import Cut
 from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients
 
 BACKLOG = 1024
@@ -46,9 +47,9 @@ class ExpressFront:
         # The request line may be as long as a target of the largest size with every byte percent-encoded.
         self.line_bytes_max = 3 * limits.max_target_bytes + 64
         self.small_head_bytes = min(self.line_bytes_max, limits.max_header_bytes, SMALL_HEAD_BYTES)
-        self.heads_due = Deadlines(limits.header_timeout_ns / 1e9, Connection.head_is_late)
+        self.heads_due = Deadlines(limits.header_timeout_ns / 1e9, self._head_is_late)
         self.bodies_due = Deadlines(limits.body_timeout_ns / 1e9, Connection.body_is_late)
-        self.writes_due = Deadlines(limits.write_timeout_ns / 1e9, Connection.cut)
+        self.writes_due = Deadlines(limits.write_timeout_ns / 1e9, self._reader_is_late)
         self.lingers_due = Deadlines(LINGER_S, Connection.cut)
         self.idle_timeout_s = limits.idle_timeout_ns / 1e9
         self._idle_looks = Deadlines(self.idle_timeout_s / 4, self._look_at_idle)
@@ -74,7 +75,7 @@ class ExpressFront:
         else:
             # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
             timeout_s = self.limits.write_timeout_ns / 1e9
-            self._slow_clients = SlowClients(listening, timeout_s, None, self._lately_answered)
+            self._slow_clients = SlowClients(listening, timeout_s, None, self.door.cut, self._lately_answered)
             self._slow_clients.start()
             self._server = await self._loop.create_server(new_connection, sock=listening, backlog=BACKLOG)
         self._sweep()
@@ -134,8 +135,19 @@ class ExpressFront:
 
     def _look_at_idle(self, connection: Connection) -> None:
         """Idle time is not counted request by request: each connection is looked at now and then."""
-        if not connection.leave_if_idle_since(self.now - self.idle_timeout_s):
+        if connection.leave_if_idle_since(self.now - self.idle_timeout_s):
+            self.door.cut(Cut.IDLE)
+        else:
             self._idle_looks.add(connection, self.now)
+
+    def _head_is_late(self, connection: Connection) -> None:
+        if connection.is_idle:
+            self.door.cut(Cut.SILENT)
+        connection.head_is_late()
+
+    def _reader_is_late(self, connection: Connection) -> None:
+        self.door.cut(Cut.SLOW_READER)
+        connection.cut()
 
     def _lately_answered(self) -> Iterator[int]:
         """Who may still be taking an answer, or be found to have taken too long: thousands of others need no look."""

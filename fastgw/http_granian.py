@@ -98,7 +98,7 @@ class GranianFront:
             if not self._is_unix:
                 # HTTP/1 alone has a deadline of its own for clients that say nothing.
                 longest_wait_s = self._longest_wait_s if listen.http != "1" else None
-                self._slow_clients = SlowClients(listening, limits.write_timeout_ns / 1e9, longest_wait_s)
+                self._slow_clients = SlowClients(listening, limits.write_timeout_ns / 1e9, longest_wait_s, door.cut)
         self._worker = _granian_worker(fd, self._is_unix, listen, limits)
 
     async def start(self) -> None:

@@ -90,6 +90,14 @@ class Reply(NamedTuple):
     value: bytes
 
 
+class Cut(IntEnum):
+    """Why a front ended a connection that its client would have kept; columns of the counters in shared memory."""
+
+    SLOW_READER = 0  # it did not take its answer in time
+    SILENT = 1  # it connected and said nothing
+    IDLE = 2  # its last request was long ago
+
+
 class Fate(IntEnum):
     """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.errors import ENDINGS
-from fastgw.messages import Fate
+from fastgw.messages import Cut, Fate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
@@ -94,6 +94,7 @@ def render(table: Table, routes: Mapping[int, str], now_ns: int) -> str:
         _requests(table, named),
         _durations(table, routes),
         _replies(table),
+        _connections(table),
         _workers(table, states),
         _partitions(table, states),
     ):
@@ -144,6 +145,11 @@ def _histogram(name: str, labels: str, counts: tuple[int, ...], sum_ns: int) -> 
 def _replies(table: Table) -> Iterator[str]:
     samples = [((("fate", fate.name.lower()),), count) for fate, count in zip(Fate, table.fates(), strict=False)]
     yield from _counter("replies_total", "Records on the response topic by what became of them.", samples)
+
+
+def _connections(table: Table) -> Iterator[str]:
+    samples = [((("reason", cut.name.lower()),), table.extras(cut)) for cut in Cut]
+    yield from _counter("connections_cut_total", "Connections that were ended for how their client used them.", samples)
 
 
 def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:

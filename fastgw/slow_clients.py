@@ -29,6 +29,8 @@ from typing import NamedTuple
 
 import structlog
 
+from fastgw.messages import Cut
+
 log = structlog.get_logger("fastgw.http")
 
 LOOKS_AT_ONCE = 128  # less than a millisecond of the loop's time (measured: 6 us each)
@@ -65,6 +67,7 @@ class SlowClients:
         listening: socket.socket,
         write_timeout_s: float,
         longest_wait_s: Callable[[], float] | None,
+        on_cut: Callable[[Cut], object],
         descriptors: Callable[[], Iterator[int]] = _all_descriptors,
     ) -> None:
         """
@@ -73,6 +76,7 @@ class SlowClients:
             write_timeout_s: how long a client may take for what is queued for it.
             longest_wait_s: for how long a client with a request may have to be silent, at most; asked in each round.
                 None: silent clients are none of our business.
+            on_cut: told of each connection that was ended, and why.
             descriptors: which to look at in a round, for a caller that knows better than to look at all. One that is
                 about to be closed may be -1.
         """
@@ -82,6 +86,7 @@ class SlowClients:
         self._host = None if ipaddress.ip_address(host).is_unspecified else host
         self._write_timeout_s = write_timeout_s
         self._longest_wait_s = longest_wait_s
+        self._on_cut = on_cut
         self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -154,11 +159,11 @@ class SlowClients:
             if self._is_ours(one) and self._is_slow(one, acknowledged, now):
                 # Without this, what is queued would outlive the connection in the kernel.
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self._cut_off(one)
+                self._cut_off(one, Cut.SLOW_READER)
         elif self._longest_wait_s is not None:
             silent_s = min(last_sent_ms, last_received_ms) / 1000
             if silent_s > self._longest_wait_s() + SILENCE_SLACK_S and self._is_ours(one):
-                self._cut_off(one)
+                self._cut_off(one, Cut.SILENT)
 
     def _is_ours(self, one: socket.socket) -> bool:
         host, port = one.getsockname()[:2]
@@ -173,8 +178,9 @@ class SlowClients:
         self._still_queued[cookie] = before
         return now - before.since > self._write_timeout_s
 
-    def _cut_off(self, one: socket.socket) -> None:
+    def _cut_off(self, one: socket.socket, why: Cut) -> None:
         self._cut += 1
+        self._on_cut(why)
         try:
             one.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -47,7 +47,7 @@ from fastgw.http_express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
-from fastgw.messages import Answer, Fate, Head, Record, Reply
+from fastgw.messages import Answer, Cut, Fate, Head, Record, Reply
 from fastgw.partitions import NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
 
@@ -161,6 +161,9 @@ class Worker:
 
     def gone(self, token: int) -> None:
         self._exchange.cancel(token)
+
+    def cut(self, why: Cut) -> None:
+        self._table.extra(self._process, why, 1)  # noqa: S610  # no SQL far and wide
 
     # What the Kafka link and the mesh bring.
 

@@ -400,6 +400,9 @@ class Refusing:
     def refuse(self, refusal, answer):
         answer(404, [], b"")
 
+    def cut(self, why):
+        raise AssertionError("nobody is slow here")
+
 
 # Stopping.
 

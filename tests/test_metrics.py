@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from fastgw import __version__, _ctable, errors, metrics, table
 from fastgw._ctable import NOBODY, Table
-from fastgw.messages import Fate
+from fastgw.messages import Cut, Fate
 
 NOW_NS = 1_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -114,6 +114,12 @@ def test_replies_are_counted_by_fate_and_every_fate_is_there_from_the_start(shar
     assert found.pop(("late",)) == 2
     assert set(found) == {(fate.name.lower(),) for fate in Fate if fate is not Fate.LATE}
     assert set(found.values()) == {0}
+
+
+def test_connections_that_were_cut_are_counted_by_reason(shared: Table) -> None:
+    shared.extra(1, Cut.SILENT, 1)
+    shared.extra(2, Cut.SILENT, 2)
+    assert values(shared, "fastgw_connections_cut_total") == {("slow_reader",): 0, ("silent",): 3, ("idle",): 0}
 
 
 def test_partitions_are_shown_by_worker_node_and_topic(shared: Table) -> None:

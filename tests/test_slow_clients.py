@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from fastgw.messages import Cut
 from fastgw.slow_clients import LOOKS_AT_ONCE, SlowClients
 from tests.fronts.houses import LoopThread
 from tests.waiting import eventually
@@ -21,12 +22,14 @@ class Watched:
         self, loop_thread: LoopThread, host: str, write_timeout_s: float, longest_wait_s: float | None
     ) -> None:
         self._call = loop_thread.call
+        self.cuts: list[Cut] = []
+        self._cut = self.cuts.append
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.listening = socket.socket(family)
         self.listening.bind((host, 0))
         self.listening.listen(512)
         wait = None if longest_wait_s is None else lambda: longest_wait_s
-        self.watch: SlowClients = self._call(SlowClients, self.listening, write_timeout_s, wait)
+        self.watch: SlowClients = self._call(SlowClients, self.listening, write_timeout_s, wait, self._cut)
         self._call(self.watch.start)
         self.ends: list[socket.socket] = []
 
@@ -96,8 +99,10 @@ def read_a_little(client: socket.socket) -> None:
 
 def test_a_silent_client_is_ended_on_whatever_address_it_came(watch):
     addresses = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::1": "::1", "::": "::1"}
-    servers = [watch(listening).connection(address)[1] for listening, address in addresses.items()]
+    watched = {address: watch(listening) for listening, address in addresses.items()}
+    servers = [one.connection(address)[1] for address, one in watched.items()]
     eventually(lambda: all(is_ended(server) for server in servers))
+    assert all(one.cuts == [Cut.SILENT] for one in watched.values())
 
 
 def test_a_client_that_says_or_hears_something_now_and_then_is_not_ended(watch):
@@ -145,6 +150,7 @@ def test_a_reader_that_takes_a_little_now_and_then_is_ended(watch):
         return False
 
     eventually(ended)
+    assert watched.cuts == [Cut.SLOW_READER]
 
 
 def test_what_was_queued_for_a_slow_reader_is_dropped_with_it(watch):

@@ -12,7 +12,7 @@ from fastgw.errors import Ending
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
 from fastgw.intake import Intake
-from fastgw.messages import Answer, Head, HeaderList
+from fastgw.messages import Answer, Cut, Head, HeaderList
 
 ROUTES = """
 [gateway]
@@ -113,6 +113,9 @@ class RecordingDoor:
             return len(self.calls)
         answer(200, [("x-told", "yes")], body)
         return -1
+
+    def cut(self, why: Cut) -> None:
+        self.calls.append(("cut", why))
 
     def gone(self, token: int) -> None:
         self.calls.append(("gone",))

@@ -15,7 +15,7 @@ from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker
 from fastgw.intake import Intake
 from fastgw.kafka_wire import ReplyWire, RequestWire
-from fastgw.messages import Answer, Head, HeaderList, Record, Reply
+from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
 from fastgw.partitions import PartitionerLearner
 from fastgw.spread import Spread
 
@@ -122,6 +122,7 @@ class ScriptedDoor:
         self.opened: list[tuple[Admission, bytes]] = []
         self.abandoned: list[tuple[Ending, str]] = []
         self.gone_tokens: list[int] = []
+        self.cuts: list[Cut] = []
         # What the service has, and what it says.
         self.held: list[Record] = []
         self.raw_answer: tuple[int, HeaderList, bytes] = (200, [], b"")
@@ -164,6 +165,9 @@ class ScriptedDoor:
             answer(*self.raw_answer)
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
+
+    def cut(self, why: Cut) -> None:
+        self.cuts.append(why)
 
     def gone(self, token: int) -> None:
         self.gone_tokens.append(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastgw.messages import Cut
 from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import HTTP2, fronts
 from tests.fronts.test_answers import get
@@ -38,6 +39,7 @@ def test_a_reader_that_takes_a_little_now_and_then_is_cut_off(serve, size):
     client = house.client(receive_buffer_bytes=4096)
     client.send(get("/raw"))
     eventually(lambda: read_a_little(client), message="the connection ends")
+    eventually(lambda: house.door.cuts == [Cut.SLOW_READER], message="it is counted")
 
 
 @every_front
@@ -85,6 +87,7 @@ def test_a_client_that_does_not_say_which_version_it_speaks_is_cut_off(serve, ht
     for client in clients:
         client.rest()  # HTTP/2 alone may have said its settings before
     assert house.door.heads == []
+    eventually(lambda: house.door.cuts == [Cut.SILENT, Cut.SILENT], message="they are counted")
 
 
 @fronts(HTTP2)
