@@ -67,7 +67,6 @@ HAND_OVER_NS = 4_000_000_000
 ORPHAN_MORE_S = 3.0  # after the drain timeout, for a worker whose supervisor is gone
 EXIT_BROKEN = 70  # sysexits.h: an internal error
 SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
-CANARY_TIMEOUT_NS = canary.PERIOD_NS * canary.MISSED_MAX
 
 
 class Worker:
@@ -310,13 +309,14 @@ class Worker:
         self._table.set_ready(self._process, works and bool(self._fronts))
 
     def _send_canary(self, now_ns: int) -> None:
-        was_alive = self._canary.alive
-        if self._ownership.home == NO_HOME or not self._canary.due(now_ns):
+        if self._ownership.home == NO_HOME:
             return
-        if was_alive and not self._canary.alive:
+        if self._canary.is_silent(now_ns):
             log.error("reply path lost: canaries do not come back", home=self._ownership.home)
             self._ownership.rotate_home()
             self._home_changed(now_ns)
+        if not self._canary.due(now_ns):
+            return
         raw = self._ids.make(canary.SLOT, Partitioner.HEADER)
         self._canary.sent(self._ids.tag, now_ns)
         self._link.post(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
