@@ -95,6 +95,9 @@ class Producer(Client):
         recorded, and that is all.
         """
 
+    def introduce(self, topic: str) -> None:
+        """Asks Kafka about a topic before the first record for it."""
+
     def send(
         self,
         topic: str,

@@ -270,6 +270,10 @@ cdef class Producer(Client):
             rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us
         return refusal(error)
 
+    def introduce(self, str topic not None):
+        if self.rk != NULL:
+            self.topic(topic)
+
     cdef rd_kafka_topic_t* topic(self, str name) except NULL:
         cdef rd_kafka_topic_t* handle
         known = self.topics.get(name)

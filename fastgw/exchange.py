@@ -23,6 +23,7 @@ from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
 from fastgw.messages import Answer, Fate, Headers, Record, Reply
+from fastgw.pace import Pace
 
 Send = Callable[[Record, int, int], None]
 """(record, token, delivery class): gives the record to Kafka, or raises QueueFull or SendRefused with nothing sent."""
@@ -32,7 +33,7 @@ REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
-_ANSWERED = errors.ANSWERED.number
+_ANSWERED, _FATE_ANSWERED = errors.ANSWERED.number, Fate.ANSWERED  # looked up once: an enumeration is slow at it
 _FATES = {_ctable.LATE: Fate.LATE, _ctable.DUPLICATE: Fate.DUPLICATE, _ctable.FORGED: Fate.FORGED}
 
 
@@ -54,7 +55,7 @@ class Plan:
     """One route at run time: its settings, prepared, and how many of its requests are in the house."""
 
     __slots__ = (
-        "delivery_class", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_wire",
+        "delivery_classes", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_wire",
         "spread", "topic", "wire",
     )  # fmt: skip
 
@@ -69,13 +70,13 @@ class Plan:
         max_in_flight: int,
         reply_wire: ReplyWire,
         key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
-        delivery_class: int = 0,
+        delivery_classes: Sequence[int] = (0, 0, 0),
     ) -> None:
         """
         Args:
             key_of: raises KeyMissing.
-            delivery_class: picks the producer whose delivery timeout fits the route; the worker changes it when the
-                route's records are to be spread, or not any more.
+            delivery_classes: pick the producers whose delivery timeout fits the route, one for each Linger; the worker
+                changes them when the route's records are to be spread, or not any more.
         """
         self.number = number
         self.name = name
@@ -86,11 +87,11 @@ class Plan:
         self.max_in_flight = max_in_flight
         self.reply_wire = reply_wire
         self.key_of = key_of
-        self.delivery_class = delivery_class
+        self.delivery_classes = delivery_classes
         self.in_flight = 0
 
 
-# The Python side of a slot in use: token, plan, delivery class of its record (the plan's may have changed since),
+# The Python side of a slot in use: token, plan, delivery class of its record (one of the plan's at that moment),
 # correlation id, whom to answer. A plain tuple: one is made for each request, and a named one costs eight times that.
 _Waiting = tuple[int, Plan, int, bytes, Answer]
 
@@ -118,6 +119,7 @@ class Exchange:
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
         self._send = send
+        self._pace = Pace()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
         self._closed_by: Ending | None = errors.NOT_READY
@@ -211,7 +213,7 @@ class Exchange:
             admission.params,
             admission.headers,
         )
-        delivery_class = plan.delivery_class
+        delivery_class = plan.delivery_classes[self._pace.linger(now_ns)]
         try:
             self._send(Record(plan.topic, body, key, headers, -1), token, delivery_class)
         except (QueueFull, SendRefused) as refused:
@@ -271,7 +273,7 @@ class Exchange:
             plan.spread.observe(ack_to_reply_ns)
         plan.learner.observe(raw, cid.home, reply.partition, self._partition_count)
         answer(*told)
-        return Fate.ANSWERED
+        return _FATE_ANSWERED
 
     def expire(self, now_ns: int) -> int:
         """Ends the requests whose deadline has passed, at most SWEEP_AT_ONCE of them; returns how many."""

@@ -14,6 +14,7 @@ from fastgw import errors
 from fastgw.config import Limits, Route
 from fastgw.errors import Ending
 from fastgw.messages import Record, Reply
+from fastgw.pace import Linger
 
 FROM_END = -1  # RD_KAFKA_OFFSET_END
 FROM_BEGINNING = -2  # RD_KAFKA_OFFSET_BEGINNING
@@ -57,6 +58,9 @@ class Link(Protocol):
     def start(self) -> None:
         """Starts reading; partitions come with `read`."""
 
+    def prepare(self, delivery_class: int, topic: str) -> None:
+        """Has a producer get ready to send to a topic: until it has its id from Kafka, it takes a second."""
+
     def send(self, record: Record, token: int, delivery_class: int) -> None:
         """Hands a record to librdkafka; `delivered` or `undelivered` follows.
 
@@ -93,8 +97,8 @@ class LinkSettings(NamedTuple):
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
     # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends. Delivery
-    # class n has the timeout n and keeps records without key together; class n + their number has the same timeout and
-    # gives each record to any partition. The second kind is opened when it is used first.
+    # class n has the timeout n, and its records share batches and, without key, partitions. Each class has variants
+    # with the same timeout (see `variant`), which are opened by `Link.prepare`.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2
@@ -104,25 +108,32 @@ class LinkSettings(NamedTuple):
 
     @property
     def delivery_classes(self) -> int:
-        """How many there are, of both kinds."""
-        return 2 * len(self.delivery_timeouts_ms)
+        """How many there are, with their variants."""
+        return 2 * len(Linger) * len(self.delivery_timeouts_ms)
 
-    def spreading(self, delivery_class: int, even: bool) -> int:
-        """The delivery class with the timeout of this one that gives each record to any partition, or does not."""
+    def variant(self, delivery_class: int, *, even: bool = False, linger: Linger = Linger.FULL) -> int:
+        """The delivery class with the timeout of this one whose records are treated otherwise.
+
+        Args:
+            delivery_class: it, or any of its variants.
+            even: any partition for each record without key, instead of one for all that come together.
+            linger: how long they wait for others.
+        """
         classes = len(self.delivery_timeouts_ms)
-        return delivery_class % classes + even * classes
+        return delivery_class % classes + (even + 2 * (Linger.FULL - linger)) * classes
 
     def producer(self, delivery_class: int) -> Settings:
         """The properties of the producer of this delivery class."""
-        classes = len(self.delivery_timeouts_ms)
-        timeout_ms = self.delivery_timeouts_ms[delivery_class % classes]
+        variant, number = divmod(delivery_class, len(self.delivery_timeouts_ms))
+        even, linger = variant & 1, Linger.FULL - (variant >> 1)
+        timeout_ms = self.delivery_timeouts_ms[number]
         return {
             "message.max.bytes": self.record_bytes,
             **self.client,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": self.linger_ms,
-            "sticky.partitioning.linger.ms": self.sticky_linger_ms if delivery_class < classes else 0,
+            "linger.ms": self.linger_ms * linger / Linger.FULL,
+            "sticky.partitioning.linger.ms": 0 if even else self.sticky_linger_ms,
             "delivery.timeout.ms": timeout_ms,
             "request.timeout.ms": min(30_000, timeout_ms),
             "queue.buffering.max.messages": self.queue_messages,

@@ -76,6 +76,10 @@ class KafkaLink:
 
     # Sending: on the loop.
 
+    def prepare(self, delivery_class: int, topic: str) -> None:  # noqa: ARG002  # this API asks for topics as it sends
+        if self._producers[delivery_class] is None:
+            self._open_producer(delivery_class)
+
     def send(self, record: Record, token: int, delivery_class: int) -> None:
         producer = self._producers[delivery_class] or self._open_producer(delivery_class)
         try:

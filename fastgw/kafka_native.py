@@ -142,10 +142,13 @@ class NativeLink:
 
     # Sending.
 
-    def send(self, record: Record, token: int, delivery_class: int) -> None:
-        topic, value, key, headers, partition = record
+    def prepare(self, delivery_class: int, topic: str) -> None:
         producer = self._producers[delivery_class] or self._open_producer(delivery_class)
-        refused = producer.send(topic, value, key, headers, partition, token)
+        producer.introduce(topic)
+
+    def send(self, record: Record, token: int, delivery_class: int) -> None:
+        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
+        refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
         if refused is not None:
             self._refuse(*refused, producer, delivery_class)
 
@@ -158,9 +161,8 @@ class NativeLink:
         raise SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
 
     def post(self, record: Record) -> bool:
-        topic, value, key, headers, partition = record
         producer = self._producers[0] or self._open_producer(0)
-        refused = producer.send(topic, value, key, headers, partition, _klink.NOBODY)
+        refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, _klink.NOBODY)
         if refused is not None and producer.fatal() is not None:
             self._replace_producer(0, refused[1])
         return refused is None

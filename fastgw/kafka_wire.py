@@ -143,6 +143,11 @@ def decode_reply(message: Message) -> Reply:
     return Reply(correlation_id or b"", message.partition(), message.offset(), headers, value_bytes)
 
 
+def has_hopped(reply: Reply) -> bool:
+    """Whether another node has sent the reply on to its home partition already."""
+    return any(name == HOPS for name, _ in reply.headers)
+
+
 def unwrapped(correlation_id: bytes) -> bytes:
     """The id without what serdes put around a key: JSON quotes, or a schema registry's five-byte prefix."""
     if correlation_id.startswith(b'"'):

@@ -70,8 +70,8 @@ class PlainHead(msgspec.Struct, frozen=True, gc=False):
     bounds_body: bool = False
 
 
-class Record(NamedTuple):
-    """A Kafka record on its way out."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A Kafka record on its way out. One is made for each request, and a named tuple would cost thrice as much."""
 
     topic: str
     value: bytes

@@ -103,8 +103,11 @@ class Whose(IntEnum):
     FORWARD = 1  # a sibling process waits for it and does not read this partition: over the mesh
     LEAVE = 2  # another process reads the same record and will do what is right
     ORPHAN = 3  # the process that waited is dead
-    REROUTE = 4  # another node's: once, to its home partition
+    REROUTE = 4  # another node's: to its home partition, if no node has sent it there already
     FOREIGN = 5  # another node's, which reads this partition itself or has died
+
+
+MINE = Whose.MINE  # asked for with each reply, and an enumeration looks its members up slowly
 
 
 class ReplyRouter:
@@ -118,16 +121,15 @@ class ReplyRouter:
         self._process = worker * 2 + (generation & 1)
         self._ownership = ownership
 
-    def whose(self, cid: CorrelationId, partition: int, offset: int, rerouted: bool) -> Whose:
+    def whose(self, cid: CorrelationId, partition: int, offset: int) -> Whose:
         """
         Args:
             cid: the parsed correlation id.
             partition, offset: where the reply came in.
-            rerouted: the reply has been sent on by another node already.
         """
         if cid.node == self._node:
             if cid.worker == self._worker and cid.generation == self._generation:
-                return Whose.MINE
+                return MINE
             if not self._is_steward(partition, offset):
                 return Whose.LEAVE
             process = self._table.find(cid.worker, cid.generation)
@@ -138,7 +140,7 @@ class ReplyRouter:
             return Whose.FORWARD
         if not self._is_steward(partition, offset):
             return Whose.LEAVE
-        if rerouted or partition == cid.home or cid.home >= self._ownership.partition_count:
+        if partition == cid.home or cid.home >= self._ownership.partition_count:
             return Whose.FOREIGN
         return Whose.REROUTE
 

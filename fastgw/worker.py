@@ -48,7 +48,8 @@ from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import Answer, Cut, Fate, Head, Record, Reply
-from fastgw.partitions import NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
+from fastgw.pace import Linger
+from fastgw.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ log = structlog.get_logger("fastgw.worker")
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
 BACKLOG = 1024
+PRODUCER_READY_S = 2.0  # measured: 1.0 s until a new producer has the id that idempotence asks for
 LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
 # How long another node may need to read a partition that it takes over: a group settles in about one second (design
@@ -135,11 +137,24 @@ class Worker:
                 route.max_in_flight,
                 kafka_wire.ReplyWire(route.response_headers, self._config.limits.max_reply_bytes),
                 record_key.key_of(route.key),
-                self._link_settings.spreading(delivery_class, spread.even),
+                [delivery_class] * len(Linger),
             )
+            self._choose_producers(plan, delivery_class, spread.even)
             self._spreads.setdefault(spread, []).append(plan)
             plans.append(plan)
         return plans
+
+    def _choose_producers(self, plan: Plan, delivery_class: int, even: bool) -> None:
+        """Opens the producers that fit a route best; it goes on with those it has until they can send."""
+        # Records with a key stay in the order of their requests, and only one producer can promise that.
+        is_one = plan.key_of is not None or self._link_settings.linger_ms == 0
+        chosen = [
+            self._link_settings.variant(delivery_class, even=even, linger=Linger.FULL if is_one else linger)
+            for linger in Linger
+        ]
+        for variant in chosen:
+            self._link.prepare(variant, plan.topic)
+        self._loop.call_later(PRODUCER_READY_S, setattr, plan, "delivery_classes", chosen)
 
     # The door: called by the fronts.
 
@@ -191,9 +206,8 @@ class Worker:
         if cid is None:
             self._table.count_fate(self._process, Fate.MALFORMED)
             return
-        rerouted = any(name == kafka_wire.HOPS for name, _ in reply.headers)
-        whose = self._router.whose(cid, reply.partition, reply.offset, rerouted)
-        if whose is Whose.MINE:
+        whose = self._router.whose(cid, reply.partition, reply.offset)
+        if whose is MINE:
             self._resolve(cid, reply, now_ns)
         elif whose is not Whose.LEAVE:
             self._table.count_fate(self._process, self._pass_on(whose, cid, reply))
@@ -210,7 +224,7 @@ class Worker:
         if whose is Whose.FORWARD:
             sent = self._mesh.forward(cid.worker, cid.generation, reply)
             return Fate.MISROUTED if sent else Fate.DROPPED
-        if whose is Whose.REROUTE:
+        if whose is Whose.REROUTE and not kafka_wire.has_hopped(reply):
             headers = [*reply.headers, (kafka_wire.HOPS, b"1")]
             topic = self._config.gateway.response_topic
             sent = self._link.post(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
@@ -325,7 +339,7 @@ class Worker:
         for spread, plans in self._spreads.items():
             if spread.decide(now_ns, self._canary.round_trip_ns):
                 for plan in plans:
-                    plan.delivery_class = self._link_settings.spreading(plan.delivery_class, spread.even)
+                    self._choose_producers(plan, plan.delivery_classes[0], spread.even)
                 log.info("spread", topic=plans[0].topic, even=spread.even)
 
     # Time.

@@ -73,10 +73,10 @@ class LinkOnALoop:
         self.told = Told()
         self.loop = uvloop.new_event_loop()
         shared = client_settings(bootstrap, {"reconnect.backoff.max.ms": 200, **(client or {})})
-        made = LinkSettings(shared, topic, timeouts_ms, **{"fetch_wait_ms": 5} | settings)  # type: ignore[arg-type]
+        self.settings = LinkSettings(shared, topic, timeouts_ms, **{"fetch_wait_ms": 5} | settings)  # type: ignore[arg-type]
         if kind == "native":
             open_library()
-        self.link: Link = KINDS[kind](made, self.told, self.loop)
+        self.link: Link = KINDS[kind](self.settings, self.told, self.loop)
         self._closed = False
 
     def __enter__(self) -> LinkOnALoop:

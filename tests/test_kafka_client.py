@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 from confluent_kafka import KafkaError
 
 from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
 from fastgw.kafka_client import REFUSALS, BoundedLog, LinkSettings, client_settings
+from fastgw.pace import Linger
 
 S = 1_000_000_000
+LINGERS = {Linger.NONE: 0, Linger.HALF: 0.5, Linger.FULL: 1}
 
 
 def settings(**client):
@@ -30,14 +34,19 @@ def test_a_producer_gives_up_on_a_request_no_later_than_on_the_record():
     assert settings().producer(1)["request.timeout.ms"] == 30_000
 
 
-def test_each_delivery_class_has_a_twin_that_spreads_its_records():
+def test_each_delivery_class_has_variants_that_spread_its_records_and_wait_less_for_others():
     made = settings()
+    seen = set()
     for delivery_class in (0, 1):
-        twin = made.spreading(delivery_class, even=True)
-        assert made.spreading(twin, even=False) == made.spreading(delivery_class, even=False) == delivery_class
-        assert made.spreading(twin, even=True) == twin < made.delivery_classes
-        assert made.producer(twin) == made.producer(delivery_class) | {"sticky.partitioning.linger.ms": 0}
-        assert made.producer(delivery_class)["sticky.partitioning.linger.ms"] == 2
+        plain = made.producer(delivery_class)
+        assert (plain["sticky.partitioning.linger.ms"], plain["linger.ms"]) == (2, 1)
+        for even, (linger, linger_ms) in itertools.product([False, True], LINGERS.items()):
+            variant = made.variant(delivery_class, even=even, linger=linger)
+            differs = {"sticky.partitioning.linger.ms": 0 if even else 2, "linger.ms": linger_ms}
+            assert made.producer(variant) == plain | differs
+            assert made.variant(variant) == delivery_class
+            seen.add(variant)
+    assert seen == set(range(made.delivery_classes))
 
 
 SIZES = """

@@ -18,6 +18,7 @@ from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka_client import FROM_BEGINNING
 from fastgw.messages import Record
+from fastgw.pace import Linger
 from tests.links import KINDS, LinkOnALoop
 from tests.real_kafka.kafka_server import RealKafka
 from tests.waiting import eventually
@@ -159,6 +160,16 @@ def test_each_delivery_class_has_its_own_producer(kind, kafka_bootstrap, topic):
     with LinkOnALoop(kind, kafka_bootstrap, topic, timeouts_ms=(2000, 20_000)) as house:
         house.send(1, delivery_class=0)
         house.send(2, delivery_class=1)
+        assert (house.fate(1), house.fate(2)) == ("recorded", "recorded")
+
+
+def test_a_variant_is_another_producer_with_the_same_promises(kind, kafka_bootstrap, topic):
+    with LinkOnALoop(kind, kafka_bootstrap, topic) as house:
+        variant = house.settings.variant(0, even=True, linger=Linger.NONE)
+        for _ in range(2):
+            house.link.prepare(variant, topic)
+        house.send(1, delivery_class=variant)
+        house.send(2, delivery_class=house.settings.variant(0, linger=Linger.HALF))
         assert (house.fate(1), house.fate(2)) == ("recorded", "recorded")
 
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import kafka_wire
-from fastgw.kafka_wire import REMEMBERED_MAX, BadReply, ReplyWire, RequestWire, decode_reply, unwrapped
+from fastgw.kafka_wire import (
+    HOPS,
+    REMEMBERED_MAX,
+    BadReply,
+    ReplyWire,
+    RequestWire,
+    decode_reply,
+    has_hopped,
+    unwrapped,
+)
 from fastgw.messages import Reply
 
 ID = b"00000000-0000-8000-8000-000000000000"
@@ -127,6 +136,11 @@ def test_an_absent_value_is_an_empty_body():
 @pytest.mark.parametrize("wrapped", [b'"' + ID + b'"', b"\x00\x00\x00\x00\x07" + ID, ID])
 def test_what_serdes_put_around_a_key_is_taken_off(wrapped):
     assert unwrapped(wrapped) == ID
+
+
+@pytest.mark.parametrize(("headers", "hopped"), [([], False), ([("status", b"200")], False), ([(HOPS, b"1")], True)])
+def test_a_reply_that_was_sent_on_says_so(headers, hopped):
+    assert has_hopped(decode_reply(FakeMessage(headers=headers))) is hopped
 
 
 def test_a_reply_without_headers_is_200_json():
