@@ -112,7 +112,8 @@ def _old_replies(on_stage: Lineup, value: float) -> Subject:
 
 QUESTIONS = {
     "parked": Question("requests that wait", "1,100,10000,100000", _parked),
-    "workers": Question("worker processes", "1,2,4", _workers),
+    # Four share what one has otherwise, batches too: with so many that each of them has as much as one elsewhere.
+    "workers": Question("worker processes", "1,2,4", _workers, connections=256),
     "partitions": Question("partitions of the response topic", "1,4,16,64,256", _partitions),
     "routes": Question("routes", "1,10,100,1000", _routes),
     "body": Question("KiB in a body", "0.1,1,8,64,512", _body, connections=16),

@@ -128,13 +128,19 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Few short rounds: for a look, not for a claim.")] = False,
     wanted: Annotated[str, typer.Option("--gateways", help="Names with commas; default: every one.")] = "",
     parts: Annotated[str, typer.Option(help="Parts with commas; default: all of them.")] = ",".join(PARTS),
-    rounds_wanted: Annotated[int | None, typer.Option("--rounds", min=1, help="Closed-loop rounds.")] = None,
+    rounds_wanted: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Rounds; of latency and parked no more than usual.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="Length of a closed-loop round.")] = None,
     connections: Annotated[str, typer.Option(help="Numbers of connections, with commas.")] = "",
     reference: Annotated[str, typer.Option(help="The gateway that ratios refer to.")] = "go",
 ) -> None:
     plan = replace(QUICK if quick else Plan(), reference=reference)
-    plan = replace(plan, rounds=rounds_wanted or plan.rounds, seconds=seconds or plan.seconds)
+    if rounds_wanted:
+        latency_rounds = min(plan.latency_rounds, rounds_wanted)
+        parked_rounds = min(plan.parked_rounds, rounds_wanted)
+        plan = replace(plan, rounds=rounds_wanted, latency_rounds=latency_rounds, parked_rounds=parked_rounds)
+    plan = replace(plan, seconds=seconds or plan.seconds)
     if connections:
         plan = replace(plan, connections=tuple(int(count) for count in connections.split(",")))
     chosen = [part for part in parts.split(",") if part]

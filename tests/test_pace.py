@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fastgw.pace import MANY_MIN, RARE_MAX, WINDOW_BITS, Linger, Pace
+from fastgw.pace import BRISK_MIN, MANY_MIN, RARE_MAX, WINDOW_BITS, Linger, Pace
 
 WINDOW_NS = 1 << WINDOW_BITS
 
@@ -19,7 +19,14 @@ def at_even_distances(pace, windows, a_window):
 
 @pytest.mark.parametrize(
     ("a_window", "linger"),
-    [(1, Linger.NONE), (RARE_MAX, Linger.NONE), (2 * RARE_MAX, Linger.HALF), (2 * MANY_MIN, Linger.FULL)],
+    [
+        (1, Linger.NONE),
+        (RARE_MAX, Linger.NONE),
+        (2 * RARE_MAX, Linger.FULL),
+        (BRISK_MIN + 10, Linger.HALF),
+        (MANY_MIN - 10, Linger.HALF),
+        (2 * MANY_MIN, Linger.FULL),
+    ],
 )
 def test_requests_at_one_pace_get_one_linger_after_the_first_window(a_window, linger):
     pace = Pace()
@@ -32,7 +39,8 @@ def test_a_burst_out_of_nothing_pays_for_a_few_that_go_alone():
     pace = Pace()
     assert pace.linger(0) == Linger.NONE
     counted = Counter(pace.linger(5 * WINDOW_NS) for _ in range(1000))
-    assert counted == {Linger.NONE: RARE_MAX, Linger.HALF: MANY_MIN - 1 - RARE_MAX, Linger.FULL: 1001 - MANY_MIN}
+    brisk = MANY_MIN - BRISK_MIN
+    assert counted == {Linger.NONE: RARE_MAX, Linger.HALF: brisk, Linger.FULL: 1000 - RARE_MAX - brisk}
 
 
 def test_when_the_load_has_gone_the_next_one_goes_at_once():
