@@ -70,7 +70,7 @@ class Intake:
         target_bytes = len(head.path) + len(head.query)
         if target_bytes > self._limits.max_target_bytes:
             expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"
-            return Refusal(errors.TARGET_TOO_LONG, expected)
+            return self._check_host(head) or Refusal(errors.TARGET_TOO_LONG, expected)
         node = self._static.get(head.path)  # a match needs no check: it is one of our own paths, letter by letter
         values: tuple[str, ...] = ()
         if node is None:

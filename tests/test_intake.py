@@ -226,6 +226,7 @@ def test_any_path_gets_a_verdict(path, query, method):
     assert isinstance(INTAKE.admit(head(method, path, query)), Admission | Refusal)
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/orders/" + "7" * 10_000])
 @pytest.mark.parametrize("hosts", [(), ("a", "b")])
-def test_a_request_that_names_no_single_host_is_malformed_even_where_there_is_no_route(hosts):
-    assert refused("GET", "/nowhere", hosts=hosts).ending is errors.MALFORMED
+def test_a_request_that_names_no_single_host_is_malformed_whatever_its_path(hosts, path):
+    assert refused("GET", path, hosts=hosts).ending is errors.MALFORMED
