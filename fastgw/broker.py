@@ -125,6 +125,23 @@ class MockCluster:
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, len(codes), array)
 
+    def push_errors_at(self, broker: int, api_key: int, codes: Sequence[int]) -> None:
+        """The same, of one broker alone: clients that speak to the others are spared."""
+        push = self._library.rd_kafka_mock_broker_push_request_error_rtts
+        push.argtypes = None  # it takes pairs of error and delay, as many as it is told
+        pairs = [ctypes.c_int(number) for code in codes for number in (code, 0)]
+        push(
+            ctypes.c_void_p(self._cluster),
+            ctypes.c_int32(broker),
+            ctypes.c_int16(api_key),
+            ctypes.c_size_t(len(codes)),
+            *pairs,
+        )
+
+    def set_leader(self, topic: str, partition: int, broker: int) -> None:
+        """Make this broker the leader of a partition."""
+        self._library.rd_kafka_mock_partition_set_leader(self._cluster, topic.encode(), partition, broker)
+
     def set_down(self, broker: int = 1) -> None:
         """Cut every connection to a broker and refuse new ones."""
         self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
@@ -251,6 +268,9 @@ def _library() -> ctypes.CDLL:
         library.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [pointer, ctypes.c_int32]
         library.rd_kafka_mock_push_request_errors_array.argtypes = [
             pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)
+        ]  # fmt: skip
+        library.rd_kafka_mock_partition_set_leader.argtypes = [
+            pointer, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32
         ]  # fmt: skip
         library.rd_kafka_mock_broker_set_down.argtypes = [pointer, ctypes.c_int32]
         library.rd_kafka_mock_broker_set_up.argtypes = [pointer, ctypes.c_int32]

@@ -53,7 +53,7 @@ class EchoService:
     """Reads one topic from its present end, replies to the partition that each request names."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        common = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 3}
+        common = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 0}
         self._consumer = Consumer(
             {
                 **common,

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import echo_service
+from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka
 from tests.gateways import Gateway
 from tests.waiting import eventually
 
@@ -31,7 +32,7 @@ REPLY_BYTES_MAX = 12 << 20
 class House(NamedTuple):
     """What stands on a stage."""
 
-    kafka: str = "one"  # "one" broker, the "cluster" of three, or the "mock"
+    kafka: str = "one"  # see kafkas.py
     workers: int = 2
     nodes: int = 1
     cluster: str = "single"  # the gateway's cluster.mode
@@ -41,13 +42,6 @@ class House(NamedTuple):
     gateway_settings: str = ""
     kafka_settings: str = ""
     drain_timeout: str = "10s"
-
-
-class Kafka(Protocol):
-    """Where topics are made and read; `broker` is what can be mistreated."""
-
-    bootstrap: str
-    broker: Any
 
 
 @dataclass
@@ -81,6 +75,8 @@ class Furniture:
         """Creates a topic; every partition has a leader on return."""
         if self.house.kafka == "mock":
             self.kafka.broker.create_topic(name, partitions)
+            for number in range(partitions):
+                self.kafka.broker.set_leader(name, number, REQUESTS_BROKER if name == self.requests else REPLIES_BROKER)
             return
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
         admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
@@ -97,7 +93,7 @@ class Furniture:
             cluster += f'group_id = "{self.replies}"\n'
         return Gateway(
             self._folder,
-            self.kafka.bootstrap,
+            self.kafka.for_gateways,
             self.replies,
             [self.requests],
             workers=house.workers,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 
+from tests.faults.kafkas import Kafkas
 from tests.faults.play import Scenario, play, row
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Furniture, House, open_house
@@ -18,8 +18,8 @@ REQUESTS = 300
 class Houses:
     """The house that is open now; another one takes its place when a scenario needs it."""
 
-    def __init__(self, brokers, folders) -> None:
-        self._brokers = brokers
+    def __init__(self, kafkas: Kafkas, folders: pytest.TempPathFactory) -> None:
+        self._kafkas = kafkas
         self._folders = folders
         self._opened = ExitStack()
         self._furniture: Furniture | None = None
@@ -27,7 +27,7 @@ class Houses:
     def open(self, house: House) -> Furniture:
         if self._furniture is None or self._furniture.house != house:
             self.close()
-            furniture = open_house(house, self._brokers(house.kafka), self._folders.mktemp("house"))
+            furniture = open_house(house, self._kafkas.get(house.kafka), self._folders.mktemp("house"))
             self._furniture = self._opened.enter_context(furniture)
         return self._furniture
 
@@ -38,12 +38,11 @@ class Houses:
 
 @pytest.fixture(scope="module")
 def houses(tmp_path_factory, kafka_bootstrap) -> Iterator[Houses]:
-    def kafka(kind: str):
-        return SimpleNamespace(bootstrap=kafka_bootstrap, broker=None)
-
-    houses = Houses(kafka, tmp_path_factory)
+    kafkas = Kafkas(kafka_bootstrap)
+    houses = Houses(kafkas, tmp_path_factory)
     yield houses
     houses.close()
+    kafkas.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "_"))

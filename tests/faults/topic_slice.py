@@ -74,7 +74,7 @@ class TopicSlice:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 10,
-                "log_level": 3,
+                "log_level": 0,
             }
         )
 

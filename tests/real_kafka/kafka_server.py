@@ -134,14 +134,23 @@ class RealKafka:
         port: of the first broker; 0 picks a free one. The others always get free ones.
         heap_mb: Java heap of each broker, MiB.
         properties: broker settings beyond ours, for example `{"broker.session.timeout.ms": "3000"}`.
+        side_door: (port, advertised port) of a second listener of a single broker, for clients that shall reach it
+            through something that stands on the advertised port.
     """
 
     def __init__(
-        self, nodes: int = 1, port: int = 0, heap_mb: int = 512, properties: dict[str, str] | None = None
+        self,
+        nodes: int = 1,
+        port: int = 0,
+        heap_mb: int = 512,
+        properties: dict[str, str] | None = None,
+        side_door: tuple[int, int] | None = None,
     ) -> None:
+        assert side_door is None or nodes == 1
         self._directory = Path(tempfile.mkdtemp(prefix="fastgw-kafka-"))
         self._heap_mb = heap_mb
         self._properties = properties or {}
+        self._side_door = side_door
         ports = _free_ports(2 * nodes)
         if port:
             ports[0] = port
@@ -224,6 +233,13 @@ class RealKafka:
         if node.process is not None:
             node.process.wait()
 
+    def shut_down(self, number: int = 1) -> None:
+        """End broker `number` in order: it hands its leaderships over first."""
+        node = self._node(number)
+        self._signal(node, signal.SIGTERM)
+        if node.process is not None:
+            node.process.wait(STOP_TIMEOUT_S)
+
     def freeze(self, number: int = 1) -> None:
         """SIGSTOP: the broker keeps its connections and answers nothing, until `thaw`."""
         self._signal(self._node(number), signal.SIGSTOP)
@@ -261,6 +277,12 @@ class RealKafka:
     def _settings(self, node: Node) -> dict[str, str]:
         copies = min(3, len(self.nodes))
         in_sync = max(1, copies - 1)
+        listens, advertises = self._side_door or (0, 0)
+        side_door = {
+            "listeners": f"PLAINTEXT://{HOST}:{node.port},SIDE://{HOST}:{listens},CONTROLLER://{HOST}:{node.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port},SIDE://{HOST}:{advertises}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SIDE:PLAINTEXT",
+        }
         return {
             "process.roles": "broker,controller",
             "node.id": str(node.number),
@@ -280,6 +302,7 @@ class RealKafka:
             "share.coordinator.state.topic.replication.factor": str(copies),
             "share.coordinator.state.topic.min.isr": str(in_sync),
             "group.initial.rebalance.delay.ms": "0",
+            **(side_door if self._side_door else {}),
             **self._properties,
         }
 

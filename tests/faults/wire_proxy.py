@@ -1,0 +1,107 @@
+"""A TCP proxy between the gateway and a broker, that delays what passes, or lets answers get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+
+PIECE_BYTES = 65_536
+
+
+class WireProxy:
+    """Listens on a port of this machine and forwards to another; on a thread of its own. A context manager.
+
+    Attributes:
+        port: where it listens.
+        round_trip_s: added to the way of every answer; may be changed at any time.
+        answers_lost: while true, what the server answers is thrown away.
+    """
+
+    def __init__(self, to_port: int) -> None:
+        self.round_trip_s = 0.0
+        self.answers_lost = False
+        self.port = 0
+        self._to_port = to_port
+        self._loop = asyncio.new_event_loop()
+        self._pairs: set[asyncio.StreamWriter] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wire-proxy", daemon=True)
+
+    def __enter__(self) -> WireProxy:
+        self._thread.start()
+        self._call(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """Ends every connection there is."""
+        self._call(self._cut())
+
+    def _call(self, coroutine: object) -> None:
+        future: Future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[arg-type]
+        future.result(30)
+
+    async def _start(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._cut()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _cut(self) -> None:
+        for writer in list(self._pairs):
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, server_writer}
+        self._pairs |= both
+        forward = asyncio.ensure_future(self._pass_on(reader, server_writer))
+        back = asyncio.ensure_future(self._pass_back(server_reader, writer))
+        await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (forward, back):
+            task.cancel()
+        for one in both:
+            one.transport.abort()
+        self._pairs -= both
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(PIECE_BYTES):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            return
+
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A delay holds back, it does not slow down: pieces travel side by side.
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        delivering = asyncio.ensure_future(self._deliver(under_way, writer))
+        try:
+            while data := await reader.read(PIECE_BYTES):
+                if not self.answers_lost:
+                    under_way.put_nowait((self._loop.time() + self.round_trip_s, data))
+        except ConnectionError:
+            return
+        finally:
+            delivering.cancel()
+
+    async def _deliver(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        while True:
+            at_s, data = await under_way.get()
+            await asyncio.sleep(max(0.0, at_s - self._loop.time()))
+            writer.write(data)
