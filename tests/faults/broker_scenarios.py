@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from confluent_kafka import ElectionType
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourcePatternType,
+    ResourceType,
+)
 
+from tests.faults.clients import Habits
 from tests.faults.kafkas import in_sync, leaders
+from tests.faults.oracle import ANSWERED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
+from tests.faults.wire_proxy import WireProxy
 from tests.waiting import eventually
 
 CLUSTER = House(kafka="cluster")
+PROXIED = House(kafka="proxied")
+RUIN = House(gateway_settings="# for one scenario alone")
+NOTICED_S = 3.0  # a response topic that is gone
+LASTS = 3  # times as long as an answer takes
 BROKERS = 3
 HEALTH_S = 60.0
 ADMIN_S = 30.0
@@ -108,10 +128,98 @@ def healthy(stage: Stage) -> None:
         eventually(lambda topic=topic: in_sync(furniture.kafka, topic), HEALTH_S, f"{topic} is in sync")
 
 
+def deleted_topic(stage: Stage) -> None:
+    """The response topic is deleted, and created again a little later."""
+    furniture = stage.furniture
+    admin = AdminClient({"bootstrap.servers": furniture.kafka.bootstrap})
+    for _ in range(stage.faults_wanted):
+        with stage.fault():
+            began_s = time.monotonic()
+            admin.delete_topics([furniture.replies])[furniture.replies].result(ADMIN_S)
+            eventually(lambda: not stage.gateway.ready, ADMIN_S, "readiness is lost")
+            noticed_s = time.monotonic() - began_s
+            stage.progress(f"noticed after {noticed_s:.2f} s")
+            assert noticed_s < NOTICED_S
+            furniture.make_topic(furniture.replies, furniture.house.reply_partitions)
+
+
+def more_partitions(stage: Stage) -> None:
+    """The response topic gets twice as many partitions, several times."""
+    furniture = stage.furniture
+    admin = AdminClient({"bootstrap.servers": furniture.kafka.bootstrap})
+    count = furniture.house.reply_partitions
+    for _ in range(stage.faults_wanted):
+        count *= 2
+        with stage.fault(lambda count=count: stage.gateway.metric("fastgw_node_partitions") == count):
+            admin.create_partitions([NewPartitions(furniture.replies, count)])[furniture.replies].result(ADMIN_S)
+
+
+def too_large(stage: Stage) -> None:
+    """The broker takes smaller records than the gateway lets in."""
+    furniture = stage.furniture
+    with stage.fault():
+        set_topic(stage, "max.message.bytes", "10000")
+        with stage.also(Habits(connections=6, body_bytes=20_000)) as large:
+            large.sent(20 * stage.faults_wanted)
+        set_topic(stage, "max.message.bytes", "1048588")
+    assert {one.ending for one in large.told} == {"record_too_large"}
+    assert {one.ending for one in stage.clients.told} == {ANSWERED}, f"small ones pass on {furniture.requests}"
+
+
+def forbidden(stage: Stage) -> None:
+    """The gateway may not write to the request topic for a while."""
+    admin = AdminClient({"bootstrap.servers": stage.furniture.kafka.bootstrap})
+    denied = (
+        ResourceType.TOPIC, stage.furniture.requests, ResourcePatternType.LITERAL,
+        "User:*", "*", AclOperation.WRITE, AclPermissionType.DENY,
+    )  # fmt: skip
+    rule, pattern = AclBinding(*denied), AclBindingFilter(*denied)
+    for _ in range(stage.faults_wanted):
+        with stage.fault():
+            admin.create_acls([rule])[rule].result(ADMIN_S)
+            eventually(lambda: stage.clients.told[-1].ending == "not_authorized", ADMIN_S, "refused")
+            admin.delete_acls([pattern])[pattern].result(ADMIN_S)
+
+
+def lost_acks(stage: Stage) -> None:
+    """Answers of the broker are lost and the connection ends: nobody knows what is written, and nothing is twice."""
+    proxy: WireProxy = stage.broker
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            proxy.answers_lost = True
+            wait(stage.chance.uniform(0.05, 0.3))
+            proxy.cut()
+            proxy.answers_lost = False
+
+
+def slow_broker(stage: Stage) -> None:
+    """Every answer of the broker takes 200 ms, 1 s, 4 s longer."""
+    proxy: WireProxy = stage.broker
+    for round_trip_s in (0.2, 1.0, 4.0)[: stage.faults_wanted]:
+        with stage.fault():
+            proxy.round_trip_s = round_trip_s
+            wait(LASTS * round_trip_s)
+            proxy.round_trip_s = 0.0
+
+
+def set_topic(stage: Stage, name: str, value: str) -> None:
+    admin = AdminClient({"bootstrap.servers": stage.furniture.kafka.bootstrap})
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, stage.furniture.requests, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(ADMIN_S)
+
+
 SCENARIOS = [
     Scenario("one of three brokers killed", CLUSTER, killed_broker, HONEST),
     Scenario("leaders moved", CLUSTER, moved_leaders, HONEST),
     Scenario("one of three brokers frozen", CLUSTER, frozen_broker, HONEST),
     Scenario("all brokers frozen for 1, 5, 10 s", CLUSTER, all_frozen, HONEST, long=3),
     Scenario("all brokers killed for 0, 1, 5, 10 s", CLUSTER, all_gone, HONEST, long=4),
+    Scenario("acks lost", PROXIED, lost_acks, HONEST, short=3, long=1000),
+    Scenario("broker slower by 0.2, 1, 4 s", PROXIED, slow_broker, HONEST, short=2, long=3),
+    Scenario("records too large for the broker", PROXIED, too_large, {"record_too_large": ANY}),
+    Scenario("writing forbidden", PROXIED, forbidden, {"not_authorized": ANY}),
+    Scenario("response topic deleted and recreated", RUIN, deleted_topic, HONEST, alone=True, replies_kept=False),
+    Scenario("response topic gets partitions", RUIN, more_partitions, long=4, alone=True),
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.faults.kafkas import Kafkas
 from tests.faults.play import Scenario, play, row
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.stage import Furniture, House, open_house
+from tests.faults.stage import Furniture, open_house
 
 REQUESTS = 300
 
@@ -24,12 +24,18 @@ class Houses:
         self._opened = ExitStack()
         self._furniture: Furniture | None = None
 
-    def open(self, house: House) -> Furniture:
-        if self._furniture is None or self._furniture.house != house:
+    @contextmanager
+    def ready_for(self, scenario: Scenario) -> Iterator[Furniture]:
+        """The scenario's house; who leaves it in ruins, or fails in it, leaves it to nobody."""
+        if self._furniture is None or self._furniture.house != scenario.house:
             self.close()
-            furniture = open_house(house, self._kafkas.get(house.kafka), self._folders.mktemp("house"))
-            self._furniture = self._opened.enter_context(furniture)
-        return self._furniture
+            house = open_house(scenario.house, self._kafkas.get(scenario.house.kafka), self._folders.mktemp("house"))
+            self._furniture = self._opened.enter_context(house)
+        with ExitStack() as after:
+            after.callback(self.close)
+            yield self._furniture
+            if not scenario.alone:
+                after.pop_all()
 
     def close(self) -> None:
         self._furniture = None
@@ -47,11 +53,9 @@ def houses(tmp_path_factory, kafka_bootstrap) -> Iterator[Houses]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "_"))
 def test_nobody_is_lied_to(scenario: Scenario, houses: Houses, capsys):
-    furniture = houses.open(scenario.house)
-    report = play(scenario, furniture, REQUESTS, scenario.short)
-    if scenario.alone:
-        houses.close()
-    print(" | ".join(row(report)))
-    assert report.lies == 0, report.verdict
-    assert report.not_allowed == {}, report.verdict
-    assert report.faults >= scenario.short
+    with houses.ready_for(scenario) as furniture:
+        report = play(scenario, furniture, REQUESTS, scenario.short, progress=print)
+        print(" | ".join(row(report)))
+        assert report.lies == 0, report.verdict
+        assert report.not_allowed == {}, report.verdict
+        assert report.faults >= scenario.short
