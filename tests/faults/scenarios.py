@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.faults import broker_scenarios, reply_scenarios, worker_scenarios
+from tests.faults import broker_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
 from tests.faults.play import Scenario
 
-SCENARIOS: list[Scenario] = [*worker_scenarios.SCENARIOS, *reply_scenarios.SCENARIOS, *broker_scenarios.SCENARIOS]
+SCENARIOS: list[Scenario] = [
+    *worker_scenarios.SCENARIOS,
+    *reply_scenarios.SCENARIOS,
+    *broker_scenarios.SCENARIOS,
+    *protocol_scenarios.SCENARIOS,
+]

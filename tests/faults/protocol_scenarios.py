@@ -1,0 +1,88 @@
+"""Scenarios with errors that only a mock cluster gives on demand. They meet the gateway's own producer alone: the
+request topic has a broker to itself."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError
+
+from fastgw.broker import MockCluster
+from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER
+from tests.faults.play import ANY, Scenario
+from tests.faults.stage import House, Stage
+from tests.waiting import eventually
+
+HOUSE = House(kafka="mock", kafka_settings='fetch_wait = "5ms"')
+PRODUCE = 0  # Kafka's number of the request
+AT_ONCE = 5
+NEW_PRODUCER_S = 1.0
+SEEN_S = 10.0
+
+
+def not_enough_replicas(stage: Stage) -> None:
+    """NOT_ENOUGH_REPLICAS, before and after the append: to be tried again."""
+    refuse(stage, KafkaError.NOT_ENOUGH_REPLICAS)
+
+
+def timed_out(stage: Stage) -> None:
+    """REQUEST_TIMED_OUT: to be tried again."""
+    refuse(stage, KafkaError.REQUEST_TIMED_OUT)
+
+
+def never_enough_replicas(stage: Stage) -> None:
+    """NOT_ENOUGH_REPLICAS for as long as anybody tries."""
+    for _ in range(stage.faults_wanted):
+        with stage.fault():
+            eventually(lambda: refused_until_given_up(stage), SEEN_S, "a request was given up")
+
+
+def refused_until_given_up(stage: Stage) -> bool:
+    if broker(stage).errors_left_at(REQUESTS_BROKER, PRODUCE) < AT_ONCE:
+        broker(stage).push_errors_at(REQUESTS_BROKER, PRODUCE, [KafkaError.NOT_ENOUGH_REPLICAS] * AT_ONCE)
+    return stage.clients.told[-1].ending in HONEST
+
+
+def dead_producer(stage: Stage) -> None:
+    """An error after which a producer is of no more use."""
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        deaths = stage.gateway.log_text.count("producer died, replaced")
+        with stage.fault() as fault:
+            broker(stage).push_errors_at(REQUESTS_BROKER, PRODUCE, [KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER])
+            eventually(lambda n=deaths: stage.gateway.log_text.count("producer died, replaced") > n, SEEN_S, "it died")
+        stage.progress(f"the next one works after {fault.recovered_s - fault.over_s:.2f} s")
+        assert fault.recovered_s - fault.over_s < NEW_PRODUCER_S
+
+
+def connections_cut(stage: Stage) -> None:
+    """The brokers cut their connections and refuse new ones for a moment."""
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            for number in (REQUESTS_BROKER, REPLIES_BROKER):
+                broker(stage).set_down(number)
+            stage.some_moment()
+            for number in (REQUESTS_BROKER, REPLIES_BROKER):
+                broker(stage).set_up(number)
+
+
+def broker(stage: Stage) -> MockCluster:
+    mock: MockCluster = stage.broker
+    return mock
+
+
+def refuse(stage: Stage, code: int) -> None:
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            broker(stage).push_errors_at(REQUESTS_BROKER, PRODUCE, [code] * AT_ONCE)
+
+
+HONEST = {"not_ready": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
+
+SCENARIOS = [
+    Scenario("NOT_ENOUGH_REPLICAS", HOUSE, not_enough_replicas, short=3),
+    Scenario("NOT_ENOUGH_REPLICAS that lasts", HOUSE, never_enough_replicas, HONEST, long=20),
+    Scenario("REQUEST_TIMED_OUT", HOUSE, timed_out, short=3),
+    Scenario("fatal producer error", HOUSE, dead_producer, HONEST, short=3, long=300),
+    Scenario("connections to brokers cut", HOUSE, connections_cut, HONEST, short=3, long=300),
+]
