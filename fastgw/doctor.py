@@ -301,6 +301,9 @@ def judge_fates(fates: Mapping[str, int]) -> Iterator[Finding]:
     if forged := fates.get("forged", 0) + fates.get("malformed", 0):
         advice = "something else writes to the response topic; no request was touched"
         yield Finding("warning", "replies", f"{forged} records with an id that this gateway never gave out", advice)
+    if fates.get("rival", 0):
+        advice = "are two gateways started with the same response topic and the same [cluster] node_index?"
+        yield Finding("error", "replies", "another node claims partitions of this one", advice)
     if dropped := fates.get("dropped", 0):
         advice = "links between workers were full or broken; their requests expired"
         yield Finding("warning", "replies", f"{dropped} replies were lost between workers", advice)

@@ -111,3 +111,4 @@ class Fate(IntEnum):
     FORGED = 7  # well-formed id that was never issued
     MALFORMED = 8  # no correlation id that could be one of ours
     DROPPED = 9  # misrouted, but the link to its worker is full or broken
+    RIVAL = 10  # the canary of another node on a partition that is ours: two nodes believe that they own it

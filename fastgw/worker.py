@@ -39,7 +39,7 @@ from fastgw import (
     table,
 )
 from fastgw.admission import Admission, Refusal
-from fastgw.canary import Canary
+from fastgw.canary import Canary, Rivals
 from fastgw.config import Config, Listen
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
@@ -95,6 +95,7 @@ class Worker:
         self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
+        self._rivals = Rivals()
         self._fronts: list[GranianFront | ExpressFront] = []
         self._listen_fds: Sequence[int] = ()
         self._home_since_ns = 0
@@ -209,6 +210,8 @@ class Worker:
         whose = self._router.whose(cid, reply.partition, reply.offset)
         if whose is MINE:
             self._resolve(cid, reply, now_ns)
+        elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and reply.partition in self._ownership.assigned:
+            self._hear_rival(cid.node, reply.partition, now_ns)
         elif whose is not Whose.LEAVE:
             self._table.count_fate(self._process, self._pass_on(whose, cid, reply))
 
@@ -219,6 +222,16 @@ class Worker:
             self._reply_path_changed()
             return
         self._table.count_fate(self._process, self._exchange.resolve(cid, reply, now_ns))
+
+    def _hear_rival(self, node: int, partition: int, now_ns: int) -> None:
+        self._table.count_fate(self._process, Fate.RIVAL)
+        if self._rivals.heard(node, now_ns):
+            log.error(
+                "another node claims partitions of ours",
+                rival=f"{node:06x}",
+                partition=partition,
+                hint="are two gateways started with the same response topic and the same [cluster] node_index?",
+            )
 
     def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> Fate:
         if whose is Whose.FORWARD:

@@ -220,6 +220,12 @@ def test_fates_of_replies(fates: dict[str, int], found: str) -> None:
     assert (warning.level, warning.found, told.level) == ("warning", found, "ok")
 
 
+def test_a_rival_is_an_error() -> None:
+    rival, told = doctor.judge_fates({"rival": 9})
+    assert (rival.level, told.level) == ("error", "ok")
+    assert "node_index" in rival.advice
+
+
 def test_few_late_replies_say_nothing() -> None:
     assert [finding.level for finding in doctor.judge_fates({"answered": 5, "late": 5, "misrouted": 5})] == ["ok"]
 
