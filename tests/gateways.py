@@ -81,15 +81,23 @@ class Gateway:
         return [line for line in lines if line["event"] == event and line.get("child") == child][-1]
 
     def __enter__(self) -> Gateway:
-        with self._log.open("wb") as log:
+        self.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.stop(failed=failure[0] is not None)
+
+    def start(self) -> None:
+        """Starts it; it is ready on return. What it logs goes behind what it logged before."""
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastgw", "run", str(self.config)], stderr=log, start_new_session=True
             )
         eventually(lambda: self.ended or self.ready, READY_S, "the gateway is ready")
         assert not self.ended, self.log_text
-        return self
 
-    def __exit__(self, *failure: object) -> None:
+    def stop(self, failed: bool = False) -> None:
+        """Drains it and sees that it ends in order; after a failure it need not, and its log is printed."""
         if not self.ended:
             self.signal(signal.SIGTERM)
         assert self.process is not None
@@ -98,17 +106,20 @@ class Gateway:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
-        if failure[0] is None:
+        if not failed:
             assert code == self.exit_code, self.log_text
         else:
             print(self.log_text[-4000:])
 
+    def signal_all(self, number: int) -> None:
+        """The same signal to the supervisor and to all its children."""
+        assert self.process is not None
+        for pid in (self.process.pid, *self.children()):
+            os.kill(pid, number)
+
     def titles(self) -> list[str]:
         """The process titles of the supervisor's children, such as "fastgw: worker 0"."""
-        assert self.process is not None
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode() for child in children]
+        return list(self.children().values())
 
     @property
     def ended(self) -> bool:

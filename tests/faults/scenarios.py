@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import broker_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
+from tests.faults import broker_scenarios, node_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
 from tests.faults.play import Scenario
 
 SCENARIOS: list[Scenario] = [
@@ -10,4 +10,5 @@ SCENARIOS: list[Scenario] = [
     *reply_scenarios.SCENARIOS,
     *broker_scenarios.SCENARIOS,
     *protocol_scenarios.SCENARIOS,
+    *node_scenarios.SCENARIOS,
 ]

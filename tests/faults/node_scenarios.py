@@ -1,0 +1,123 @@
+"""Scenarios with several nodes behind one load balancer: they come, go, die, freeze, and contradict each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import cycle, islice
+
+from tests.faults.clients import Habits
+from tests.faults.oracle import ANSWERED, CUT
+from tests.faults.play import ANY, Scenario
+from tests.faults.stage import House, Stage
+from tests.gateways import Gateway
+from tests.waiting import eventually
+
+GROUP = House(nodes=3, workers=1, cluster="group", reply_partitions=12)
+STATIC = House(nodes=3, workers=1, cluster="static", reply_partitions=12)
+SETTLED_S = 30.0
+CONNECTIONS = Habits().connections
+HONEST = {"not_ready": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
+
+
+def node_joins_and_leaves(stage: Stage) -> None:
+    """A fourth node comes, takes its share of the partitions, and goes again."""
+    furniture = stage.furniture
+    for _ in range(stage.faults_wanted):
+        guest = furniture.new_gateway(len(furniture.gateways))
+        with guest:
+            furniture.ports.append(guest.port)
+            with stage.fault(lambda guest=guest: is_shared(stage, [*stage.gateways, guest])):
+                pass
+            stage.clients.sent(100)
+            with stage.fault(lambda: is_shared(stage, stage.gateways)):
+                furniture.ports.remove(guest.port)
+                guest.signal(signal.SIGTERM)
+                eventually(lambda guest=guest: guest.ended, SETTLED_S, "the guest has left")
+
+
+def node_killed(stage: Stage) -> None:
+    """SIGKILL for every process of a node at once; later it is started again."""
+    for node in chosen(stage):
+        rest = [other for other in stage.gateways if other is not node]
+        node.exit_code = -signal.SIGKILL
+        with stage.fault(lambda rest=rest: is_shared(stage, rest)):
+            node.signal_all(signal.SIGKILL)
+            node.stop()
+        node.exit_code = 0
+        with stage.fault(lambda: is_shared(stage, stage.gateways)):
+            node.start()
+
+
+def node_frozen(stage: Stage) -> None:
+    """SIGSTOP for every process of a node, for longer than its session with the group."""
+    for node in chosen(stage):
+        with stage.fault(lambda: stage.all_ready() and is_shared(stage, stage.gateways)):
+            node.signal_all(signal.SIGSTOP)
+            rest = [other for other in stage.gateways if other is not node]
+            eventually(lambda rest=rest: is_shared(stage, rest), SETTLED_S, "the others share its partitions")
+            node.signal_all(signal.SIGCONT)
+
+
+def agent_cut_off(stage: Stage) -> None:
+    """A node's agent loses its session with the group, while its workers go on."""
+    for node in chosen(stage):
+        agent = next(pid for pid, title in node.children().items() if title == "fastgw: agent")
+        rest = [other for other in stage.gateways if other is not node]
+        with stage.fault(lambda: is_shared(stage, stage.gateways)):
+            os.kill(agent, signal.SIGSTOP)
+            eventually(lambda rest=rest: share(rest) == stage.furniture.house.reply_partitions, SETTLED_S, "taken over")
+            os.kill(agent, signal.SIGCONT)
+
+
+def rolling_restart(stage: Stage) -> None:
+    """One node after the other is stopped in order and started again."""
+    for node in islice(cycle(stage.gateways), len(stage.gateways) * stage.faults_wanted):
+        with stage.fault(lambda: stage.all_ready() and is_shared(stage, stage.gateways)):
+            node.stop()
+            node.start()
+
+
+def same_index_twice(stage: Stage) -> None:
+    """A fourth node believes that it is the first: it is reported by both, and nobody is harmed."""
+    furniture = stage.furniture
+    for _ in range(stage.faults_wanted):
+        with furniture.new_gateway(0) as double:
+            furniture.ports.append(double.port)
+            with stage.fault():
+                for node in (stage.gateways[0], double):
+                    eventually(lambda node=node: node.replies("rival") > 0, SETTLED_S, "a rival is counted")
+                    eventually(
+                        lambda node=node: "claims partitions of ours" in node.log_text, SETTLED_S, "and reported"
+                    )
+            assert all(other.replies("rival") == 0 for other in stage.gateways[1:]), "who is no rival is not reported"
+            stage.clients.sent(100)
+            furniture.ports.remove(double.port)
+            double.signal(signal.SIGTERM)
+            eventually(lambda double=double: double.ended, SETTLED_S, "the double has left")
+    assert {one.ending for one in stage.clients.told} <= {ANSWERED, CUT}
+
+
+def chosen(stage: Stage) -> list[Gateway]:
+    return [stage.chance.choice(stage.gateways) for _ in range(stage.faults_wanted)]
+
+
+def share(nodes: list[Gateway]) -> int:
+    """How many partitions these nodes have together, by their own account."""
+    return int(sum(node.metric("fastgw_node_partitions") for node in nodes))
+
+
+def is_shared(stage: Stage, nodes: list[Gateway]) -> bool:
+    """Whether these nodes, and nobody else, have all partitions, and each has some."""
+    counts = [int(node.metric("fastgw_node_partitions")) for node in nodes]
+    return sum(counts) == stage.furniture.house.reply_partitions and all(counts)
+
+
+SCENARIOS = [
+    Scenario("node joins and leaves", GROUP, node_joins_and_leaves, {CUT: CONNECTIONS}, long=50),
+    Scenario("node killed", GROUP, node_killed, {CUT: CONNECTIONS}, long=50),
+    Scenario("node frozen", GROUP, node_frozen, {CUT: CONNECTIONS, **HONEST}, long=30),
+    Scenario("node cut off from its group", GROUP, agent_cut_off, long=30),
+    Scenario("rolling restart of three nodes", STATIC, rolling_restart, {CUT: CONNECTIONS}, long=30),
+    Scenario("two nodes with the same index", STATIC, same_index_twice, {CUT: CONNECTIONS}, long=20),
+]
