@@ -1,4 +1,4 @@
-# make demo | test | check | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | soak | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,10 @@ check: $(VENV)/built
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/cython-lint fastgw
+
+# Faults for hours; see tests/faults/soak.py for less: make soak ARGS='--only "worker killed" --faults 100'
+soak: $(VENV)/built
+	@exec $(BIN)/python -m tests.faults.soak $(ARGS)
 
 # make bench, make bench QUICK=1, make bench WHAT="growth workers"; see bench/README.md for what there is.
 bench: $(VENV)/bench

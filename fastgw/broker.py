@@ -128,7 +128,7 @@ class MockCluster:
     def push_errors_at(self, broker: int, api_key: int, codes: Sequence[int]) -> None:
         """The same, of one broker alone: clients that speak to the others are spared."""
         push = self._library.rd_kafka_mock_broker_push_request_error_rtts
-        push.argtypes = None  # it takes pairs of error and delay, as many as it is told
+        # Pairs of error and delay, as many as it is told.
         pairs = [ctypes.c_int(number) for code in codes for number in (code, 0)]
         push(
             ctypes.c_void_p(self._cluster),

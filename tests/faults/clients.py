@@ -36,6 +36,7 @@ class Habits:
     body_bytes: int = 64
     silent_after_s: float = 15.0
     headers: tuple[str, ...] = ()
+    once: bool = False  # each client sends one request and leaves
     manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
 
 
@@ -112,6 +113,8 @@ class Clients:
             self.told.append(one)
             if connection is not None and (habits.fresh_each or one.ending in (CUT, SILENT)):
                 connection.close()
+            if habits.once:
+                break
             if one.ending != ANSWERED:
                 await asyncio.sleep(TRY_AGAIN_S)
         if connection is not None:

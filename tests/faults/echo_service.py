@@ -21,9 +21,10 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 LIFE_S = 7200  # one that its test has forgotten ends by itself
 ASK_S = 30.0
 LATE_S = 0.2  # after the deadline
+SLOW_S = 2.0
 HUGE_BYTES = 10 << 20
 
-LATE, TWICE, SILENT, HUGE, CUT_ID = b"late", b"twice", b"silent", b"huge", b"cut-id"
+LATE, SLOW, TWICE, SILENT, HUGE, CUT_ID = b"late", b"slow", b"twice", b"silent", b"huge", b"cut-id"
 
 # Replies that cannot become an HTTP answer: status and headers that would end a process or inject a header.
 POISON: dict[bytes, list[tuple[str, bytes | None]]] = {
@@ -103,6 +104,9 @@ class EchoService:
             return
         if manner == LATE:
             heapq.heappush(self._due, reply._replace(at_s=int(headers["deadline"]) / 1000 + LATE_S))
+            return
+        if manner == SLOW:
+            heapq.heappush(self._due, reply._replace(at_s=message.timestamp()[1] / 1000 + SLOW_S))
             return
         if manner == HUGE:
             reply = reply._replace(value=body.ljust(HUGE_BYTES, b"."))

@@ -14,6 +14,7 @@ from tests.faults.topic_slice import TopicSlice
 from tests.waiting import eventually
 
 ANY = 1 << 30  # any number of requests may end so
+LONG_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Scenario:
         habits: how the clients behave.
         alone: leaves its house in ruins, so nobody follows it there.
         replies_kept: False when the fault destroys records of the response topic.
+        long_house: where the soak plays it, if it needs more room there.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Scenario:
     habits: Habits = field(default_factory=Habits)
     alone: bool = False
     replies_kept: bool = True
+    long_house: House | None = None
 
 
 @dataclass
@@ -82,21 +85,27 @@ def play(
     requests: int,
     faults: int,
     progress: Callable[[str], None] = lambda _text: None,
-    seed: int | None = None,
+    watch: Callable[[Stage], None] = lambda _stage: None,
 ) -> Report:
-    """Plays a scenario until it is over and at least `requests` requests have ended."""
+    """Plays a scenario until it is over and at least `requests` requests have ended.
+
+    Args:
+        progress: told what happens, for people.
+        watch: given the stage once, to look at it from another thread while it is played on.
+    """
     bootstrap = furniture.kafka.bootstrap
     asked = TopicSlice(bootstrap, furniture.requests)
     told = TopicSlice(bootstrap, furniture.replies) if scenario.replies_kept else None
     began_s = time.monotonic()
     clients = Clients(furniture.ports, f"/{furniture.requests}", scenario.habits)
-    stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random(seed))
+    stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random())
+    watch(stage)
     with clients:
         clients.sent(scenario.habits.connections)
         scenario.play(stage)
         missing = requests - len(clients.told)
         if missing > 0:
-            clients.sent(missing, timeout_s=3600)
+            clients.sent(missing, timeout_s=LONG_S)
     seconds = time.monotonic() - began_s
     settle(furniture)
     log = [one for group in (clients, *stage.more_clients) for one in group.told]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tests.faults import broker_scenarios, node_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
+from tests.faults import (
+    broker_scenarios,
+    drain_scenarios,
+    node_scenarios,
+    protocol_scenarios,
+    reply_scenarios,
+    worker_scenarios,
+)
 from tests.faults.play import Scenario
 
 SCENARIOS: list[Scenario] = [
@@ -11,4 +18,5 @@ SCENARIOS: list[Scenario] = [
     *broker_scenarios.SCENARIOS,
     *protocol_scenarios.SCENARIOS,
     *node_scenarios.SCENARIOS,
+    *drain_scenarios.SCENARIOS,
 ]

@@ -1,0 +1,140 @@
+"""`make soak`: every fault scenario in its long version, each in a house of its own.
+
+    make soak                                      everything: hours
+    make soak ARGS='--only "worker killed"'        those whose name has these words; may be given several times
+    make soak ARGS="--requests 5000 --faults 10"   smaller
+    make soak ARGS=--table                         the last results as Markdown, as the README shows them
+
+Each result is saved as soon as it is there; Ctrl-C leaves the scenario that is being played without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults import results
+from tests.faults.kafkas import Kafkas
+from tests.faults.play import Report, Scenario, play, row
+from tests.faults.scenarios import SCENARIOS
+from tests.faults.stage import Stage, open_house
+from tests.real_kafka.choice import KafkaForTests
+
+REQUESTS = 100_000
+TELL_EVERY_S = 10.0
+FAULTS_MAX = 1 << 30
+
+
+def main() -> int:
+    options = _options()
+    if options.table:
+        print(results.table(results.saved_reports()))
+        return 0
+    chosen = [one for one in SCENARIOS if not options.only or any(words in one.name for words in options.only)]
+    if not chosen:
+        print(f"soak: no scenario has {options.only} in its name; there are:", file=sys.stderr)
+        print("\n".join(f"  {one.name}" for one in SCENARIOS), file=sys.stderr)
+        return 2
+    kafka = KafkaForTests()
+    kafka.start()
+    if not kafka.bootstrap:
+        print(f"soak: needs a real Kafka: {kafka.told}", file=sys.stderr)
+        return 2
+    kafkas = Kafkas(kafka.bootstrap)
+    try:
+        return _play_all(chosen, kafkas, options.requests, options.faults, options.results)
+    except KeyboardInterrupt:
+        print("soak: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        kafkas.close()
+        kafka.stop()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make soak", description="Play the fault scenarios in their long version.")
+    parser.add_argument("--only", action="append", default=[], help="words of a scenario's name")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="at least so many for each scenario")
+    parser.add_argument("--faults", type=int, default=FAULTS_MAX, help="at most so many for each scenario")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="the file that keeps the results")
+    parser.add_argument("--table", action="store_true", help="print the results that are kept")
+    return parser.parse_args()
+
+
+def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, requests: int, faults_max: int, kept: Path) -> int:
+    bad = 0
+    for scenario in chosen:
+        report = _play_one(scenario, kafkas, requests, min(scenario.long, faults_max))
+        if report is None:
+            bad += 1
+            continue
+        results.save(report, kept)
+        print(f"{scenario.name}: {'good' if report.good else 'BAD'}: {' | '.join(row(report)[1:])}", flush=True)
+        if not report.good:
+            bad += 1
+            print(f"not allowed: {report.not_allowed}\n{report.verdict}", flush=True)
+    print(results.table(results.saved_reports(kept)))
+    return 1 if bad else 0
+
+
+def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int) -> Report | None:
+    """None when the scenario could not be played to its end; why is told."""
+    house = scenario.long_house or scenario.house
+    with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
+        try:
+            with open_house(house, kafkas.get(house.kafka), Path(folder)) as furniture, _ticker(scenario) as ticker:
+                return play(scenario, furniture, requests, faults, watch=ticker.watch)
+        except Exception:  # a scenario that fails must not take the others with it
+            traceback.print_exc()
+            print(f"{scenario.name}: BAD: not played to its end", flush=True)
+            return None
+
+
+class _Ticker:
+    """Tells now and then how far a scenario is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._stage: Stage | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def start(self) -> None:
+        self._began_s = time.monotonic()
+        self._thread.start()
+
+    def watch(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        while not self._over.wait(TELL_EVERY_S):
+            if self._stage is None:
+                continue
+            requests, faults = len(self._stage.clients.told), len(self._stage.faults)
+            minutes, seconds = divmod(int(time.monotonic() - self._began_s), 60)
+            print(f"{self._name}: {minutes}:{seconds:02d}, {requests:,} requests, {faults:,} faults", flush=True)
+
+
+@contextmanager
+def _ticker(scenario: Scenario) -> Iterator[_Ticker]:
+    ticker = _Ticker(scenario.name)
+    ticker.start()
+    try:
+        yield ticker
+    finally:
+        ticker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
