@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fastgw import errors
+from tests.faults import results
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -34,3 +35,7 @@ def test_the_two_commands_are_on_the_first_screen():
     first_screen = "\n".join(README.splitlines()[:24])
     assert "make demo" in first_screen
     assert "make test" in first_screen
+
+
+def test_the_table_of_faults_is_what_the_last_soak_found():
+    assert part("faults") == results.table(results.saved_reports())

@@ -131,7 +131,7 @@ def report_of(scenario: Scenario, verdict: Verdict, told: list[Told], faults: li
     return Report(
         scenario.name,
         verdict.requests,
-        len(faults),
+        sum(fault.count for fault in faults),
         sum(verdict.lies.values()),
         failed,
         not_allowed,

@@ -35,8 +35,8 @@ ASKS_FOR_CUT_IDS = Habits(connections=12, manners=(CUT_ID,), headers=("Prefer: w
 
 def late(stage: Stage) -> None:
     """Replies that come after the deadline of their requests."""
-    with counted(stage, late=lambda: ended(stage, "expired")), stage.fault():
-        ask_also(stage, ASKS_FOR_LATE)
+    with counted(stage, late=lambda: ended(stage, "expired")), stage.fault() as fault:
+        fault.count = ask_also(stage, ASKS_FOR_LATE)
     assert ended(stage, "expired") > 0
     untouched(stage)
 
@@ -44,9 +44,9 @@ def late(stage: Stage) -> None:
 def twice(stage: Stage) -> None:
     """Two replies, with different bodies, to every request."""
     before = stage.gateway.replies("duplicate")
-    with stage.fault():
-        answered = ask_also(stage, Habits(connections=6, manners=(TWICE,)))
-    counted_at_least(stage, "duplicate", before + answered)
+    with stage.fault() as fault:
+        fault.count = ask_also(stage, Habits(connections=6, manners=(TWICE,)))
+    counted_at_least(stage, "duplicate", before + fault.count)
     untouched(stage)
 
 
@@ -54,15 +54,16 @@ def forged(stage: Stage) -> None:
     """Well-formed ids of living workers for requests that never were."""
     count = 1000 * stage.faults_wanted
     makers = [maker_of(stage, worker["slot"], worker["generation"]) for worker in stage.gateway.status()["workers"]]
-    with counted(stage, forged=lambda: count), stage.fault():
+    with counted(stage, forged=lambda: count), stage.fault() as fault:
+        fault.count = count
         write(stage, (makers[number % len(makers)].make(number % 1000, Partitioner.HEADER) for number in range(count)))
     untouched(stage)
 
 
 def poison(stage: Stage) -> None:
     """Statuses and headers that would end a process or inject a header, and ten megabytes, above the limit."""
-    with stage.fault():
-        ask_also(stage, ASKS_FOR_POISON)
+    with stage.fault() as fault:
+        fault.count = ask_also(stage, ASKS_FOR_POISON)
         with counted(stage, malformed=lambda: stage.furniture.house.reply_partitions):
             for partition in range(stage.furniture.house.reply_partitions):
                 produce_raw(stage.furniture.kafka.bootstrap, stage.furniture.replies, partition, b"no id", NOT_UTF8)
@@ -74,8 +75,8 @@ def poison(stage: Stage) -> None:
 
 def truncated(stage: Stage) -> None:
     """Ids of which a service has lost the second half."""
-    with counted(stage, malformed=lambda: ended(stage, "expired")), stage.fault():
-        ask_also(stage, ASKS_FOR_CUT_IDS)
+    with counted(stage, malformed=lambda: ended(stage, "expired")), stage.fault() as fault:
+        fault.count = ask_also(stage, ASKS_FOR_CUT_IDS)
     assert ended(stage, "expired") > 0
     untouched(stage)
 
@@ -89,7 +90,8 @@ def other_nodes(stage: Stage) -> None:
     at_home = [maker.make(number % 1000, Partitioner.HEADER) for number in range(count)]
     astray = [maker.make(number % 1000, Partitioner.HEADER) for number in range(count)]
     # What came in elsewhere is sent on to its home, where it comes in again.
-    with counted(stage, foreign=lambda: 2 * count, rerouted=lambda: count), stage.fault():
+    with counted(stage, foreign=lambda: 2 * count, rerouted=lambda: count), stage.fault() as fault:
+        fault.count = 2 * count
         write(stage, at_home, partition=3)
         write(stage, astray, partition=4)
     untouched(stage)
@@ -101,8 +103,9 @@ def dead_generation(stage: Stage) -> None:
     slot, pid = some_worker(stage)
     generation = next(w["generation"] for w in stage.gateway.status()["workers"] if w["pid"] == pid)
     maker = maker_of(stage, slot, generation)
-    with stage.fault(lambda: is_replaced(stage, slot, pid)):
+    with stage.fault(lambda: is_replaced(stage, slot, pid)) as fault:
         os.kill(pid, signal.SIGKILL)
+    fault.count = count
     with counted(stage, orphan=lambda: count):
         write(stage, (maker.make(number % 1000, Partitioner.HEADER) for number in range(count)))
 
@@ -116,7 +119,8 @@ def random_keys(stage: Stage) -> None:
         lambda: secrets.token_bytes(36),
         lambda: b"",
     )
-    with counted(stage, malformed=lambda: count), stage.fault():
+    with counted(stage, malformed=lambda: count), stage.fault() as fault:
+        fault.count = count
         write(stage, (kinds[number % len(kinds)]() for number in range(count)))
     untouched(stage)
 

@@ -13,6 +13,8 @@ from tests.faults.play import HEAD, Report, row
 from tests.faults.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).with_name("results.json")
+README = Path(__file__).parents[2] / "README.md"
+MARKS = "<!-- faults -->", "<!-- /faults -->"
 
 
 def load(path: Path = RESULTS) -> dict[str, dict[str, object]]:
@@ -43,3 +45,10 @@ def saved_reports(path: Path = RESULTS) -> list[Report]:
         Report(**{name: value for name, value in {"verdict": "", **saved}.items() if name in fields})  # type: ignore[arg-type]
         for saved in load(path).values()
     ]
+
+
+def show_in_readme(readme: Path = README, path: Path = RESULTS) -> None:
+    """Writes the saved results between the marks in the README."""
+    before, begin, rest = readme.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    readme.write_text(f"{before}{begin}\n{table(saved_reports(path))}\n{end}{after}")

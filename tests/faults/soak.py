@@ -3,7 +3,7 @@
     make soak                                      everything: hours
     make soak ARGS='--only "worker killed"'        those whose name has these words; may be given several times
     make soak ARGS="--requests 5000 --faults 10"   smaller
-    make soak ARGS=--table                         the last results as Markdown, as the README shows them
+    make soak ARGS=--readme                        plays nothing, puts the last results into the README
 
 Each result is saved as soon as it is there; Ctrl-C leaves the scenario that is being played without one.
 """
@@ -34,8 +34,8 @@ FAULTS_MAX = 1 << 30
 
 def main() -> int:
     options = _options()
-    if options.table:
-        print(results.table(results.saved_reports()))
+    if options.readme:
+        results.show_in_readme(path=options.results)
         return 0
     chosen = [one for one in SCENARIOS if not options.only or any(words in one.name for words in options.only)]
     if not chosen:
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=REQUESTS, help="at least so many for each scenario")
     parser.add_argument("--faults", type=int, default=FAULTS_MAX, help="at most so many for each scenario")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="the file that keeps the results")
-    parser.add_argument("--table", action="store_true", help="print the results that are kept")
+    parser.add_argument("--readme", action="store_true", help="play nothing, show what is kept in the README")
     return parser.parse_args()
 
 

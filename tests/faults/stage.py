@@ -51,6 +51,7 @@ class Fault:
     began_s: float
     over_s: float = 0.0  # when the cause was gone: at once after a SIGKILL, when the brokers are back after an outage
     recovered_s: float = 0.0
+    count: int = 1  # of records, where each is a fault of its own
 
 
 class Furniture:
