@@ -89,10 +89,18 @@ class Gateway:
 
     def start(self) -> None:
         """Starts it; it is ready on return. What it logs goes behind what it logged before."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Starts it, and waits for nothing."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastgw", "run", str(self.config)], stderr=log, start_new_session=True
             )
+
+    def await_ready(self) -> None:
+        """Returns when it is ready; fails when it ended instead."""
         eventually(lambda: self.ended or self.ready, READY_S, "the gateway is ready")
         assert not self.ended, self.log_text
 

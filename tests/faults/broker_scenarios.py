@@ -11,7 +11,6 @@ from confluent_kafka.admin import (
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -21,7 +20,7 @@ from confluent_kafka.admin import (
 )
 
 from tests.faults.clients import Habits
-from tests.faults.kafkas import in_sync, leaders
+from tests.faults.kafkas import admin_of, in_sync, leaders
 from tests.faults.oracle import ANSWERED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
@@ -38,7 +37,14 @@ HEALTH_S = 60.0
 ADMIN_S = 30.0
 
 # A deadline that passes while Kafka is away has an honest ending each time.
-HONEST = {"not_ready": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY, "queue_full": ANY}
+HONEST = {
+    "not_ready": ANY,
+    "not_sent": ANY,
+    "send_unknown": ANY,
+    "expired_unknown": ANY,
+    "expired": ANY,
+    "queue_full": ANY,
+}
 
 
 def killed_broker(stage: Stage) -> None:
@@ -117,7 +123,7 @@ def led_by_another(stage: Stage) -> set[tuple[str, int]]:
 
 
 def elect_the_preferred(stage: Stage) -> None:
-    admin = AdminClient({"bootstrap.servers": stage.furniture.kafka.bootstrap})
+    admin = admin_of(stage.furniture.kafka.bootstrap)
     admin.elect_leaders(ElectionType.PREFERRED).result(ADMIN_S)
 
 
@@ -131,7 +137,7 @@ def healthy(stage: Stage) -> None:
 def deleted_topic(stage: Stage) -> None:
     """The response topic is deleted, and created again a little later."""
     furniture = stage.furniture
-    admin = AdminClient({"bootstrap.servers": furniture.kafka.bootstrap})
+    admin = admin_of(furniture.kafka.bootstrap)
     for _ in range(stage.faults_wanted):
         with stage.fault():
             began_s = time.monotonic()
@@ -146,7 +152,7 @@ def deleted_topic(stage: Stage) -> None:
 def more_partitions(stage: Stage) -> None:
     """The response topic gets twice as many partitions, several times."""
     furniture = stage.furniture
-    admin = AdminClient({"bootstrap.servers": furniture.kafka.bootstrap})
+    admin = admin_of(furniture.kafka.bootstrap)
     count = furniture.house.reply_partitions
     for _ in range(stage.faults_wanted):
         count *= 2
@@ -168,7 +174,7 @@ def too_large(stage: Stage) -> None:
 
 def forbidden(stage: Stage) -> None:
     """The gateway may not write to the request topic for a while."""
-    admin = AdminClient({"bootstrap.servers": stage.furniture.kafka.bootstrap})
+    admin = admin_of(stage.furniture.kafka.bootstrap)
     denied = (
         ResourceType.TOPIC, stage.furniture.requests, ResourcePatternType.LITERAL,
         "User:*", "*", AclOperation.WRITE, AclPermissionType.DENY,
@@ -204,7 +210,7 @@ def slow_broker(stage: Stage) -> None:
 
 
 def set_topic(stage: Stage, name: str, value: str) -> None:
-    admin = AdminClient({"bootstrap.servers": stage.furniture.kafka.bootstrap})
+    admin = admin_of(stage.furniture.kafka.bootstrap)
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, stage.furniture.requests, incremental_configs=[entry])
     admin.incremental_alter_configs([resource])[resource].result(ADMIN_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException
@@ -55,7 +56,7 @@ def one(bootstrap: str) -> Iterator[Kafka]:
 @contextmanager
 def cluster() -> Iterator[Kafka]:
     """Three brokers with three copies of everything."""
-    with RealKafka(nodes=3, heap_mb=256, properties=QUICK) as brokers:
+    with RealKafka(nodes=3, heap_mb=256, properties=QUICK, brief=True) as brokers:
         yield Kafka("cluster", brokers.bootstrap, brokers.bootstrap, brokers)
 
 
@@ -73,7 +74,10 @@ def mock() -> Iterator[Kafka]:
 def proxied() -> Iterator[Kafka]:
     """One broker that the gateways, and they alone, reach through a proxy."""
     listens = free_port()
-    with WireProxy(listens) as proxy, RealKafka(properties=GUARDED, side_door=(listens, proxy.port)) as broker:
+    with (
+        WireProxy(listens) as proxy,
+        RealKafka(properties=GUARDED, brief=True, side_door=(listens, proxy.port)) as broker,
+    ):
         yield Kafka("proxied", broker.bootstrap, f"127.0.0.1:{proxy.port}", proxy)
 
 
@@ -95,9 +99,15 @@ class Kafkas:
         self._opened.close()
 
 
+@cache
+def admin_of(bootstrap: str) -> AdminClient:
+    """One client for all questions about a Kafka."""
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+
 def in_sync(kafka: Kafka, topic: str) -> bool:
     """Whether every partition has a leader and all its copies in sync."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    admin = admin_of(kafka.bootstrap)
     try:
         partitions = admin.list_topics(topic, timeout=ASK_S).topics[topic].partitions.values()
     except KafkaException:
@@ -109,6 +119,6 @@ def in_sync(kafka: Kafka, topic: str) -> bool:
 
 def leaders(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     """Partition -> the broker that leads it, and the one that is preferred."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    admin = admin_of(kafka.bootstrap)
     partitions = admin.list_topics(topic, timeout=ASK_S).topics[topic].partitions
     return {number: (partition.leader, partition.replicas[0]) for number, partition in partitions.items()}

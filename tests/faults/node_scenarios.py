@@ -17,7 +17,7 @@ GROUP = House(nodes=3, workers=1, cluster="group", reply_partitions=12)
 STATIC = House(nodes=3, workers=1, cluster="static", reply_partitions=12)
 SETTLED_S = 30.0
 CONNECTIONS = Habits().connections
-HONEST = {"not_ready": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
+HONEST = {"not_ready": ANY, "not_sent": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
 
 
 def node_joins_and_leaves(stage: Stage) -> None:

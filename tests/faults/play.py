@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import floor
 
 from tests.faults.clients import Clients, Habits
 from tests.faults.oracle import ANSWERED, Told, Verdict, judge
@@ -137,15 +139,36 @@ def report_of(scenario: Scenario, verdict: Verdict, told: list[Told], faults: li
         not_allowed,
         round(worst_recovery_s(told, faults), 2),
         round(seconds, 1),
-        str(verdict),
+        f"{verdict}\n{story_of_the_worst(told, faults)}",
     )
 
 
 def worst_recovery_s(told: list[Told], faults: list[Fault]) -> float:
     """The longest time from the end of a fault to the recovery, or to the start of the last request that failed."""
-    worst = 0.0
-    for number, fault in enumerate(faults):
-        until_s = faults[number + 1].began_s if number + 1 < len(faults) else float("inf")
-        late = [one.began_s for one in told if one.ending != ANSWERED and fault.over_s <= one.began_s < until_s]
-        worst = max(worst, max([fault.recovered_s, *late]) - fault.over_s)
-    return worst
+    return max(
+        (max([fault.recovered_s, *late]) - fault.over_s for fault, late in _aftermaths(told, faults)), default=0.0
+    )
+
+
+def _aftermaths(told: list[Told], faults: list[Fault]) -> list[tuple[Fault, list[float]]]:
+    """Each fault with the times at which requests began, between its end and the next fault, that failed."""
+    failed = [one.began_s for one in told if one.ending != ANSWERED]
+    ends = [*(fault.began_s for fault in faults[1:]), float("inf")][: len(faults)]
+    return [
+        (fault, [at_s for at_s in failed if fault.over_s <= at_s < end_s])
+        for fault, end_s in zip(faults, ends, strict=True)
+    ]
+
+
+def story_of_the_worst(told: list[Told], faults: list[Fault]) -> str:
+    """What failed around the fault with the longest recovery, second by second after its end."""
+    aftermaths = _aftermaths(told, faults)
+    if not aftermaths:
+        return "no faults"
+    worst, _ = max(aftermaths, key=lambda pair: max([pair[0].recovered_s, *pair[1]]) - pair[0].over_s)
+    end_s = next((fault.began_s for fault in faults if fault.began_s > worst.began_s), float("inf"))
+    around = [one for one in told if one.ending != ANSWERED and worst.began_s <= one.began_s < end_s]
+    seconds = Counter((floor(one.began_s - worst.over_s), one.ending) for one in around)
+    failures = ", ".join(f"{second:+d} s: {count} {ending}" for (second, ending), count in sorted(seconds.items()))
+    lasted_s, recovered_s = worst.over_s - worst.began_s, worst.recovered_s - worst.over_s
+    return f"the worst fault lasted {lasted_s:.1f} s, ready {recovered_s:.1f} s after it; began and failed: {failures}"

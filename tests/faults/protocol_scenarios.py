@@ -77,7 +77,7 @@ def refuse(stage: Stage, code: int) -> None:
             broker(stage).push_errors_at(REQUESTS_BROKER, PRODUCE, [code] * AT_ONCE)
 
 
-HONEST = {"not_ready": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
+HONEST = {"not_ready": ANY, "not_sent": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
 
 SCENARIOS = [
     Scenario("NOT_ENOUGH_REPLICAS", HOUSE, not_enough_replicas, short=3),

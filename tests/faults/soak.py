@@ -79,7 +79,8 @@ def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, requests: int, faults_
         print(f"{scenario.name}: {'good' if report.good else 'BAD'}: {' | '.join(row(report)[1:])}", flush=True)
         if not report.good:
             bad += 1
-            print(f"not allowed: {report.not_allowed}\n{report.verdict}", flush=True)
+            print(f"not allowed: {report.not_allowed}", flush=True)
+        print(report.verdict, flush=True)
     print(results.table(results.saved_reports(kept)))
     return 1 if bad else 0
 

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import echo_service
-from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka
+from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
 from tests.gateways import Gateway
 from tests.waiting import eventually
 
@@ -66,10 +66,12 @@ class Furniture:
         self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
         self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests))
         self._folder = folder
-        self._opened = opened
-        self.gateways: list[Gateway] = []
-        for index in range(house.nodes):
-            self.add_gateway(index)
+        self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
+        for gateway in self.gateways:
+            gateway.launch()
+            opened.push(gateway)
+        for gateway in self.gateways:
+            gateway.await_ready()
         self.ports = [gateway.port for gateway in self.gateways]
 
     def make_topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> None:
@@ -79,7 +81,7 @@ class Furniture:
             for number in range(partitions):
                 self.kafka.broker.set_leader(name, number, REQUESTS_BROKER if name == self.requests else REPLIES_BROKER)
             return
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        admin = admin_of(self.kafka.bootstrap)
         admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
         eventually(lambda: _has_leaders(admin, name, partitions), TOPIC_S, f"leaders for {name}")
 
@@ -104,12 +106,6 @@ class Furniture:
             kafka=house.kafka_settings,
             drain_timeout=house.drain_timeout,
         )
-
-    def add_gateway(self, index: int) -> Gateway:
-        """Starts one more node; ready on return."""
-        gateway = self._opened.enter_context(self.new_gateway(index))
-        self.gateways.append(gateway)
-        return gateway
 
 
 def _has_leaders(admin: AdminClient, name: str, count: int) -> bool:
