@@ -21,6 +21,7 @@ Level = Literal["ok", "warning", "error"]
 
 GUIDE = "deploy/sysctl.d/90-fastgw.conf"
 RETENTION_MAX_MS = 24 * RESPONSE_RETENTION_MS
+BATCH_BYTES = 1_000_000  # librdkafka's batch.size
 CLOCK_WARNING_MS, CLOCK_ERROR_MS = 500, 5000  # deadlines travel as times of day
 # Of the descriptors of a worker: Kafka connections, links to siblings, listening sockets, what libraries open.
 OWN_FILES = 512
@@ -143,7 +144,19 @@ def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
     taken = (topic.settings or {}).get("max.message.bytes")
     routes = [route for route in config.routes if route.topic == topic.name]
     needed = kafka_client.record_bytes(config.limits, routes)
-    if taken is None or int(taken) >= needed:
+    if taken is None:
+        return
+    batch = int(config.kafka.client.get("batch.size", BATCH_BYTES))
+    if int(taken) < batch:
+        # The broker's limit is one of batches. librdkafka does not split what was refused: every record of it fails.
+        found = (
+            f"takes batches of {int(taken)} bytes; the gateway sends up to {batch}, and small requests fail together"
+        )
+        advice = (
+            f'set "batch.size" = {int(taken)} in [kafka.client]; or {_alter(topic.name, f"max.message.bytes={batch}")}'
+        )
+        yield Finding("warning", f"topic {topic.name}", found, advice)
+    if int(taken) >= needed:
         return
     # Near its limit a body is refused only after it has been read.
     largest = max(route.max_body_bytes for route in routes)

@@ -135,6 +135,13 @@ def test_a_topic_that_does_not_take_the_largest_request() -> None:
     assert "--add-config max.message.bytes=1075200; or set limits.max_body to 1021964" in finding.advice
 
 
+def test_a_topic_that_takes_small_records_but_not_a_batch_of_them() -> None:
+    cfg = configured(more='max_body = "1kB"')
+    finding = only(doctor.judge_size(cfg, topic("orders", max_message_bytes="100000")))
+    assert finding.found.startswith("takes batches of 100000 bytes; the gateway sends up to 1000000")
+    assert '"batch.size" = 100000 in [kafka.client]' in finding.advice
+
+
 def test_the_advice_about_sizes_helps() -> None:
     for more in ('max_body = "1021964B"', 'max_body = "900kB"'):
         assert list(doctor.judge_size(configured(more=more), topic("orders", max_message_bytes="1048588"))) == []

@@ -162,14 +162,14 @@ def more_partitions(stage: Stage) -> None:
 
 def too_large(stage: Stage) -> None:
     """The broker takes smaller records than the gateway lets in."""
-    furniture = stage.furniture
     with stage.fault():
         set_topic(stage, "max.message.bytes", "10000")
         with stage.also(Habits(connections=6, body_bytes=20_000)) as large:
             large.sent(20 * stage.faults_wanted)
         set_topic(stage, "max.message.bytes", "1048588")
     assert {one.ending for one in large.told} == {"record_too_large"}
-    assert {one.ending for one in stage.clients.told} == {ANSWERED}, f"small ones pass on {furniture.requests}"
+    # Small ones are refused as well where they shared a batch with a large one: the limit is one of batches.
+    assert {one.ending for one in stage.clients.told} <= {ANSWERED, "record_too_large"}
 
 
 def forbidden(stage: Stage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 from tests.faults.clients import Habits
@@ -17,6 +18,7 @@ from tests.waiting import eventually
 HOUSE = House(workers=3)
 CONNECTIONS = Habits().connections
 GREEDY = Habits(connections=32, body_bytes=900_000)  # takes a worker more memory than it ever had
+NOTICED_S, GRACE_S = 3.0, 1.0  # that a worker hangs; on a busy machine
 LOOP_KILLS = 5  # a crash loop: by then the pause before the next start is 1.6 s
 PATIENT_S = 1.5  # a new connection must not have to wait for the slot in the loop
 
@@ -36,8 +38,12 @@ def stopped_workers(stage: Stage) -> None:
     """SIGSTOP: the worker hangs, holds its connections, and says nothing."""
     for _ in range(stage.faults_wanted):
         slot, pid = some_worker(stage)
-        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
+        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)) as fault:
             os.kill(pid, signal.SIGSTOP)
+            eventually(lambda pid=pid: not title_of(pid), 30, "it was noticed and killed")
+            noticed_s = time.monotonic() - fault.began_s
+        stage.progress(f"noticed after {noticed_s:.2f} s")
+        assert noticed_s < NOTICED_S + GRACE_S
 
 
 def out_of_memory(stage: Stage) -> None:
