@@ -10,7 +10,7 @@ process, a `Slot` for each worker, at most one `Reload`.
     a worker dies     its slots in the table are reclaimed, a successor starts: at once after a good run, else after a
                       pause that grows with each short run
     a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
-    a worker hangs    (no heartbeat for 2.5 s after it was ready) it is killed, and so it died
+    a worker hangs    (no heartbeat for 2.5 s after its first one) it is killed, and so it died
     the watchdog      of systemd is fed while a worker serves and every heart beats
     the agent dies    a successor starts, the workers do not notice
     SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
@@ -426,14 +426,14 @@ class Supervisor:
                 child.kill()
 
     def _hung_workers(self, now: float) -> list[Child]:
-        """Ready workers whose loop has not turned for too long."""
+        """Workers whose loop has turned once, and now has not for too long."""
         slept_ourselves = now - self._looked_at > 3 * self._patience.look
         self._looked_at = now
         if slept_ourselves:  # the whole machine stood still, it seems: let the workers show themselves first
             self._judge_after = now + self._patience.hung
         if now < self._judge_after:
             return []
-        workers = [child for slot in self._slots for child in slot.children() if child.state is State.READY]
+        workers = [child for slot in self._slots for child in slot.children() if child.state is not State.STOPPING]
         return [child for child in workers if now - self._last_beat(child) > self._patience.hung]
 
     def _feed_watchdog(self, now: float) -> None:
@@ -448,8 +448,10 @@ class Supervisor:
             self._watchdog_at = now + self._patience.look
 
     def _last_beat(self, child: Child) -> float:
+        """Infinity for one that has just started and has had none."""
         info = self._held.table.process_info(table.process_index(child.slot, child.generation))
-        return max(info.heartbeat_ns / 1e9, child.ready_at) if info else child.ready_at
+        beat = info.heartbeat_ns / 1e9 if info else 0.0
+        return max(beat, child.ready_at) if child.ready_at < inf else beat or inf
 
     # Reloading.
 

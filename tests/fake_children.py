@@ -5,6 +5,7 @@ supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (o
 
     dies      ends before it is ready          refuses   says "error no such topic" and ends
     silent    never becomes ready              hangs     is ready, then its heart stops
+    stuck     its heart stops before it is ready
     deaf      ignores SIGTERM                  waits     its drain lasts until the file is gone
 
 What happens to them they write to FAKE_DIR/events, a line each: "worker 0.1 started orders 4711". A connection is
@@ -73,7 +74,7 @@ class FakeChild:
         if self.plan == "refuses":
             os.write(self.options.ready_fd, b"error no such topic\n")
             sys.exit(2)
-        if self.plan != "silent":
+        if self.plan not in ("silent", "stuck"):
             os.write(self.options.ready_fd, b"ready\n")
             os.close(self.options.ready_fd)
 
@@ -110,7 +111,7 @@ def fake_worker(options: argparse.Namespace) -> None:
     while not child.stopping or child.plan == "waits":
         for one in child.turn([one.fileno() for one in listening]):
             answer(one, listening, child)
-        if child.plan != "hangs":
+        if child.plan not in ("hangs", "stuck"):
             shared.heartbeat(process, time.monotonic_ns(), 1, -1, 0)
     slots.finish(token, _ctable.ANSWERED)
     slots.release(token)

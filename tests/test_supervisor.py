@@ -332,6 +332,15 @@ def test_a_hung_worker_is_killed_and_replaced(service: Start) -> None:
     assert not one.logged("child hangs: killed", child="worker 1.0")
 
 
+def test_a_worker_that_hangs_while_it_starts_need_not_be_waited_for(service: Start) -> None:
+    one = service().start()
+    one.plan("worker-0", "stuck")
+    os.kill(one.pid("worker 0.0"), signal.SIGKILL)
+    eventually(lambda: one.logged("child hangs: killed", child="worker 0.1"))
+    one.behave("worker-0")
+    eventually(lambda: one.logged("child ready", child="worker 0.2"))
+
+
 def test_a_stopped_worker_is_hung_too_its_queue_of_connections_survives(service: Start) -> None:
     one = service(workers=1).start()
     os.kill(one.pid("worker 0.0"), signal.SIGSTOP)

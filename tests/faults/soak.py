@@ -11,6 +11,7 @@ Each result is saved as soon as it is there; Ctrl-C leaves the scenario that is 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import threading
@@ -48,6 +49,8 @@ def main() -> int:
         print(f"soak: needs a real Kafka: {kafka.told}", file=sys.stderr)
         return 2
     kafkas = Kafkas(kafka.bootstrap)
+    for number in (signal.SIGINT, signal.SIGTERM):  # whatever a shell in the background has made of the first
+        signal.signal(number, signal.default_int_handler)
     try:
         return _play_all(chosen, kafkas, options.requests, options.faults, options.results)
     except KeyboardInterrupt:
