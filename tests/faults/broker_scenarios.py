@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from confluent_kafka import ElectionType
@@ -23,7 +22,7 @@ from tests.faults.clients import Habits
 from tests.faults.kafkas import admin_of, in_sync, leaders
 from tests.faults.oracle import ANSWERED
 from tests.faults.play import ANY, Scenario
-from tests.faults.stage import House, Stage
+from tests.faults.stage import House, Stage, wait
 from tests.faults.wire_proxy import WireProxy
 from tests.waiting import eventually
 
@@ -105,10 +104,6 @@ def all_frozen(stage: Stage) -> None:
             for number in range(1, BROKERS + 1):
                 stage.broker.thaw(number)
         healthy(stage)
-
-
-def wait(seconds: float) -> None:
-    threading.Event().wait(seconds)
 
 
 def led_by_another(stage: Stage) -> set[tuple[str, int]]:

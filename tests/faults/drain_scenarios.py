@@ -59,6 +59,6 @@ SCENARIOS = [
         end_with_parked_requests,
         {"expired": PARKED // 2, REFUSED: ANY, CUT: CONNECTIONS},
         long=1,
-        alone=True,
+        ends_service=True,
     ),
 ]

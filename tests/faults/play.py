@@ -31,6 +31,7 @@ class Scenario:
         short, long: how many faults in the test and in the soak.
         habits: how the clients behave.
         alone: leaves its house in ruins, so nobody follows it there.
+        ends_service: so does this one, and at its end there is nobody to ask.
         replies_kept: False when the fault destroys records of the response topic.
         long_house: where the soak plays it, if it needs more room there.
     """
@@ -43,6 +44,7 @@ class Scenario:
     long: int = 100
     habits: Habits = field(default_factory=Habits)
     alone: bool = False
+    ends_service: bool = False
     replies_kept: bool = True
     long_house: House | None = None
 
@@ -57,7 +59,7 @@ class Report:
     lies: int
     failed: dict[str, int]
     not_allowed: dict[str, int]
-    recover_s: float
+    recover_s: float | None  # None: there is nothing that could
     seconds: float
     verdict: str  # in words, with the first offenders
 
@@ -77,7 +79,7 @@ HEAD = ("scenario", "requests", "faults", "lies", "failed requests", "time to re
 def row(report: Report) -> tuple[str, ...]:
     """The report as a row of the table whose head is HEAD."""
     failed = ", ".join(f"{count} {ending}" for ending, count in sorted(report.failed.items())) or "0"
-    recover = f"{report.recover_s:.1f} s" if report.faults else "-"
+    recover = f"{report.recover_s:.1f} s" if report.recover_s is not None else "-"
     return report.scenario, f"{report.requests:,}", f"{report.faults:,}", str(report.lies), failed, recover
 
 
@@ -103,10 +105,10 @@ def play(
     stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random())
     watch(stage)
     with clients:
-        clients.sent(scenario.habits.connections)
+        clients.sent(requests if scenario.ends_service else scenario.habits.connections, timeout_s=LONG_S)
         scenario.play(stage)
         missing = requests - len(clients.told)
-        if missing > 0:
+        if missing > 0 and not scenario.ends_service:
             clients.sent(missing, timeout_s=LONG_S)
     seconds = time.monotonic() - began_s
     settle(furniture)
@@ -137,7 +139,7 @@ def report_of(scenario: Scenario, verdict: Verdict, told: list[Told], faults: li
         sum(verdict.lies.values()),
         failed,
         not_allowed,
-        round(worst_recovery_s(told, faults), 2),
+        None if scenario.ends_service or not faults else round(worst_recovery_s(told, faults), 2),
         round(seconds, 1),
         f"{verdict}\n{story_of_the_worst(told, faults)}",
     )

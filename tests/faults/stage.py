@@ -29,6 +29,11 @@ RECOVERY_S = 60.0
 REPLY_BYTES_MAX = 12 << 20
 
 
+def wait(seconds: float) -> None:
+    """For faults that have to last."""
+    threading.Event().wait(seconds)
+
+
 class House(NamedTuple):
     """What stands on a stage."""
 
@@ -158,7 +163,7 @@ class Stage:
 
     def some_moment(self, at_most_s: float = 0.3) -> None:
         """Lets a random time pass, so that faults meet the gateway in every state."""
-        threading.Event().wait(self.chance.uniform(0.0, at_most_s))
+        wait(self.chance.uniform(0.0, at_most_s))
 
     def all_ready(self) -> bool:
         return all(gateway.ready for gateway in self.gateways if not gateway.ended)

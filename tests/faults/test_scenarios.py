@@ -34,7 +34,7 @@ class Houses:
         with ExitStack() as after:
             after.callback(self.close)
             yield self._furniture
-            if not scenario.alone:
+            if not (scenario.alone or scenario.ends_service):
                 after.pop_all()
 
     def close(self) -> None:

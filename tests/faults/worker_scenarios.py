@@ -6,16 +6,20 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from fastgw.worker_slots import PATIENCE
 
 from tests.faults.clients import Habits
 from tests.faults.oracle import CUT, REFUSED
 from tests.faults.play import ANY, Scenario
-from tests.faults.stage import House, Stage
+from tests.faults.stage import House, Stage, wait
 from tests.gateways import title_of
 from tests.waiting import eventually
 
 HOUSE = House(workers=3)
+LARGE_HOUSE = House(workers=16, reply_partitions=32)  # each slot has a good run before its next turn
 CONNECTIONS = Habits().connections
 GREEDY = Habits(connections=32, body_bytes=900_000)  # takes a worker more memory than it ever had
 NOTICED_S, GRACE_S = 3.0, 1.0  # that a worker hangs; on a busy machine
@@ -25,19 +29,15 @@ PATIENT_S = 1.5  # a new connection must not have to wait for the slot in the lo
 
 def killed_workers(stage: Stage) -> None:
     """SIGKILL at random moments, whatever the worker is doing."""
-    for number in range(stage.faults_wanted):
+    for slot, pid in victims(stage):
         stage.some_moment()
-        # In turn: a slot that dies again after a short run is a crash loop, which is another scenario.
-        slot = number % stage.furniture.house.workers
-        pid = eventually(lambda slot=slot: worker_in(stage, slot), 30, f"a worker in slot {slot}")
         with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
             os.kill(pid, signal.SIGKILL)
 
 
 def stopped_workers(stage: Stage) -> None:
     """SIGSTOP: the worker hangs, holds its connections, and says nothing."""
-    for _ in range(stage.faults_wanted):
-        slot, pid = some_worker(stage)
+    for slot, pid in victims(stage):
         with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)) as fault:
             os.kill(pid, signal.SIGSTOP)
             eventually(lambda pid=pid: not title_of(pid), 30, "it was noticed and killed")
@@ -48,8 +48,7 @@ def stopped_workers(stage: Stage) -> None:
 
 def out_of_memory(stage: Stage) -> None:
     """A worker can map no more memory: it must not go on half-dead."""
-    for _ in range(stage.faults_wanted):
-        slot, pid = some_worker(stage)
+    for slot, pid in victims(stage):
         with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
             # Of data and not of addresses: the heaps of threads have theirs from the start.
             _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
@@ -69,7 +68,9 @@ def crash_loop(stage: Stage) -> None:
 
 def dead_agents(stage: Stage) -> None:
     """SIGKILL for the agent: nobody notices."""
-    for _ in range(stage.faults_wanted):
+    for number in range(stage.faults_wanted):
+        if number:
+            wait(PATIENCE.good_run)  # after less, its successor has to wait
         pid = next(pid for pid, title in stage.gateway.children().items() if title == "fastgw: agent")
         with stage.fault(lambda pid=pid: "fastgw: agent" in others(stage, pid) and stage.all_ready()):
             os.kill(pid, signal.SIGKILL)
@@ -88,6 +89,16 @@ def data_bytes(pid: int) -> int:
     """How much private memory a process has mapped to write to."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmData:")[2].split()[0]) * 1024
+
+
+def victims(stage: Stage) -> Iterator[tuple[int, int]]:
+    """(slot, pid) of as many workers as faults are wanted.
+
+    In turn: a slot that dies again after a short run is a crash loop, which is another scenario.
+    """
+    for number in range(stage.faults_wanted):
+        slot = number % stage.furniture.house.workers
+        yield slot, eventually(lambda slot=slot: worker_in(stage, slot), 30, f"a worker in slot {slot}")
 
 
 def some_worker(stage: Stage) -> tuple[int, int]:
@@ -113,7 +124,6 @@ def others(stage: Stage, pid: int) -> set[str]:
 
 
 SCENARIOS = [
-    # With sixteen slots each has had a good run before its next turn, so that no pause grows.
     Scenario(
         "worker killed",
         HOUSE,
@@ -121,15 +131,16 @@ SCENARIOS = [
         {CUT: CONNECTIONS},
         short=3,
         long=10_000,
-        long_house=House(workers=16, reply_partitions=32),
+        long_house=LARGE_HOUSE,
     ),
-    Scenario("worker hangs", HOUSE, stopped_workers, {CUT: CONNECTIONS}, long=500),
+    Scenario("worker hangs", HOUSE, stopped_workers, {CUT: CONNECTIONS}, long=500, long_house=LARGE_HOUSE),
     Scenario(
         "worker out of memory",
         HOUSE,
         out_of_memory,
         {CUT: CONNECTIONS + GREEDY.connections},
         long=1000,
+        long_house=LARGE_HOUSE,
     ),
     Scenario(
         "crash loop of one worker",
@@ -139,7 +150,9 @@ SCENARIOS = [
         long=1,
         habits=Habits(fresh_each=True, silent_after_s=PATIENT_S),
     ),
-    Scenario("agent killed", HOUSE, dead_agents, long=1000),
+    Scenario("agent killed", HOUSE, dead_agents, long=200),
     # Each of the three workers may have one connection of a client in its queue when it closes.
-    Scenario("supervisor killed", HOUSE, dead_supervisor, {CUT: 3 * CONNECTIONS, REFUSED: ANY}, long=1, alone=True),
+    Scenario(
+        "supervisor killed", HOUSE, dead_supervisor, {CUT: 3 * CONNECTIONS, REFUSED: ANY}, long=1, ends_service=True
+    ),
 ]
