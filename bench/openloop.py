@@ -28,31 +28,45 @@ class OpenLoop:
     rate: float  # requests a second that were asked for
     seconds: float
     sent: int
-    answered: int
+    answered: int  # in whatever way
+    refused: int  # with 503
     bad_status: int
     wrong_size: int
     lost: int  # no answer within eight seconds of the end
     broken: int  # connections that the gateway closed
+    refused_p99_us: int
     lag_p99_us: int  # how late the client itself was
     histogram: HdrHistogram
 
     @property
     def errors(self) -> int:
-        return self.bad_status + self.wrong_size + self.lost + self.broken
+        return self.refused + self.bad_status + self.wrong_size + self.lost + self.broken
+
+    @property
+    def good(self) -> int:
+        """Requests that came back right."""
+        return self.answered - self.refused - self.bad_status - self.wrong_size
 
     @property
     def percentiles(self) -> dict[str, int]:
         return percentiles(self.histogram)
 
 
-def open_loop(port: int, rate: float, seconds: float, body_file: Path, path: str = "/orders") -> OpenLoop:
+def open_loop(
+    port: int,
+    rate: float,
+    seconds: float,
+    body_file: Path,
+    path: str = "/orders",
+    connections: int = OPEN_LOOP_CONNECTIONS,
+) -> OpenLoop:
     """POST `rate` times a second at random moments, for `seconds` after a short settling.
 
     Raises:
         BenchError: the client failed, for example on an answer that it cannot read.
     """
-    latencies = body_file.with_suffix(".latencies")
-    numbers = [OPEN_LOOP_CONNECTIONS, rate, SETTLE_S, seconds]
+    latencies = body_file.with_suffix(f"{path.replace('/', '.')}.latencies")
+    numbers = [connections, rate, SETTLE_S, seconds]
     command = [str(program("openloop")), str(port), path, str(body_file), *map(str, numbers), str(latencies)]
     told = json_line(run_to_end(command, seconds + SLACK_S))
     values = array("I", latencies.read_bytes())

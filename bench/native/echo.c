@@ -1,17 +1,19 @@
 /* The service of every benchmark: answers each request record with its own value, in the dialect it was asked in.
  *
- *     echo BOOTSTRAP TOPIC... [--misroute PERCENT] [--ignore-partition]
+ *     echo BOOTSTRAP TOPIC... [--misroute PERCENT] [--ignore-partition] [--busy US]
  *
  * In C on the wheel's librdkafka, so that it costs little and the same for every gateway. No consumer group: it reads
  * every partition of its topics from their ends, prints "ready" when it does, and ends on SIGTERM or with its parent.
  *
  * Where a reply goes: to the partition that the request names; with none named, without a key, as a service does that
  * just produces to `reply_to` (librdkafka then fills one partition a batch). --ignore-partition hashes the correlation
- * id instead (murmur2); --misroute sends that share of the replies to another partition than the one asked for.
+ * id instead (murmur2); --misroute sends that share of the replies to another partition than the one asked for. --busy
+ * makes it a service that can do no more than one request in so many microseconds.
  */
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
+#include <time.h>
 
 #include "kafka_client.h"
 
@@ -43,6 +45,7 @@ typedef struct {
 static volatile sig_atomic_t stopping;
 static int misroute_percent;
 static bool ignore_partition;
+static int64_t busy_ns, free_at_ns; /* what a request takes; until when the one before does */
 static long unanswered;
 
 static void on_signal(int number) {
@@ -134,8 +137,23 @@ static void reply(rd_kafka_t *producer, const request_t *request, const rd_kafka
     }
 }
 
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Takes its time, once for each request, and makes up for having slept too long. */
+static void be_busy(void) {
+    int64_t begun_ns = now_ns();
+    free_at_ns = (free_at_ns > begun_ns - 10000000 ? free_at_ns : begun_ns) + busy_ns;
+    struct timespec until = {free_at_ns / 1000000000, free_at_ns % 1000000000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
 static void handle(rd_kafka_t *producer, rd_kafka_message_t *message) {
     request_t request;
+    if (busy_ns) be_busy();
     if (message->err)
         fprintf(stderr, "echo: %s\n", rd_kafka_err2str(message->err));
     else if (understand(&request, message))
@@ -185,10 +203,12 @@ int main(int argc, char **argv) {
             misroute_percent = atoi(argv[++i]);
         else if (strcmp(argv[i], "--ignore-partition") == 0)
             ignore_partition = true;
+        else if (strcmp(argv[i], "--busy") == 0 && i + 1 < argc)
+            busy_ns = atoll(argv[++i]) * 1000;
         else if (topic_count < TOPICS_MAX)
             topics[topic_count++] = argv[i];
     }
-    if (topic_count == 0) DIE("usage: echo BOOTSTRAP TOPIC... [--misroute PERCENT] [--ignore-partition]");
+    if (topic_count == 0) DIE("usage: echo BOOTSTRAP TOPIC... [--misroute PERCENT] [--ignore-partition] [--busy US]");
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGTERM, on_signal);
     signal(SIGINT, SIG_IGN); /* Ctrl-C is for the benchmark, which then ends us in order */

@@ -7,11 +7,14 @@
  * connection waits for one, and its clock runs. The first SETTLE_S seconds are sent but not recorded. Writes latencies
  * as 32-bit microseconds in the machine's byte order; prints one line of JSON.
  *
+ * An answer 503 is a refusal: counted by itself, and its latency goes into refused_p99_us and not into the file.
+ *
  * `lag_p99_us` is how late the client itself was when a connection was free: when it is not small against the
  * latencies, the machine was too busy for the client and the figures say nothing.
  */
 #include <math.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <sys/prctl.h>
 
 #include "http.h"
@@ -36,9 +39,9 @@ static connection_t *connections, **idle;
 static int idle_count;
 static list_t waiting; /* intended starts of requests that found no free connection, oldest first */
 static size_t waiting_first;
-static list_t latencies, lags;
+static list_t latencies, refusals, lags; /* microseconds */
 static int64_t record_from_ns;
-static long sent, answered, bad_status, wrong_size, broken;
+static long sent, answered, refused, bad_status, wrong_size, broken;
 
 static void append(list_t *list, int64_t value) {
     if (list->count == list->room) {
@@ -71,11 +74,15 @@ static void begin(connection_t *connection, int64_t intended_ns) {
 
 static void end(connection_t *connection) {
     answered++;
-    if (connection->answer.status != 200)
+    bool is_refusal = connection->answer.status == 503;
+    if (is_refusal)
+        refused++;
+    else if (connection->answer.status != 200)
         bad_status++;
     else if (connection->answer.body_size != post.body_size)
         wrong_size++; /* it is an echo service */
-    if (connection->intended_ns >= record_from_ns) append(&latencies, (now_ns() - connection->intended_ns) / 1000);
+    if (connection->intended_ns >= record_from_ns)
+        append(is_refusal ? &refusals : &latencies, (now_ns() - connection->intended_ns) / 1000);
     connection->intended_ns = 0;
     if (waiting_first < waiting.count)
         begin(connection, waiting.values[waiting_first++]);
@@ -177,8 +184,9 @@ int main(int argc, char **argv) {
     drive(rate, record_from_ns + (int64_t)(seconds * 1e9));
     save_latencies(argv[8]);
     long unsent = (long)(waiting.count - waiting_first);
-    printf("{\"sent\": %ld, \"answered\": %ld, \"bad_status\": %ld, \"lost\": %ld, \"broken\": %ld, "
-           "\"wrong_size\": %ld, \"lag_p99_us\": %lld}\n",
-           sent, answered, bad_status, sent - answered + unsent, broken, wrong_size, (long long)percentile(&lags, 0.99));
+    printf("{\"sent\": %ld, \"answered\": %ld, \"refused\": %ld, \"bad_status\": %ld, \"lost\": %ld, \"broken\": %ld, "
+           "\"wrong_size\": %ld, \"refused_p99_us\": %lld, \"lag_p99_us\": %lld}\n",
+           sent, answered, refused, bad_status, sent - answered + unsent, broken, wrong_size,
+           (long long)percentile(&refusals, 0.99), (long long)percentile(&lags, 0.99));
     return 0;
 }
