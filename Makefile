@@ -1,4 +1,4 @@
-# make demo | test | check | soak | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | soak | leaks | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check bench micro hostile fuzz clean
+.PHONY: demo test check soak leaks bench micro hostile fuzz clean
 
 demo: $(VENV)/built
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -27,6 +27,10 @@ check: $(VENV)/built
 # Faults for hours; see tests/faults/soak.py for less: make soak ARGS='--only "worker killed" --faults 100'
 soak: $(VENV)/built
 	@exec $(BIN)/python -m tests.faults.soak $(ARGS)
+
+# Half an hour of load and faults: does anything grow? make leaks ARGS="--minutes 5"
+leaks: $(VENV)/built
+	@exec $(BIN)/python -m tests.faults.leaks $(ARGS)
 
 # make bench, make bench QUICK=1, make bench WHAT="growth workers"; see bench/README.md for what there is.
 bench: $(VENV)/bench
