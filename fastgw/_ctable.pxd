@@ -17,6 +17,8 @@ cdef extern from "_ctable.h" nogil:
         uint64_t total_bytes
         ct_u64 draining
         ct_u64* worker_starts
+        ct_u64 waits_told_ns
+        ct_u64* waits_ns
     ctypedef struct ct_map:
         ct_u64 version
     ctypedef struct ct_process:

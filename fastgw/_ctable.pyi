@@ -90,6 +90,15 @@ class Table:
     def worker_starts(self, worker: int) -> int:
         """How many processes were ever registered for this worker slot."""
 
+    # How long requests would wait for their services; one writer: the agent.
+    def write_waits(self, waits_ns: dict[int, int], now_ns: int) -> None:
+        """Replaces what is known: route -> ns, -1 for ever; 0 for every route that is not named."""
+
+    def waits_told_ns(self) -> int:
+        """When that was done last, monotonic; 0: never."""
+
+    def wait_ns(self, route: int) -> int: ...
+
     # The partition map; one writer: the agent.
     def write_map(self, owners: Buffer) -> int:
         """Replaces the map; one byte a partition, a worker slot or NOBODY. Returns the new version."""

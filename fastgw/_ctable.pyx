@@ -4,7 +4,8 @@
 One memfd holds everything. No pointers, no payload, no lock: a process may be killed at any line and leave nothing
 that needs more than `reclaim`.
 
-    header        magic, layout version, sizes, node, service draining, starts of each worker slot
+    header        magic, layout version, sizes, node, service draining, starts of each worker slot, and for each route
+                  how long it would wait for its service
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
     processes     two for each worker slot: process = worker * 2 + generation % 2
                   identity (pid, worker, generation, flags), heartbeat, in flight, home, and for each partition the
@@ -36,6 +37,7 @@ Who writes what
     map                   the agent, alone                       header            whoever formats, once
     identity              the process; the supervisor when it is dead        draining flag     the supervisor
     rest of its record    the process; zeroed by unregister      starts            register
+    waits                 the agent, alone
     counters              the process (added to, never reset: who takes over a range counts on)
     word                  the process of the range; `reclaim` of the supervisor when that process is dead
     rest of a slot        the process of the range, alone
@@ -198,6 +200,20 @@ cdef class Table:
     def worker_starts(self, int64_t worker):
         check_below("worker", worker, self.workers)
         return ct_load_relaxed(&self.view.header.worker_starts[worker])
+
+    def write_waits(self, dict waits_ns not None, uint64_t now_ns):
+        cdef ct_header* header = self.view.header
+        cdef int route
+        for route in range(CT_ROUTES_MAX):
+            ct_store_relaxed(&header.waits_ns[route], <uint64_t> <int64_t> waits_ns.get(route, 0))
+        ct_store_release(&header.waits_told_ns, now_ns)
+
+    def waits_told_ns(self):
+        return ct_load_acquire(&self.view.header.waits_told_ns)
+
+    def wait_ns(self, int64_t route):
+        check_below("route", route, CT_ROUTES_MAX)
+        return <int64_t> ct_load_relaxed(&self.view.header.waits_ns[route])
 
     # ---- partition map
 

@@ -1,8 +1,8 @@
 """The agent: one process a node that knows how the service is doing and which partitions are whose.
 
-It checks the topics, follows the membership of this node, writes the partition map for the workers, and serves the
-admin port. No request passes through it. It may die and come back at any time: the map in shared memory stays valid
-meanwhile, and a new agent changes it only where it is wrong.
+It checks the topics, follows the membership of this node, writes the partition map for the workers, looks whether the
+services are there, and serves the admin port. No request passes through it. It may die and come back at any time: the
+map in shared memory stays valid meanwhile, and a new agent changes it only where it is wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fastgw import _ctable, config, logs, table, topics
 from fastgw._ctable import Table
 from fastgw.admin import Admin, AdminServer
 from fastgw.config import Config
+from fastgw.consumers import Consumers
 from fastgw.errors import FastgwError
 from fastgw.membership import Membership
 
@@ -95,6 +96,7 @@ class Agent:
         self._has_left = False  # the group, before the end
         self._failure: BaseException | None = None
         self._membership = self._new_membership()
+        self._consumers = self._new_consumers()
 
     def start(self) -> None:
         """
@@ -111,6 +113,7 @@ class Agent:
         if self._server is not None:
             self._server.start()
         self._membership.start()
+        self._consumers.start()
 
     def run(self, life_fd: int) -> int:
         """Waits for a signal, for the supervisor's end, or for a part that fails; returns the exit code."""
@@ -146,6 +149,7 @@ class Agent:
     def _stop(self) -> None:
         # The group hears first, the probes last: /readyz goes on saying why until there is nothing left to ask.
         self._membership.stop(LEAVE_TIMEOUT_S)
+        self._consumers.stop(0)
         if self._server is not None:
             self._server.stop()
 
@@ -161,6 +165,17 @@ class Agent:
             self._membership.stop(LEAVE_TIMEOUT_S)
             self._membership = self._new_membership()
             self._membership.start()
+        # The routes may name other services: what was told of the old ones is forgotten.
+        self._consumers.stop()
+        self._table.write_waits({}, 0)
+        self._consumers = self._new_consumers()
+        self._consumers.start()
+
+    def _new_consumers(self) -> Consumers:
+        def tell(waits_ns: dict[int, int]) -> None:
+            self._table.write_waits(waits_ns, time.monotonic_ns())
+
+        return Consumers(self._config, tell, self._on_failure)
 
     def _new_membership(self) -> Membership:
         return Membership(self._config, self._take_over, self._on_failure)

@@ -279,6 +279,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     spread: Annotated[str, Setting(
         "Records without key: `batch` is cheaper, `even` keeps every consumer busy.",
         choice("auto", "batch", "even"))] = "auto"
+    service_group: Annotated[str, Setting(
+        "The service's consumer group. With it, requests are refused at once (503) while nobody of it is there, or "
+        "while its backlog is longer than they can wait.", text("a group name", spelling.label))] = ""
     request_headers: Annotated[tuple[str, ...], Setting("HTTP headers that are copied to the record.", _HEADERS)] = ()
     response_headers: Annotated[tuple[str, ...], Setting("Reply headers that are copied to the answer.", _HEADERS)] = ()
     max_body_bytes: Annotated[int, Setting(

@@ -60,6 +60,8 @@ NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record 
 HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers came too slowly")
 EXPECTATION_FAILED = Ending(27, "expectation_failed", 417, _N, False, "The request expects what is not offered")
 CONNECTION_CAP = Ending(28, "connection_cap", 503, _N, True, "This gateway process has too many connections")
+NO_CONSUMER = Ending(29, "no_consumer", 503, _N, True, "Nobody of the service is there to take the request")
+BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

@@ -56,7 +56,7 @@ class Plan:
 
     __slots__ = (
         "delivery_classes", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_wire",
-        "spread", "topic", "wire",
+        "spread", "topic", "wait_ns", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,7 @@ class Plan:
         self.key_of = key_of
         self.delivery_classes = delivery_classes
         self.in_flight = 0
+        self.wait_ns = 0  # for its service, as far as is known; negative: for ever. Kept by the worker
 
 
 # The Python side of a slot in use: token, plan, delivery class of its record (one of the plan's at that moment),
@@ -162,6 +163,8 @@ class Exchange:
         plan = self._plans[number]
         if plan.in_flight >= plan.max_in_flight:
             return Refusal(errors.IN_FLIGHT_CAP, f"{plan.max_in_flight} requests wait on {plan.name!r} already", number)
+        if plan.wait_ns and not 0 < plan.wait_ns <= admission.timeout_ns:
+            return _hopeless(plan)
         plan.in_flight += 1
         return None
 
@@ -321,6 +324,13 @@ class Exchange:
         assert waiting is not None, "whoever wins the slot's state is the first to take its entry"
         self._waiting[at] = None
         return waiting
+
+
+def _hopeless(plan: Plan) -> Refusal:
+    if plan.wait_ns < 0:
+        return Refusal(errors.NO_CONSUMER, f"the service of {plan.name!r} is not there", plan.number)
+    behind_s = plan.wait_ns / 1e9
+    return Refusal(errors.BACKLOG, f"the service of {plan.name!r} is {behind_s:.0f} s behind", plan.number)
 
 
 def _why_unsent(refused: QueueFull | SendRefused) -> tuple[Ending, str]:

@@ -23,6 +23,8 @@ _RETRY_LATER = frozenset(
         errors.NOT_READY,
         errors.NOT_SENT,
         errors.CONNECTION_CAP,
+        errors.NO_CONSUMER,
+        errors.BACKLOG,
     }
 )
 

@@ -61,6 +61,7 @@ TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delive
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
 BACKLOG = 1024
 PRODUCER_READY_S = 2.0  # measured: 1.0 s until a new producer has the id that idempotence asks for
+WAITS_FRESH_NS = 5_000_000_000  # the agent tells every second, if Kafka tells it
 LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
 # How long another node may need to read a partition that it takes over: a group settles in about one second (design
@@ -91,6 +92,7 @@ class Worker:
         self._link_settings = self._build_link_settings(classes)
         self._link = kafka_choice.open_link(cfg.kafka.link, self._link_settings, self, self._loop, self._slots)
         self._spreads: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
+        self._watched: list[Plan] = []  # those whose service is looked at by the agent
         plans = self._build_plans(classes)
         self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
@@ -141,6 +143,8 @@ class Worker:
                 [delivery_class] * len(Linger),
             )
             self._choose_producers(plan, delivery_class, spread.even)
+            if route.service_group:
+                self._watched.append(plan)
             self._spreads.setdefault(spread, []).append(plan)
             plans.append(plan)
         return plans
@@ -348,6 +352,12 @@ class Worker:
         self._canary.sent(self._ids.tag, now_ns)
         self._link.post(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
 
+    def _follow_services(self, now_ns: int) -> None:
+        """What the agent has found out about the services; nothing, if that was long ago."""
+        is_fresh = now_ns - self._table.waits_told_ns() < WAITS_FRESH_NS
+        for plan in self._watched:
+            plan.wait_ns = self._table.wait_ns(plan.number) if is_fresh else 0
+
     def _decide_spread(self, now_ns: int) -> None:
         for spread, plans in self._spreads.items():
             if spread.decide(now_ns, self._canary.round_trip_ns):
@@ -364,6 +374,8 @@ class Worker:
         self._link.serve()
         self._exchange.expire(now_ns)
         self._follow_map(now_ns)
+        if self._watched:
+            self._follow_services(now_ns)
         self._decide_spread(now_ns)
         if self._ownership.leaving:
             self._leave_partitions(now_ns)

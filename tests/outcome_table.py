@@ -51,6 +51,8 @@ TABLE = {
     "header_timeout": Row(408, "not_recorded", retryable=True, closes=True),
     "expectation_failed": Row(417, "not_recorded"),
     "connection_cap": Row(503, "not_recorded", retryable=True, retry_after=True, closes=True),
+    "no_consumer": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "backlog": Row(503, "not_recorded", retryable=True, retry_after=True),
 }
 
 

@@ -245,6 +245,17 @@ def test_a_full_table_is_an_ordinary_answer_and_nothing_is_sent():
     assert len(house.send.records) == 2
 
 
+@pytest.mark.parametrize(
+    ("wait_ns", "ending"),
+    [(-1, errors.NO_CONSUMER), (1001 * MS, errors.BACKLOG), (1 << 62, errors.BACKLOG), (1000 * MS, None), (0, None)],
+)
+def test_a_request_whose_service_cannot_take_it_in_time_is_refused_before_the_body_is_read(house, wait_ns, ending):
+    house.plan.wait_ns = wait_ns
+    refusal = house.exchange.reserve(house.admission(timeout_ns=1000 * MS))
+    assert (refusal and refusal.ending) == ending
+    assert house.plan.in_flight == (ending is None)
+
+
 def test_a_route_at_its_cap_refuses_before_the_body_is_read():
     house = House(max_in_flight=1)
     _, token = house.open()

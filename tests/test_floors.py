@@ -20,7 +20,7 @@ FLOORS = {
     1: "config kafka_wire mesh_wire http1_wire problem admission pace",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread",
     3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
-    "children standby host_survey",
+    "children standby host_survey consumers",
     4: "worker agent holdings worker_slots",
     5: "supervisor doctor",
     6: "demo demo_services",
@@ -66,7 +66,16 @@ WORLD = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "conflue
 
 ONLY_IN = {
     "granian": {"http_granian"},
-    "confluent_kafka": {"kafka_link", "kafka_native", "topics", "kafka_survey", "membership", "service", "broker"},
+    "confluent_kafka": {
+        "kafka_link",
+        "kafka_native",
+        "topics",
+        "kafka_survey",
+        "membership",
+        "consumers",
+        "service",
+        "broker",
+    },
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<plain>[\w.]+))")
@@ -210,7 +219,7 @@ def test_imports_point_down_only() -> None:
         ("__init__.py", "from fastgw.ids import parse", "it may import nobody"),
         ("kafka_link.py", "import granian", "only http_granian may know granian"),
         ("http_granian.py", "from granian.server.embed import Server", ""),
-        ("worker.py", "import confluent_kafka.admin", "only broker, kafka_link,"),
+        ("worker.py", "import confluent_kafka.admin", "only broker, consumers, kafka_link,"),
         ("service.py", "from fastgw.config import Route", ""),
         ("service.py", "from fastgw.partitions import Map", "floors 0-1 only"),
         ("broker.py", "from fastgw.errors import Ending", "nothing of fastgw"),

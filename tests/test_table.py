@@ -341,6 +341,16 @@ def fresh() -> Iterator[int]:
     os.close(fd)
 
 
+def test_how_long_services_take_is_replaced_as_a_whole() -> None:
+    _, owner = table.create(1, 1, 8)
+    assert (owner.waits_told_ns(), owner.wait_ns(7)) == (0, 0)
+    owner.write_waits({7: -1, 9: 5_000_000_000}, 10)
+    assert [owner.wait_ns(route) for route in (7, 8, 9)] == [-1, 0, 5_000_000_000]
+    owner.write_waits({8: 1 << 62}, 20)
+    assert [owner.wait_ns(route) for route in (7, 8, 9)] == [0, 1 << 62, 0]
+    assert owner.waits_told_ns() == 20
+
+
 def seal(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
@@ -353,7 +363,7 @@ HEADER = "<QIIIIQ"  # magic, layout version, node, workers, slots per process, t
     [
         (0, 0, "expected magic 0x656c626174776766, got 0x0"),
         (0, 0x656C626174776767, "got 0x656c626174776767"),
-        (1, 2, "expected layout version 1, got 2"),
+        (1, 1, "expected layout version 2, got 1"),
         (3, 0, "expected 0 bytes for 0 workers"),
         (3, 2, "for 2 workers with 8 slots per process"),
         (3, 2**31, "workers"),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastgw.worker_slots import PATIENCE
-
 from tests.faults.clients import Habits
 from tests.faults.oracle import CUT, REFUSED
 from tests.faults.play import ANY, Scenario

@@ -1,0 +1,198 @@
+"""Is anybody of a route's service there, and does its backlog leave a request the time that it has? Opt-in by route.
+
+A request whose service is away would be recorded, wait, and end in 504; one whose service is a minute behind as well,
+and the work would be done for nobody. Where the route names the service's consumer group, both are refused at once
+(503, nothing is recorded). Asked once a second, by the agent, for the whole node; the workers read the result in the
+shared table.
+
+    nobody      no member of the group has a partition of the topic. A group that is being rebalanced counts as it was.
+    backlog     what is not committed, divided by what is committed a second
+
+A backlog is believed only where it is certain. Most services commit every few seconds, so that between two commits they
+look further behind than they are: what counts is the smallest backlog of a window that is longer than that. And a
+backlog that is as old as two looks is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from fastgw import kafka_client
+from fastgw.config import Config
+
+log = structlog.get_logger("fastgw.consumers")
+
+Tell = Callable[[dict[int, int]], None]
+"""Route number -> how long a request would wait for its service, in ns; NOBODY: for ever. Called on a thread."""
+
+NOBODY = -1
+PERIOD_S = 1.0
+ASK_TIMEOUT_S = 3.0
+PERIOD_NS = int(PERIOD_S * 1e9)
+WINDOW_NS = 12_000_000_000  # twice the five seconds in which most clients commit, and more
+FOR_EVER_NS = 1 << 62  # a backlog of which nothing was done in a whole window
+_MOVING = (ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING)
+
+
+class Progress(NamedTuple):
+    """How far a group is in a topic."""
+
+    committed: int  # all its committed offsets added up, where it has any
+    behind: int  # records after those
+
+
+class Service:
+    """What is known of one group and one topic; time is an argument."""
+
+    def __init__(self) -> None:
+        self._consumers = -1  # not known
+        self._seen: deque[tuple[int, Progress]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Service {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
+
+    def observe(self, now_ns: int, consumers: int | None, progress: Progress | None) -> None:
+        """
+        Args:
+            now_ns: monotonic.
+            consumers: members that have partitions of the topic; None while that is being settled.
+            progress: None where nothing was ever committed.
+        """
+        if consumers is not None:
+            self._consumers = consumers
+        if progress is None:
+            self._seen.clear()
+            return
+        self._seen.append((now_ns, progress))
+        while now_ns - self._seen[0][0] > WINDOW_NS:
+            self._seen.popleft()
+
+    def wait_ns(self) -> int:
+        """How long a record would wait before the service takes it; NOBODY: nobody is there to take it."""
+        if self._consumers == 0:
+            return NOBODY
+        if len(self._seen) < 2:
+            return 0
+        (first_ns, first), (last_ns, last) = self._seen[0], self._seen[-1]
+        watched_ns = last_ns - first_ns
+        behind = min(progress.behind for _, progress in self._seen)
+        if watched_ns < WINDOW_NS - 2 * PERIOD_NS or behind == 0:
+            return 0
+        done = last.committed - first.committed
+        return max(0, behind * watched_ns // done - 2 * PERIOD_NS) if done > 0 else FOR_EVER_NS
+
+
+class Consumers:
+    """Asks for the services of all routes that name a group, on a thread of its own.
+
+    While Kafka does not answer nothing is told, and what was told grows old.
+    """
+
+    def __init__(self, config: Config, tell: Tell, on_failure: Callable[[BaseException], None]) -> None:
+        """
+        Args:
+            on_failure: the thread ends with this error (nothing that Kafka does ends it).
+        """
+        self._settings = kafka_client.client_settings(config.kafka.bootstrap, config.kafka.client)
+        self._tell = tell
+        self._on_failure = on_failure
+        self._routes: dict[tuple[str, str], list[int]] = {}
+        for route in config.routes:
+            if route.service_group:
+                self._routes.setdefault((route.service_group, route.topic), []).append(route.number)
+        self._services = {pair: Service() for pair in self._routes}
+        self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
+        self._trouble = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="consumers", daemon=True)
+
+    def start(self) -> None:
+        """Begins, if there is anything to ask for."""
+        if self._routes:
+            self._thread.start()
+
+    def stop(self, timeout_s: float = 2 * ASK_TIMEOUT_S) -> None:
+        """Ends; a question that is under way may take the rest of its time."""
+        self._stopping.set()
+        if self._routes:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            admin = AdminClient(self._settings, logger=logging.getLogger("fastgw.consumers.librdkafka"))
+            while not self._stopping.wait(PERIOD_S):
+                self._look(admin)
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _look(self, admin: AdminClient) -> None:
+        try:
+            for (group, topic), service in self._services.items():
+                service.observe(time.monotonic_ns(), *_ask(admin, group, topic))
+        except KafkaException as error:
+            self._note(error.args[0].str())
+            return
+        self._note("")
+        for pair, service in self._services.items():
+            self._say(pair, service.wait_ns())
+        self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
+
+    def _note(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            log.warning("cannot look at the consumers of the services, nobody is refused for them", detail=trouble)
+        self._trouble = trouble
+
+    def _say(self, pair: tuple[str, str], wait_ns: int) -> None:
+        before_ns, self._waits[pair] = self._waits[pair], wait_ns
+        group, topic = pair
+        if wait_ns == NOBODY != before_ns:
+            log.warning("nobody of the service is there", group=group, topic=topic)
+        elif wait_ns > 0 >= before_ns:
+            log.warning("the service has a backlog", group=group, topic=topic, about_s=round(wait_ns / 1e9))
+        elif wait_ns == 0 != before_ns:
+            log.info("the service is there", group=group, topic=topic)
+
+
+def _ask(admin: AdminClient, group: str, topic: str) -> tuple[int | None, Progress | None]:
+    """What `Service.observe` wants to know.
+
+    Raises:
+        KafkaException: Kafka did not say.
+    """
+    (described,) = admin.describe_consumer_groups([group], request_timeout=ASK_TIMEOUT_S).values()
+    description = described.result()
+    known = admin.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]
+    return _consumers(description, topic), _progress(admin, group, topic, list(known.partitions))
+
+
+def _consumers(description: Any, topic: str) -> int | None:
+    if description.state in _MOVING:
+        return None
+    return sum(
+        any(part.topic == topic for part in member.assignment.topic_partitions) for member in description.members
+    )
+
+
+def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]) -> Progress | None:
+    asked = [TopicPartition(topic, number) for number in numbers]
+    if not asked:
+        return None
+    (offsets,) = admin.list_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=ASK_TIMEOUT_S
+    ).values()
+    committed = {part.partition: part.offset for part in offsets.result().topic_partitions if part.offset >= 0}
+    if not committed:
+        return None
+    latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in committed}
+    ends = admin.list_offsets(latest, request_timeout=ASK_TIMEOUT_S)
+    behind = sum(max(0, future.result().offset - committed[part.partition]) for part, future in ends.items())
+    return Progress(sum(committed.values()), behind)

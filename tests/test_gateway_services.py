@@ -1,0 +1,108 @@
+"""A route that names its service's consumer group refuses what nobody would answer, and nothing of it is recorded."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from tests.gateways import Gateway
+from tests.hand_service import hand_service, values_in
+from tests.outcome_table import assert_told, counted
+from tests.raw_http import RawConnection
+from tests.waiting import eventually
+
+BACKLOG = 5000
+ROUTES = """
+[[route]]
+name = "watched"
+method = "POST"
+path = "/watched"
+topic = "{orders}"
+service_group = "{orders}-service"
+[[route]]
+name = "blind"
+method = "POST"
+path = "/blind"
+topic = "{orders}"
+"""
+
+
+@pytest.fixture
+def topics(make_topics):
+    return make_topics({"replies": 2, "orders": 1})
+
+
+@pytest.fixture
+def gateway(tmp_path, kafka_bootstrap, topics):
+    with Gateway(tmp_path, kafka_bootstrap, topics["replies"], [], workers=1, more=ROUTES.format(**topics)) as gateway:
+        yield gateway
+
+
+@contextmanager
+def member(bootstrap, topic):
+    """A consumer of the service's group that has the topic's partition."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": f"{topic}-service", "enable.auto.commit": False},
+    )
+    try:
+        consumer.subscribe([topic])
+        eventually(lambda: consumer.poll(0.1) or consumer.assignment(), 20, "the consumer has its partition")
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def ending_of(client):
+    """How a request on the watched route ends that nobody answers."""
+    problem = client.request("POST", "/watched", b"probe", ["Prefer: wait=1"]).problem
+    return problem["type"].removeprefix("urn:fastgw:problem:")
+
+
+def until(client, ending):
+    eventually(lambda: ending_of(client) == ending, 30, f"requests end with {ending}")
+
+
+@pytest.mark.ending("no_consumer")
+def test_while_nobody_of_the_service_is_there_requests_are_503_and_other_routes_go_on(gateway, kafka_bootstrap, topics):
+    orders = topics["orders"]
+    with hand_service(kafka_bootstrap, [orders]) as service, RawConnection(gateway.port) as client:
+        until(client, "no_consumer")
+        with counted(gateway, "no_consumer", route="watched"):
+            assert_told(client.request("POST", "/watched", b"in vain"), "no_consumer")
+        client.ask("POST", "/blind", b"blind")
+        service.reply(service.take(b"blind"), b"well")
+        assert client.answer().body == b"well"
+        with member(kafka_bootstrap, orders):
+            until(client, "expired")
+            client.ask("POST", "/watched", b"hopeful")
+            service.reply(service.take(b"hopeful"), b"here")
+            assert client.answer().body == b"here"
+        until(client, "no_consumer")
+        assert_told(client.request("POST", "/watched", b"in vain"), "no_consumer")
+    assert [value for value in values_in(kafka_bootstrap, orders) if value != b"probe"] == [b"blind", b"hopeful"]
+
+
+@pytest.mark.ending("backlog")
+def test_a_service_that_is_further_behind_than_a_request_can_wait_gets_no_more(gateway, kafka_bootstrap, topics):
+    orders = topics["orders"]
+    old = Producer({"bootstrap.servers": kafka_bootstrap})
+    for _ in range(BACKLOG):
+        old.produce(orders, b"old")
+    assert old.flush(10) == 0
+    with member(kafka_bootstrap, orders) as consumer, RawConnection(gateway.port) as client:
+        done = count(1)
+
+        def is_refused_while_one_is_done():
+            consumer.commit(offsets=[TopicPartition(orders, 0, next(done))], asynchronous=False)
+            return ending_of(client) == "backlog"
+
+        eventually(is_refused_while_one_is_done, 60, "the agent has watched the backlog for a window")
+        with counted(gateway, "backlog", route="watched"):
+            assert_told(client.request("POST", "/watched", b"too much"), "backlog")
+        end = consumer.get_watermark_offsets(TopicPartition(orders, 0))[1]
+        consumer.commit(offsets=[TopicPartition(orders, 0, end)], asynchronous=False)
+        until(client, "expired")
+    assert b"too much" not in values_in(kafka_bootstrap, orders)
