@@ -1,6 +1,7 @@
 """What the client is told and what became of its record, row by row, through a real gateway on a real Kafka.
 
-Rows that need a broken Kafka are in test_gateway_kafka_faults.py, those of a node that goes in test_gateway_drain.py.
+Rows that need a broken Kafka are in test_gateway_kafka_faults.py, those of a node that goes in test_gateway_drain.py,
+those of a service that is away in test_gateway_services.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastgw import errors
-from tests import test_gateway_drain, test_gateway_kafka_faults
+from tests import test_gateway_drain, test_gateway_kafka_faults, test_gateway_services
 from tests.gateways import Gateway, free_port
 from tests.hand_service import hand_service, values_in
 from tests.outcome_table import TABLE, assert_told, counted
@@ -385,7 +386,7 @@ def test_the_table_in_the_source_is_the_one_that_answers_are_held_to():
 
 
 def test_every_row_of_the_table_is_shown_by_a_test_on_a_real_gateway(request):
-    modules = [request.module, test_gateway_kafka_faults, test_gateway_drain]
+    modules = [request.module, test_gateway_kafka_faults, test_gateway_drain, test_gateway_services]
     marks = [mark for module in modules for test in vars(module).values() for mark in getattr(test, "pytestmark", [])]
     shown = {name for mark in marks if mark.name == "ending" for name in mark.args}
     assert shown == {row.name for row in errors.ENDINGS}
