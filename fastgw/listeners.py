@@ -45,7 +45,7 @@ class Listeners:
         self.addresses: list[str] = []
         self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker slot
         self._unix_paths: list[Path] = []
-        self._deaf: frozenset[int] = frozenset()
+        self.deaf: frozenset[int] = frozenset()  # worker slots that take no connections now
 
     def __repr__(self) -> str:
         return f"<Listeners {' '.join(self.addresses)}>"
@@ -66,14 +66,21 @@ class Listeners:
 
         Connections that wait in the queue of a slot that goes deaf are reset: nobody would answer them.
         """
-        for worker in self._deaf ^ frozenset(workers):
+        for worker in self.deaf ^ frozenset(workers):
             for group in self._by_endpoint:
                 if len(group) > 1:
                     if worker in workers:
                         _deafen(group[worker])
                     else:
                         group[worker].listen(BACKLOG)
-        self._deaf = frozenset(workers)
+        self.deaf = frozenset(workers)
+
+    def left_by(self, worker: int) -> None:
+        """The process of this slot has ended: if the slot is deaf, it may have made it listen again before that."""
+        if worker in self.deaf:
+            for group in self._by_endpoint:
+                if len(group) > 1:
+                    _deafen(group[worker])
 
     def close(self) -> None:
         """Close our copies and remove the files of Unix sockets; who inherited a socket still has it. Idempotent."""
@@ -87,7 +94,8 @@ class Listeners:
 
 def _deafen(one: socket.socket) -> None:
     # Linux takes a listening socket that is shut down out of the group that shares the port, and keeps it bound.
-    one.shutdown(socket.SHUT_RD)
+    if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        one.shutdown(socket.SHUT_RD)
 
 
 def open_listeners(

@@ -370,6 +370,7 @@ class Supervisor:
 
     def _worker_ended(self, slot: Slot, child: Child, how: str, ran_s: float) -> None:
         self._reclaim(child)
+        self._held.listeners.left_by(slot.number)
         if child is slot.current:
             slot.current = None
             if self._phase is not Phase.DRAINING and slot.incoming is None:
@@ -400,7 +401,8 @@ class Supervisor:
         if now >= self._start_by:
             waited_for = [child.name for child in self._children() if child.state is not State.READY]
             raise StartError(f"not ready within {self._patience.start:g} s: {', '.join(waited_for) or 'the workers'}")
-        self._held.listeners.set_deaf(deaf_slots(self._slots, now, self._patience))
+        listeners = self._held.listeners
+        listeners.set_deaf(deaf_slots(self._slots, now, self._patience, listeners.deaf))
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)

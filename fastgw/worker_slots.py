@@ -5,7 +5,7 @@ Only decisions: nothing here starts or ends a process, and time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Patience(NamedTuple):
     retry_last: float = 10.0
     good_run: float = 10.0  # after it a death is an accident, not a pattern
     queue: float = 0.5  # a pause for which connections may wait in the queue of a slot without process ...
-    queue_more: float = 2.0  # ... and for its next process to become ready
+    queue_more: float = 1.0  # ... and for its next process to become ready
 
 
 PATIENCE = Patience()
@@ -93,14 +93,16 @@ class Slot:
         return before
 
 
-def deaf_slots(slots: Sequence[Slot], now: float, patience: Patience) -> list[int]:
+def deaf_slots(slots: Sequence[Slot], now: float, patience: Patience, deaf: Collection[int] = ()) -> frozenset[int]:
     """The slots in which nobody accepts connections, and nobody will soon, while others do.
 
-    When nobody at all serves, waiting in a queue is the best that a connection can have.
+    One of `deaf`, those that were it until now, stays so until somebody serves there: nobody knows how long the next
+    start takes. When nobody at all serves, waiting in a queue is the best that a connection can have.
     """
     if not any(_serves(slot) for slot in slots):
-        return []
-    return [slot.number for slot in slots if not _serves(slot) and _is_long_in_coming(slot, now, patience)]
+        return frozenset()
+    away = (slot for slot in slots if not _serves(slot))
+    return frozenset(slot.number for slot in away if slot.number in deaf or _is_long_in_coming(slot, now, patience))
 
 
 def _serves(slot: Slot) -> bool:

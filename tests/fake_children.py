@@ -67,6 +67,10 @@ class FakeChild:
     def event(self, what: str) -> None:
         event(self.name, what)
 
+    @property
+    def becomes_ready(self) -> bool:
+        return self.plan not in ("silent", "stuck")
+
     def start(self) -> None:
         self.event(f"started {self.topic()} {os.getpid()}")
         if self.plan == "dies":
@@ -74,7 +78,7 @@ class FakeChild:
         if self.plan == "refuses":
             os.write(self.options.ready_fd, b"error no such topic\n")
             sys.exit(2)
-        if self.plan not in ("silent", "stuck"):
+        if self.becomes_ready:
             os.write(self.options.ready_fd, b"ready\n")
             os.close(self.options.ready_fd)
 
@@ -107,7 +111,7 @@ def fake_worker(options: argparse.Namespace) -> None:
     token = slots.publish(slots.claim(), 1, 0, 0, time.monotonic_ns() + 10**12, time.monotonic_ns())
     child.start()
     shared.set_ready(process, True)
-    listening = [socket.socket(fileno=int(fd)) for fd in options.listen_fds.split(",")]
+    listening = [socket.socket(fileno=int(fd)) for fd in options.listen_fds.split(",") if child.becomes_ready]
     while not child.stopping or child.plan == "waits":
         for one in child.turn([one.fileno() for one in listening]):
             answer(one, listening, child)

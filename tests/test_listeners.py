@@ -197,6 +197,20 @@ def test_a_deaf_slot_takes_no_connections_until_it_listens_again(bind: str, open
         client.close()
 
 
+def test_a_deaf_slot_whose_process_listened_again_and_died_is_deaf(opened: list[Listeners]) -> None:
+    opened.append(open_listeners(["127.0.0.1:0"], workers=2))
+    opened[0].set_deaf([0])
+    fds = [opened[0].fds_of(worker)[0] for worker in range(2)]
+    with socket.socket(fileno=os.dup(fds[0])) as as_the_process_does:
+        as_the_process_does.listen(16)
+    for worker in (0, 0, 1):  # twice: a process may die without having listened; and slot 1 is not deaf
+        opened[0].left_by(worker)
+    clients = [connect_to(fds[1]) for _ in range(20)]
+    assert waiting_on(fds[1]) == len(clients)
+    for client in clients:
+        client.close()
+
+
 def test_connections_that_wait_for_a_slot_that_goes_deaf_are_reset(opened: list[Listeners]) -> None:
     opened.append(open_listeners(["127.0.0.1:0"], workers=2))
     clients = [connect_to(opened[0].fds_of(0)[0]) for _ in range(40)]

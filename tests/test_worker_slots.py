@@ -108,15 +108,24 @@ PATIENCE = Patience(queue=0.5, queue_more=2.0)
     ],
 )
 def test_a_slot_that_accepts_nothing_for_a_while_is_deaf_if_another_serves(second: Slot, deaf: list[int]) -> None:
-    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE) == deaf
+    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE) == set(deaf)
 
 
 def test_when_nobody_serves_no_slot_is_deaf() -> None:
     starting = numbered(0, FakeChild(1, State.STARTING, NOW - 20))
-    assert deaf_slots([starting, numbered(1, start_at=NOW + 9)], NOW, PATIENCE) == []
+    assert deaf_slots([starting, numbered(1, start_at=NOW + 9)], NOW, PATIENCE) == set()
 
 
 def test_a_slot_whose_next_generation_is_ready_is_not_deaf() -> None:
     rolling = numbered(1, FakeChild(0, State.STOPPING))
     rolling.incoming = cast(Child, FakeChild(1))
-    assert deaf_slots([numbered(0, FakeChild(0)), rolling], NOW, PATIENCE) == []
+    assert deaf_slots([numbered(0, FakeChild(0)), rolling], NOW, PATIENCE) == set()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [numbered(1, start_at=NOW + 0.4), numbered(1, FakeChild(1, State.STARTING, NOW - 0.1)), numbered(1, FakeChild(1))],
+)
+def test_a_deaf_slot_stays_so_until_somebody_serves_in_it(second: Slot) -> None:
+    served = second.current is not None and second.current.state is State.READY
+    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE, deaf={1}) == (set() if served else {1})

@@ -23,7 +23,8 @@ CONNECTIONS = Habits().connections
 GREEDY = Habits(connections=32, body_bytes=900_000)  # takes a worker more memory than it ever had
 NOTICED_S, GRACE_S = 3.0, 1.0  # that a worker hangs; on a busy machine
 LOOP_KILLS = 5  # a crash loop: by then the pause before the next start is 1.6 s
-PATIENT_S = 1.5  # a new connection must not have to wait for the slot in the loop
+# A new connection must not have to wait longer for the slot in the loop.
+PATIENT_S = PATIENCE.queue + PATIENCE.queue_more + 2 * PATIENCE.look
 
 
 def killed_workers(stage: Stage) -> None:
