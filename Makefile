@@ -1,4 +1,5 @@
-# make demo | test | check | soak | leaks | bench | micro | hostile | fuzz | clean. Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | soak | leaks | hostile | fuzz | soak-all | bench | micro | clean. Needs git, make, a C
+# compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check soak leaks bench micro hostile fuzz clean
+.PHONY: demo test check soak leaks soak-all bench micro hostile fuzz clean
 
 demo: $(VENV)/built
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -31,6 +32,13 @@ soak: $(VENV)/built
 # Half an hour of load and faults: does anything grow? make leaks ARGS="--minutes 5"
 leaks: $(VENV)/built
 	@exec $(BIN)/python -m tests.faults.leaks $(ARGS)
+
+# Everything that takes hours, one after the other: faults, leaks, hostile clients, the fuzzer.
+soak-all:
+	$(MAKE) soak
+	$(MAKE) leaks
+	$(MAKE) hostile
+	$(MAKE) fuzz SECONDS=$(or $(SECONDS),600)
 
 # make bench, make bench QUICK=1, make bench WHAT="growth workers"; see bench/README.md for what there is.
 bench: $(VENV)/bench
