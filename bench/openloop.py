@@ -33,7 +33,7 @@ class OpenLoop:
     bad_status: int
     wrong_size: int
     lost: int  # no answer within eight seconds of the end
-    broken: int  # connections that the gateway closed
+    broken: int  # connections that the gateway closed on a request
     refused_p99_us: int
     lag_p99_us: int  # how late the client itself was
     histogram: HdrHistogram

@@ -7,6 +7,9 @@
  * connection waits for one, and its clock runs. The first SETTLE_S seconds are sent but not recorded. Writes latencies
  * as 32-bit microseconds in the machine's byte order; prints one line of JSON.
  *
+ * A connection that the server closes while nothing is asked on it is opened again, as every client does; one that it
+ * closes on a request is `broken`, and its request with it.
+ *
  * An answer 503 is a refusal: counted by itself, and its latency goes into refused_p99_us and not into the file.
  *
  * `lag_p99_us` is how late the client itself was when a connection was free: when it is not small against the
@@ -34,7 +37,7 @@ typedef struct {
 } list_t;
 
 static post_t post;
-static int epoll_fd;
+static int port, epoll_fd;
 static connection_t *connections, **idle;
 static int idle_count;
 static list_t waiting; /* intended starts of requests that found no free connection, oldest first */
@@ -54,6 +57,11 @@ static void append(list_t *list, int64_t value) {
 static void watch(connection_t *connection, int operation, uint32_t events) {
     struct epoll_event event = {.events = events, .data.ptr = connection};
     epoll_ctl(epoll_fd, operation, connection->fd, &event);
+}
+
+static void open_connection(connection_t *connection) {
+    connection->fd = connect_to(port);
+    watch(connection, EPOLL_CTL_ADD, EPOLLIN);
 }
 
 static void write_more(connection_t *connection) {
@@ -95,8 +103,11 @@ static void read_some(connection_t *connection) {
     ssize_t size = read(connection->fd, bytes, sizeof bytes);
     if (size < 0 && errno == EAGAIN) return;
     if (size <= 0) {
-        broken++;
-        epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+        close(connection->fd);
+        if (connection->intended_ns != 0)
+            broken++;
+        else
+            open_connection(connection);
         return;
     }
     if (connection->intended_ns == 0) DIE("bytes on a connection that asked for nothing");
@@ -136,7 +147,7 @@ static void drive(double rate, int64_t end_ns) {
         handle_events(next_ns < end_ns ? next_ns : end_ns);
     }
     int64_t patience_ns = now_ns() + (int64_t)PATIENCE_S * 1000000000;
-    while (answered < sent + (long)(waiting.count - waiting_first) && now_ns() < patience_ns)
+    while (answered + broken < sent + (long)(waiting.count - waiting_first) && now_ns() < patience_ns)
         handle_events(now_ns() + 100000000);
 }
 
@@ -151,13 +162,12 @@ static int64_t percentile(list_t *list, double share) {
     return list->values[(size_t)(share * (double)(list->count - 1))];
 }
 
-static void open_connections(int port, int count) {
+static void open_connections(int count) {
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     connections = calloc((size_t)count, sizeof *connections);
     idle = calloc((size_t)count, sizeof *idle);
     for (int i = 0; i < count; i++) {
-        connections[i].fd = connect_to(port);
-        watch(&connections[i], EPOLL_CTL_ADD, EPOLLIN);
+        open_connection(&connections[i]);
         idle[idle_count++] = &connections[i];
     }
 }
@@ -178,7 +188,8 @@ int main(int argc, char **argv) {
     prctl(PR_SET_TIMERSLACK, 1000UL); /* the default of 50 us would be in every latency */
     double rate = atof(argv[5]), settle_s = atof(argv[6]), seconds = atof(argv[7]);
     post = make_post(argv[2], argv[3]);
-    open_connections(atoi(argv[1]), atoi(argv[4]));
+    port = atoi(argv[1]);
+    open_connections(atoi(argv[4]));
     srand48((long)rate);
     record_from_ns = now_ns() + (int64_t)(settle_s * 1e9);
     drive(rate, record_from_ns + (int64_t)(seconds * 1e9));
@@ -186,7 +197,7 @@ int main(int argc, char **argv) {
     long unsent = (long)(waiting.count - waiting_first);
     printf("{\"sent\": %ld, \"answered\": %ld, \"refused\": %ld, \"bad_status\": %ld, \"lost\": %ld, \"broken\": %ld, "
            "\"wrong_size\": %ld, \"refused_p99_us\": %lld, \"lag_p99_us\": %lld}\n",
-           sent, answered, refused, bad_status, sent - answered + unsent, broken, wrong_size,
+           sent, answered, refused, bad_status, sent - answered - broken + unsent, broken, wrong_size,
            (long long)percentile(&refusals, 0.99), (long long)percentile(&lags, 0.99));
     return 0;
 }

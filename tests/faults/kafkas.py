@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from fastgw.broker import MockCluster
 from tests.faults.wire_proxy import WireProxy
 from tests.gateways import free_port
-from tests.real_kafka.kafka_server import RealKafka
+from tests.real_kafka.kafka_server import BRIEF, RealKafka
 
 ASK_S = 5.0
 
@@ -56,7 +56,7 @@ def one(bootstrap: str) -> Iterator[Kafka]:
 @contextmanager
 def cluster() -> Iterator[Kafka]:
     """Three brokers with three copies of everything."""
-    with RealKafka(nodes=3, heap_mb=256, properties=QUICK, brief=True) as brokers:
+    with RealKafka(nodes=3, heap_mb=256, properties=QUICK, java_options=BRIEF) as brokers:
         yield Kafka("cluster", brokers.bootstrap, brokers.bootstrap, brokers)
 
 
@@ -76,7 +76,7 @@ def proxied() -> Iterator[Kafka]:
     listens = free_port()
     with (
         WireProxy(listens) as proxy,
-        RealKafka(properties=GUARDED, brief=True, side_door=(listens, proxy.port)) as broker,
+        RealKafka(properties=GUARDED, java_options=BRIEF, side_door=(listens, proxy.port)) as broker,
     ):
         yield Kafka("proxied", broker.bootstrap, f"127.0.0.1:{proxy.port}", proxy)
 

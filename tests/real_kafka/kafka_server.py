@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ STOP_TIMEOUT_S = 30
 # broker's bind, two seconds later.
 PORTS = range(20000, 32000)
 
+# For brokers that live for seconds: they start sooner, and are slower later. Not for measuring.
 BRIEF = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
 
 LOG4J = """\
@@ -136,7 +138,7 @@ class RealKafka:
         port: of the first broker; 0 picks a free one. The others always get free ones.
         heap_mb: Java heap of each broker, MiB.
         properties: broker settings beyond ours, for example `{"broker.session.timeout.ms": "3000"}`.
-        brief: the brokers live for seconds: they start sooner, and are slower later. Not for measuring.
+        java_options: of the virtual machine, for example BRIEF.
         side_door: (port, advertised port) of a second listener of a single broker, for clients that shall reach it
             through something that stands on the advertised port.
     """
@@ -147,14 +149,14 @@ class RealKafka:
         port: int = 0,
         heap_mb: int = 512,
         properties: dict[str, str] | None = None,
-        brief: bool = False,
+        java_options: Sequence[str] = (),
         side_door: tuple[int, int] | None = None,
     ) -> None:
         assert side_door is None or nodes == 1
         self._directory = Path(tempfile.mkdtemp(prefix="fastgw-kafka-"))
         self._heap_mb = heap_mb
         self._properties = properties or {}
-        self._java_options = BRIEF if brief else []
+        self._java_options = java_options
         self._side_door = side_door
         ports = _free_ports(2 * nodes)
         if port:
