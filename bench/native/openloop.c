@@ -7,8 +7,8 @@
  * connection waits for one, and its clock runs. The first SETTLE_S seconds are sent but not recorded. Writes latencies
  * as 32-bit microseconds in the machine's byte order; prints one line of JSON.
  *
- * A connection that the server closes while nothing is asked on it is opened again, as every client does; one that it
- * closes on a request is `broken`, and its request with it.
+ * A connection that the server closes while nothing is asked on it is opened again when it is needed, as every client
+ * does; one that it closes on a request is `broken`, and its request with it.
  *
  * An answer 503 is a refusal: counted by itself, and its latency goes into refused_p99_us and not into the file.
  *
@@ -72,6 +72,7 @@ static void write_more(connection_t *connection) {
 }
 
 static void begin(connection_t *connection, int64_t intended_ns) {
+    if (connection->fd < 0) open_connection(connection);
     connection->intended_ns = intended_ns;
     ssize_t size = write(connection->fd, post.bytes, post.size);
     if (size < 0 && errno != EAGAIN) DIE("write: %s", strerror(errno));
@@ -104,10 +105,8 @@ static void read_some(connection_t *connection) {
     if (size < 0 && errno == EAGAIN) return;
     if (size <= 0) {
         close(connection->fd);
-        if (connection->intended_ns != 0)
-            broken++;
-        else
-            open_connection(connection);
+        connection->fd = -1;
+        if (connection->intended_ns != 0) broken++;
         return;
     }
     if (connection->intended_ns == 0) DIE("bytes on a connection that asked for nothing");

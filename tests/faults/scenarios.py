@@ -6,6 +6,7 @@ from tests.faults import (
     broker_scenarios,
     drain_scenarios,
     node_scenarios,
+    overload_scenarios,
     protocol_scenarios,
     reply_scenarios,
     worker_scenarios,
@@ -19,4 +20,5 @@ SCENARIOS: list[Scenario] = [
     *protocol_scenarios.SCENARIOS,
     *node_scenarios.SCENARIOS,
     *drain_scenarios.SCENARIOS,
+    *overload_scenarios.SCENARIOS,
 ]
