@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from tests.faults import reply_scenarios
 from tests.faults.clients import Clients, Habits
+from tests.faults.echo_service import SLOW
 from tests.faults.kafkas import Kafka
 from tests.faults.stage import Furniture, House, Stage, open_house, wait
 from tests.faults.worker_scenarios import is_replaced
@@ -57,10 +58,13 @@ def look_at(pid: int) -> Look:
 
 
 def impatient_clients(stage: Stage) -> None:
-    """Clients that leave before their answer."""
-    clients = stage.also(Habits(connections=50, manners=(reply_scenarios.LATE,), silent_after_s=LEFT_BEHIND_S))
+    """Clients that leave before their answer; it comes all the same, and is counted before others ask for late ones."""
+    gateway = stage.gateway
+    before = gateway.replies("late")
+    clients = stage.also(Habits(connections=50, manners=(SLOW,), silent_after_s=LEFT_BEHIND_S))
     with clients:
         clients.sent(100)
+    eventually(lambda: gateway.replies("late") == before + len(clients.told), 30, "each is counted as late")
 
 
 def frozen_broker(stage: Stage) -> None:
