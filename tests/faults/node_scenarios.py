@@ -62,7 +62,7 @@ def node_frozen(stage: Stage) -> None:
 def agent_cut_off(stage: Stage) -> None:
     """A node's agent loses its session with the group, while its workers go on.
 
-    When it is back it gets other partitions, all at once: until its workers hear themselves on one of them, they refuse.
+    When it is back it gets other partitions, all at once: until its workers hear themselves on one, they refuse.
     """
     for node in chosen(stage):
         agent = next(pid for pid, title in node.children().items() if title == "fastgw: agent")
