@@ -1,5 +1,5 @@
-# make demo | test | check | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs git, make, a C
-# compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs git,
+# make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 SANITIZED := build/sanitized
-SANITIZED_TESTS := $(patsubst %,tests/test_%.py,klink ids table table_model table_slots http1_wire http_express exchange)
-# Python's own allocator would hide what is done to memory; what it never gives back at its end is no leak of ours.
+SANITIZED_TESTS := $(patsubst %,tests/test_%.py,\
+    klink ids table table_model table_slots http1_wire http_express exchange)
+# Python's own allocator would hide what is done to memory.
 SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=halt_on_error=1
 
@@ -39,7 +40,9 @@ soak: $(VENV)/built
 leaks: $(VENV)/built
 	@exec $(BIN)/python -m tests.faults.leaks $(ARGS)
 
-# The extensions and their tests, and half a million records through librdkafka, under AddressSanitizer and UBSan.
+# The extensions and their tests, and half a million records through librdkafka, under AddressSanitizer and UBSan: for
+# what is read or written where it must not be. Leaks are not looked for here: Python leaves too much behind, and the
+# sanitizer keeps what is freed, so that tests which watch memory cannot pass.
 sanitize: $(VENV)/bench
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r fastgw tests bench setup.py pyproject.toml $(SANITIZED)
@@ -47,7 +50,7 @@ sanitize: $(VENV)/bench
 	cd $(SANITIZED) && CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined" \
 	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m pytest -q -m "not real_kafka" \
-	    -k "not leak" $(SANITIZED_TESTS) # which the sanitizer does itself, by keeping what is freed
+	    -k "not leak" $(SANITIZED_TESTS)
 	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m bench.bench_link native --messages 100000
 
 # Everything that takes hours, one after the other: faults, leaks, sanitizers, hostile clients, the fuzzer.

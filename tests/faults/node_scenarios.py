@@ -6,7 +6,7 @@ import os
 import signal
 from itertools import cycle, islice
 
-from tests.faults.clients import Habits
+from tests.faults.clients import TRY_AGAIN_S, Habits
 from tests.faults.oracle import ANSWERED, CUT
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
@@ -120,7 +120,10 @@ SCENARIOS = [
     Scenario("node joins and leaves", GROUP, node_joins_and_leaves, {CUT: CONNECTIONS}, long=50),
     Scenario("node killed", GROUP, node_killed, {CUT: CONNECTIONS}, long=50),
     Scenario("node frozen", GROUP, node_frozen, {CUT: CONNECTIONS, **HONEST}, long=30),
-    Scenario("node cut off from its group", GROUP, agent_cut_off, {"not_ready": ANY}, long=30),
+    # As many as all clients together are refused in a second.
+    Scenario(
+        "node cut off from its group", GROUP, agent_cut_off, {"not_ready": int(CONNECTIONS / TRY_AGAIN_S)}, long=30
+    ),
     Scenario("rolling restart of three nodes", STATIC, rolling_restart, {CUT: CONNECTIONS}, long=30),
     Scenario("two nodes with the same index", STATIC, same_index_twice, {CUT: CONNECTIONS}, long=20),
 ]

@@ -10,7 +10,7 @@ from tests.faults.stage import House, Stage
 WAITING_MAX = 32  # of one worker; the limit of a route, unless it has its own
 HOUSE = House(workers=2, gateway_settings=f"slots = {WAITING_MAX}")
 CROWD = Habits(connections=4 * 2 * WAITING_MAX, manners=(SLOW,))
-REFUSED = "in_flight_cap"
+CAPPED = "in_flight_cap"
 
 
 def crowd(stage: Stage) -> None:
@@ -19,7 +19,7 @@ def crowd(stage: Stage) -> None:
         with stage.fault():
             with stage.also(CROWD) as asking:
                 asking.sent(4 * CROWD.connections)
-            assert any(one.ending == REFUSED for one in asking.told)
+            assert any(one.ending == CAPPED for one in asking.told)
 
 
-SCENARIOS = [Scenario("more requests than the service can do", HOUSE, crowd, {REFUSED: ANY}, long=50)]
+SCENARIOS = [Scenario("more requests than the service can do", HOUSE, crowd, {CAPPED: ANY}, long=50)]
