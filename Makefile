@@ -3,7 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard fastgw/*.pyx fastgw/*.pxd fastgw/*.h)
+TYPED := $(wildcard fastgw/*.pxd)
+NATIVE := $(wildcard fastgw/*.pyx $(TYPED:.pxd=.py)) $(TYPED) $(wildcard fastgw/*.h)
 WHAT ?= suite
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -82,7 +83,7 @@ fuzz: $(VENV)/fuzz
 
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
-	rm -rf $(VENV) build dist bench/.build *.egg-info fastgw/*.so $(patsubst %.pyx,%.c,$(wildcard fastgw/*.pyx))
+	rm -rf $(VENV) build dist bench/.build *.egg-info fastgw/*.so fastgw/*.c
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
 

@@ -153,3 +153,11 @@ cdef class SlotRange:
     cdef ct_range range
     cdef readonly int process
     cdef int _give_back(self, int64_t token) except -1
+    cpdef int32_t claim(self) noexcept
+    cpdef int64_t publish(
+        self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, uint64_t deadline_ns, uint64_t now_ns
+    ) except -1
+    cpdef bint sent(self, int64_t token, uint64_t now_ns) noexcept
+    cpdef bint recorded(self, int64_t token, uint64_t now_ns) noexcept
+    cpdef int64_t resolve(self, int64_t slot, uint64_t tag) noexcept
+    cpdef int64_t settle(self, int64_t token, int64_t ending_number, uint64_t now_ns) except -2

@@ -57,6 +57,7 @@ What only the claiming process needs (free ring, deadline wheel, age list) is pr
 
 from collections import namedtuple
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport strerror
@@ -437,6 +438,7 @@ cdef int flag(ct_process* record, int64_t process, uint64_t set, uint64_t clear)
     return 0
 
 
+@cython.final
 cdef class SlotRange:
     """The claiming side of one process's slots: one owner, one thread."""
 
@@ -462,12 +464,12 @@ cdef class SlotRange:
     def in_flight(self):
         return ct_range_in_flight(&self.range)
 
-    def claim(self):
+    cpdef int32_t claim(self) noexcept:
         return ct_range_claim(&self.range)
 
-    def publish(
+    cpdef int64_t publish(
         self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, uint64_t deadline_ns, uint64_t now_ns
-    ):
+    ) except -1:
         cdef ct_request request
         if tag >> CT_TAG_BITS:
             raise ValueError(f"tag: expected {CT_TAG_BITS} bits, got {tag:#x}")
@@ -485,15 +487,15 @@ cdef class SlotRange:
         if not ct_range_abandon(&self.range, slot):
             raise ValueError(f"abandon of slot {slot}: expected a claimed slot of this range, {self._told(slot)}")
 
-    def sent(self, int64_t token, uint64_t now_ns):
+    cpdef bint sent(self, int64_t token, uint64_t now_ns) noexcept:
         cdef ct_slot* slot = ct_named(&self.range, token)
         return slot != NULL and ct_advance(slot, token, CT_SENT, now_ns)
 
-    def recorded(self, int64_t token, uint64_t now_ns):
+    cpdef bint recorded(self, int64_t token, uint64_t now_ns) noexcept:
         cdef ct_slot* slot = ct_named(&self.range, token)
         return slot != NULL and ct_advance(slot, token, CT_RECORDED, now_ns)
 
-    def resolve(self, int64_t slot, uint64_t tag):
+    cpdef int64_t resolve(self, int64_t slot, uint64_t tag) noexcept:
         cdef ct_slot* own = ct_own(&self.range, slot)
         return CT_FORGED if own == NULL else ct_resolve(own, <uint32_t> slot, tag)
 
@@ -519,7 +521,7 @@ cdef class SlotRange:
             ct_load_relaxed(&slot.recorded_ns), ct_load_relaxed(&slot.deadline_ns),
         )
 
-    def settle(self, int64_t token, int64_t ending_number, uint64_t now_ns):
+    cpdef int64_t settle(self, int64_t token, int64_t ending_number, uint64_t now_ns) except -2:
         cdef ct_slot* slot = ct_named(&self.range, token)
         cdef ct_counters* counters = self.table._counters(self.process)
         check_below("ending", ending_number, CT_ENDINGS_MAX)

@@ -2,14 +2,16 @@
 
 from typing import final
 
-@final
-class RequestHead:
-    """One head. Says nothing of whether it is a valid one. Satisfies `messages.Head` and `messages.Headers`."""
+from fastgw.messages import Head
 
-    path: str
-    """The target up to its question mark; once it is decoded, the decoded one."""
-    query: str
-    """The target behind its question mark."""
+@final
+class RequestHead(Head):
+    """One head. Says nothing of whether it is a valid one.
+
+    `path` and `query` are the target in front of and behind its question mark, until somebody decodes the path. The
+    body of HTTP/1.1 is bounded by who reads it (`bounds_body`), and without length or chunks there is none
+    (`bodiless`).
+    """
 
     @property
     def end(self) -> int:
@@ -17,8 +19,6 @@ class RequestHead:
     @property
     def fault(self) -> str | None:
         """What was expected instead, where another reader might see something else in these bytes."""
-    @property
-    def method(self) -> str: ...
     @property
     def target(self) -> str:
         """As sent."""
@@ -28,28 +28,11 @@ class RequestHead:
     @property
     def is_http10(self) -> bool: ...
     @property
-    def chunked(self) -> bool:
-        """Transfer-Encoding is there, once, and is exactly `chunked`."""
-    @property
     def is_kept_alive(self) -> bool:
         """The client does not want the connection to end behind the answer."""
     @property
     def is_expecting(self) -> bool:
         """There is an Expect."""
-    @property
-    def headers(self) -> RequestHead:
-        """The head itself."""
-    @property
-    def bodiless(self) -> bool:
-        """True: a request of HTTP/1.1 without length and chunks has no body."""
-    @property
-    def bounds_body(self) -> bool:
-        """True: who reads this head reads the body as well, and counts."""
-    @property
-    def content_length(self) -> int | None: ...
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """Every Host."""
     def get(self, key: str, /) -> str | None:
         """The value of the first header of that name (lower case); one that is not ASCII counts as absent."""
     def get_all(self, key: str, /) -> list[str]:
@@ -57,6 +40,9 @@ class RequestHead:
 
 def scan(data: bytes, at: int) -> RequestHead | None:
     """The head that begins at `at`, or None while its end has not come."""
+
+def whole_answer(head: bytes, body: bytes) -> bytes:
+    """An answer in one piece. `head` ends with `content-length: `; the number, the empty line and `body` follow it."""
 
 @final
 class MessageEnd:

@@ -15,9 +15,9 @@ nogil touches no Python object and cannot fail.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
@@ -26,10 +26,6 @@ cdef extern from "Python.h":
 cdef enum:
     LENGTH_DIGITS_MAX = 18   # fits 63 bits
     KNOWN_METHODS = 7
-
-cdef struct span:            # part of the head: [start, stop)
-    const char* start
-    const char* stop
 
 cdef struct line_parts:      # of a header line; without a colon the name is the whole line and the value empty
     span name
@@ -173,42 +169,13 @@ cdef str method_in(span word):
 @cython.no_gc
 @cython.freelist(64)
 cdef class RequestHead:
-    cdef bytes _data          # keeps the bytes alive that the pointers below are into
-    cdef const char* _start   # of the first header line
-    cdef const char* _stop    # of the empty line
-    cdef readonly Py_ssize_t end
-    cdef readonly str fault
-    cdef readonly str method
-    cdef readonly str target
-    cdef public str path
-    cdef public str query
-    cdef readonly bint is_plain
-    cdef readonly bint is_http10
-    cdef readonly bint chunked
-    cdef readonly bint is_kept_alive
-    cdef readonly bint is_expecting
-    cdef readonly object content_length
-    cdef readonly tuple hosts
-
-    def __init__(self):
+    def __init__(self, *_, **__):
         raise TypeError("heads are made by scan")
 
     def __repr__(self):
         return f"<RequestHead {self.method} {self.target!r}{' with a fault' if self.fault else ''}>"
 
-    @property
-    def headers(self):
-        return self
-
-    @property
-    def bodiless(self):
-        return True
-
-    @property
-    def bounds_body(self):
-        return True
-
-    def get(self, str key not None, /):
+    cpdef get(self, str key):
         cdef Py_ssize_t size
         cdef const char* name = PyUnicode_AsUTF8AndSize(key, &size)
         cdef const char* at = self._start
@@ -220,7 +187,7 @@ cdef class RequestHead:
             at = next_line(at, self._stop)
         return None
 
-    def get_all(self, str key not None, /):
+    cpdef get_all(self, str key):
         cdef Py_ssize_t size
         cdef const char* name = PyUnicode_AsUTF8AndSize(key, &size)
         cdef const char* at = self._start
@@ -322,7 +289,9 @@ cdef class RequestHead:
         return 0
 
 
-def scan(bytes data not None, Py_ssize_t at):
+cpdef RequestHead scan(bytes data, Py_ssize_t at):
+    if data is None:
+        raise TypeError("expected bytes, got None")
     cdef const char* start = PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef const char* end
@@ -337,6 +306,7 @@ def scan(bytes data not None, Py_ssize_t at):
     head._data = data
     head.end = end - start
     head.hosts = ()
+    head.bodiless = head.bounds_body = True
     head._stop = end - 2
     line = line_at(start + at, end)
     head._start = next_line(start + at, end)
@@ -345,10 +315,32 @@ def scan(bytes data not None, Py_ssize_t at):
     return head
 
 
+cpdef bytes whole_answer(bytes head, bytes body):
+    if head is None or body is None:
+        raise TypeError("expected bytes, got None")
+    cdef char[LENGTH_DIGITS_MAX + 4] length
+    cdef Py_ssize_t at = LENGTH_DIGITS_MAX
+    cdef Py_ssize_t left = PyBytes_GET_SIZE(body)
+    cdef bytes made
+    cdef char* out
+    memcpy(&length[at], b"\r\n\r\n", 4)
+    while True:
+        at -= 1
+        length[at] = <char>(c"0" + left % 10)
+        left //= 10
+        if left == 0:
+            break
+    made = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(head) + sizeof(length) - at + PyBytes_GET_SIZE(body))
+    out = PyBytes_AS_STRING(made)
+    memcpy(out, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+    out += PyBytes_GET_SIZE(head)
+    memcpy(out, &length[at], sizeof(length) - at)
+    memcpy(out + sizeof(length) - at, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+    return made
+
+
 @cython.final
 @cython.no_gc
 cdef class MessageEnd:
-    cdef public bint seen
-
     def on_message_complete(self):
         self.seen = True

@@ -59,8 +59,6 @@ cdef extern from * nogil:
     uint32_t fast_remainder(uint32_t h, uint32_t n, uint64_t inverse)
 
 cdef enum:
-    ID_CHARS = 36
-    MAX_PARTITIONS = 4096              # the home field has 12 bits
     MAX_SLOTS = 1 << 20
     TRIES_PER_FIRST_DIGIT = 1 << 16    # salts that share their first digit
     # A perfect salt takes (partitions / owned) ** 3 tries on average: 64 at 4 workers, 512 at 8, 4096 at 16. Beyond
@@ -208,12 +206,6 @@ cdef uint32_t fnv1a(const uint8_t* key, size_t size) noexcept nogil:
 
 # --- Hash functions: cut into steps for the search --------------------------------------------------------------------
 
-cdef struct Hashes:   # states after the first characters of an id, a multiple of four of them
-    uint32_t murmur2
-    uint32_t crc32
-    uint32_t fnv1a
-
-
 cdef struct Last:     # states with only the last character missing
     uint32_t murmur2   # after 32 characters,
     uint32_t word      # and the three that follow
@@ -255,15 +247,6 @@ cdef inline uint32_t hash_with(const Last* last, int function, uint32_t c35) noe
 
 
 # --- The search -------------------------------------------------------------------------------------------------------
-
-cdef struct Goal:
-    int[3] order             # hash functions, the one that matters most first
-    const uint8_t* first     # first[partition] = 1: order[0] has to land there
-    const uint8_t* others    # others[partition] = 1: order[1] and order[2] should land there
-    uint32_t patience        # tries until the best one found is good enough
-    uint32_t partition_count
-    uint64_t inverse         # of partition_count, for fast_remainder
-
 
 cdef struct Found:
     uint32_t salt
@@ -431,16 +414,6 @@ cdef int check_bits(str name, object value, int bits) except -1:
 
 
 cdef class IdMaker:
-    cdef readonly uint64_t tag
-    cdef readonly uint64_t missed
-    cdef uint64_t process           # upper half of an id but for slot and version
-    cdef uint32_t home, partition_count, owned_count
-    cdef uint8_t[ID_CHARS] chars    # the id in the making; dashes never change
-    cdef Hashes after_8
-    cdef Goal[4] goals              # by Partitioner; HEADER has none
-    cdef uint8_t[MAX_PARTITIONS] is_owned
-    cdef uint8_t[MAX_PARTITIONS] is_home
-
     def __init__(self, node, worker, generation):
         check_bits("node", node, 24)
         check_bits("worker", worker, 8)
@@ -490,7 +463,7 @@ cdef class IdMaker:
         goal.partition_count = self.partition_count
         goal.inverse = UINT64_MAX / self.partition_count + 1
 
-    def make(self, long slot, int partitioner):
+    cpdef bytes make(self, long slot, int partitioner):
         cdef uint64_t random, rest
         if not 0 <= slot < MAX_SLOTS:
             raise ValueError(f"slot: expected 0 to {MAX_SLOTS - 1}, got {slot}")

@@ -1,6 +1,7 @@
 # cython: language_level=3
 """librdkafka as Cython sees it, by what it is for; then the classes. What is `noexcept nogil` touches no Python."""
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from fastgw._ctable cimport SlotRange
@@ -160,9 +161,11 @@ cdef class Client:
     cdef void shut(self) noexcept
 
 
+@cython.final
 cdef class Producer(Client):
     cdef SlotRange slots  # None: deliveries are told as events
     cdef dict topics
+    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token)
     cdef list delivery_report(self, rd_kafka_event_t* event)
     cdef rd_kafka_topic_t* topic(self, str name) except NULL
 

@@ -239,8 +239,9 @@ cdef class Producer(Client):
             message = rd_kafka_event_message_next(event)
         return told
 
-    def send(self, str topic not None, bytes value not None, bytes key, list headers not None, int partition,
-             int64_t token):
+    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token):
+        if topic is None or value is None or headers is None:
+            raise TypeError("expected topic, value and headers, got None for one of them")
         cdef rd_kafka_vu_t[7] fields
         cdef rd_kafka_error_t* error
         cdef rd_kafka_headers_t* record_headers

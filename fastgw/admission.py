@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from fastgw.errors import Ending
-from fastgw.messages import Answer, Cut, Head, HeaderList, Headers
+from fastgw.messages import Answer, Cut, Head, HeaderList
 
 Params = tuple[tuple[str, str], ...]
 
@@ -26,18 +24,36 @@ class Refusal(NamedTuple):
     headers: HeaderList | None = None  # further headers of the answer, such as `allow`
 
 
-class Admission(msgspec.Struct, frozen=True, gc=False):
-    """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`."""
+class Admission:
+    """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`.
 
-    route_number: int
-    method: str
-    path: str
-    query: str
-    params: Params
-    headers: Headers
-    body_bytes: int  # 0: there is no body to read; UNKNOWN: it says itself where it ends
-    timeout_ns: int  # from the moment the request is complete; `Prefer: wait` has been applied
-    max_body_bytes: int = 0  # the route's limit
+    Attributes:
+        body_bytes: 0: there is no body to read; UNKNOWN: it says itself where it ends.
+        timeout_ns: from the moment the request is complete; `Prefer: wait` has been applied.
+        max_body_bytes: the route's limit.
+    """
+
+    def __init__(
+        self,
+        route_number: int,
+        method: str,
+        path: str,
+        query: str,
+        params: Params,
+        headers: Head,
+        body_bytes: int,
+        timeout_ns: int,
+        max_body_bytes: int = 0,
+    ) -> None:
+        self.route_number = route_number
+        self.method = method
+        self.path = path
+        self.query = query
+        self.params = params
+        self.headers = headers
+        self.body_bytes = body_bytes
+        self.timeout_ns = timeout_ns
+        self.max_body_bytes = max_body_bytes
 
 
 class Door(Protocol):

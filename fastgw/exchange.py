@@ -18,9 +18,10 @@ from typing import Protocol
 
 from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
+from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
-from fastgw.ids import CorrelationId, IdMaker, Partitioner
+from fastgw.ids import CorrelationId, Partitioner
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
 from fastgw.messages import Answer, Fate, Headers, Record, Reply
 from fastgw.pace import Pace
@@ -53,11 +54,6 @@ class Waits(Protocol):
 
 class Plan:
     """One route at run time: its settings, prepared, and how many of its requests are in the house."""
-
-    __slots__ = (
-        "delivery_classes", "in_flight", "key_of", "learner", "max_in_flight", "name", "number", "reply_wire",
-        "spread", "topic", "wait_ns", "wire",
-    )  # fmt: skip
 
     def __init__(
         self,

@@ -21,11 +21,12 @@ from typing import Any, Protocol
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from fastgw import errors, http1_wire
+from fastgw._http1 import MessageEnd, RequestHead, scan, whole_answer
 from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
-from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks, MessageEnd, RequestHead, scan
+from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks
 from fastgw.messages import HeaderList
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
@@ -65,12 +66,6 @@ class Front(Protocol):
 
 class Connection:
     """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
-
-    __slots__ = (
-        "_admission", "_answer", "_body", "_door", "_feed", "_front", "_heads_made", "_is_followed", "_is_head",
-        "_is_http10", "_keep_alive", "_left", "_message", "_partial", "_quiet_since", "_state", "_tail", "_token",
-        "_transport", "_unflushed", "_unread", "_watch", "_wire_bytes", "_write",
-    )  # fmt: skip
 
     def __init__(self, front: Front) -> None:
         # For the life of the connection.
@@ -539,7 +534,7 @@ class Connection:
             and not (self._is_head or self._is_http10 or front.draining)
             and len(body) <= COPIED_BODY_BYTES_MAX
         ):
-            self._write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self._write(whole_answer(head, body))
             if self._left or self._unread or self._unflushed:
                 self._after_answer()
             else:

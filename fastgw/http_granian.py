@@ -29,7 +29,7 @@ from granian.rsgi import HTTPProtocol, Scope
 from fastgw import errors
 from fastgw.admission import Admission, Door, Refusal
 from fastgw.config import Limits, Listen
-from fastgw.messages import HeaderList, PlainHead
+from fastgw.messages import Head, HeaderList
 from fastgw.slow_clients import SlowClients
 
 log = structlog.get_logger("fastgw.http")
@@ -168,7 +168,7 @@ class GranianFront:
     def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
         head = _head_of(scope, is_http2)
-        verdict = (self._small_max_header_bytes and self._check_header_bytes(head)) or self._door.admit(head)
+        verdict = (self._small_max_header_bytes and self._check_header_bytes(scope.headers)) or self._door.admit(head)
         answer = partial(_answer_http2, proto) if is_http2 else partial(self._answer_http1, proto)
         if isinstance(verdict, Refusal):
             self._door.refuse(verdict, answer)
@@ -180,8 +180,7 @@ class GranianFront:
         else:
             _open(self._door, proto, verdict, b"", answer)
 
-    def _check_header_bytes(self, head: PlainHead) -> Refusal | None:
-        headers: Any = head.headers
+    def _check_header_bytes(self, headers: Any) -> Refusal | None:
         header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
         if header_bytes <= self._small_max_header_bytes:
             return None
@@ -285,10 +284,10 @@ def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: b
     _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
 
 
-def _head_of(scope: Scope, is_http2: bool) -> PlainHead:
+def _head_of(scope: Scope, is_http2: bool) -> Head:
     headers: Any = scope.headers  # each access clones the whole header map: once is enough
     length = headers.get("content-length")
-    return PlainHead(
+    return Head(
         scope.method,
         scope.path,
         scope.query_string,

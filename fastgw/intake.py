@@ -52,6 +52,11 @@ class Intake:
         for route in routes:
             self._add(route)
 
+    @property
+    def hosts_remembered(self) -> int:
+        """Spellings of allowed hosts that need no second check; bounded, whatever clients send."""
+        return len(self._served_hosts)
+
     def _add(self, route: Route) -> None:
         node, names = self._root, []
         for segment in route.path.split("/")[1:]:
@@ -110,9 +115,9 @@ class Intake:
             head.path,
             head.query,
             tuple(zip(names, values, strict=True)) if names else (),
-            head.headers,
+            head,
             body_bytes,
-            _timeout_ns(route.timeout_ns, head.headers),
+            _timeout_ns(route.timeout_ns, head),
             route.max_body_bytes,
         )
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from fastgw import errors
-from fastgw.messages import HeaderList, Headers, Reply
+from fastgw.messages import Head, HeaderList, Reply
 
 CORRELATION_ID = "correlation_id"
 REPLY_TO = "reply_to"
@@ -59,8 +59,6 @@ class Message(Protocol):
 class RequestWire:
     """How one route's requests look as records: what never changes is encoded once."""
 
-    __slots__ = ("_copied", "_deadline", "_fixed", "_methods", "_paths", "_reply_partition")
-
     def __init__(
         self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
     ) -> None:
@@ -77,8 +75,8 @@ class RequestWire:
         self._copied += [(name, f"http_header_{name}") for name in copied_headers]
         # What the request before had is mostly what this one has: the headers of a value, and that value.
         self._paths = {http_route: (PATH, _percent_encoded(http_route))}  # of a route without parameters: all there are
-        self._reply_partition = -1, (REPLY_PARTITION, b"-1")
-        self._deadline = 0, (DEADLINE, b"0")
+        self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
+        self._deadline, self._deadline_header = 0, (DEADLINE, b"0")
 
     def headers(
         self,
@@ -89,17 +87,19 @@ class RequestWire:
         path: str,
         query: str,
         params: Sequence[tuple[str, str]],
-        http_headers: Headers,
+        http_headers: Head,
     ) -> RecordHeaders:
         """The headers of one request record."""
-        if reply_partition != self._reply_partition[0]:
-            self._reply_partition = reply_partition, (REPLY_PARTITION, b"%d" % reply_partition)
-        if deadline_epoch_ms != self._deadline[0]:
-            self._deadline = deadline_epoch_ms, (DEADLINE, b"%d" % deadline_epoch_ms)
+        if reply_partition != self._reply_partition:
+            self._reply_partition = reply_partition
+            self._reply_partition_header = (REPLY_PARTITION, b"%d" % reply_partition)
+        if deadline_epoch_ms != self._deadline:
+            self._deadline = deadline_epoch_ms
+            self._deadline_header = (DEADLINE, b"%d" % deadline_epoch_ms)
         out = [
             (CORRELATION_ID, correlation_id),
-            self._reply_partition[1],
-            self._deadline[1],
+            self._reply_partition_header,
+            self._deadline_header,
             self._methods[method],
             self._paths.get(path) or (PATH, _percent_encoded(path)),
             *self._fixed,
@@ -167,8 +167,6 @@ _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 class ReplyWire:
     """What one route's replies become in HTTP. The same headers become the same answer, made once."""
 
-    __slots__ = ("_allowed", "_made", "_max_body_bytes", "_shows_id")
-
     def __init__(self, allowed: Iterable[str], max_body_bytes: int) -> None:
         """
         Args:
@@ -179,6 +177,11 @@ class ReplyWire:
         self._allowed = frozenset(allowed)
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
         self._made: dict[tuple[tuple[str, bytes], ...], tuple[int, HeaderList]] = {}
+
+    @property
+    def remembered(self) -> int:
+        """Kinds of reply headers whose answer is known; at most REMEMBERED_MAX."""
+        return len(self._made)
 
     def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
         """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.

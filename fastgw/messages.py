@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 HeaderList = list[tuple[str, str]]
 Answer = Callable[[int, HeaderList, bytes], None]
 """How a front is told the answer: status 200-599, headers (lower-case names), body. Call it exactly once."""
@@ -20,64 +18,62 @@ class Headers(Protocol):
     def get_all(self, key: str, /) -> Sequence[str]: ...
 
 
-class Head(Protocol):
-    """A request without its body, as a front has it: what is known when the decision about it is made."""
+class Head:
+    """A request without its body, as a front has it: what is known when the decision about it is made.
 
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str:
-        """Percent-decoded."""
+    It is its own headers (`get`, `get_all`: names are lower case).
 
-    @property
-    def query(self) -> str:
-        """As sent, without the question mark."""
+    Attributes:
+        method, path, query: the path percent-decoded, the query as sent, without the question mark.
+        hosts: every Host header, or the one :authority of HTTP/2.
+        content_length: None: not declared.
+        chunked: a body is announced without a length (Transfer-Encoding).
+        bodiless: no length means no body (HTTP/1.1; HTTP/2 may send one all the same).
+        bounds_body: the front stops reading a body of unknown length at `Admission.max_body_bytes`.
+    """
 
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def hosts(self) -> Sequence[str]:
-        """Every Host header, or the one :authority of HTTP/2."""
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        hosts: Sequence[str],
+        content_length: int | None,
+        chunked: bool,
+        bodiless: bool,
+        bounds_body: bool = False,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.hosts = tuple(hosts)
+        self.content_length = content_length
+        self.chunked = chunked
+        self.bodiless = bodiless
+        self.bounds_body = bounds_body
+        self._headers = headers
 
-    @property
-    def content_length(self) -> int | None:
-        """None: not declared."""
+    def get(self, key: str, /) -> str | None:
+        """The value of the first header of that name."""
+        return self._headers.get(key)
 
-    @property
-    def chunked(self) -> bool:
-        """A body is announced without a length (Transfer-Encoding)."""
-
-    @property
-    def bodiless(self) -> bool:
-        """No length means no body (HTTP/1.1; HTTP/2 may send one all the same)."""
-
-    @property
-    def bounds_body(self) -> bool:
-        """The front stops reading a body of unknown length at `Admission.max_body_bytes`."""
-
-
-class PlainHead(msgspec.Struct, frozen=True, gc=False):
-    """A `Head` whose fields are simply there."""
-
-    method: str
-    path: str
-    query: str
-    headers: Headers
-    hosts: Sequence[str]
-    content_length: int | None
-    chunked: bool
-    bodiless: bool
-    bounds_body: bool = False
+    def get_all(self, key: str, /) -> Sequence[str]:
+        """The values of all headers of that name, in their order."""
+        return self._headers.get_all(key)
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """A Kafka record on its way out. One is made for each request, and a named tuple would cost thrice as much."""
+class Record:
+    """A Kafka record on its way out; `partition` -1: the client's partitioner decides."""
 
-    topic: str
-    value: bytes
-    key: bytes | None
-    headers: list[tuple[str, bytes]]
-    partition: int  # -1: the client's partitioner decides
+    def __init__(
+        self, topic: str, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]], partition: int
+    ) -> None:
+        self.topic = topic
+        self.value = value
+        self.key = key
+        self.headers = headers
+        self.partition = partition
 
 
 class Reply(NamedTuple):

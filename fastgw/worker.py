@@ -30,7 +30,6 @@ from fastgw import (
     config,
     errors,
     ids,
-    intake,
     kafka_choice,
     kafka_client,
     kafka_wire,
@@ -38,16 +37,17 @@ from fastgw import (
     record_key,
     table,
 )
-from fastgw.admission import Admission, Refusal
 from fastgw.canary import Canary, Rivals
 from fastgw.config import Config, Listen
+from fastgw.entrance import Entrance
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
 from fastgw.http_express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
+from fastgw.intake import Intake
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
-from fastgw.messages import Answer, Cut, Fate, Head, Record, Reply
+from fastgw.messages import Fate, Record, Reply
 from fastgw.pace import Linger
 from fastgw.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
@@ -73,7 +73,7 @@ SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let t
 
 
 class Worker:
-    """The request path of one process. Implements the fronts' `Door` and the Kafka link's `LinkEvents`."""
+    """The request path of one process. Implements the Kafka link's `LinkEvents`."""
 
     def __init__(self, cfg: Config, slot: int, generation: int, table_fd: int, run_dir: Path) -> None:
         self._config = cfg
@@ -87,7 +87,6 @@ class Worker:
         self._ownership = Ownership(slot, generation)
         self._router = ReplyRouter(self._table, slot, generation, self._ownership)
         self._slots = self._table.open_range(self._process)
-        self._intake = intake.Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
         classes = delivery_classes([route.timeout_ns for route in cfg.routes])
         self._link_settings = self._build_link_settings(classes)
         self._link = kafka_choice.open_link(cfg.kafka.link, self._link_settings, self, self._loop, self._slots)
@@ -95,6 +94,9 @@ class Worker:
         self._watched: list[Plan] = []  # those whose service is looked at by the agent
         plans = self._build_plans(classes)
         self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
+        self._entrance = Entrance(
+            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts), self._exchange, self._table, self._process
+        )
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
         self._rivals = Rivals()
@@ -160,29 +162,6 @@ class Worker:
         for variant in chosen:
             self._link.prepare(variant, plan.topic)
         self._loop.call_later(PRODUCER_READY_S, setattr, plan, "delivery_classes", chosen)
-
-    # The door: called by the fronts.
-
-    def admit(self, head: Head) -> Admission | Refusal:
-        verdict = self._intake.admit(head)
-        if isinstance(verdict, Refusal):
-            return verdict
-        return self._exchange.reserve(verdict) or verdict
-
-    def refuse(self, refusal: Refusal, answer: Answer) -> None:
-        self._exchange.refuse(refusal, answer)
-
-    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        self._exchange.abandon(admission, ending, detail, answer)
-
-    def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
-        return self._exchange.open(admission, body, answer, time.monotonic_ns())
-
-    def gone(self, token: int) -> None:
-        self._exchange.cancel(token)
-
-    def cut(self, why: Cut) -> None:
-        self._table.extra(self._process, why, 1)  # noqa: S610  # no SQL far and wide
 
     # What the Kafka link and the mesh bring.
 
@@ -400,7 +379,7 @@ class Worker:
         gateway = self._config.gateway
         for fd, listen in zip(listen_fds, gateway.listens, strict=True):
             _listen_again(fd)
-            front = _front_of(listen)(fd, listen, self._config.limits, self)
+            front = _front_of(listen)(fd, listen, self._config.limits, self._entrance)
             await front.start()
             self._fronts.append(front)
         self._reply_path_changed()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastgw import config, errors
 from fastgw.admission import Admission, Refusal
 from fastgw.intake import Intake
-from fastgw.messages import PlainHead
+from fastgw.messages import Head
 
 ROUTES = """
 [gateway]
@@ -70,7 +70,7 @@ def head(
     method="GET", path="/orders/7", query="", hosts=("shop.test",), length=None, chunked=False, bodiless=True, **h
 ):
     headers = FakeHeaders({name: value if isinstance(value, list) else [value] for name, value in h.items()})
-    return PlainHead(method, path, query, headers, hosts, length, chunked, bodiless)
+    return Head(method, path, query, headers, hosts, length, chunked, bodiless)
 
 
 def admitted(*args, **kwargs) -> Admission:
@@ -153,7 +153,7 @@ def test_a_host_is_checked_the_second_time_as_well():
 def test_many_different_hosts_are_not_remembered_for_ever():
     for number in range(3000):
         assert isinstance(INTAKE.admit(head(hosts=(f"h{number}.test",))), Admission)
-    assert len(INTAKE._served_hosts) <= 1024
+    assert INTAKE.hosts_remembered <= 1024
 
 
 def test_a_query_that_is_not_percent_encoded_is_refused():
@@ -183,6 +183,7 @@ def test_a_body_up_to_the_limit_is_taken_and_one_byte_more_is_not():
     assert verdict.ending is errors.BODY_TOO_LARGE
     assert "1024" in verdict.detail
     assert "1025" in verdict.detail
+    assert refused("POST", "/orders", length=2**64 - 1).ending is errors.BODY_TOO_LARGE
 
 
 def test_a_body_without_length_is_411():

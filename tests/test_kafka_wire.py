@@ -19,7 +19,7 @@ from fastgw.kafka_wire import (
     has_hopped,
     unwrapped,
 )
-from fastgw.messages import Reply
+from fastgw.messages import Head, Reply
 
 ID = b"00000000-0000-8000-8000-000000000000"
 
@@ -55,7 +55,8 @@ class FakeMessage:
 
 def request_headers(path="/orders/7", query="", params=(("id", "7"),), copied=("x-tenant",), **http):
     wire = RequestWire("shop.replies", "/orders/{id}", ["GET"], copied)
-    return dict(wire.headers(ID, 6, 1_700_000_000_123, "GET", path, query, params, FakeHeaders(http)))
+    head = Head("GET", path, query, FakeHeaders(http), ["shop.test"], None, False, True)
+    return dict(wire.headers(ID, 6, 1_700_000_000_123, "GET", path, query, params, head))
 
 
 LARGEST = 20_000  # bytes of a reply
@@ -196,9 +197,11 @@ def test_what_is_remembered_of_replies_is_bounded_and_changes_no_answer():
         for number in range(2 * REMEMBERED_MAX):
             status, headers, body = wire.answer(reply([("x-note", b"%d" % number), ("status", b"202")], b"%d" % turn))
             assert (status, dict(headers)["x-note"], body) == (202, str(number), b"%d" % turn)
-            assert len(wire._made) <= REMEMBERED_MAX
-    wire.answer(reply([("x-note", b"x" * 10_000)]))
-    assert max(len(value) for key in wire._made for _, value in key) < 10_000
+            assert 0 < wire.remembered <= REMEMBERED_MAX
+    before = wire.remembered
+    for size in (10_000, 10_001):
+        wire.answer(reply([("x-note", b"x" * size)]))
+        assert wire.remembered == before
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.binary(max_size=30)), max_size=6))

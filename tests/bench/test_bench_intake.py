@@ -7,7 +7,7 @@ import pytest
 from fastgw import config
 from fastgw.admission import Admission
 from fastgw.intake import Intake
-from fastgw.messages import PlainHead
+from fastgw.messages import Head
 from tests.test_intake import FakeHeaders
 
 ROUTE = '[[route]]\nmethod = "POST"\npath = "/things/{{id}}/part-{number}"\ntopic = "things"\n'
@@ -18,5 +18,5 @@ def test_admitting_a_request(benchmark, routes):
     head = '[gateway]\nname = "shop"\n[kafka]\nbootstrap = "localhost:9092"\n'
     cfg = config.loads(head + "".join(ROUTE.format(number=number) for number in range(routes)))
     intake = Intake(cfg.routes, cfg.limits, ())
-    request = PlainHead("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False, False)
+    request = Head("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False, False)
     assert isinstance(benchmark(intake.admit, request), Admission)

@@ -7,7 +7,7 @@ from fastgw import config
 from fastgw.admission import Admission
 from fastgw.intake import Intake
 from fastgw.kafka_wire import RequestWire
-from fastgw.messages import PlainHead
+from fastgw.messages import Head
 from tests.fuzz.drawing import Draw
 
 CONFIG = config.loads(
@@ -64,7 +64,7 @@ def target(data: bytes) -> None:
         if lines := [draw.some_text(40) for _ in range(draw.number(2))]:
             headers[name] = lines
     length = draw.choice([None, 0, 5, 1 << 40])
-    head = PlainHead(method, path, query, headers, hosts, length, bool(draw.number(1)), bool(draw.number(1)))
+    head = Head(method, path, query, headers, hosts, length, bool(draw.number(1)), bool(draw.number(1)))
     verdict = INTAKE.admit(head)
     if not isinstance(verdict, Admission):
         assert 400 <= verdict.ending.status < 500

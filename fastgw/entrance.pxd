@@ -1,0 +1,16 @@
+"""The types of entrance.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw._ctable cimport Table
+from fastgw.admission cimport Admission
+from fastgw.exchange cimport Exchange
+from fastgw.intake cimport Intake
+
+
+@cython.final
+cdef class Entrance:
+    cdef Intake _intake
+    cdef Exchange _exchange
+    cdef Table _table
+    cdef int _process

@@ -1,0 +1,49 @@
+"""The gateway's door: what a front calls for its requests, from their heads to their clients' leaving."""
+
+from __future__ import annotations
+
+import time
+
+from fastgw._ctable import Table
+from fastgw.admission import Admission, Refusal
+from fastgw.errors import Ending
+from fastgw.exchange import Exchange
+from fastgw.intake import Intake
+from fastgw.messages import Answer, Cut, Head
+
+
+class Entrance:
+    """Implements `admission.Door` for all fronts of one worker."""
+
+    def __init__(self, intake: Intake, exchange: Exchange, table: Table, process: int) -> None:
+        """
+        Args:
+            intake: knows who may enter.
+            exchange: takes those who do.
+            table, process: where cut connections are counted.
+        """
+        self._intake = intake
+        self._exchange = exchange
+        self._table = table
+        self._process = process
+
+    def admit(self, head: Head) -> Admission | Refusal:
+        verdict = self._intake.admit(head)
+        if isinstance(verdict, Refusal):
+            return verdict
+        return self._exchange.reserve(verdict) or verdict
+
+    def refuse(self, refusal: Refusal, answer: Answer) -> None:
+        self._exchange.refuse(refusal, answer)
+
+    def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
+        self._exchange.abandon(admission, ending, detail, answer)
+
+    def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        return self._exchange.open(admission, body, answer, time.monotonic_ns())
+
+    def gone(self, token: int) -> None:
+        self._exchange.cancel(token)
+
+    def cut(self, why: Cut) -> None:
+        self._table.extra(self._process, why, 1)  # noqa: S610  # no SQL far and wide

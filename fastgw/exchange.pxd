@@ -1,0 +1,48 @@
+"""The types of exchange.py for Cython, which compiles it."""
+
+cimport cython
+
+from libc.stdint cimport int64_t
+
+from fastgw._ctable cimport SlotRange, Table
+from fastgw._ids cimport IdMaker
+from fastgw.admission cimport Admission
+from fastgw.kafka_wire cimport ReplyWire, RequestWire
+from fastgw.pace cimport Pace
+
+
+@cython.final
+cdef class Plan:
+    cdef public int number, max_in_flight, in_flight
+    cdef public int64_t wait_ns
+    cdef public str name, topic
+    cdef public RequestWire wire
+    cdef public ReplyWire reply_wire
+    cdef public object learner, spread, key_of, delivery_classes
+
+
+@cython.final
+cdef class Exchange:
+    cdef Table _table
+    cdef SlotRange _slots
+    cdef int _process
+    cdef int64_t _first_slot
+    cdef list _waiting
+    cdef dict _plans
+    cdef IdMaker _ids
+    cdef Pace _pace
+    cdef object _send, _closed_by, _closed_why
+    cdef int _partition_count
+    cdef public int home
+    cdef public int64_t epoch_offset_ns
+
+    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t)
+    cpdef int64_t open(self, Admission admission, bytes body, answer, int64_t now_ns)
+
+    @cython.locals(plan=Plan)
+    cpdef reserve(self, Admission admission)
+    cpdef resolve(self, cid, reply, int64_t now_ns)
+    cdef tuple _take(self, int64_t token)
+    cdef tuple _close(self, int64_t token, ending)
+    cdef _end(self, int64_t token, ending, detail)
+    cdef _give_up(self, int64_t token, why)

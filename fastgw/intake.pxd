@@ -1,0 +1,18 @@
+"""The types of intake.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw.admission cimport Admission
+from fastgw.messages cimport Head
+
+
+@cython.final
+cdef class Intake:
+    cdef object _limits, _hosts, _root
+    cdef set _served_hosts
+    cdef dict _static
+
+    # Not `body_bytes`: HTTP/2 may declare more than 63 bits hold, which is for the limit to refuse.
+    @cython.locals(target_bytes=Py_ssize_t)
+    cpdef admit(self, Head head)
+    cdef _check_host(self, Head head)

@@ -1,0 +1,17 @@
+"""The types of pace.py for Cython, which compiles it."""
+
+cimport cython
+
+from libc.stdint cimport int64_t
+
+
+@cython.final
+cdef class Pace:
+    cdef int64_t _window
+    cdef int _count, _before
+
+    @cython.locals(window=int64_t, count=int, before=int)
+    cpdef int linger(self, int64_t now_ns)
+
+
+cdef int _linger(int count)
