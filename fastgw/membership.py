@@ -34,8 +34,9 @@ LOOK_TIMEOUT_S = 2.0  # bounds how long a stop has to wait for a Kafka that does
 POLL_S = 0.2
 HEARTBEAT_MS = 1000
 
-# A node that joins is given nothing in the first round, because the others must let go first; its share follows in
-# the next, about a second later. Only an emptiness that outlasts this is believed.
+# A node that joins, or comes back, is given nothing in the first round, because the others must let go first; its share
+# follows in the next, about a second later, or when a member that does not answer has lost its session. Only an
+# emptiness that outlasts a session and this is believed.
 SETTLE_S = 5.0
 
 
@@ -69,6 +70,7 @@ class Membership:
         self._look_every_s = look_every_s
         self._topic = config.gateway.response_topic
         self._group_id = config.cluster.group_id or config.gateway.name
+        self._settle_s = config.cluster.session_timeout_ns / 1e9 + SETTLE_S
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
         self._stopping = threading.Event()
 
@@ -177,7 +179,7 @@ class Membership:
             return fixed_share(self._partition_count, 0, 1)
         if cluster.mode == "static":
             return fixed_share(self._partition_count, cluster.node_index, cluster.node_count)
-        if self._group_share is None or (not self._group_share and now_s - self._empty_since_s < SETTLE_S):
+        if self._group_share is None or (not self._group_share and now_s - self._empty_since_s < self._settle_s):
             return None
         return frozenset(self._group_share)
 

@@ -6,7 +6,8 @@ time, its home; a batch of replies is then one produce, one fetch and one wake-u
 book-keeping over numbers; the worker does what is decided here.
 
 A partition that moves away is read until the last request made before the move has ended ("leaving"), so a move
-loses nothing; Kafka lets any number of processes read.
+loses nothing; Kafka lets any number of processes read. When all of them move at once, the home stays where it is heard
+until one of the new ones is read: a node that was cut off from its group comes back without refusing anybody.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Ownership:
     def apply(self, version: int, owners: bytes, now_ns: int) -> Moves:
         """Takes over a new map: one byte a partition, the worker slot that owns it.
 
-        The home is moved if it was lost. Partitions that come back while leaving are simply kept.
+        The home is moved if it was lost, as soon as another is read. Partitions that come back while leaving are
+        simply kept.
         """
         self.map_version = version
         self.partition_count = len(owners)
@@ -66,34 +68,38 @@ class Ownership:
         for partition in assigned:
             self.leaving.pop(partition, None)
         self.assigned = assigned
-        self._keep_or_choose_home()
+        self._keep_or_choose_home(now_ns)
         return Moves(sorted(assigned - self.positioned), sorted(lost))
 
-    def position(self, partition: int) -> None:
+    def position(self, partition: int, now_ns: int) -> None:
         """The partition is being read from a known offset: ids may be made for it from now on."""
         self.positioned.add(partition)
-        self._keep_or_choose_home()
+        self._keep_or_choose_home(now_ns)
 
     def left(self, partition: int) -> None:
-        """Nothing made for this partition is outstanding any more and it is no longer read."""
+        """Nothing made for this partition, which is not the home, is outstanding any more and it is no longer read."""
         self.leaving.pop(partition, None)
         self.positioned.discard(partition)
-        self._keep_or_choose_home()
 
     def usable(self) -> list[int]:
         """The partitions that ids may be made for."""
         return sorted(self.assigned & self.positioned)
 
-    def rotate_home(self) -> None:
+    def rotate_home(self, now_ns: int) -> None:
         """Moves the home to the next usable partition (its canary failed, or for balance)."""
         self._turn += 1
-        self.home = NO_HOME
-        self._keep_or_choose_home()
+        self._choose_home(self.usable(), now_ns)
 
-    def _keep_or_choose_home(self) -> None:
+    def _keep_or_choose_home(self, now_ns: int) -> None:
         usable = self.usable()
-        if self.home not in usable:
-            self.home = usable[self._turn % len(usable)] if usable else NO_HOME
+        is_all_we_hear = self.assigned and not usable and self.home in self.leaving
+        if self.home not in usable and not is_all_we_hear:
+            self._choose_home(usable, now_ns)
+
+    def _choose_home(self, usable: list[int], now_ns: int) -> None:
+        if self.home in self.leaving:
+            self.leaving[self.home] = now_ns  # ids were made for it until this moment
+        self.home = usable[self._turn % len(usable)] if usable else NO_HOME
 
 
 class Whose(IntEnum):

@@ -213,7 +213,8 @@ class Worker:
                 "another node claims partitions of ours",
                 rival=f"{node:06x}",
                 partition=partition,
-                hint="are two gateways started with the same response topic and the same [cluster] node_index?",
+                hint="are two gateways started with the same response topic and the same [cluster] node_index? "
+                "or has that node lost its group?",
             )
 
     def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> Fate:
@@ -247,11 +248,12 @@ class Worker:
     # Partitions.
 
     def positioned(self, offsets: Mapping[int, int]) -> None:
+        now_ns = time.monotonic_ns()
         for partition, offset in offsets.items():
             # Published before the partition can become a home: siblings rely on it to leave replies to us.
             self._table.set_reads_from(self._process, partition, offset)
-            self._ownership.position(partition)
-        self._home_changed(time.monotonic_ns())
+            self._ownership.position(partition, now_ns)
+        self._home_changed(now_ns)
 
     def _follow_map(self, now_ns: int) -> None:
         if self._table.map_version() == self._ownership.map_version:
@@ -275,6 +277,8 @@ class Worker:
     def _leave_partitions(self, now_ns: int) -> None:
         """Lets go of partitions that were moved away, once nothing that was made for them waits any more."""
         for partition, since_ns in list(self._ownership.leaving.items()):
+            if partition == self._ownership.home:
+                continue  # until another can be
             told_ns = self._told_leaving.get(partition)
             if told_ns is None:
                 if self._slots.live_before(since_ns) == 0 and self._is_taken_over(partition, since_ns, now_ns):
@@ -297,8 +301,8 @@ class Worker:
         """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
         ownership = self._ownership
         usable = ownership.usable()
-        if ownership.home != NO_HOME:
-            self._ids.set_ownership(ownership.partition_count, usable, ownership.home)
+        if ownership.home != NO_HOME:  # which may be one that is leaving
+            self._ids.set_ownership(ownership.partition_count, usable or [ownership.home], ownership.home)
         if ownership.home != self._exchange.home:
             self._exchange.set_home(ownership.home, ownership.partition_count)
             self._home_since_ns = now_ns
@@ -323,7 +327,7 @@ class Worker:
             return
         if self._canary.is_silent(now_ns):
             log.error("reply path lost: canaries do not come back", home=self._ownership.home)
-            self._ownership.rotate_home()
+            self._ownership.rotate_home(now_ns)
             self._home_changed(now_ns)
         if not self._canary.due(now_ns):
             return
@@ -361,7 +365,7 @@ class Worker:
         if not self._draining:
             self._send_canary(now_ns)
             if now_ns - self._home_since_ns > ROTATE_HOME_NS and len(self._ownership.usable()) > 1:
-                self._ownership.rotate_home()
+                self._ownership.rotate_home(now_ns)
                 self._home_changed(now_ns)
         self._table.heartbeat(
             self._process, now_ns, self._exchange.in_flight, self._ownership.home, self._ownership.map_version
