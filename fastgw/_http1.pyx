@@ -166,8 +166,6 @@ cdef str method_in(span word):
 
 
 @cython.final
-@cython.no_gc
-@cython.freelist(64)
 cdef class RequestHead:
     def __init__(self, *_, **__):
         raise TypeError("heads are made by scan")
