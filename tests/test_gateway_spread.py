@@ -13,7 +13,11 @@ from tests.repliers import replier
 from tests.waiting import eventually
 
 PARTITIONS = 4
-REQUESTS = 800
+REQUESTS = 800  # of a round
+# Pearson's statistic of records that go to four partitions at random stays below this 999 times in 1,000 (3 degrees of
+# freedom). Of records that go there in batches of n it is n times as large: with 64 connections above it 19 times in 20.
+EVEN_BELOW = 16.3
+ROUNDS_MAX = 40
 ROUTES = """
 [[route]]
 method = "POST"
@@ -37,6 +41,27 @@ def records_on(bootstrap, topic):
         consumer.close()
 
 
+def unevenness(counts):
+    """Pearson's chi-squared of these counts against equal ones."""
+    expected = sum(counts) / len(counts)
+    return sum((count - expected) ** 2 for count in counts) / expected
+
+
+async def drive_until_even(gateway, bootstrap, topic):
+    """Rounds of requests until three in a row were spread evenly: a new worker opens the producers for that first."""
+    even = 0
+    for _ in range(ROUNDS_MAX):
+        before = await asyncio.to_thread(records_on, bootstrap, topic)
+        round_ = await drive([gateway.port], ["/even"], REQUESTS, connections=64)
+        assert round_.failed == 0
+        after = await asyncio.to_thread(records_on, bootstrap, topic)
+        counts = [new - old for new, old in zip(after, before, strict=True)]
+        even = even + 1 if unevenness(counts) < EVEN_BELOW else 0
+        if even == 3:
+            return
+    raise AssertionError(f"expected the records of a round on all partitions alike, the last were {counts}")
+
+
 @pytest.mark.parametrize("link", ["native", "public"])
 def test_even_uses_every_partition_and_auto_does_once_the_service_turns_out_slow(
     tmp_path, kafka_bootstrap, make_topics, link
@@ -55,11 +80,10 @@ def test_even_uses_every_partition_and_auto_does_once_the_service_turns_out_slow
         async def load():
             enough = asyncio.Event()
             slow = asyncio.create_task(drive([gateway.port], ["/auto"], 100_000, connections=16, enough=enough))
-            even = await drive([gateway.port], ["/even"], REQUESTS, connections=16)
+            await drive_until_even(gateway, kafka_bootstrap, topics["even"])
             await asyncio.to_thread(eventually, lambda: '"even": true' in gateway.log_text, 30, "auto has decided")
             enough.set()
-            return even, await slow
+            return await slow
 
-        even, slow = asyncio.run(load())
-        assert even.failed == slow.failed == 0
-        assert min(records_on(kafka_bootstrap, topics["even"])) > REQUESTS / PARTITIONS / 2
+        slow = asyncio.run(load())
+        assert slow.failed == 0
