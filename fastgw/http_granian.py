@@ -14,6 +14,7 @@ and none of it promised; tests/test_http_granian.py has one test for each behavi
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections import deque
@@ -29,6 +30,7 @@ from granian.rsgi import HTTPProtocol, Scope
 from fastgw import errors
 from fastgw.admission import Admission, Door, Refusal
 from fastgw.config import Limits, Listen
+from fastgw.deadlines import Deadlines
 from fastgw.messages import Head, HeaderList
 from fastgw.slow_clients import SlowClients
 
@@ -40,6 +42,7 @@ CLOSE = ("connection", "close")
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
 HTTP2_PING_MS_MAX = 15_000
 BODY_SWEEP_S = 0.25  # the precision of the body deadline
+WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
 
 
 class _Scheduler(CallbackScheduler):
@@ -76,14 +79,15 @@ class GranianFront:
 
     def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
         """`fd` is a listening socket; it stays the caller's."""
-        self._door = door
+        self.door = door
         self._loop = asyncio.get_running_loop()
         self._body_timeout_s = limits.body_timeout_ns / 1e9
         # A connection may be silent while one of its requests waits. How long that can be, the requests tell.
         self._longest_wait_ns = max(limits.header_timeout_ns, limits.body_timeout_ns)
         self._handed_over: deque[tuple[Any, Any]] = deque()  # filled by granian's threads, emptied by the loop
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
-        self._reading: dict[int, _Body] = {}  # bodies on their way, oldest first
+        self.reading: dict[int, _Body] = {}  # bodies on their way, oldest first
+        self._unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
         self._draining = False
         # hyper keeps the limit itself, by the size of its buffer, from the smallest buffer that it can have upwards.
         self._small_max_header_bytes = (
@@ -118,6 +122,7 @@ class GranianFront:
         """
         if not self._draining:
             self._draining = True
+            self._unwatched.expire(math.inf)
             self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
@@ -168,17 +173,32 @@ class GranianFront:
     def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
         is_http2 = scope.http_version == "2"
         head = _head_of(scope, is_http2)
-        verdict = (self._small_max_header_bytes and self._check_header_bytes(scope.headers)) or self._door.admit(head)
+        verdict = (self._small_max_header_bytes and self._check_header_bytes(scope.headers)) or self.door.admit(head)
         answer = partial(_answer_http2, proto) if is_http2 else partial(self._answer_http1, proto)
         if isinstance(verdict, Refusal):
-            self._door.refuse(verdict, answer)
+            self.door.refuse(verdict, answer)
             return
         if verdict.timeout_ns > self._longest_wait_ns:
             self._longest_wait_ns = verdict.timeout_ns
         if verdict.body_bytes:
-            _Body(self._reading, proto, verdict, answer, self._door, self._loop.time() + self._body_timeout_s)
+            _Body(self, proto, verdict, answer, self._loop.time() + self._body_timeout_s)
         else:
-            _open(self._door, proto, verdict, b"", answer)
+            self.open(proto, verdict, b"", answer)
+
+    def open(self, proto: HTTPProtocol, admission: Admission, body: bytes, answer: Any) -> None:
+        """Called when a request is complete."""
+        request = _Request(proto, answer, self.door, self._unwatched)
+        if self._draining:
+            request.watch()  # granian may end with any connection: see `_Request.watch`
+        else:
+            self._unwatched.add(request, self._loop.time())
+        try:
+            request.token = self.door.open(admission, body, request.answer)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            log.exception("request not opened", route=admission.route_number)
+            request.answer(500, [], b"")
 
     def _check_header_bytes(self, headers: Any) -> Refusal | None:
         header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
@@ -196,7 +216,8 @@ class GranianFront:
         if not self._ended.done():
             self._loop.call_later(BODY_SWEEP_S, self._sweep)
         now = self._loop.time()
-        for body in list(self._reading.values()):
+        self._unwatched.expire(now)
+        for body in list(self.reading.values()):
             if body.deadline > now:
                 break  # all deadlines are equally far from their start: the others are later
             body.expire(self._body_timeout_s)
@@ -205,29 +226,22 @@ class GranianFront:
 class _Body:
     """A body on its way: it comes, it breaks off, or its deadline passes. One of them wins."""
 
-    __slots__ = ("_admission", "_answer", "_door", "_future", "_proto", "_reading", "deadline")
+    __slots__ = ("_admission", "_answer", "_front", "_future", "_proto", "deadline")
 
     def __init__(
-        self,
-        reading: dict[int, _Body],
-        proto: HTTPProtocol,
-        admission: Admission,
-        answer: Any,
-        door: Door,
-        deadline: float,
+        self, front: GranianFront, proto: HTTPProtocol, admission: Admission, answer: Any, deadline: float
     ) -> None:
-        self._reading = reading
+        self._front = front
         self._proto = proto
         self._admission = admission
         self._answer = answer
-        self._door = door
         self.deadline = deadline
-        reading[id(self)] = self
+        front.reading[id(self)] = self
         self._future: Any = proto()
         self._future.add_done_callback(self._on_done)
 
     def _on_done(self, future: Any) -> None:
-        if self._reading.pop(id(self), None) is None:
+        if self._front.reading.pop(id(self), None) is None:
             return  # the deadline was first
         self._future = None  # it holds this very method: a circle through Rust, which no collector can see
         try:
@@ -236,41 +250,54 @@ class _Body:
             body = b""
         # An HTTP/2 stream that its client resets with NO_ERROR looks like one that has ended.
         if len(body) != self._admission.body_bytes:
-            self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the body ended early", self._answer)
+            self._front.door.abandon(self._admission, errors.CANCELLED_EARLY, "the body ended early", self._answer)
             return
-        _open(self._door, self._proto, self._admission, body, self._answer)
+        self._front.open(self._proto, self._admission, body, self._answer)
 
     def expire(self, timeout_s: float) -> None:
-        del self._reading[id(self)]
+        del self._front.reading[id(self)]
         self._future.cancel()
         self._future = None
         detail = f"expected {self._admission.body_bytes} bytes within {timeout_s:g} s"
-        self._door.abandon(self._admission, errors.BODY_TIMEOUT, detail, self._answer)
+        self._front.door.abandon(self._admission, errors.BODY_TIMEOUT, detail, self._answer)
 
 
-def _open(door: Door, proto: HTTPProtocol, admission: Admission, body: bytes, answer: Any) -> None:
-    # Whatever happens, this future has to end before granian does: one that is left pending when the last connection
-    # has ended is dropped by a thread without the GIL, which aborts the process.
-    gone: Any = proto.client_disconnect()
+class _Request:
+    """One that waits for its answer. Most are answered before anybody need know whether their clients are still there.
 
-    def forget_and_answer(status: int, headers: HeaderList, answer_body: bytes) -> None:
-        gone.cancel()  # nobody is to be told of a disconnect any more
-        answer(status, headers, answer_body)
+    To be told of that takes a task and a future of granian's for each request: a fifth of the whole gateway.
+    """
 
-    def on_gone(left: Any) -> None:
+    __slots__ = ("_answer", "_door", "_gone", "_proto", "_unwatched", "token")
+
+    def __init__(self, proto: HTTPProtocol, answer: Any, door: Door, unwatched: Deadlines[_Request]) -> None:
+        self._proto = proto
+        self._answer = answer
+        self._door = door
+        self._unwatched = unwatched
+        self._gone: Any = None
+        self.token = -1
+
+    def watch(self) -> None:
+        """From now on a client that leaves is told of, and one that has left.
+
+        The future has to end before granian does: one that is left pending when the last connection has ended is
+        dropped by a thread without the GIL, which aborts the process. So it is asked for while the connection lives or
+        granian goes on, and `answer` ends it.
+        """
+        self._gone = self._proto.client_disconnect()
+        self._gone.add_done_callback(self._on_gone)
+
+    def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        if self._gone is None:
+            self._unwatched.discard(self)
+        else:
+            self._gone.cancel()
+        self._answer(status, headers, body)
+
+    def _on_gone(self, left: Any) -> None:
         if not left.cancelled():
-            door.gone(token)
-
-    try:
-        token = door.open(admission, body, forget_and_answer)
-    except MemoryError:
-        raise  # ends the worker
-    except Exception:
-        log.exception("request not opened", route=admission.route_number)
-        forget_and_answer(500, [], b"")
-        return
-    if token >= 0:
-        gone.add_done_callback(on_gone)
+            self._door.gone(self.token)
 
 
 def _answer(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:

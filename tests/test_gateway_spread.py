@@ -15,7 +15,7 @@ from tests.waiting import eventually
 PARTITIONS = 4
 REQUESTS = 800  # of a round
 # Pearson's statistic of records that go to four partitions at random stays below this 999 times in 1,000 (3 degrees of
-# freedom). Of records that go there in batches of n it is n times as large: with 64 connections above it 19 times in 20.
+# freedom). Where they go in batches of n it is n times as large: with 64 connections above it 19 times in 20.
 EVEN_BELOW = 16.3
 ROUNDS_MAX = 40
 ROUTES = """

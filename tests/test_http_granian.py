@@ -335,6 +335,19 @@ def test_over_http2_a_reset_stream_is_a_client_that_has_left(serve):
         assert gone.outcome() is None
 
 
+def test_over_http2_a_stream_that_was_reset_before_anybody_asked_is_told_as_well(serve):
+    bare = serve("2")
+    with http2(bare) as client:
+        stream = client.request("/a")
+        proto = bare.parsed()
+        client.leave_stream(stream)
+        client.request("/b")  # parsed behind the reset, on the same connection
+        other = bare.parsed(2)
+        gone = Told(bare, proto.client_disconnect)
+        assert gone.outcome() is None
+        bare.answer(other)
+
+
 # Sockets.
 
 
