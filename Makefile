@@ -12,7 +12,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 SANITIZED := build/sanitized
 SANITIZED_TESTS := $(patsubst %,tests/test_%.py,\
-    klink ids table table_model table_slots http1_wire http_express exchange)
+    klink ids table table_model table_slots http1_wire http_express exchange intake kafka_wire)
 # Python's own allocator would hide what is done to memory.
 SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=halt_on_error=1

@@ -20,26 +20,9 @@ from urllib.parse import unquote_to_bytes
 import structlog
 
 from fastgw import errors
-from fastgw._http1 import MessageEnd, RequestHead, scan
+from fastgw._http1 import RequestHead
 from fastgw.errors import Ending
 from fastgw.messages import HeaderList
-
-__all__ = [
-    "CLOSE",
-    "CONTINUE",
-    "HEAD_END",
-    "SMALL_HEAD_BYTES",
-    "AnswerHeads",
-    "BadHead",
-    "BodyCallbacks",
-    "MessageEnd",
-    "RequestHead",
-    "complete",
-    "excess",
-    "ignore",
-    "is_token",
-    "scan",
-]
 
 log = structlog.get_logger("fastgw.http")
 

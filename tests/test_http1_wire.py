@@ -7,7 +7,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.http1_wire import AnswerHeads, BadHead, complete, excess, scan
+from fastgw._http1 import scan
+from fastgw.http1_wire import AnswerHeads, BadHead, complete, excess
 
 
 class Heard:
