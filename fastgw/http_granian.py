@@ -289,13 +289,15 @@ class _Request:
         self._gone.add_done_callback(self._on_gone)
 
     def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        if self._gone is None:
+        gone, self._gone = self._gone, None  # it holds `_on_gone`: a circle through Rust, which no collector can see
+        if gone is None:
             self._unwatched.discard(self)
         else:
-            self._gone.cancel()
+            gone.cancel()
         self._answer(status, headers, body)
 
     def _on_gone(self, left: Any) -> None:
+        self._gone = None
         if not left.cancelled():
             self._door.gone(self.token)
 
