@@ -10,8 +10,8 @@ line's start to its first colon, a value from there to the line's end without th
     X-Other: 1 CR LF                      all others are looked for when somebody asks, from the start
     CR LF
 
-The bytes are hostile: every read is behind a comparison with `end`, and nothing is written anywhere. What is marked
-nogil touches no Python object and cannot fail.
+The bytes are hostile: every read is behind a comparison with `end`, and nothing of them is written anywhere. What is
+marked nogil touches no Python object and cannot fail.
 """
 
 cimport cython
@@ -313,6 +313,7 @@ cpdef RequestHead scan(bytes data, Py_ssize_t at):
     return head
 
 
+# Not of a head, but as often: the bytes of an answer, put together in one go.
 cpdef bytes whole_answer(bytes head, bytes body):
     if head is None or body is None:
         raise TypeError("expected bytes, got None")
