@@ -9,8 +9,12 @@
 #define FASTGW_KLINK_H
 
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -35,7 +39,7 @@ typedef struct rd_kafka_message_s {
     void *key;
     size_t key_len;
     int64_t offset;
-    void *_private; /* of a record that was sent: its token */
+    void *_private; /* of a record that was sent: its flight and its token */
 } rd_kafka_message_t;
 _Static_assert(sizeof(rd_kafka_message_t) == 72 && offsetof(rd_kafka_message_t, _private) == 64, "ABI of a 64-bit Linux");
 
@@ -104,6 +108,10 @@ enum { /* rd_kafka_type_t, rd_kafka_vtype_t, flags, offsets and events: numbers 
     RD_KAFKA_MSG_STATUS_PERSISTED = 2,
 };
 
+#define KL_PARTITIONER                                                                                                 \
+    (const rd_kafka_topic_t *topic, const void *key, size_t bytes, int32_t count, void *opaque, void *token)
+typedef int32_t kl_partitioner KL_PARTITIONER;
+
 /* ---- functions ---- */
 #define KL_FUNCTIONS(F)                                                                                                \
     F(int, rd_kafka_version, (void))                                                                                   \
@@ -139,6 +147,15 @@ enum { /* rd_kafka_type_t, rd_kafka_vtype_t, flags, offsets and events: numbers 
     /* sending */                                                                                                      \
     F(rd_kafka_topic_t *, rd_kafka_topic_new, (rd_kafka_t *rk, const char *name, rd_kafka_topic_conf_t *conf))         \
     F(void, rd_kafka_topic_destroy, (rd_kafka_topic_t *topic))                                                         \
+    F(rd_kafka_topic_conf_t *, rd_kafka_default_topic_conf_dup, (rd_kafka_t *rk))                                      \
+    F(int, rd_kafka_topic_conf_get,                                                                                    \
+      (const rd_kafka_topic_conf_t *conf, const char *name, char *value, size_t *bytes))                               \
+    F(void, rd_kafka_topic_conf_set_opaque, (rd_kafka_topic_conf_t *conf, void *opaque))                               \
+    F(void, rd_kafka_topic_conf_set_partitioner_cb, (rd_kafka_topic_conf_t *conf, kl_partitioner *partitioner))        \
+    F(int32_t, rd_kafka_msg_partitioner_random, KL_PARTITIONER)                                                        \
+    F(int32_t, rd_kafka_msg_partitioner_consistent_random, KL_PARTITIONER)                                             \
+    F(int32_t, rd_kafka_msg_partitioner_murmur2_random, KL_PARTITIONER)                                                \
+    F(int32_t, rd_kafka_msg_partitioner_fnv1a_random, KL_PARTITIONER)                                                  \
     F(rd_kafka_headers_t *, rd_kafka_headers_new, (size_t room))                                                       \
     F(void, rd_kafka_headers_destroy, (rd_kafka_headers_t *headers))                                                   \
     F(int, rd_kafka_header_add,                                                                                        \
@@ -194,6 +211,71 @@ static inline const char *kl_load(const char *path)
     if (!library) return path;
     KL_FUNCTIONS(KL_LOOK_UP)
     return NULL;
+}
+
+/* ---- partitions: records without key go where our own thread steers them ---- */
+typedef struct kl_topic {
+    rd_kafka_topic_t *handle;
+    kl_partitioner *keyed;      /* for all others; NULL: librdkafka decides alone, and nothing is steered or known */
+    _Atomic int32_t partitions; /* how many there are, as of the last record; 0: not known yet */
+    _Atomic int32_t steered;    /* the partition; below 0: `keyed` draws one */
+} kl_topic;
+
+/* Called by `rd_kafka_produceva` on our own thread, or on librdkafka's once it knows a topic that it was asked for. */
+static inline int32_t kl_partition KL_PARTITIONER
+{
+    kl_topic *own = opaque;
+    int32_t steered = atomic_load_explicit(&own->steered, memory_order_relaxed);
+    atomic_store_explicit(&own->partitions, count, memory_order_relaxed);
+    return key || steered < 0 ? own->keyed(topic, key, bytes, count, opaque, token) : steered % count;
+}
+
+/* librdkafka's partitioner of that name; NULL for those that send all records without key to one partition. */
+static inline kl_partitioner *kl_partitioner_named(const char *name)
+{
+    if (!strcmp(name, "random")) return kl.rd_kafka_msg_partitioner_random;
+    if (!strcmp(name, "consistent_random")) return kl.rd_kafka_msg_partitioner_consistent_random;
+    if (!strcmp(name, "murmur2_random")) return kl.rd_kafka_msg_partitioner_murmur2_random;
+    if (!strcmp(name, "fnv1a_random")) return kl.rd_kafka_msg_partitioner_fnv1a_random;
+    return NULL;
+}
+
+/* NULL: out of memory, or librdkafka refuses the name. */
+static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name)
+{
+    char partitioner[32] = "";
+    size_t room = sizeof partitioner;
+    kl_topic *own = calloc(1, sizeof *own);
+    rd_kafka_topic_conf_t *conf = own ? kl.rd_kafka_default_topic_conf_dup(rk) : NULL;
+    if (!conf) return free(own), NULL;
+    kl.rd_kafka_topic_conf_get(conf, "partitioner", partitioner, &room);
+    own->keyed = kl_partitioner_named(partitioner);
+    atomic_init(&own->steered, -1);
+    if (own->keyed) {
+        kl.rd_kafka_topic_conf_set_opaque(conf, own);
+        kl.rd_kafka_topic_conf_set_partitioner_cb(conf, kl_partition);
+    }
+    own->handle = kl.rd_kafka_topic_new(rk, name, conf); /* takes the conf, even when it refuses the name */
+    return own->handle ? own : (free(own), NULL);
+}
+
+static inline void kl_topic_steer(kl_topic *own, int32_t partition)
+{
+    atomic_store_explicit(&own->steered, partition, memory_order_relaxed);
+}
+
+static inline int32_t kl_topic_partitions(kl_topic *own)
+{
+    return atomic_load_explicit(&own->partitions, memory_order_relaxed);
+}
+
+/* ---- a clock that wakes the loop ---- */
+static inline int kl_alarm_new(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }
+
+static inline void kl_alarm_set(int fd, uint64_t at_ns)
+{
+    struct itimerspec at = {.it_value = {(time_t)(at_ns / 1000000000u), (long)(at_ns % 1000000000u)}};
+    timerfd_settime(fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
 /* The clock of the table: monotonic, nanoseconds. */

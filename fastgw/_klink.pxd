@@ -104,7 +104,13 @@ cdef extern from "_klink.h" nogil:
     const rd_kafka_message_t* rd_kafka_event_message_next "kl.rd_kafka_event_message_next"(rd_kafka_event_t*)
 
     # ---- sending
-    rd_kafka_topic_t* rd_kafka_topic_new "kl.rd_kafka_topic_new"(rd_kafka_t*, const char* name, void* conf)
+    ctypedef struct kl_topic:
+        rd_kafka_topic_t* handle
+    kl_topic* kl_topic_open(rd_kafka_t*, const char* name)
+    void kl_topic_steer(kl_topic*, int32_t partition)
+    int32_t kl_topic_partitions(kl_topic*)
+    int kl_alarm_new()
+    void kl_alarm_set(int fd, uint64_t at_ns)
     void rd_kafka_topic_destroy "kl.rd_kafka_topic_destroy"(rd_kafka_topic_t*)
     rd_kafka_headers_t* rd_kafka_headers_new "kl.rd_kafka_headers_new"(size_t room)
     void rd_kafka_headers_destroy "kl.rd_kafka_headers_destroy"(rd_kafka_headers_t*)
@@ -150,6 +156,13 @@ cdef extern from "_klink.h" nogil:
     const rd_kafka_topic_partition_t* offsets_info_partition "kl.rd_kafka_ListOffsetsResultInfo_topic_partition"(
         const rd_kafka_ListOffsetsResultInfo_t*)
 
+cdef enum:
+    TOKEN_BITS = 52           # of the 63 that go with a record; the rest is the number of its flight
+    FLIGHTS = 1 << 11
+
+
+cpdef set_alarm(int fd, uint64_t at_ns)
+
 
 cdef class Client:
     cdef rd_kafka_t* rk
@@ -165,9 +178,15 @@ cdef class Client:
 cdef class Producer(Client):
     cdef SlotRange slots  # None: deliveries are told as events
     cdef dict topics
-    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token)
+    cdef list down  # flights that have landed and were not told yet
+    cdef int32_t[FLIGHTS] aloft  # flight -> records whose fate is not told
+    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int flight=*,
+               int keyless_to=*)
+    cpdef int partitions(self, str topic) except -1
+    cpdef list landed(self)
     cdef list delivery_report(self, rd_kafka_event_t* event)
-    cdef rd_kafka_topic_t* topic(self, str name) except NULL
+    cdef int64_t token_of(self, const rd_kafka_message_t* message)
+    cdef kl_topic* topic(self, str name) except NULL
 
 
 cdef class Consumer(Client):

@@ -68,7 +68,13 @@ def load(path: str) -> tuple[int, str]:
     """
 
 def clear(fd: int) -> bool:
-    """Take back the wake-ups of an eventfd; False if there were none."""
+    """Take back the wake-ups of an eventfd or an alarm; False if there were none."""
+
+def alarm() -> int:
+    """A descriptor that can be read once its time has come."""
+
+def set_alarm(fd: int, at_ns: int) -> None:
+    """Set its time (monotonic), in place of any other."""
 
 class Client:
     """What both clients have. Settings are librdkafka properties as text; ValueError says what is wrong with one."""
@@ -106,12 +112,16 @@ class Producer(Client):
         headers: list[tuple[str, bytes]],
         partition: int,
         token: int,
+        flight: int = 0,
+        keyless_to: int = -1,
     ) -> tuple[int, str] | None:
         """Give a record to librdkafka, which copies it.
 
         Args:
-            partition: -1 for the partitioner's choice.
-            token: names the record in what is told of it later: 0 or more, or NOBODY.
+            partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
+            token: names the record in what is told of it later: 0 or more and below 2^52, or NOBODY.
+            flight: what it leaves with, below 2048; 0: with none that anybody follows.
+            keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
 
         Returns:
             None; or, if it was refused here and now, code and text of the error.
@@ -119,6 +129,12 @@ class Producer(Client):
         Raises:
             TypeError, ValueError: an argument is of another type, or the topic's name is impossible; nothing was sent.
         """
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has, as of the last record sent; 0: not known, and nothing can be steered."""
+
+    def landed(self) -> list[int]:
+        """Flights of which, since the last call, the last record's fate has been told by `events`."""
 
     def waiting(self) -> int:
         """Records whose fate is not known yet, and events not taken."""

@@ -27,6 +27,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport strcmp, strlen
 
 from collections import namedtuple
@@ -65,6 +66,7 @@ LogLine = namedtuple("LogLine", "level facility text")
 Offsets = namedtuple("Offsets", "request found failed text")
 
 cdef object reply_type = Reply
+cdef int64_t TOKEN_MASK = (<int64_t>1 << TOKEN_BITS) - 1
 cdef uint64_t ONE = 1         # what an eventfd wants to be written
 
 
@@ -79,6 +81,14 @@ def load(str path):
 def clear(int fd):
     cdef uint64_t ignored
     return eventfd_read(fd, &ignored) == 0
+
+
+def alarm():
+    return kl_alarm_new()
+
+
+cpdef set_alarm(int fd, uint64_t at_ns):
+    kl_alarm_set(fd, at_ns)
 
 
 cdef inline str text_of(const char* text):
@@ -211,6 +221,7 @@ cdef class Producer(Client):
     def __cinit__(self, list settings not None, SlotRange slots, int event_fd):
         self.slots = slots
         self.topics = {}
+        self.down = []
         self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, event_fd)
 
     cdef object told(self, rd_kafka_event_t* event):
@@ -225,11 +236,11 @@ cdef class Producer(Client):
         cdef ct_slot* slot
         cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
         while message != NULL:
-            token = <int64_t><Py_ssize_t>message._private
+            token = self.token_of(message)
             if token == NOBODYS_TOKEN:
                 pass
             elif message.err != 0:
-                told.append(undelivered(message))
+                told.append(undelivered(token, message))
             elif self.slots is None:
                 told.append(Delivered(token, now_ns))
             else:  # the usual way, and all of it
@@ -239,16 +250,42 @@ cdef class Producer(Client):
             message = rd_kafka_event_message_next(event)
         return told
 
-    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token):
+    cdef int64_t token_of(self, const rd_kafka_message_t* message):
+        cdef int64_t named = <int64_t><Py_ssize_t>message._private
+        cdef int64_t flight
+        if named < 0:
+            return named
+        flight = named >> TOKEN_BITS
+        if flight != 0:
+            self.aloft[flight] -= 1
+            if self.aloft[flight] == 0:
+                self.down.append(flight)
+        return named & TOKEN_MASK
+
+    cpdef list landed(self):
+        cdef list down = self.down
+        if down:
+            self.down = []
+        return down
+
+    cpdef send(
+        self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int flight=0,
+        int keyless_to=-1
+    ):
         if topic is None or value is None or headers is None:
             raise TypeError("expected topic, value and headers, got None for one of them")
+        if token > TOKEN_MASK or not 0 <= flight < FLIGHTS:
+            raise ValueError(f"expected a token below 2^{TOKEN_BITS} and a flight below {FLIGHTS}, "
+                             f"got {token} and {flight}")
         cdef rd_kafka_vu_t[7] fields
         cdef rd_kafka_error_t* error
         cdef rd_kafka_headers_t* record_headers
         if self.rk == NULL:
             return ERR_DESTROY, "closed"
+        cdef kl_topic* opened = self.topic(topic)
+        kl_topic_steer(opened, keyless_to)
         fields[0].vtype = RD_KAFKA_VTYPE_RKT
-        fields[0].u.rkt = self.topic(topic)
+        fields[0].u.rkt = opened.handle
         fields[1].vtype = RD_KAFKA_VTYPE_PARTITION
         fields[1].u.i32 = partition
         fields[2].vtype = RD_KAFKA_VTYPE_VALUE
@@ -260,12 +297,14 @@ cdef class Producer(Client):
         fields[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS
         fields[4].u.i = RD_KAFKA_MSG_F_COPY
         fields[5].vtype = RD_KAFKA_VTYPE_OPAQUE
-        fields[5].u.ptr = <void*><Py_ssize_t>token
+        fields[5].u.ptr = <void*><Py_ssize_t>(token if token < 0 else token | <int64_t>flight << TOKEN_BITS)
         record_headers = headers_of(headers)
         fields[6].vtype = RD_KAFKA_VTYPE_HEADERS
         fields[6].u.headers = record_headers
         error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
         if error == NULL:
+            if flight != 0:
+                self.aloft[flight] += 1
             return None
         if record_headers != NULL:
             rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us
@@ -275,15 +314,18 @@ cdef class Producer(Client):
         if self.rk != NULL:
             self.topic(topic)
 
-    cdef rd_kafka_topic_t* topic(self, str name) except NULL:
-        cdef rd_kafka_topic_t* handle
+    cpdef int partitions(self, str topic) except -1:
+        return kl_topic_partitions(self.topic(topic)) if self.rk != NULL else 0
+
+    cdef kl_topic* topic(self, str name) except NULL:
+        cdef kl_topic* opened
         known = self.topics.get(name)
         if known is None:
-            handle = rd_kafka_topic_new(self.rk, name.encode(), NULL)
-            if handle == NULL:
+            opened = kl_topic_open(self.rk, name.encode())
+            if opened == NULL:
                 raise ValueError(f"topic {name!r}: librdkafka refuses this name")
-            known = self.topics[name] = PyCapsule_New(handle, NULL, NULL)
-        return <rd_kafka_topic_t*>PyCapsule_GetPointer(known, NULL)
+            known = self.topics[name] = PyCapsule_New(opened, NULL, NULL)
+        return <kl_topic*>PyCapsule_GetPointer(known, NULL)
 
     def waiting(self):
         return rd_kafka_outq_len(self.rk) if self.rk != NULL else 0
@@ -301,17 +343,20 @@ cdef class Producer(Client):
         self.shut()
 
     cdef void shut(self) noexcept:
+        cdef dict topics = self.topics
+        self.topics = {}
         if self.rk != NULL:
-            for known in self.topics.values():
-                rd_kafka_topic_destroy(<rd_kafka_topic_t*>PyCapsule_GetPointer(known, NULL))
-            self.topics = {}
-        Client.shut(self)
+            for known in topics.values():
+                rd_kafka_topic_destroy((<kl_topic*>PyCapsule_GetPointer(known, NULL)).handle)
+            Client.shut(self)  # after it, nobody asks where records go
+            for known in topics.values():
+                free(PyCapsule_GetPointer(known, NULL))
 
 
-cdef object undelivered(const rd_kafka_message_t* message):
+cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
     cdef const char* why = rd_kafka_message_produce_errstr(message)
     return Undelivered(
-        <int64_t><Py_ssize_t>message._private,
+        token,
         message.err,
         rd_kafka_message_status(message),
         text_of(why if why != NULL else rd_kafka_err2str(message.err)),

@@ -13,12 +13,12 @@ from fastgw.pace cimport Pace
 
 @cython.final
 cdef class Plan:
-    cdef public int number, max_in_flight, in_flight
+    cdef public int number, max_in_flight, in_flight, delivery_class, partition
     cdef public int64_t wait_ns
     cdef public str name, topic
     cdef public RequestWire wire
     cdef public ReplyWire reply_wire
-    cdef public object learner, spread, key_of, delivery_classes
+    cdef public object learner, spread, key_of
 
 
 @cython.final
@@ -31,7 +31,7 @@ cdef class Exchange:
     cdef dict _plans
     cdef IdMaker _ids
     cdef Pace _pace
-    cdef object _send, _closed_by, _closed_why
+    cdef object _send, _withdraw, _closed_by, _closed_why
     cdef int _partition_count
     cdef public int home
     cdef public int64_t epoch_offset_ns

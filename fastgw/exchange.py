@@ -23,10 +23,11 @@ from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, Partitioner
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
-from fastgw.messages import Answer, Fate, Headers, Record, Reply
+from fastgw.messages import TOGETHER, Answer, Fate, Headers, Record, Reply
 from fastgw.pace import Pace
 
-Send = Callable[[Record, int, int], None]
+Send = Callable[[Record, int, int, bool, int], None]
+Withdraw = Callable[[int], bool]
 """(record, token, delivery class): gives the record to Kafka, or raises QueueFull or SendRefused with nothing sent."""
 
 UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
@@ -66,13 +67,14 @@ class Plan:
         max_in_flight: int,
         reply_wire: ReplyWire,
         key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
-        delivery_classes: Sequence[int] = (0, 0, 0),
+        delivery_class: int = 0,
+        partition: int = TOGETHER,
     ) -> None:
         """
         Args:
             key_of: raises KeyMissing.
-            delivery_classes: pick the producers whose delivery timeout fits the route, one for each Linger; the worker
-                changes them when the route's records are to be spread, or not any more.
+            delivery_class: picks the producer whose delivery timeout fits the route.
+            partition: TOGETHER or SPREAD, with `key_of` always SPREAD; the worker changes it.
         """
         self.number = number
         self.name = name
@@ -83,21 +85,29 @@ class Plan:
         self.max_in_flight = max_in_flight
         self.reply_wire = reply_wire
         self.key_of = key_of
-        self.delivery_classes = delivery_classes
+        self.delivery_class = delivery_class
+        self.partition = partition
         self.in_flight = 0
         self.wait_ns = 0  # for its service, as far as is known; negative: for ever. Kept by the worker
 
 
-# The Python side of a slot in use: token, plan, delivery class of its record (one of the plan's at that moment),
-# correlation id, whom to answer. A plain tuple: one is made for each request, and a named one costs eight times that.
-_Waiting = tuple[int, Plan, int, bytes, Answer]
+# The Python side of a slot in use: token, plan, correlation id, whom to answer. A plain tuple: one is made for each
+# request, and a named one costs eight times that.
+_Waiting = tuple[int, Plan, bytes, Answer]
 
 
 class Exchange:
     """All requests of one worker process."""
 
     def __init__(
-        self, table: Table, process: int, slots: SlotRange, ids: IdMaker, plans: Sequence[Plan], send: Send
+        self,
+        table: Table,
+        process: int,
+        slots: SlotRange,
+        ids: IdMaker,
+        plans: Sequence[Plan],
+        send: Send,
+        withdraw: Withdraw,
     ) -> None:
         """
         Args:
@@ -106,7 +116,7 @@ class Exchange:
             slots: the claiming side of those slots.
             ids: makes the correlation ids; its ownership is kept by the worker.
             plans: the routes, any order.
-            send: the Kafka link.
+            send, withdraw: of the Kafka link.
         """
         self._table = table
         self._process = process
@@ -116,6 +126,7 @@ class Exchange:
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
         self._send = send
+        self._withdraw = withdraw
         self._pace = Pace()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
@@ -212,15 +223,15 @@ class Exchange:
             admission.params,
             admission.headers,
         )
-        delivery_class = plan.delivery_classes[self._pace.linger(now_ns)]
+        record = Record(plan.topic, body, key, headers, plan.partition)
         try:
-            self._send(Record(plan.topic, body, key, headers, -1), token, delivery_class)
+            self._send(record, token, plan.delivery_class, self._pace.is_alone(now_ns), now_ns)
         except (QueueFull, SendRefused) as refused:
             self._slots.finish(token, _ctable.FAILED)
             self._slots.release(token)
             return self._turn_away(plan, *_why_unsent(refused), answer, raw)
         self._slots.sent(token, now_ns)
-        self._waiting[slot - self._first_slot] = (token, plan, delivery_class, raw, answer)
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer)
         return token
 
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
@@ -244,7 +255,7 @@ class Exchange:
         """A producer died: nobody will ever confirm what it had in hand. Returns how many requests that ended."""
         ended = 0
         for waiting in self._waiting:
-            if waiting is None or waiting[2] != delivery_class:
+            if waiting is None or waiting[1].delivery_class != delivery_class:
                 continue
             if self._slots.state(waiting[0]) == _ctable.SENT:
                 self.undelivered(waiting[0], ending, detail)
@@ -258,7 +269,7 @@ class Exchange:
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
             return _FATES[token]
-        _, plan, _, raw, answer = self._take(token)
+        _, plan, raw, answer = self._take(token)
         try:
             told = plan.reply_wire.answer(reply)
         except BadReply as bad:
@@ -292,6 +303,8 @@ class Exchange:
         state = self._slots.finish(token, _ctable.EXPIRED)
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
+        elif state >= 0 and self._withdraw(token):
+            self._end(token, errors.NOT_SENT, f"{why}: the record waited for Kafka to acknowledge others")
         elif state >= 0:
             self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
 
@@ -300,15 +313,17 @@ class Exchange:
         state = self._slots.finish(token, _ctable.CANCELLED)
         if state < 0:
             return
-        ending = errors.CANCELLED if state == _ctable.RECORDED else errors.CANCELLED_UNSENT
-        self._close(token, ending)
+        if state == _ctable.RECORDED:
+            self._close(token, errors.CANCELLED)
+        else:
+            self._close(token, errors.CANCELLED_EARLY if self._withdraw(token) else errors.CANCELLED_UNSENT)
 
     def _end(self, token: int, ending: Ending, detail: str) -> None:
         raw, answer = self._close(token, ending)
         answer(*problem.answer(ending, detail, raw))
 
     def _close(self, token: int, ending: Ending) -> tuple[bytes, Answer]:
-        _, plan, _, raw, answer = self._take(token)
+        _, plan, raw, answer = self._take(token)
         self._table.count(self._process, plan.number, ending.number)
         plan.in_flight -= 1
         self._slots.release(token)

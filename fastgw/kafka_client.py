@@ -14,7 +14,6 @@ from fastgw import errors
 from fastgw.config import Limits, Route
 from fastgw.errors import Ending
 from fastgw.messages import Record, Reply
-from fastgw.pace import Linger
 
 FROM_END = -1  # RD_KAFKA_OFFSET_END
 FROM_BEGINNING = -2  # RD_KAFKA_OFFSET_BEGINNING
@@ -59,15 +58,25 @@ class Link(Protocol):
         """Starts reading; partitions come with `read`."""
 
     def prepare(self, delivery_class: int, topic: str) -> None:
-        """Has a producer get ready to send to a topic: until it has its id from Kafka, it takes a second."""
+        """Has a producer ask for a topic before the first record is sent to it."""
 
-    def send(self, record: Record, token: int, delivery_class: int) -> None:
-        """Hands a record to librdkafka; `delivered` or `undelivered` follows.
+    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:
+        """Sends the record of a request; `delivered` or `undelivered` follows.
+
+        Args:
+            record: its partition may be a marker, TOGETHER or SPREAD.
+            token: names the request in what follows.
+            delivery_class: see LinkSettings.
+            alone: few requests come, so that nobody will share its batch.
+            now_ns: monotonic.
 
         Raises:
             QueueFull: no room; nothing was sent.
             SendRefused: refused at once; nothing was sent.
         """
+
+    def withdraw(self, token: int) -> bool:
+        """Its request has ended: True if the record had not been handed over and never will be."""
 
     def post(self, record: Record) -> bool:
         """Sends a record whose fate nobody waits for (canaries, replies sent on); False if it was refused."""
@@ -97,8 +106,7 @@ class LinkSettings(NamedTuple):
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
     # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends. Delivery
-    # class n has the timeout n, and its records share batches and, without key, partitions. Each class has variants
-    # with the same timeout (see `variant`), which are opened by `Link.prepare`.
+    # class n has the timeout n, and its records share batches and, without key, partitions.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2
@@ -106,34 +114,16 @@ class LinkSettings(NamedTuple):
     queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
     record_bytes: int = 1_000_000  # the largest record that will be sent; this is librdkafka's own default
 
-    @property
-    def delivery_classes(self) -> int:
-        """How many there are, with their variants."""
-        return 2 * len(Linger) * len(self.delivery_timeouts_ms)
-
-    def variant(self, delivery_class: int, *, even: bool = False, linger: Linger = Linger.FULL) -> int:
-        """The delivery class with the timeout of this one whose records are treated otherwise.
-
-        Args:
-            delivery_class: it, or any of its variants.
-            even: any partition for each record without key, instead of one for all that come together.
-            linger: how long they wait for others.
-        """
-        classes = len(self.delivery_timeouts_ms)
-        return delivery_class % classes + (even + 2 * (Linger.FULL - linger)) * classes
-
     def producer(self, delivery_class: int) -> Settings:
         """The properties of the producer of this delivery class."""
-        variant, number = divmod(delivery_class, len(self.delivery_timeouts_ms))
-        even, linger = variant & 1, Linger.FULL - (variant >> 1)
-        timeout_ms = self.delivery_timeouts_ms[number]
+        timeout_ms = self.delivery_timeouts_ms[delivery_class]
         return {
             "message.max.bytes": self.record_bytes,
             **self.client,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": self.linger_ms * linger / Linger.FULL,
-            "sticky.partitioning.linger.ms": 0 if even else self.sticky_linger_ms,
+            "linger.ms": self.linger_ms,
+            "sticky.partitioning.linger.ms": self.sticky_linger_ms,
             "delivery.timeout.ms": timeout_ms,
             "request.timeout.ms": min(30_000, timeout_ms),
             "queue.buffering.max.messages": self.queue_messages,

@@ -34,12 +34,13 @@ from fastgw.kafka_client import (
     LinkEvents,
     LinkSettings,
 )
-from fastgw.messages import Record, Reply
+from fastgw.messages import SPREAD, Record, Reply
 
 log = structlog.get_logger("fastgw.kafka")
 
 POLL_S = 0.05  # how long a command for the consumer may wait
 BATCH = 512  # messages handed to the loop at once
+ANY = -1  # in place of a partition: librdkafka's choice
 
 
 class KafkaLink:
@@ -56,10 +57,11 @@ class KafkaLink:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
         own = {"logger": logging.getLogger("fastgw.librdkafka"), "error_cb": self._on_client_error}
-        self._producer_settings = [settings.producer(number) | own for number in range(settings.delivery_classes)]
-        self._producers: list[Producer | None] = [None] * settings.delivery_classes
-        for number in range(len(settings.delivery_timeouts_ms)):
-            self._open_producer(number)
+        # One for each delivery class, then one for each whose records do not stay together.
+        self._classes = len(settings.delivery_timeouts_ms)
+        plain = [settings.producer(number) | own for number in range(self._classes)]
+        self._producer_settings = [*plain, *(one | {"sticky.partitioning.linger.ms": 0} for one in plain)]
+        self._producers = [Producer(one) for one in self._producer_settings]
         self._replace_from_ns = [0] * len(self._producers)
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
@@ -67,27 +69,23 @@ class KafkaLink:
         self._lines = BoundedLog()
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
-    def _open_producer(self, delivery_class: int) -> Producer:
-        producer = self._producers[delivery_class] = Producer(self._producer_settings[delivery_class])
-        return producer
-
     def start(self) -> None:
         self._thread.start()
 
     # Sending: on the loop.
 
-    def prepare(self, delivery_class: int, topic: str) -> None:  # noqa: ARG002  # this API asks for topics as it sends
-        if self._producers[delivery_class] is None:
-            self._open_producer(delivery_class)
+    def prepare(self, delivery_class: int, topic: str) -> None:
+        """Nothing to do: this API asks for topics as it sends."""
 
-    def send(self, record: Record, token: int, delivery_class: int) -> None:
-        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
+    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:  # noqa: ARG002
+        """Alone or not, it waits for others: this link has librdkafka make the batches."""
+        number = delivery_class + (self._classes if record.partition == SPREAD else 0)
         try:
-            producer.produce(
+            self._producers[number].produce(
                 record.topic,
                 record.value,
                 record.key,
-                record.partition,
+                max(record.partition, ANY),
                 headers=record.headers,
                 on_delivery=partial(self._on_delivery, token),
             )
@@ -96,14 +94,17 @@ class KafkaLink:
         except KafkaException as refused:
             error = refused.args[0]
             if error.code() == FATAL:
-                self._replace_producer(delivery_class, error.str())
+                self._replace_producer(number, error.str())
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
 
+    def withdraw(self, token: int) -> bool:  # noqa: ARG002
+        """Never: librdkafka has each record already."""
+        return False
+
     def post(self, record: Record) -> bool:
-        producer = self._producers[0] or self._open_producer(0)
         try:
-            producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+            self._producers[0].produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
         except BufferError:
             return False
         except KafkaException as refused:
@@ -113,13 +114,11 @@ class KafkaLink:
         return True
 
     def serve(self) -> None:
-        for delivery_class, producer in enumerate(self._producers):
-            if producer is None:
-                continue
+        for number, producer in enumerate(self._producers):
             try:
                 producer.poll(0)
             except KafkaException as fatal:
-                self._replace_producer(delivery_class, fatal.args[0].str())
+                self._replace_producer(number, fatal.args[0].str())
 
     def _on_delivery(self, token: int, error: KafkaError | None, _message: Message) -> None:
         if error is None:
@@ -127,12 +126,13 @@ class KafkaLink:
         else:
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), error.str())
 
-    def _replace_producer(self, delivery_class: int, detail: str) -> None:
+    def _replace_producer(self, number: int, detail: str) -> None:
+        delivery_class = number % self._classes
         now_ns = time.monotonic_ns()
-        if now_ns >= self._replace_from_ns[delivery_class]:  # else dead until a later `send` finds it so
-            self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
+        if now_ns >= self._replace_from_ns[number]:  # else dead until a later `send` finds it so
+            self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
             log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-            self._open_producer(delivery_class)
+            self._producers[number] = Producer(self._producer_settings[number])
         self._events.producer_died(delivery_class, detail)
 
     def _on_client_error(self, error: KafkaError) -> None:
@@ -228,7 +228,7 @@ class KafkaLink:
 
     def close(self, timeout_s: float) -> int:
         self._stopping = True
-        left: int = sum(producer.flush(timeout_s) for producer in self._producers if producer is not None)
+        left: int = sum(producer.flush(timeout_s) for producer in self._producers)
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
 

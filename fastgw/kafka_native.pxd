@@ -5,19 +5,22 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from fastgw._klink cimport Consumer, Producer
+from fastgw.flights cimport Flights
 from fastgw.messages cimport Record
 
 
 @cython.final
 cdef class NativeLink:
     cdef object _events, _loop, _slots, _lines
-    cdef int _reply_fd, _event_fd
-    cdef list _producer_settings, _producers, _replace_from_ns, _dying
+    cdef int _reply_fd, _event_fd, _alarm_fd
+    cdef int64_t _alarm_ns
+    cdef int _classes
+    cdef list _producer_settings, _producers, _patience_ns, _flights, _replace_from_ns, _dying
     cdef Consumer _consumer
     cdef set _reading
     cdef dict _questions
     cdef int64_t _question
     cdef bint _closed
 
-    @cython.locals(producer=Producer)
-    cpdef send(self, Record record, int64_t token, int delivery_class)
+    @cython.locals(number=int, flights=Flights, producer=Producer)
+    cpdef send(self, Record record, int64_t token, int delivery_class, bint alone, int64_t now_ns)

@@ -7,6 +7,8 @@ it knows of every record that failed whether it may be in the log.
     not_recorded   librdkafka never gave the record to a broker, or the broker refused it
     unknown        it left and was not acknowledged
 
+Records leave in flights (see `flights`), which a timer and the delivery reports let go.
+
 Where nothing may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
 round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
 a record comes). Assigning is a hand-over to librdkafka's main thread and back, a tenth of a millisecond, at start and
@@ -20,6 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import confluent_kafka  # loads the library that is used here
@@ -29,6 +32,7 @@ from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
 from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Undelivered
 from fastgw.errors import FastgwError, QueueFull, SendRefused
+from fastgw.flights import NEVER, Flights
 from fastgw.kafka_client import (
     FROM_BEGINNING,
     FROM_END,
@@ -111,11 +115,27 @@ class NativeLink:
         self._lines = BoundedLog()
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._producer_settings = [_as_text(settings.producer(number)) for number in range(settings.delivery_classes)]
-        self._producers: list[Producer | None] = [None] * settings.delivery_classes
-        for number in range(len(settings.delivery_timeouts_ms)):
-            self._open_producer(number)
+        self._alarm_fd = _klink.alarm()
+        self._alarm_ns = NEVER  # when it will go off
+        # One for each delivery class, then one for each whose records do not wait for others.
+        self._classes = len(settings.delivery_timeouts_ms)
+        steered = {"sticky.partitioning.linger.ms": 0}
+        gathering = [settings.producer(number) | steered for number in range(self._classes)]
+        at_once = [producer | {"linger.ms": 0} for producer in gathering]
+        self._producer_settings = [_as_text(producer) for producer in (*gathering, *at_once)]
+        self._producers = [self._new_producer(number) for number in range(2 * self._classes)]
         self._replace_from_ns = [0] * len(self._producers)
+        self._flights = [
+            Flights(
+                producer,
+                0 if number >= self._classes else int(settings.linger_ms * 1_000_000),
+                settings.sticky_linger_ms * 1_000_000,
+                self._come_back,
+                partial(self._refuse_late, number),
+            )
+            for number, producer in enumerate(self._producers)
+        ]
+        self._patience_ns = [1_000_000 * timeout_ms for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
         self._dying: list[Producer] = []  # replaced after a fatal error; kept until each record's fate is told
         self._consumer = _made(
             lambda: Consumer(
@@ -131,46 +151,83 @@ class NativeLink:
         self._question = 0
         self._closed = False
 
-    def _open_producer(self, delivery_class: int) -> Producer:
-        settings = self._producer_settings[delivery_class]
-        producer = self._producers[delivery_class] = _made(lambda: Producer(settings, self._slots, self._event_fd))
-        return producer
+    def _new_producer(self, number: int) -> Producer:
+        settings = self._producer_settings[number]
+        return _made(lambda: Producer(settings, self._slots, self._event_fd))
 
     def start(self) -> None:
         self._loop.add_reader(self._reply_fd, self._on_reply_fd)
         self._loop.add_reader(self._event_fd, self._on_event_fd)
+        self._loop.add_reader(self._alarm_fd, self._on_alarm_fd)
 
     # Sending.
 
     def prepare(self, delivery_class: int, topic: str) -> None:
-        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
-        producer.introduce(topic)
+        for producer in self._producers[delivery_class :: self._classes]:
+            producer.introduce(topic)
 
-    def send(self, record: Record, token: int, delivery_class: int) -> None:
-        producer = self._producers[delivery_class] or self._open_producer(delivery_class)
-        refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
+    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:
+        # Records with a key stay in the order of their requests, and only one producer can promise that.
+        number = delivery_class + self._classes if alone and record.key is None else delivery_class
+        if record.partition < 0:
+            flights = self._flights[number]
+            refused = flights.send(record, token, now_ns)
+        else:
+            producer = self._producers[number]
+            refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
         if refused is not None:
-            self._refuse(*refused, producer, delivery_class)
+            raise self._refusal(*refused, number)
 
-    def _refuse(self, code: int, text: str, producer: Producer, delivery_class: int) -> None:
+    def withdraw(self, token: int) -> bool:
+        return any(flights.withdraw(token) for flights in self._flights)
+
+    def _refusal(self, code: int, text: str, number: int) -> QueueFull | SendRefused:
         if code == QUEUE_FULL:
-            raise QueueFull("librdkafka's send queue is full")
-        if producer.fatal() is not None:  # the code is that of what was fatal
-            self._replace_producer(delivery_class, text)
-            raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
-        raise SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
+            return QueueFull("librdkafka's send queue is full")
+        if self._producers[number].fatal() is not None:  # the code is that of what was fatal
+            self._replace_producer(number, text)
+            return SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
+        return SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
 
     def post(self, record: Record) -> bool:
-        producer = self._producers[0] or self._open_producer(0)
-        refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, _klink.NOBODY)
-        if refused is not None and producer.fatal() is not None:
+        refused = self._producers[0].send(
+            record.topic, record.value, record.key, record.headers, record.partition, _klink.NOBODY
+        )
+        if refused is not None and self._producers[0].fatal() is not None:
             self._replace_producer(0, refused[1])
         return refused is None
+
+    # Flights.
+
+    def _come_back(self, due_ns: int) -> None:
+        if due_ns < self._alarm_ns:
+            self._alarm_ns = due_ns
+            _klink.set_alarm(self._alarm_fd, due_ns)
+
+    def _on_alarm_fd(self) -> None:
+        _klink.clear(self._alarm_fd)
+        self._alarm_ns = NEVER
+        now_ns = time.monotonic_ns()
+        for flights in self._flights:
+            flights.leave(now_ns)
+
+    def _refuse_late(self, number: int, token: int, code: int, text: str) -> None:
+        refusal = self._refusal(code, text, number)
+        ending = refusal.ending if isinstance(refusal, SendRefused) else errors.QUEUE_FULL
+        self._events.undelivered(token, ending, str(refusal))
+
+    def _give_up_waiting(self) -> None:
+        now_ns = time.monotonic_ns()
+        for flights, patience_ns in zip(self._flights, self._patience_ns, strict=True):
+            for token in flights.expired(now_ns - patience_ns):
+                self._events.undelivered(token, errors.NOT_SENT, "no broker acknowledged the records before it")
+            flights.leave(now_ns)
 
     # What comes back.
 
     def serve(self) -> None:
         self._take_producers_events()
+        self._give_up_waiting()
         self._take_consumers_events()
         self._take_replies()
 
@@ -192,9 +249,11 @@ class NativeLink:
                 self._loop.call_soon(self._take_replies)
 
     def _take_producers_events(self) -> None:
-        for delivery_class, producer in enumerate(self._producers):
-            if producer is not None:
-                self._tell(producer.events(), delivery_class)
+        for number, producer in enumerate(self._producers):
+            self._tell(producer.events(), number)
+            landed = producer.landed()
+            if landed:
+                self._flights[number].landed(landed, time.monotonic_ns())
         if self._dying:
             self._bury()
 
@@ -205,15 +264,15 @@ class NativeLink:
             else:
                 self._log(event)
 
-    def _tell(self, events: Sequence[Delivered | Undelivered | ClientError | LogLine], delivery_class: int) -> None:
-        """`delivery_class` -1: the producer has been replaced already."""
+    def _tell(self, events: Sequence[Delivered | Undelivered | ClientError | LogLine], number: int) -> None:
+        """`number` -1: the producer has been replaced already."""
         for event in events:
             if isinstance(event, Delivered):
                 self._events.delivered(event.token, event.at_ns)
             elif isinstance(event, Undelivered):
                 self._tell_fate(event)
-            elif isinstance(event, ClientError) and event.fatal and delivery_class >= 0:
-                self._replace_producer(delivery_class, f"{event.name}: {event.text}")
+            elif isinstance(event, ClientError) and event.fatal and number >= 0:
+                self._replace_producer(number, f"{event.name}: {event.text}")
             else:
                 self._log(event)
 
@@ -227,17 +286,18 @@ class NativeLink:
 
     # A producer's death.
 
-    def _replace_producer(self, delivery_class: int, detail: str) -> None:
-        old = self._producers[delivery_class]
-        if self._closed or old is None or old.fatal() is None:
+    def _replace_producer(self, number: int, detail: str) -> None:
+        old = self._producers[number]
+        if self._closed or old.fatal() is None:
             return  # the error is told by an event and by the next `send`: the second one means a producer that is gone
         old.purge()  # what it holds comes back as undelivered, each record with what is known of it
         now_ns = time.monotonic_ns()
-        if now_ns < self._replace_from_ns[delivery_class]:
+        if now_ns < self._replace_from_ns[number]:
             return  # dead until a later `send` finds it so
-        self._replace_from_ns[delivery_class] = now_ns + REPLACE_AGAIN_NS
-        log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-        self._open_producer(delivery_class)
+        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
+        log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
+        successor = self._producers[number] = self._new_producer(number)
+        self._flights[number].go_on_with(successor)
         self._dying.append(old)
 
     def _bury(self) -> None:
@@ -306,8 +366,12 @@ class NativeLink:
         deadline = time.monotonic() + timeout_s
         self._loop.remove_reader(self._reply_fd)
         self._loop.remove_reader(self._event_fd)
+        self._loop.remove_reader(self._alarm_fd)
         self._closed = True
-        producers = [*filter(None, self._producers), *self._dying]
+        now_ns = time.monotonic_ns()
+        for flights in self._flights:
+            flights.leave_all(now_ns)
+        producers = [*self._producers, *self._dying]
         for producer in producers:
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
@@ -318,6 +382,7 @@ class NativeLink:
             client.mute()  # before the descriptors go: librdkafka must not write to whoever gets their numbers next
         os.close(self._reply_fd)
         os.close(self._event_fd)
+        os.close(self._alarm_fd)
         burials = [_in_background(client.close) for client in clients]
         for burial in burials:
             burial.join(max(0.1, deadline - time.monotonic()))

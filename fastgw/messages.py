@@ -63,8 +63,12 @@ class Head:
         return self._headers.get_all(key)
 
 
+TOGETHER = -1  # in place of a partition: without key, wherever the records go that are sent at about the same time
+SPREAD = -2  # without key, any partition for each record
+
+
 class Record:
-    """A Kafka record on its way out; `partition` -1: the client's partitioner decides."""
+    """A Kafka record on its way out; its partition may be one of the markers above, which say who chooses one."""
 
     def __init__(
         self, topic: str, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]], partition: int

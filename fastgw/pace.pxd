@@ -8,10 +8,8 @@ from libc.stdint cimport int64_t
 @cython.final
 cdef class Pace:
     cdef int64_t _window
-    cdef int _count, _before
+    cdef int _count
+    cdef bint _was_rare
 
-    @cython.locals(window=int64_t, count=int, before=int)
-    cpdef int linger(self, int64_t now_ns)
-
-
-cdef int _linger(int count)
+    @cython.locals(window=int64_t, count=int)
+    cpdef bint is_alone(self, int64_t now_ns)

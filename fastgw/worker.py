@@ -47,8 +47,7 @@ from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.intake import Intake
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
-from fastgw.messages import Fate, Record, Reply
-from fastgw.pace import Linger
+from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply
 from fastgw.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
 
@@ -60,7 +59,6 @@ log = structlog.get_logger("fastgw.worker")
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
 BACKLOG = 1024
-PRODUCER_READY_S = 2.0  # measured: 1.0 s until a new producer has the id that idempotence asks for
 WAITS_FRESH_NS = 5_000_000_000  # the agent tells every second, if Kafka tells it
 LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
 STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have looked a moment before
@@ -93,7 +91,8 @@ class Worker:
         self._spreads: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
         self._watched: list[Plan] = []  # those whose service is looked at by the agent
         plans = self._build_plans(classes)
-        self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, self._link.send)
+        link = self._link
+        self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw)
         self._entrance = Entrance(
             Intake(cfg.routes, cfg.limits, cfg.gateway.hosts), self._exchange, self._table, self._process
         )
@@ -142,26 +141,15 @@ class Worker:
                 route.max_in_flight,
                 kafka_wire.ReplyWire(route.response_headers, self._config.limits.max_reply_bytes),
                 record_key.key_of(route.key),
-                [delivery_class] * len(Linger),
+                delivery_class,
+                _partition(route.key != "", spread.even),
             )
-            self._choose_producers(plan, delivery_class, spread.even)
+            self._link.prepare(delivery_class, plan.topic)
             if route.service_group:
                 self._watched.append(plan)
             self._spreads.setdefault(spread, []).append(plan)
             plans.append(plan)
         return plans
-
-    def _choose_producers(self, plan: Plan, delivery_class: int, even: bool) -> None:
-        """Opens the producers that fit a route best; it goes on with those it has until they can send."""
-        # Records with a key stay in the order of their requests, and only one producer can promise that.
-        is_one = plan.key_of is not None or self._link_settings.linger_ms == 0
-        chosen = [
-            self._link_settings.variant(delivery_class, even=even, linger=Linger.FULL if is_one else linger)
-            for linger in Linger
-        ]
-        for variant in chosen:
-            self._link.prepare(variant, plan.topic)
-        self._loop.call_later(PRODUCER_READY_S, setattr, plan, "delivery_classes", chosen)
 
     # What the Kafka link and the mesh bring.
 
@@ -345,7 +333,7 @@ class Worker:
         for spread, plans in self._spreads.items():
             if spread.decide(now_ns, self._canary.round_trip_ns):
                 for plan in plans:
-                    self._choose_producers(plan, plan.delivery_classes[0], spread.even)
+                    plan.partition = _partition(plan.key_of is not None, spread.even)
                 log.info("spread", topic=plans[0].topic, even=spread.even)
 
     # Time.
@@ -445,6 +433,10 @@ def _front_of(listen: Listen) -> type[ExpressFront | GranianFront]:
     from fastgw.http_granian import GranianFront
 
     return GranianFront
+
+
+def _partition(has_key: bool, is_even: bool) -> int:
+    return SPREAD if has_key or is_even else TOGETHER
 
 
 def delivery_classes(timeouts_ns: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -117,10 +118,15 @@ class LinkOnALoop:
         return dict(self.told.positions)
 
     def send(self, token: int, partition: int = 0, delivery_class: int = 0, value: bytes | None = None) -> None:
-        """Sends a record to the response topic itself, so that it comes back as a reply."""
+        """Sends a record with a key to the response topic itself, so that it comes back as a reply."""
         value = b"value %d" % token if value is None else value
-        record = Record(self.topic, value, b"key", [("correlation_id", b"id %d" % token)], partition)
-        self.link.send(record, token, delivery_class)
+        self.send_record(
+            Record(self.topic, value, b"key", [("correlation_id", b"id %d" % token)], partition), token, delivery_class
+        )
+
+    def send_record(self, record: Record, token: int, delivery_class: int = 0, alone: bool = False) -> None:
+        """Sends any record."""
+        self.link.send(record, token, delivery_class, alone, time.monotonic_ns())
 
     def fate(self, token: int, timeout_s: float = 10.0) -> str:
         """Waits for what becomes of a record: "recorded", or the name of the ending."""

@@ -26,8 +26,17 @@ class FakeSend:
 
     def __init__(self):
         self.records, self.refusal = [], None
+        self.waits = set()  # tokens whose record has not left
 
-    def __call__(self, record, token, delivery_class):
+    def withdraw(self, token):
+        """As the link's: whether the record waited."""
+        try:
+            self.waits.remove(token)
+        except KeyError:
+            return False
+        return True
+
+    def __call__(self, record, token, delivery_class, alone, now_ns):
         if self.refusal is not None:
             raise self.refusal
         self.records.append((record, token))
@@ -81,7 +90,7 @@ class House:
             0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ReplyWire(["x-a"], 1000), key_of
         )
         slot_range = self.table.open_range(0)
-        self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send)
+        self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send, self.send.withdraw)
         self.exchange.set_home(HOME, COUNT)
         self.exchange.open_gate()
 
@@ -162,6 +171,15 @@ def test_without_delivery_report_the_deadline_leaves_it_unknown(house):
     client.expect(errors.EXPIRED_UNSENT)
 
 
+def test_a_record_that_still_waits_at_the_deadline_is_withdrawn_and_was_never_sent(house):
+    client, token = house.open(timeout_ns=100 * MS)
+    house.send.waits.add(token)
+    house.exchange.expire(109 * MS)
+    client.expect(errors.NOT_SENT)
+    assert house.send.waits == set()
+    house.assert_empty()
+
+
 def test_a_reply_after_the_deadline_is_late_and_changes_nothing(house):
     client, _ = house.open(timeout_ns=MS)
     house.exchange.expire(50 * MS)
@@ -198,6 +216,15 @@ def test_leaving_before_the_delivery_report_is_counted_apart(house):
     _, token = house.open()
     house.exchange.cancel(token)
     assert house.counted(errors.CANCELLED_UNSENT) == 1
+
+
+def test_leaving_while_the_record_waits_withdraws_it(house):
+    _, token = house.open()
+    house.send.waits.add(token)
+    house.exchange.cancel(token)
+    assert house.counted(errors.CANCELLED_EARLY) == 1
+    assert house.send.waits == set()
+    house.assert_empty()
 
 
 def test_leaving_after_the_answer_does_nothing(house):

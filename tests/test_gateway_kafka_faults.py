@@ -44,6 +44,12 @@ topic = "pings"
 timeout = "500ms"
 [[route]]
 method = "POST"
+path = "/anywhere"
+topic = "orders"
+spread = "even"
+timeout = "20s"
+[[route]]
+method = "POST"
 path = "/soon"  # of the same delivery class as /ping, so that Kafka's verdict comes well before its deadline
 topic = "orders"
 timeout = "2s"
@@ -83,7 +89,7 @@ def shop(tmp_path_factory, kafka, admin):
         folder, kafka.bootstrap, "replies", [], workers=1, settings=f"slots = {SLOTS}", more=ROUTES
     ) as gateway:
         # Each producer has to know the topic before the broker is frozen, or it would ask in vain and send nothing.
-        for path in ("/orders", "/soon"):
+        for path in ("/orders", "/soon", "/anywhere"):
             with RawConnection(gateway.port) as client:
                 assert client.request("POST", path, b"first", ["Prefer: wait=1"]).problem["outcome"] == "recorded"
         yield SimpleNamespace(gateway=gateway, kafka=kafka)
@@ -164,14 +170,41 @@ def test_a_client_that_leaves_before_kafka_has_confirmed_is_counted(shop, client
     eventually(lambda: count_recorded(shop, body) == 1, 10, "it was delivered all the same")
 
 
+@pytest.mark.ending("not_sent")
+def test_while_kafka_acknowledges_nothing_a_request_is_held_back_and_at_its_deadline_it_was_never_sent(shop, body):
+    connections = [RawConnection(shop.gateway.port) for _ in range(3)]
+    with frozen(shop), counted(shop.gateway, "not_sent", 2), counted(shop.gateway, "expired_unknown"):
+        for client in connections:
+            client.ask("POST", "/orders", body, ["Prefer: wait=1"])
+        answers = sorted((client.answer() for client in connections), key=lambda answer: answer.status)
+        assert_told(answers[0], "not_sent")
+        assert_told(answers[1], "not_sent")
+        assert_told(answers[2], "expired_unknown")  # it was on its way to the only partition
+    eventually(lambda: count_recorded(shop, body) == 1, 10, "that one was delivered")
+    for client in connections:
+        client.close()
+
+
+@pytest.mark.ending("cancelled_early")
+def test_a_client_that_leaves_while_its_request_is_held_back_is_counted_as_never_sent(shop, body):
+    with frozen(shop), counted(shop.gateway, "cancelled_unknown"), counted(shop.gateway, "cancelled_early"):
+        for number in range(2):
+            with RawConnection(shop.gateway.port) as client:
+                client.ask("POST", "/orders", body)
+                phases = lambda: [waiting["phase"] for waiting in shop.gateway.status()["waiting"]["oldest"]]  # noqa: E731
+                eventually(lambda: phases() == ["sent"], 5, f"request {number} waits")  # noqa: B023
+            eventually(lambda: phases() == [], 5, f"request {number} has ended")  # noqa: B023
+    eventually(lambda: count_recorded(shop, body) == 1, 10, "the first was on its way to the only partition")
+
+
 @pytest.mark.ending("queue_full")
 def test_with_the_queue_towards_kafka_full_a_request_is_503_and_not_recorded(shop, client, body):
     before = len(values_in(shop.kafka.bootstrap, "orders"))
     with frozen(shop), counted(shop.gateway, "queue_full"):
         # These end at once and leave their slots; their records stay in the queue.
         for number in range(QUEUE):
-            assert_told(client.request("POST", "/orders", b"%d" % number, ["Prefer: wait=0"]), "expired_unknown")
-        assert_told(client.request("POST", "/orders", body), "queue_full")
+            assert_told(client.request("POST", "/anywhere", b"%d" % number, ["Prefer: wait=0"]), "expired_unknown")
+        assert_told(client.request("POST", "/anywhere", body), "queue_full")
     eventually(lambda: len(values_in(shop.kafka.bootstrap, "orders")) == before + QUEUE, 10, "the queue is delivered")
     assert count_recorded(shop, body) == 0
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 from confluent_kafka import KafkaError
 
 from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
 from fastgw.kafka_client import REFUSALS, BoundedLog, LinkSettings, client_settings
-from fastgw.pace import Linger
 
 S = 1_000_000_000
-LINGERS = {Linger.NONE: 0, Linger.HALF: 0.5, Linger.FULL: 1}
 
 
 def settings(**client):
@@ -32,21 +28,6 @@ def test_a_producer_gives_up_on_a_request_no_later_than_on_the_record():
     assert settings().producer(0)["request.timeout.ms"] == 4500
     assert settings().producer(1)["delivery.timeout.ms"] == 60_000
     assert settings().producer(1)["request.timeout.ms"] == 30_000
-
-
-def test_each_delivery_class_has_variants_that_spread_its_records_and_wait_less_for_others():
-    made = settings()
-    seen = set()
-    for delivery_class in (0, 1):
-        plain = made.producer(delivery_class)
-        assert (plain["sticky.partitioning.linger.ms"], plain["linger.ms"]) == (2, 1)
-        for even, (linger, linger_ms) in itertools.product([False, True], LINGERS.items()):
-            variant = made.variant(delivery_class, even=even, linger=linger)
-            differs = {"sticky.partitioning.linger.ms": 0 if even else 2, "linger.ms": linger_ms}
-            assert made.producer(variant) == plain | differs
-            assert made.variant(variant) == delivery_class
-            seen.add(variant)
-    assert seen == set(range(made.delivery_classes))
 
 
 SIZES = """

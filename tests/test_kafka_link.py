@@ -17,8 +17,7 @@ from structlog.testing import capture_logs
 from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka_client import FROM_BEGINNING
-from fastgw.messages import Record
-from fastgw.pace import Linger
+from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.links import KINDS, LinkOnALoop
 from tests.real_kafka.kafka_server import RealKafka
 from tests.waiting import eventually
@@ -76,7 +75,7 @@ def test_a_record_is_delivered_with_its_token_and_comes_back_as_it_was(house):
     house.read([0, 1, 2, 3])
     before_ns = time.monotonic_ns()
     headers = [("correlation_id", b"id"), ("status", b"201"), ("empty", b""), ("status", b"\xff\x00")]
-    house.link.send(Record(house.topic, b"a body", b"a key", headers, 2), 2**51 + 7, 0)
+    house.send_record(Record(house.topic, b"a body", b"a key", headers, 2), 2**51 + 7)
     house.until(lambda: house.told.got and house.told.recorded)
     assert house.told.got == [(b"id", 2, 0, [("status", b"201"), ("empty", b""), ("status", b"\xff\x00")], b"a body")]
     assert house.told.recorded.keys() == {2**51 + 7}
@@ -109,21 +108,42 @@ def test_a_posted_record_is_sent_and_nobody_is_told(house):
 
 def test_records_without_partition_and_key_stay_together(house):
     house.read([0, 1, 2, 3])
-    house.send(99)  # from now on the partitions of the topic are known
+    house.send(99)  # from now on the topic is known
     house.until(lambda: house.told.got)
     house.told.got.clear()
     for number in range(20):
-        house.link.send(Record(house.topic, b"", None, [], -1), number, 0)
+        house.send_record(Record(house.topic, b"", None, [], TOGETHER), number)
     house.until(lambda: len(house.told.got) == 20)
     assert len({reply.partition for reply in house.told.got}) <= 2
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_records_that_are_to_be_spread_go_to_all_partitions(house, alone):
+    house.read([0, 1, 2, 3])
+    for number in range(80):
+        house.send_record(Record(house.topic, b"", None, [], SPREAD), number, alone=alone)
+    house.until(lambda: len(house.told.got) == 80 and len(house.told.recorded) == 80)
+    assert {reply.partition for reply in house.told.got} == {0, 1, 2, 3}, "but for one time in 10^9"
+
+
+@pytest.mark.parametrize("partition", [TOGETHER, SPREAD])
+def test_records_with_a_key_keep_their_partition_and_their_order(house, partition):
+    house.read([0, 1, 2, 3])
+    for number in range(300):
+        house.send_record(Record(house.topic, b"%d" % number, b"key", [], partition), number, alone=number % 2 == 0)
+        if number % 20 == 0:
+            house.until(lambda so_far=number: len(house.told.recorded) >= so_far - 10)
+    house.until(lambda: len(house.told.got) == 300)
+    assert len({reply.partition for reply in house.told.got}) == 1
+    assert [int(reply.value) for reply in house.told.got] == list(range(300))
+
+
 def test_a_topic_that_does_not_exist_is_told(house):
     house.read([0])
-    house.link.send(Record("no-such-topic-here", b"x", None, [], -1), 1, 0)
+    house.send_record(Record("no-such-topic-here", b"x", None, [], TOGETHER), 1)
     assert house.fate(1) == "topic_unknown"
     with pytest.raises(SendRefused) as refused:  # by now it is known
-        house.link.send(Record("no-such-topic-here", b"x", None, [], -1), 2, 0)
+        house.send_record(Record("no-such-topic-here", b"x", None, [], TOGETHER), 2)
     assert refused.value.ending is errors.TOPIC_UNKNOWN
 
 
@@ -163,14 +183,12 @@ def test_each_delivery_class_has_its_own_producer(kind, kafka_bootstrap, topic):
         assert (house.fate(1), house.fate(2)) == ("recorded", "recorded")
 
 
-def test_a_variant_is_another_producer_with_the_same_promises(kind, kafka_bootstrap, topic):
-    with LinkOnALoop(kind, kafka_bootstrap, topic) as house:
-        variant = house.settings.variant(0, even=True, linger=Linger.NONE)
-        for _ in range(2):
-            house.link.prepare(variant, topic)
-        house.send(1, delivery_class=variant)
-        house.send(2, delivery_class=house.settings.variant(0, linger=Linger.HALF))
-        assert (house.fate(1), house.fate(2)) == ("recorded", "recorded")
+def test_a_record_that_comes_alone_is_sent_by_another_producer_with_the_same_promises(kind, kafka_bootstrap, topic):
+    with LinkOnALoop(kind, kafka_bootstrap, topic, linger_ms=500) as house:
+        house.link.prepare(0, topic)
+        for token, alone in enumerate([True, False, True]):
+            house.send_record(Record(topic, b"", None, [], TOGETHER), token, alone=alone)
+        assert [house.fate(token) for token in range(3)] == ["recorded"] * 3
 
 
 # Reading.

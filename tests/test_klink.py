@@ -57,8 +57,8 @@ def producer(open_producer):
     return open_producer()
 
 
-def send(producer, token, topic="replies", value=b"value", key=None, headers=(), partition=0):
-    return producer.send(topic, value, key, list(headers), partition, token)
+def send(producer, token, topic="replies", value=b"value", key=None, headers=(), partition=0, **more):
+    return producer.send(topic, value, key, list(headers), partition, token, **more)
 
 
 def delivered(producer, count):
@@ -96,7 +96,7 @@ def test_a_delivery_that_is_told_too_late_changes_nothing(open_producer):
 
 def test_tokens_that_name_no_slot_are_passed_over(open_producer, slots):
     producer = open_producer(slots)
-    for token in (_klink.NOBODY, 2**62, 2**19):
+    for token in (_klink.NOBODY, 2**52 - 1, 2**19):
         send(producer, token)
     eventually(lambda: producer.events() == [] and producer.waiting() == 0)
 
@@ -124,11 +124,14 @@ def test_without_slots_each_delivery_is_told(producer):
         ({"headers": [("\ud800", b"value")]}, UnicodeEncodeError),
         ({"headers": [("one",)]}, ValueError),
         ({"partition": 2**31}, OverflowError),
+        ({"token": 2**52}, ValueError),
+        ({"flight": 2048}, ValueError),
+        ({"flight": -1}, ValueError),
     ],
 )
 def test_a_wrong_argument_is_an_error_and_nothing_is_sent(producer, wrong, error):
     with pytest.raises(error):
-        send(producer, 1, **wrong)
+        send(producer, **{"token": 1} | wrong)
     assert producer.waiting() == 0
     assert send(producer, 2) is None
     assert delivered(producer, 1) == [2]

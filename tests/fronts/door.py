@@ -113,7 +113,7 @@ class ScriptedDoor:
             )
             for route in cfg.routes
         ]
-        self.exchange = Exchange(shared, 0, shared.open_range(0), maker, self._plans, self._send)
+        self.exchange = Exchange(shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False)
         self.exchange.set_home(HOME, PARTITIONS)
         self.exchange.open_gate()
         # What the front did, in its order.

@@ -1,0 +1,57 @@
+"""The types of flights.py for Cython, which compiles it."""
+
+cimport cython
+
+from libc.stdint cimport int64_t
+
+from fastgw.messages cimport Record
+
+
+@cython.final
+cdef class Lane:
+    cdef readonly str topic
+    cdef readonly bint stays
+    cdef public dict waiting
+    cdef public int aloft, flight, partition
+    cdef public int64_t since_ns, boards_until_ns, chosen_ns
+    cdef public set taken
+
+
+@cython.final
+cdef class Flights:
+    cdef object _producer, _come_back, _refused
+    cdef int64_t _linger_ns, _boarding_ns, _stay_ns
+    cdef dict _lanes, _spread_lanes, _aloft, _partitions
+    cdef set _gathering
+    cdef int _last
+
+    @cython.locals(lane=Lane)
+    cpdef send(self, Record record, int64_t token, int64_t now_ns)
+
+    @cython.locals(lane=Lane)
+    cpdef bint withdraw(self, int64_t token)
+
+    @cython.locals(lane=Lane)
+    cpdef leave(self, int64_t now_ns)
+
+    @cython.locals(lane=Lane)
+    cpdef landed(self, numbers, int64_t now_ns)
+
+    @cython.locals(due_ns=int64_t)
+    cdef _leave_if_due(self, Lane lane, int64_t now_ns)
+
+    @cython.locals(number=int)
+    cdef bint _begin(self, Lane lane, int64_t now_ns) except -1
+
+    @cython.locals(count=int, first=int, step=int, partition=int)
+    cdef bint _choose_partition(self, Lane lane, int64_t now_ns) except -1
+
+    @cython.locals(number=int)
+    cdef int _free_number(self) except -1
+
+    @cython.locals(record=Record)
+    cdef _leave(self, Lane lane)
+
+    cdef _hand_over_first(self, Lane lane, Record record, token)
+    cdef _hand_over(self, Lane lane, Record record, token)
+    cdef _call_off(self, Lane lane)

@@ -1,0 +1,276 @@
+"""When records leave for Kafka: together, in flights, so that batches are large and librdkafka never has to wait.
+
+librdkafka's idempotent producer has one batch of five records or more on its way to a partition. Until that is
+acknowledged it keeps the next one back, and once the linger of that one is over its thread asks the socket again and
+again, without waiting: a core, for as long as the broker is silent. So records wait here, in the loop, where waiting
+costs nothing, and librdkafka is given only what it can send at once:
+
+    lane      the records of one topic that may travel together: those that stay on one partition, or those that do not
+    flight    one batch of a lane. It boards for as long as librdkafka lingers; it has landed when the fate of each of
+              its records is told.
+
+    a record comes ── a flight boards? ── yes: goes with it
+                        no: is one on its way? ── no: it is the first of the next flight
+                              yes: waits until that one has landed, and goes with all that wait then
+
+So a broker's round trip sets the pace: the busier it is, the larger the batches. Who has waited for PATIENCE lingers
+goes without a landing. A flight of records that stay together goes to a partition that no other flight of its lane is
+on its way to; while there is none, nothing leaves: all brokers are silent, and what librdkafka was never given is in no
+log for certain. A partition whose leader has died keeps its one flight and gets no other; its neighbours get them.
+
+Time is an argument. Nothing here waits; `Flights` asks its owner to come back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from fastgw.messages import SPREAD, Record
+
+PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter than anybody notices
+BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
+NEVER = (1 << 63) - 1
+NUMBERS = 2047  # flights that can be told apart; 0 is the number of those that are not followed
+ANY = -1  # partition: librdkafka draws one for each record
+
+Refused = tuple[int, str]
+"""librdkafka's error code and text for a record that it does not take."""
+
+
+class Producer(Protocol):
+    """What is asked of `_klink.Producer`."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+        partition: int,
+        token: int,
+        flight: int,
+        keyless_to: int,
+    ) -> Refused | None: ...
+    def partitions(self, topic: str) -> int: ...
+
+
+class Lane:
+    """The records of one topic that may travel together, and what is known of their flights."""
+
+    def __init__(self, topic: str, stays: bool) -> None:
+        """`stays`: the records of a flight that have no key go to one partition."""
+        self.topic = topic
+        self.stays = stays
+        self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
+        self.since_ns = 0  # when the first of them came
+        self.aloft = 0  # flights that have not landed
+        self.flight = 0  # the last one: its number ...
+        self.boards_until_ns = 0  # ... until when it takes more
+        self.partition = ANY  # ... and where it goes
+        self.chosen_ns = 0  # since when flights go there
+        self.taken: set[int] = set()  # partitions that a flight is on its way to
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.topic}: {len(self.waiting)} wait, {self.aloft} flights on their way>"
+
+
+class Flights:
+    """The flights of one producer; used by one thread."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        linger_ns: int,
+        stay_ns: int,
+        come_back: Callable[[int], None],
+        refused: Callable[[int, int, str], None],
+    ) -> None:
+        """
+        Args:
+            producer: takes the records.
+            linger_ns: the producer's.
+            stay_ns: how long the flights of a lane go to the same partition.
+            come_back: told when (monotonic, ns) `leave` should be called at the latest.
+            refused: told token, error code and text of a record that waited and that librdkafka does not take.
+        """
+        self._producer = producer
+        self._linger_ns = linger_ns
+        self._boarding_ns = int(BOARDING * linger_ns)
+        self._stay_ns = stay_ns
+        self._come_back = come_back
+        self._refused = refused
+        self._lanes: dict[str, Lane] = {}
+        self._spread_lanes: dict[str, Lane] = {}
+        self._gathering: set[Lane] = set()  # those with records that wait
+        self._aloft: dict[int, Lane] = {}  # number of a flight -> whose it is
+        self._partitions: dict[int, int] = {}  # number of a flight -> the partition it is on its way to
+        self._last = 0
+
+    def __repr__(self) -> str:
+        return f"<Flights {self.waiting} records wait, {len(self._aloft)} flights on their way>"
+
+    @property
+    def waiting(self) -> int:
+        """Records that have not left."""
+        return sum(len(lane.waiting) for lane in self._gathering)
+
+    def send(self, record: Record, token: int, now_ns: int) -> Refused | None:
+        """A record of a request; it is handed over now or waits for its flight.
+
+        Args:
+            record: its partition is one of the markers TOGETHER and SPREAD.
+            token: names it in `refused`.
+            now_ns: monotonic.
+
+        Returns:
+            None; or librdkafka's refusal, if it was given the record now and did not take it.
+        """
+        lanes = self._spread_lanes if record.partition == SPREAD else self._lanes
+        lane = lanes.get(record.topic)
+        if lane is None:
+            lane = lanes[record.topic] = Lane(record.topic, record.partition != SPREAD)
+        if not lane.waiting:
+            if now_ns < lane.boards_until_ns:
+                return self._hand_over(lane, record, token)
+            if (lane.aloft == 0 or self._linger_ns == 0) and self._begin(lane, now_ns):
+                return self._hand_over_first(lane, record, token)
+            lane.since_ns = now_ns
+            self._gathering.add(lane)
+            self._come_back(now_ns + PATIENCE * self._linger_ns)
+        lane.waiting[token] = record, now_ns
+        return None
+
+    def withdraw(self, token: int) -> bool:
+        """Forgets a record that waits: its request has ended. False: it does not wait, it may be on its way."""
+        for lane in self._gathering:
+            if lane.waiting.pop(token, None) is not None:
+                if not lane.waiting:
+                    self._gathering.discard(lane)
+                return True
+        return False
+
+    def leave(self, now_ns: int) -> None:
+        """Whatever may leave by now leaves."""
+        for lane in list(self._gathering):
+            self._leave_if_due(lane, now_ns)
+
+    def landed(self, numbers: Sequence[int], now_ns: int) -> None:
+        """The fate of each record of these flights is told."""
+        for number in numbers:
+            lane = self._aloft.pop(number, None)
+            if lane is None:
+                continue
+            lane.aloft -= 1
+            lane.taken.discard(self._partitions.pop(number))
+            if number == lane.flight:
+                lane.boards_until_ns = 0
+            if lane.waiting:
+                self._leave_if_due(lane, now_ns)
+
+    def leave_all(self, now_ns: int) -> None:
+        """Everything leaves, whatever is on its way: this producer is about to be closed."""
+        for lane in list(self._gathering):
+            lane.taken.clear()
+            self._begin(lane, now_ns)
+            self._leave(lane)
+
+    def expired(self, before_ns: int) -> list[int]:
+        """Forgets what has waited since before that time; returns the tokens."""
+        tokens = []
+        for lane in self._gathering:
+            for token, (_, since_ns) in lane.waiting.items():
+                if since_ns >= before_ns:
+                    break
+                tokens.append(token)
+        for token in tokens:
+            self.withdraw(token)
+        return tokens
+
+    def go_on_with(self, producer: Producer) -> None:
+        """The producer has been replaced: what waits leaves with the new one, what is on its way is not followed."""
+        self._producer = producer
+        self._aloft.clear()
+        self._partitions.clear()
+        for lane in (*self._lanes.values(), *self._spread_lanes.values()):
+            lane.aloft = lane.boards_until_ns = 0
+            lane.taken.clear()
+
+    def _leave_if_due(self, lane: Lane, now_ns: int) -> None:
+        due_ns = lane.since_ns + PATIENCE * self._linger_ns
+        if lane.aloft and due_ns > now_ns:
+            self._come_back(due_ns)
+        elif self._begin(lane, now_ns):  # else a landing makes room
+            self._leave(lane)
+
+    def _begin(self, lane: Lane, now_ns: int) -> bool:
+        """Begins a flight, if there is a partition where it may go."""
+        if not self._choose_partition(lane, now_ns):
+            return False
+        lane.flight = number = self._free_number()
+        lane.boards_until_ns = now_ns + self._boarding_ns
+        if number:
+            self._aloft[number] = lane
+            self._partitions[number] = lane.partition
+            lane.aloft += 1
+            lane.taken.add(lane.partition)
+        return True
+
+    def _choose_partition(self, lane: Lane, now_ns: int) -> bool:
+        if not lane.stays:
+            lane.partition = ANY
+            return True
+        count = self._producer.partitions(lane.topic)
+        if count == 0:  # not known yet: a number that will do for any
+            lane.partition = random.getrandbits(30)
+            return True
+        if 0 <= lane.partition < count and now_ns - lane.chosen_ns < self._stay_ns and lane.partition not in lane.taken:
+            return True
+        first = random.randrange(count)  # noqa: S311  # which partition is no secret
+        for step in range(count):
+            partition = (first + step) % count
+            if partition not in lane.taken:
+                lane.partition, lane.chosen_ns = partition, now_ns
+                return True
+        return False
+
+    def _free_number(self) -> int:
+        if len(self._aloft) == NUMBERS:
+            return 0
+        number = self._last % NUMBERS + 1
+        while number in self._aloft:
+            number = number % NUMBERS + 1
+        self._last = number
+        return number
+
+    def _leave(self, lane: Lane) -> None:
+        waiting, lane.waiting = lane.waiting, {}
+        self._gathering.discard(lane)
+        refusals = []
+        for token, (record, _) in waiting.items():
+            refusal = self._hand_over(lane, record, token)
+            if refusal is not None:
+                refusals.append((token, refusal))
+        if len(refusals) == len(waiting):
+            self._call_off(lane)
+        for token, refusal in refusals:
+            self._refused(token, *refusal)
+
+    def _hand_over_first(self, lane: Lane, record: Record, token: int) -> Refused | None:
+        refusal = self._hand_over(lane, record, token)
+        if refusal is not None:
+            self._call_off(lane)
+        return refusal
+
+    def _hand_over(self, lane: Lane, record: Record, token: int) -> Refused | None:
+        return self._producer.send(
+            record.topic, record.value, record.key, record.headers, ANY, token, lane.flight, lane.partition
+        )
+
+    def _call_off(self, lane: Lane) -> None:
+        """The flight that was just begun has no record that could land."""
+        lane.boards_until_ns = 0
+        if self._aloft.pop(lane.flight, None) is not None:
+            lane.aloft -= 1
+            lane.taken.discard(self._partitions.pop(lane.flight))

@@ -1,0 +1,337 @@
+"""When records leave: step by step with a producer that lands flights on demand, then any order of steps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from fastgw.flights import ANY, NUMBERS, PATIENCE, Flights
+from fastgw.messages import SPREAD, TOGETHER, Record
+
+MS = 1_000_000
+LINGER, STAY = 1 * MS, 2 * MS
+QUEUE_FULL = (-184, "full")
+
+
+class FakeProducer:
+    """Takes records, or refuses them; knows what is on its way."""
+
+    def __init__(self, partitions=4):
+        self.count = partitions
+        self.taken = []  # token, flight, where it goes without key
+        self.aloft = {}  # flight -> tokens
+        self.refuses = set()
+
+    def send(self, topic, value, key, headers, partition, token, flight, keyless_to):
+        assert partition == ANY
+        if token in self.refuses:
+            return QUEUE_FULL
+        self.taken.append((token, flight, keyless_to))
+        self.aloft.setdefault(flight, []).append(token)
+        return None
+
+    def partitions(self, topic):
+        return self.count
+
+
+class House:
+    """Flights with everything around them."""
+
+    def __init__(self, linger_ns=LINGER, partitions=4):
+        self.producer = FakeProducer(partitions)
+        self.due, self.refused = [], []
+        self.flights = Flights(self.producer, linger_ns, STAY, self.due.append, lambda *told: self.refused.append(told))
+
+    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None):
+        return self.flights.send(Record(topic, b"", key, [], partition), token, now_ns)
+
+    def land(self, flight, now_ns):
+        del self.producer.aloft[flight]
+        self.flights.landed([flight], now_ns)
+
+    @property
+    def left(self):
+        """The tokens of all that left, flight by flight."""
+        by_flight = {}
+        for token, flight, _ in self.producer.taken:
+            by_flight.setdefault(flight, []).append(token)
+        return list(by_flight.values())
+
+    @property
+    def destinations(self):
+        """Flight -> where it goes."""
+        return {flight: keyless_to for _, flight, keyless_to in self.producer.taken}
+
+
+@pytest.fixture
+def house():
+    return House()
+
+
+def test_records_that_come_while_a_flight_boards_go_with_it_and_later_ones_wait(house):
+    for token, now_ns in enumerate([0, LINGER // 2, LINGER * 8 // 10, LINGER, 2 * LINGER]):
+        assert house.send(token, now_ns) is None
+    assert house.left == [[0, 1, 2]]
+    assert house.flights.waiting == 2
+    assert "2 records wait, 1 flights" in repr(house.flights)
+
+
+def test_a_landing_lets_all_that_wait_go_together_and_that_flight_boards(house):
+    for token, now_ns in enumerate([0, LINGER, 2 * LINGER]):
+        house.send(token, now_ns)
+    house.land(1, 2 * LINGER)
+    house.send(3, 2 * LINGER + LINGER // 2)
+    house.send(4, 3 * LINGER)
+    assert house.left == [[0], [1, 2, 3]]
+    assert house.flights.waiting == 1
+
+
+def test_a_flight_that_lands_while_it_boards_takes_no_more(house):
+    house.send(0, 0)
+    house.land(1, 1)
+    house.send(1, 2)
+    assert house.left == [[0], [1]]
+
+
+def test_who_has_waited_long_enough_goes_without_a_landing_to_another_partition(house):
+    house.send(0, 0)
+    house.send(1, LINGER)
+    (due_ns,) = house.due
+    assert due_ns == LINGER + PATIENCE * LINGER
+    house.flights.leave(due_ns - 1)
+    assert house.left == [[0]]
+    assert house.due[-1] == due_ns, "asked to come back once more"
+    house.flights.leave(due_ns)
+    assert house.left == [[0], [1]]
+    assert len(set(house.destinations.values())) == 2
+
+
+def test_flights_go_to_one_partition_for_a_while_and_then_to_others(house):
+    now_ns = 0
+    for token in range(200):
+        house.send(token, now_ns)
+        house.land(token + 1, now_ns)
+        now_ns += STAY // 4
+    stays = [house.destinations[flight] for flight in range(1, 201)]
+    assert all(len(set(stays[first : first + 4])) == 1 for first in range(0, 200, 4))
+    assert set(stays) == {0, 1, 2, 3}, "but for one time in 10^6"
+
+
+def test_no_partition_gets_a_second_flight_and_while_none_is_free_nothing_leaves(house):
+    for token in range(6):
+        house.send(token, token * 10 * LINGER)
+        house.flights.leave(token * 10 * LINGER + PATIENCE * LINGER)
+    assert house.left == [[0], [1], [2], [3]]
+    assert sorted(house.destinations.values()) == [0, 1, 2, 3]
+    house.flights.leave(10**15)
+    assert house.flights.waiting == 2
+    house.land(3, 10**15)
+    assert house.left[4:] == [[4, 5]]
+    assert house.destinations[5] == house.destinations[3]
+
+
+def test_what_waits_too_long_is_given_up_and_never_leaves(house):
+    house.send(0, 0)
+    for token in (1, 2, 3):
+        house.send(token, token * LINGER)
+    assert house.flights.expired(before_ns=3 * LINGER) == [1, 2]
+    house.land(1, 4 * LINGER)
+    assert house.left == [[0], [3]]
+    house.send(4, 5 * LINGER)
+    assert house.flights.expired(before_ns=10**15) == [4]
+    assert house.flights.expired(before_ns=10**15) == []
+    house.land(2, 6 * LINGER)
+    assert house.left == [[0], [3]]
+
+
+def test_what_is_withdrawn_never_leaves_and_what_has_left_cannot_be_withdrawn(house):
+    for token, now_ns in enumerate([0, LINGER, LINGER]):
+        house.send(token, now_ns)
+    assert [house.flights.withdraw(token) for token in (0, 1, 1, 7)] == [False, True, False, False]
+    house.land(1, 2 * LINGER)
+    assert house.left == [[0], [2]]
+    house.send(3, 3 * LINGER)
+    assert house.flights.withdraw(3)
+    house.land(2, 4 * LINGER)
+    assert house.left == [[0], [2]]
+    assert house.flights.waiting == 0
+
+
+def test_without_linger_each_record_leaves_at_once_as_long_as_a_partition_is_free():
+    house = House(linger_ns=0)
+    for token in range(6):
+        house.send(token, token)
+    assert house.left == [[0], [1], [2], [3]]
+    house.land(2, 10)
+    assert house.left[4:] == [[4, 5]]
+
+
+def test_spread_records_go_where_librdkafka_draws_them(house):
+    for token in range(4):
+        house.send(token, 10 * token * LINGER, partition=SPREAD)
+        house.flights.leave((10 * token + PATIENCE) * LINGER)
+    assert house.destinations == dict.fromkeys(range(1, 5), ANY)
+
+
+def test_until_the_partitions_are_known_a_flight_stays_together_all_the_same():
+    house = House(partitions=0)
+    house.send(0, 0)
+    house.send(1, LINGER // 2)
+    assert len({keyless_to for _, _, keyless_to in house.producer.taken}) == 1
+    assert house.destinations[1] >= 0
+    house.producer.count = 4
+    house.land(1, LINGER)
+    house.send(2, LINGER)
+    assert 0 <= house.destinations[2] < 4
+
+
+def test_lanes_do_not_wait_for_each_other(house):
+    house.send(0, 0, topic="a")
+    house.send(1, 0, topic="a", partition=SPREAD)
+    house.send(2, 0, topic="b")
+    assert house.left == [[0], [1], [2]]
+    house.send(3, LINGER, topic="a", partition=SPREAD)
+    house.land(1, LINGER)
+    assert house.flights.waiting == 1
+    house.land(2, LINGER)
+    assert house.left == [[0], [1], [2], [3]]
+
+
+def test_a_refusal_is_returned_to_who_sends_and_holds_nobody_up(house):
+    house.producer.refuses = {0}
+    assert house.send(0, 0) == QUEUE_FULL
+    assert house.send(1, 0) is None
+    assert house.left == [[1]]
+    assert house.refused == []
+
+
+def test_a_refusal_of_what_has_waited_is_told_and_holds_nobody_up(house):
+    house.send(0, 0)
+    for token in (1, 2, 3):
+        house.send(token, LINGER)
+    house.producer.refuses = {1, 2, 3}
+    house.land(1, 2 * LINGER)
+    assert house.refused == [(token, *QUEUE_FULL) for token in (1, 2, 3)]
+    house.send(4, 2 * LINGER)
+    assert house.left == [[0], [4]]
+
+
+def test_who_is_told_of_a_refusal_may_send_at_once(house):
+    house.send(0, 0)
+    house.send(1, LINGER)
+    house.producer.refuses = {1}
+    house.flights = flights = Flights(
+        house.producer, LINGER, STAY, house.due.append, lambda *_: house.send(2, 2 * LINGER)
+    )
+    flights.send(Record("t", b"", None, [], TOGETHER), 0, 0)
+    flights.send(Record("t", b"", None, [], TOGETHER), 1, LINGER)
+    flights.landed([1], 2 * LINGER)
+    assert house.producer.taken[-1][0] == 2
+
+
+def test_a_new_producer_gets_what_waits_and_landings_of_the_old_one_mean_nothing(house):
+    house.send(0, 0)
+    house.send(1, LINGER)
+    successor = FakeProducer()
+    house.flights.go_on_with(successor)
+    house.flights.leave(2 * LINGER)
+    assert [token for token, _, _ in successor.taken] == [1]
+    house.flights.landed([1], 2 * LINGER)
+    house.send(2, 3 * LINGER)
+    assert house.flights.waiting == 1
+    assert [token for token, _, _ in house.producer.taken] == [0]
+
+
+def test_at_the_end_everything_leaves(house):
+    for token in range(9):
+        house.send(token, 10 * token * LINGER)
+        house.flights.leave(10 * token * LINGER + PATIENCE * LINGER)
+    house.send(9, 0, partition=SPREAD)
+    house.send(10, LINGER, partition=SPREAD)
+    house.flights.leave_all(10**15)
+    assert sorted(token for token, _, _ in house.producer.taken) == list(range(11))
+    assert house.flights.waiting == 0
+
+
+def test_flights_beyond_those_that_can_be_told_apart_are_not_followed():
+    house = House(linger_ns=0)
+    for token in range(NUMBERS + 3):
+        house.send(token, token, partition=SPREAD)
+    assert [flight for _, flight, _ in house.producer.taken] == [*range(1, NUMBERS + 1), 0, 0, 0]
+    house.land(7, 10**9)
+    house.send(NUMBERS + 3, 10**9, partition=SPREAD)
+    assert house.producer.taken[-1][1] == 7, "the only number that is free"
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Records come, flights land, time passes, in any order: each record leaves once, in order, or is given up."""
+
+    lanes = Bundle("lanes")
+
+    def __init__(self):
+        super().__init__()
+        self.house = House(partitions=3)
+        self.now_ns = 0
+        self.sent = {}  # lane -> tokens in order
+        self.gone = set()  # given up
+        self.token = 0
+
+    @rule(topic=st.sampled_from("ab"), partition=st.sampled_from([TOGETHER, SPREAD]))
+    def send(self, topic, partition):
+        self.token += 1
+        self.sent.setdefault((topic, partition), []).append(self.token)
+        assert self.house.send(self.token, self.now_ns, partition, topic) is None
+
+    @rule(lingers=st.sampled_from([0.1, 0.5, 1, PATIENCE, 3 * PATIENCE]))
+    def pass_time(self, lingers):
+        self.now_ns += int(lingers * LINGER)
+        self.house.flights.leave(self.now_ns)
+
+    @precondition(lambda self: self.house.producer.aloft)
+    @rule(data=st.data())
+    def land(self, data):
+        self.house.land(data.draw(st.sampled_from(sorted(self.house.producer.aloft))), self.now_ns)
+
+    @rule(age=st.integers(0, 20))
+    def give_up(self, age):
+        self.gone.update(self.house.flights.expired(self.now_ns - age * LINGER))
+
+    @precondition(lambda self: self.token)
+    @rule(data=st.data())
+    def withdraw(self, data):
+        token = data.draw(st.integers(1, self.token))
+        if self.house.flights.withdraw(token):
+            self.gone.add(token)
+
+    @invariant()
+    def each_leaves_once_and_in_order(self):
+        left = [token for token, _, _ in self.house.producer.taken]
+        assert len(left) == len(set(left))
+        assert not self.gone & set(left)
+        for tokens in self.sent.values():
+            mine = [token for token in left if token in set(tokens)]
+            assert mine == sorted(mine)
+        assert len(left) + len(self.gone) + self.house.flights.waiting == self.token
+
+    @invariant()
+    def no_partition_has_two_flights_of_a_lane(self):
+        for (_, partition), tokens in self.sent.items():
+            if partition == SPREAD:
+                continue
+            mine = {
+                flight: keyless_to
+                for token, flight, keyless_to in self.house.producer.taken
+                if flight in self.house.producer.aloft and token in set(tokens)
+            }
+            assert len(set(mine.values())) == len(mine)
+
+    @invariant()
+    def nobody_waits_while_nothing_is_on_its_way(self):
+        if not self.house.producer.aloft:
+            assert self.house.flights.waiting == 0
+
+
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestAnyOrder = AnyOrder.TestCase
