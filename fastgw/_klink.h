@@ -250,6 +250,7 @@ static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name)
     if (!conf) return free(own), NULL;
     kl.rd_kafka_topic_conf_get(conf, "partitioner", partitioner, &room);
     own->keyed = kl_partitioner_named(partitioner);
+    atomic_init(&own->partitions, own->keyed ? 0 : 1); /* without it all that have no key go to one */
     atomic_init(&own->steered, -1);
     if (own->keyed) {
         kl.rd_kafka_topic_conf_set_opaque(conf, own);

@@ -71,7 +71,11 @@ def clear(fd: int) -> bool:
     """Take back the wake-ups of an eventfd or an alarm; False if there were none."""
 
 def alarm() -> int:
-    """A descriptor that can be read once its time has come."""
+    """A descriptor that can be read once its time has come.
+
+    Raises:
+        OSError: no descriptor is left.
+    """
 
 def set_alarm(fd: int, at_ns: int) -> None:
     """Set its time (monotonic), in place of any other."""
@@ -131,7 +135,7 @@ class Producer(Client):
         """
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has, as of the last record sent; 0: not known, and nothing can be steered."""
+        """How many partitions a record without key may go to, as of the last record sent; 0: not known yet."""
 
     def landed(self) -> list[int]:
         """Flights of which, since the last call, the last record's fate has been told by `events`."""

@@ -20,6 +20,7 @@ not closed is closed when collected; `close` waits for librdkafka's threads and 
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_SetFromErrno
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
@@ -84,7 +85,10 @@ def clear(int fd):
 
 
 def alarm():
-    return kl_alarm_new()
+    cdef int fd = kl_alarm_new()
+    if fd < 0:
+        PyErr_SetFromErrno(OSError)
+    return fd
 
 
 cpdef set_alarm(int fd, uint64_t at_ns):
@@ -303,7 +307,7 @@ cdef class Producer(Client):
         fields[6].u.headers = record_headers
         error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
         if error == NULL:
-            if flight != 0:
+            if flight != 0 and token >= 0:
                 self.aloft[flight] += 1
             return None
         if record_headers != NULL:

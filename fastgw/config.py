@@ -218,7 +218,7 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True):
 
     bootstrap: Annotated[str, Setting("Brokers to start from: `host:port`, several with commas.", _SERVERS)]
     linger_ms: Annotated[float, Setting(
-        "How long a request waits for others to share its batch; without `key`, not at all while few come.",
+        "How long a request waits for others in its batch; not at all while few come, without `key` and `public`.",
         _duration_ms("0s", "1s"))] = 1.0
     sticky_linger_ms: Annotated[int, Setting(
         "How long records without key stay on one partition.", _duration_ms("0s", "10s", whole=True))] = 2

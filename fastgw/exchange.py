@@ -27,8 +27,9 @@ from fastgw.messages import TOGETHER, Answer, Fate, Headers, Record, Reply
 from fastgw.pace import Pace
 
 Send = Callable[[Record, int, int, bool, int], None]
+"""(record, token, delivery class, alone, now_ns): see kafka_client.Link.send."""
 Withdraw = Callable[[int], bool]
-"""(record, token, delivery class): gives the record to Kafka, or raises QueueFull or SendRefused with nothing sent."""
+"""(token): True if its record was never handed over and will not be."""
 
 UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
 REFUSED = -1  # what `open` returns for a request that has been answered already
@@ -250,17 +251,6 @@ class Exchange:
         """The record was refused, or nobody can say whether it was written."""
         if self._slots.finish(token, _ctable.FAILED) >= 0:
             self._end(token, ending, detail)
-
-    def unconfirmed(self, delivery_class: int, ending: Ending, detail: str) -> int:
-        """A producer died: nobody will ever confirm what it had in hand. Returns how many requests that ended."""
-        ended = 0
-        for waiting in self._waiting:
-            if waiting is None or waiting[1].delivery_class != delivery_class:
-                continue
-            if self._slots.state(waiting[0]) == _ctable.SENT:
-                self.undelivered(waiting[0], ending, detail)
-                ended += 1
-        return ended
 
     # The ends.
 

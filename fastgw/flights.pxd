@@ -12,7 +12,7 @@ cdef class Lane:
     cdef readonly str topic
     cdef readonly bint stays
     cdef public dict waiting
-    cdef public int aloft, flight, partition
+    cdef public int flight, partition
     cdef public int64_t since_ns, boards_until_ns, chosen_ns
     cdef public set taken
 
@@ -20,7 +20,7 @@ cdef class Lane:
 @cython.final
 cdef class Flights:
     cdef object _producer, _come_back, _refused
-    cdef int64_t _linger_ns, _boarding_ns, _stay_ns
+    cdef int64_t _linger_ns, _boarding_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
     cdef dict _lanes, _spread_lanes, _aloft, _partitions
     cdef set _gathering
     cdef int _last
@@ -31,14 +31,15 @@ cdef class Flights:
     @cython.locals(lane=Lane)
     cpdef bint withdraw(self, int64_t token)
 
-    @cython.locals(lane=Lane)
     cpdef leave(self, int64_t now_ns)
 
     @cython.locals(lane=Lane)
     cpdef landed(self, numbers, int64_t now_ns)
 
-    @cython.locals(due_ns=int64_t)
-    cdef _leave_if_due(self, Lane lane, int64_t now_ns)
+    cdef bint _is_on_its_way(self, Lane lane) except -1
+
+    @cython.locals(lane=Lane, due_ns=int64_t)
+    cdef _leave_if_due(self, lanes, int64_t now_ns)
 
     @cython.locals(number=int)
     cdef bint _begin(self, Lane lane, int64_t now_ns) except -1
@@ -50,7 +51,7 @@ cdef class Flights:
     cdef int _free_number(self) except -1
 
     @cython.locals(record=Record)
-    cdef _leave(self, Lane lane)
+    cdef list _leave(self, Lane lane)
 
     cdef _hand_over_first(self, Lane lane, Record record, token)
     cdef _hand_over(self, Lane lane, Record record, token)

@@ -34,9 +34,14 @@ BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would b
 NEVER = (1 << 63) - 1
 NUMBERS = 2047  # flights that can be told apart; 0 is the number of those that are not followed
 ANY = -1  # partition: librdkafka draws one for each record
+QUEUE_FULL = -184  # RD_KAFKA_RESP_ERR__QUEUE_FULL
 
 Refused = tuple[int, str]
 """librdkafka's error code and text for a record that it does not take."""
+Refusal = tuple[int, int, str]
+"""The same, and before it the token of the record."""
+
+NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait for Kafka to acknowledge others")
 
 
 class Producer(Protocol):
@@ -65,7 +70,6 @@ class Lane:
         self.stays = stays
         self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
         self.since_ns = 0  # when the first of them came
-        self.aloft = 0  # flights that have not landed
         self.flight = 0  # the last one: its number ...
         self.boards_until_ns = 0  # ... until when it takes more
         self.partition = ANY  # ... and where it goes
@@ -73,7 +77,7 @@ class Lane:
         self.taken: set[int] = set()  # partitions that a flight is on its way to
 
     def __repr__(self) -> str:
-        return f"<Lane {self.topic}: {len(self.waiting)} wait, {self.aloft} flights on their way>"
+        return f"<Lane {self.topic}: {len(self.waiting)} wait, flights are on their way to {self.taken or 'none'}>"
 
 
 class Flights:
@@ -84,21 +88,25 @@ class Flights:
         producer: Producer,
         linger_ns: int,
         stay_ns: int,
+        waiting_bytes_max: int,
         come_back: Callable[[int], None],
-        refused: Callable[[int, int, str], None],
+        refused: Callable[[Sequence[Refusal]], None],
     ) -> None:
         """
         Args:
             producer: takes the records.
             linger_ns: the producer's.
             stay_ns: how long the flights of a lane go to the same partition.
+            waiting_bytes_max: of the values of all records that wait.
             come_back: told when (monotonic, ns) `leave` should be called at the latest.
-            refused: told token, error code and text of a record that waited and that librdkafka does not take.
+            refused: told of records that waited and that librdkafka does not take.
         """
         self._producer = producer
         self._linger_ns = linger_ns
         self._boarding_ns = int(BOARDING * linger_ns)
         self._stay_ns = stay_ns
+        self._waiting_bytes_max = waiting_bytes_max
+        self._waiting_bytes = 0
         self._come_back = come_back
         self._refused = refused
         self._lanes: dict[str, Lane] = {}
@@ -134,18 +142,24 @@ class Flights:
         if not lane.waiting:
             if now_ns < lane.boards_until_ns:
                 return self._hand_over(lane, record, token)
-            if (lane.aloft == 0 or self._linger_ns == 0) and self._begin(lane, now_ns):
+            if (self._linger_ns == 0 or not self._is_on_its_way(lane)) and self._begin(lane, now_ns):
                 return self._hand_over_first(lane, record, token)
+        if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
+            return NO_ROOM
+        if not lane.waiting:
             lane.since_ns = now_ns
             self._gathering.add(lane)
             self._come_back(now_ns + PATIENCE * self._linger_ns)
         lane.waiting[token] = record, now_ns
+        self._waiting_bytes += len(record.value)
         return None
 
     def withdraw(self, token: int) -> bool:
         """Forgets a record that waits: its request has ended. False: it does not wait, it may be on its way."""
         for lane in self._gathering:
-            if lane.waiting.pop(token, None) is not None:
+            waited = lane.waiting.pop(token, None)
+            if waited is not None:
+                self._waiting_bytes -= len(waited[0].value)
                 if not lane.waiting:
                     self._gathering.discard(lane)
                 return True
@@ -153,35 +167,34 @@ class Flights:
 
     def leave(self, now_ns: int) -> None:
         """Whatever may leave by now leaves."""
-        for lane in list(self._gathering):
-            self._leave_if_due(lane, now_ns)
+        self._leave_if_due(list(self._gathering), now_ns)
 
     def landed(self, numbers: Sequence[int], now_ns: int) -> None:
         """The fate of each record of these flights is told."""
         for number in numbers:
             lane = self._aloft.pop(number, None)
-            if lane is None:
-                continue
-            lane.aloft -= 1
-            lane.taken.discard(self._partitions.pop(number))
-            if number == lane.flight:
-                lane.boards_until_ns = 0
-            if lane.waiting:
-                self._leave_if_due(lane, now_ns)
+            if lane is not None:
+                lane.taken.discard(self._partitions.pop(number))
+                if number == lane.flight:
+                    lane.boards_until_ns = 0
+        self._leave_if_due(list(self._gathering), now_ns)
 
     def leave_all(self, now_ns: int) -> None:
         """Everything leaves, whatever is on its way: this producer is about to be closed."""
+        refusals: list[Refusal] = []
         for lane in list(self._gathering):
             lane.taken.clear()
             self._begin(lane, now_ns)
-            self._leave(lane)
+            refusals += self._leave(lane)
+        if refusals:
+            self._refused(refusals)
 
-    def expired(self, before_ns: int) -> list[int]:
-        """Forgets what has waited since before that time; returns the tokens."""
-        tokens = []
+    def expired(self, before_ns: int, most: int) -> list[int]:
+        """Forgets what has waited since before that time, not more than `most`; returns the tokens."""
+        tokens: list[int] = []
         for lane in self._gathering:
             for token, (_, since_ns) in lane.waiting.items():
-                if since_ns >= before_ns:
+                if since_ns >= before_ns or len(tokens) == most:
                     break
                 tokens.append(token)
         for token in tokens:
@@ -194,26 +207,34 @@ class Flights:
         self._aloft.clear()
         self._partitions.clear()
         for lane in (*self._lanes.values(), *self._spread_lanes.values()):
-            lane.aloft = lane.boards_until_ns = 0
+            lane.boards_until_ns = 0
             lane.taken.clear()
 
-    def _leave_if_due(self, lane: Lane, now_ns: int) -> None:
-        due_ns = lane.since_ns + PATIENCE * self._linger_ns
-        if lane.aloft and due_ns > now_ns:
-            self._come_back(due_ns)
-        elif self._begin(lane, now_ns):  # else a landing makes room
-            self._leave(lane)
+    def _is_on_its_way(self, lane: Lane) -> bool:
+        """Whether the lane's last flight has not landed; one that is stuck for longer holds up nobody."""
+        return self._aloft.get(lane.flight) is lane
+
+    def _leave_if_due(self, lanes: Sequence[Lane], now_ns: int) -> None:
+        refusals: list[Refusal] = []
+        for lane in lanes:
+            due_ns = lane.since_ns + PATIENCE * self._linger_ns
+            if due_ns > now_ns and self._is_on_its_way(lane):
+                self._come_back(due_ns)
+            elif self._begin(lane, now_ns):  # else a landing makes room
+                refusals += self._leave(lane)
+        if refusals:  # told at the end: who is told may send again
+            self._refused(refusals)
 
     def _begin(self, lane: Lane, now_ns: int) -> bool:
         """Begins a flight, if there is a partition where it may go."""
         if not self._choose_partition(lane, now_ns):
             return False
-        lane.flight = number = self._free_number()
+        # Who asks neither whether a flight has landed nor where it went needs no number.
+        lane.flight = number = self._free_number() if lane.stays or self._linger_ns else 0
         lane.boards_until_ns = now_ns + self._boarding_ns
         if number:
             self._aloft[number] = lane
             self._partitions[number] = lane.partition
-            lane.aloft += 1
             lane.taken.add(lane.partition)
         return True
 
@@ -222,9 +243,9 @@ class Flights:
             lane.partition = ANY
             return True
         count = self._producer.partitions(lane.topic)
-        if count == 0:  # not known yet: a number that will do for any
+        if count == 0:  # not known yet: a number that will do for any, and one flight at a time
             lane.partition = random.getrandbits(30)
-            return True
+            return not lane.taken
         if 0 <= lane.partition < count and now_ns - lane.chosen_ns < self._stay_ns and lane.partition not in lane.taken:
             return True
         first = random.randrange(count)  # noqa: S311  # which partition is no secret
@@ -244,18 +265,18 @@ class Flights:
         self._last = number
         return number
 
-    def _leave(self, lane: Lane) -> None:
+    def _leave(self, lane: Lane) -> list[Refusal]:
         waiting, lane.waiting = lane.waiting, {}
         self._gathering.discard(lane)
         refusals = []
         for token, (record, _) in waiting.items():
-            refusal = self._hand_over(lane, record, token)
-            if refusal is not None:
-                refusals.append((token, refusal))
+            self._waiting_bytes -= len(record.value)
+            refused = self._hand_over(lane, record, token)
+            if refused is not None:
+                refusals.append((token, *refused))
         if len(refusals) == len(waiting):
             self._call_off(lane)
-        for token, refusal in refusals:
-            self._refused(token, *refusal)
+        return refusals
 
     def _hand_over_first(self, lane: Lane, record: Record, token: int) -> Refused | None:
         refusal = self._hand_over(lane, record, token)
@@ -272,5 +293,4 @@ class Flights:
         """The flight that was just begun has no record that could land."""
         lane.boards_until_ns = 0
         if self._aloft.pop(lane.flight, None) is not None:
-            lane.aloft -= 1
             lane.taken.discard(self._partitions.pop(lane.flight))

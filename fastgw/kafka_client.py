@@ -24,6 +24,8 @@ REPLACE_AGAIN_NS = 500_000_000
 
 POSITION_TIMEOUT_S = 5.0  # how long one question for the offsets of partitions may take before it is asked again
 
+QUEUE_BYTES = 128 << 20  # that may wait in one producer, or for it
+
 Settings = dict[str, Any]
 """librdkafka properties by name."""
 
@@ -43,9 +45,6 @@ class LinkEvents(Protocol):
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         """It is not, or nobody can say: `ending` tells which."""
-
-    def producer_died(self, delivery_class: int, detail: str) -> None:
-        """A fatal producer error: a new producer is in place, nothing the old one had in hand will be confirmed."""
 
     def positioned(self, offsets: Mapping[int, int]) -> None:
         """Partition -> an offset from which on every record of it is read."""
@@ -105,8 +104,8 @@ class LinkSettings(NamedTuple):
 
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
-    # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends. Delivery
-    # class n has the timeout n, and its records share batches and, without key, partitions.
+    # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends (not for a
+    # record that had to wait before it was handed over). Delivery class n has the timeout n.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2
@@ -127,7 +126,7 @@ class LinkSettings(NamedTuple):
             "delivery.timeout.ms": timeout_ms,
             "request.timeout.ms": min(30_000, timeout_ms),
             "queue.buffering.max.messages": self.queue_messages,
-            "queue.buffering.max.kbytes": 131_072,
+            "queue.buffering.max.kbytes": QUEUE_BYTES // 1024,
             # Bounds how long a record for a topic that does not exist is kept before its fate is told.
             "topic.metadata.propagation.max.ms": 1000,
         }

@@ -62,6 +62,7 @@ class KafkaLink:
         plain = [settings.producer(number) | own for number in range(self._classes)]
         self._producer_settings = [*plain, *(one | {"sticky.partitioning.linger.ms": 0} for one in plain)]
         self._producers = [Producer(one) for one in self._producer_settings]
+        self._in_hand: list[set[int]] = [set() for _ in self._producers]  # tokens of records whose fate is not told
         self._replace_from_ns = [0] * len(self._producers)
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
@@ -87,7 +88,7 @@ class KafkaLink:
                 record.key,
                 max(record.partition, ANY),
                 headers=record.headers,
-                on_delivery=partial(self._on_delivery, token),
+                on_delivery=partial(self._on_delivery, number, token),
             )
         except BufferError:
             raise QueueFull("librdkafka's send queue is full") from None
@@ -97,6 +98,8 @@ class KafkaLink:
                 self._replace_producer(number, error.str())
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
+
+        self._in_hand[number].add(token)
 
     def withdraw(self, token: int) -> bool:  # noqa: ARG002
         """Never: librdkafka has each record already."""
@@ -120,7 +123,10 @@ class KafkaLink:
             except KafkaException as fatal:
                 self._replace_producer(number, fatal.args[0].str())
 
-    def _on_delivery(self, token: int, error: KafkaError | None, _message: Message) -> None:
+    def _on_delivery(self, number: int, token: int, error: KafkaError | None, _message: Message) -> None:
+        if token not in self._in_hand[number]:
+            return  # told already, when the producer died
+        self._in_hand[number].discard(token)
         if error is None:
             self._events.delivered(token, time.monotonic_ns())
         else:
@@ -133,7 +139,9 @@ class KafkaLink:
             self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
             log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
             self._producers[number] = Producer(self._producer_settings[number])
-        self._events.producer_died(delivery_class, detail)
+        in_hand, self._in_hand[number] = self._in_hand[number], set()
+        for token in in_hand:  # nobody will ever confirm what it had in hand
+            self._events.undelivered(token, errors.SEND_UNKNOWN, f"the Kafka producer died: {detail}")
 
     def _on_client_error(self, error: KafkaError) -> None:
         self._say("kafka client", code=error.name(), detail=error.str())

@@ -1,8 +1,8 @@
 """The Kafka link on librdkafka itself: no Kafka thread of ours, no Python object for a delivery report.
 
 The library is the one that confluent_kafka has loaded (see `_klink`): the loop watches two eventfds, one for replies,
-one for everything rare. Against the public API this saves a thread, the hand-over of the GIL and a wake-up a batch, and
-it knows of every record that failed whether it may be in the log.
+one for everything else, and an alarm. Against the public API this saves a thread, the hand-over of the GIL and a
+wake-up a batch, and it knows of every record that failed whether it may be in the log.
 
     not_recorded   librdkafka never gave the record to a broker, or the broker refused it
     unknown        it left and was not acknowledged
@@ -31,12 +31,13 @@ import structlog
 from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
 from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Undelivered
-from fastgw.errors import FastgwError, QueueFull, SendRefused
-from fastgw.flights import NEVER, Flights
+from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
+from fastgw.flights import NEVER, Flights, Refusal
 from fastgw.kafka_client import (
     FROM_BEGINNING,
     FROM_END,
     POSITION_TIMEOUT_S,
+    QUEUE_BYTES,
     QUEUE_FULL,
     REFUSALS,
     REPLACE_AGAIN_NS,
@@ -52,6 +53,7 @@ log = structlog.get_logger("fastgw.kafka")
 OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka 2.16.0 up to, not including, 3.0: what this file was run with
 POSITION_AGAIN_S = 0.1  # between two questions for offsets that could not be told
 FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
+GIVEN_UP_AT_ONCE = 1000  # records whose time is up, on one tick: their answers must not hold up the loop
 NewClient = TypeVar("NewClient", Producer, Consumer)
 LOG_METHODS = ("error", "error", "error", "error", "warning", "info", "info")  # by syslog level ...
 DEBUG = 7  # ... below this one
@@ -130,6 +132,7 @@ class NativeLink:
                 producer,
                 0 if number >= self._classes else int(settings.linger_ms * 1_000_000),
                 settings.sticky_linger_ms * 1_000_000,
+                QUEUE_BYTES,
                 self._come_back,
                 partial(self._refuse_late, number),
             )
@@ -175,19 +178,21 @@ class NativeLink:
         else:
             producer = self._producers[number]
             refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
-        if refused is not None:
-            raise self._refusal(*refused, number)
+        if refused is None:
+            return
+        if refused[0] == QUEUE_FULL:
+            raise QueueFull(refused[1])
+        raise SendRefused(*_why_refused(*refused, self._has_died(number, refused[1])))
 
     def withdraw(self, token: int) -> bool:
         return any(flights.withdraw(token) for flights in self._flights)
 
-    def _refusal(self, code: int, text: str, number: int) -> QueueFull | SendRefused:
-        if code == QUEUE_FULL:
-            return QueueFull("librdkafka's send queue is full")
-        if self._producers[number].fatal() is not None:  # the code is that of what was fatal
-            self._replace_producer(number, text)
-            return SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again")
-        return SendRefused(REFUSALS.get(code, errors.REFUSED_SEND), text)
+    def _has_died(self, number: int, detail: str) -> bool:
+        """Whether that is why a record was refused; if so, the producer has a successor now, or soon."""
+        if self._producers[number].fatal() is None:
+            return False
+        self._replace_producer(number, detail)
+        return True
 
     def post(self, record: Record) -> bool:
         refused = self._producers[0].send(
@@ -211,15 +216,15 @@ class NativeLink:
         for flights in self._flights:
             flights.leave(now_ns)
 
-    def _refuse_late(self, number: int, token: int, code: int, text: str) -> None:
-        refusal = self._refusal(code, text, number)
-        ending = refusal.ending if isinstance(refusal, SendRefused) else errors.QUEUE_FULL
-        self._events.undelivered(token, ending, str(refusal))
+    def _refuse_late(self, number: int, refusals: Sequence[Refusal]) -> None:
+        died = self._has_died(number, refusals[0][2])
+        for token, code, text in refusals:
+            self._events.undelivered(token, *_why_refused(code, text, died))
 
     def _give_up_waiting(self) -> None:
         now_ns = time.monotonic_ns()
         for flights, patience_ns in zip(self._flights, self._patience_ns, strict=True):
-            for token in flights.expired(now_ns - patience_ns):
+            for token in flights.expired(now_ns - patience_ns, GIVEN_UP_AT_ONCE):
                 self._events.undelivered(token, errors.NOT_SENT, "no broker acknowledged the records before it")
             flights.leave(now_ns)
 
@@ -252,7 +257,7 @@ class NativeLink:
         for number, producer in enumerate(self._producers):
             self._tell(producer.events(), number)
             landed = producer.landed()
-            if landed:
+            if landed and producer is self._producers[number]:
                 self._flights[number].landed(landed, time.monotonic_ns())
         if self._dying:
             self._bury()
@@ -404,6 +409,12 @@ class NativeLink:
     def _say(self, method: str, event: str, **fields: Any) -> None:
         if self._lines.admit(time.monotonic_ns()):
             getattr(log, method)(event, **fields, **self._lines.held_back())
+
+
+def _why_refused(code: int, text: str, died: bool) -> tuple[Ending, str]:
+    if died:  # the code is that of what was fatal
+        return errors.QUEUE_FULL, "the producer had died and was replaced; send again"
+    return errors.QUEUE_FULL if code == QUEUE_FULL else REFUSALS.get(code, errors.REFUSED_SEND), text
 
 
 def _as_text(settings: Settings) -> list[tuple[str, str]]:

@@ -159,9 +159,6 @@ class Worker:
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         self._exchange.undelivered(token, ending, detail)
 
-    def producer_died(self, delivery_class: int, detail: str) -> None:
-        self._exchange.unconfirmed(delivery_class, errors.SEND_UNKNOWN, f"the Kafka producer died: {detail}")
-
     def replies(self, replies: Sequence[Reply]) -> None:
         now_ns = time.monotonic_ns()
         for reply in replies:

@@ -31,7 +31,6 @@ class Told:
         self.batches: list[int] = []  # how many replies each
         self.recorded: dict[int, int] = {}  # token -> when
         self.failed: dict[int, tuple[Ending, str]] = {}
-        self.died: list[tuple[int, str]] = []
         self.positions: dict[int, int] = {}
 
     def replies(self, replies: Sequence[Reply]) -> None:
@@ -45,9 +44,6 @@ class Told:
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         assert token not in self.failed, "each record is told of once"
         self.failed[token] = ending, detail
-
-    def producer_died(self, delivery_class: int, detail: str) -> None:
-        self.died.append((delivery_class, detail))
 
     def positioned(self, offsets: Mapping[int, int]) -> None:
         self.positions |= offsets

@@ -340,16 +340,6 @@ def test_a_poisonous_reply_is_502_recorded_and_the_slot_is_free(house, headers):
     house.assert_empty()
 
 
-def test_when_a_producer_dies_only_its_unconfirmed_requests_end(house):
-    confirmed, token = house.open()
-    house.exchange.delivered(token, 1)
-    unconfirmed, _ = house.open()
-    assert house.exchange.unconfirmed(1, errors.SEND_UNKNOWN, "died") == 0
-    assert house.exchange.unconfirmed(0, errors.SEND_UNKNOWN, "died") == 1
-    unconfirmed.expect(errors.SEND_UNKNOWN)
-    assert confirmed.answers == []
-
-
 def test_the_end_of_a_drain_answers_everything_honestly(house):
     recorded, token = house.open()
     house.exchange.delivered(token, 1)

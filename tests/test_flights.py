@@ -7,11 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from fastgw.flights import ANY, NUMBERS, PATIENCE, Flights
+from fastgw.flights import ANY, NO_ROOM, NUMBERS, PATIENCE, Flights
 from fastgw.messages import SPREAD, TOGETHER, Record
 
 MS = 1_000_000
 LINGER, STAY = 1 * MS, 2 * MS
+WAITING_BYTES = 100
 QUEUE_FULL = (-184, "full")
 
 
@@ -42,10 +43,10 @@ class House:
     def __init__(self, linger_ns=LINGER, partitions=4):
         self.producer = FakeProducer(partitions)
         self.due, self.refused = [], []
-        self.flights = Flights(self.producer, linger_ns, STAY, self.due.append, lambda *told: self.refused.append(told))
+        self.flights = Flights(self.producer, linger_ns, STAY, WAITING_BYTES, self.due.append, self.refused.extend)
 
-    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None):
-        return self.flights.send(Record(topic, b"", key, [], partition), token, now_ns)
+    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b""):
+        return self.flights.send(Record(topic, value, key, [], partition), token, now_ns)
 
     def land(self, flight, now_ns):
         del self.producer.aloft[flight]
@@ -136,12 +137,13 @@ def test_what_waits_too_long_is_given_up_and_never_leaves(house):
     house.send(0, 0)
     for token in (1, 2, 3):
         house.send(token, token * LINGER)
-    assert house.flights.expired(before_ns=3 * LINGER) == [1, 2]
+    assert house.flights.expired(3 * LINGER, most=9) == [1, 2]
     house.land(1, 4 * LINGER)
     assert house.left == [[0], [3]]
     house.send(4, 5 * LINGER)
-    assert house.flights.expired(before_ns=10**15) == [4]
-    assert house.flights.expired(before_ns=10**15) == []
+    assert house.flights.expired(10**15, most=0) == []
+    assert house.flights.expired(10**15, most=1) == [4]
+    assert house.flights.expired(10**15, most=1) == []
     house.land(2, 6 * LINGER)
     assert house.left == [[0], [3]]
 
@@ -187,6 +189,45 @@ def test_until_the_partitions_are_known_a_flight_stays_together_all_the_same():
     assert 0 <= house.destinations[2] < 4
 
 
+def test_until_the_partitions_are_known_one_flight_leaves_at_a_time():
+    house = House(partitions=0)
+    house.send(0, 0)
+    house.send(1, LINGER)
+    house.flights.leave(10**15)
+    assert house.left == [[0]]
+    house.land(1, 10**15)
+    assert house.left == [[0], [1]]
+
+
+def test_a_flight_that_does_not_land_holds_up_nobody_but_the_next(house):
+    house.send(0, 0)
+    house.send(1, LINGER)
+    house.flights.leave(LINGER + PATIENCE * LINGER)
+    now_ns = 10 * LINGER
+    for token in range(2, 20):  # those of the other partitions land and are followed at once
+        house.send(token, now_ns)
+        house.land(token, now_ns + 1)
+        now_ns += 2 * LINGER
+    assert house.left == [[token] for token in range(20)]
+    assert house.destinations[1] not in {house.destinations[flight] for flight in range(2, 21)}
+
+
+def test_no_more_bytes_wait_than_may():
+    house = House()
+    house.send(0, 0, value=bytes(1000))
+    assert house.send(1, LINGER, value=bytes(60)) is None
+    assert house.send(2, LINGER, value=bytes(41)) == NO_ROOM
+    assert house.send(3, LINGER, value=bytes(40)) is None
+    assert house.send(4, LINGER, topic="other", value=bytes(1000)) is None, "which does not have to wait"
+    house.flights.withdraw(1)
+    assert house.send(5, LINGER, value=bytes(60)) is None
+    house.land(1, 2 * LINGER)
+    assert house.left == [[0], [4], [3, 5]]
+    assert house.send(6, 4 * LINGER, value=bytes(100)) is None
+    house.flights.expired(10**15, most=9)
+    assert house.send(7, 4 * LINGER, value=bytes(100)) is None
+
+
 def test_lanes_do_not_wait_for_each_other(house):
     house.send(0, 0, topic="a")
     house.send(1, 0, topic="a", partition=SPREAD)
@@ -218,17 +259,21 @@ def test_a_refusal_of_what_has_waited_is_told_and_holds_nobody_up(house):
     assert house.left == [[0], [4]]
 
 
-def test_who_is_told_of_a_refusal_may_send_at_once(house):
-    house.send(0, 0)
-    house.send(1, LINGER)
-    house.producer.refuses = {1}
-    house.flights = flights = Flights(
-        house.producer, LINGER, STAY, house.due.append, lambda *_: house.send(2, 2 * LINGER)
-    )
-    flights.send(Record("t", b"", None, [], TOGETHER), 0, 0)
-    flights.send(Record("t", b"", None, [], TOGETHER), 1, LINGER)
+def test_who_is_told_of_refusals_may_send_at_once():
+    told = []
+
+    def send_again(refusals):
+        told.extend(refusals)
+        flights.send(Record("t", b"", None, [], TOGETHER), 9, 2 * LINGER)
+
+    producer = FakeProducer()
+    producer.refuses = {1, 2}
+    flights = Flights(producer, LINGER, STAY, WAITING_BYTES, lambda _: None, send_again)
+    for token, now_ns in enumerate([0, LINGER, LINGER]):
+        flights.send(Record("t", b"", None, [], TOGETHER), token, now_ns)
     flights.landed([1], 2 * LINGER)
-    assert house.producer.taken[-1][0] == 2
+    assert [token for token, *_ in told] == [1, 2]
+    assert [token for token, _, _ in producer.taken] == [0, 9]
 
 
 def test_a_new_producer_gets_what_waits_and_landings_of_the_old_one_mean_nothing(house):
@@ -256,13 +301,20 @@ def test_at_the_end_everything_leaves(house):
 
 
 def test_flights_beyond_those_that_can_be_told_apart_are_not_followed():
-    house = House(linger_ns=0)
+    house = House(partitions=NUMBERS + 9)
     for token in range(NUMBERS + 3):
-        house.send(token, token, partition=SPREAD)
+        house.send(token, 2 * token * LINGER, topic=f"t{token}")
     assert [flight for _, flight, _ in house.producer.taken] == [*range(1, NUMBERS + 1), 0, 0, 0]
     house.land(7, 10**9)
-    house.send(NUMBERS + 3, 10**9, partition=SPREAD)
+    house.send(NUMBERS + 3, 10**9, topic="another")
     assert house.producer.taken[-1][1] == 7, "the only number that is free"
+
+
+def test_spread_records_that_do_not_wait_use_up_no_numbers():
+    house = House(linger_ns=0)
+    for token in range(3):
+        house.send(token, token, partition=SPREAD)
+    assert [flight for _, flight, _ in house.producer.taken] == [0, 0, 0]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -296,7 +348,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(age=st.integers(0, 20))
     def give_up(self, age):
-        self.gone.update(self.house.flights.expired(self.now_ns - age * LINGER))
+        self.gone.update(self.house.flights.expired(self.now_ns - age * LINGER, most=3))
 
     @precondition(lambda self: self.token)
     @rule(data=st.data())
