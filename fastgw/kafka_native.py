@@ -52,6 +52,9 @@ log = structlog.get_logger("fastgw.kafka")
 
 OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka 2.16.0 up to, not including, 3.0: what this file was run with
 POSITION_AGAIN_S = 0.1  # between two questions for offsets that could not be told
+# One start in forty, librdkafka does not notice that it has been told the leaders of the partitions, and looks again
+# three seconds later. The same question once more is answered at once.
+POSITION_REPEAT_S = 0.2
 FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
 GIVEN_UP_AT_ONCE = 1000  # records whose time is up, on one tick: their answers must not hold up the loop
 NewClient = TypeVar("NewClient", Producer, Consumer)
@@ -327,9 +330,17 @@ class NativeLink:
             self._question += 1
             self._questions[self._question] = partitions
             self._consumer.ask_offsets(partitions, FROM_END, self._question, int(POSITION_TIMEOUT_S * 1000))
+            self._loop.call_later(POSITION_REPEAT_S, self._repeat, self._question)
+
+    def _repeat(self, question: int) -> None:
+        partitions = self._questions.get(question)
+        if partitions and not self._closed:
+            self._consumer.ask_offsets(partitions, FROM_END, question, int(POSITION_TIMEOUT_S * 1000))
 
     def _offsets_told(self, answer: Offsets) -> None:
-        wanted = self._questions.pop(answer.request)
+        wanted = self._questions.pop(answer.request, None)
+        if wanted is None:
+            return  # the question was repeated, and this is the other answer
         offsets = {partition: offset for partition, offset in answer.found.items() if partition in wanted}
         missing = wanted - offsets.keys()
         if missing:

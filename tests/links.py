@@ -32,6 +32,7 @@ class Told:
         self.recorded: dict[int, int] = {}  # token -> when
         self.failed: dict[int, tuple[Ending, str]] = {}
         self.positions: dict[int, int] = {}
+        self.positionings = 0
 
     def replies(self, replies: Sequence[Reply]) -> None:
         self.got += replies
@@ -47,6 +48,7 @@ class Told:
 
     def positioned(self, offsets: Mapping[int, int]) -> None:
         self.positions |= offsets
+        self.positionings += 1
 
     def offsets(self, partition: int) -> list[int]:
         """Offsets of the replies of one partition, in the order in which they came."""

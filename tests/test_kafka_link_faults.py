@@ -198,6 +198,20 @@ def test_positions_are_asked_for_until_they_are_told(kind, cluster):
         assert house.read([0, 1, 2, 3]) == {0: 0, 1: 0, 2: 0, 3: 0}
 
 
+def test_positions_that_are_late_are_told_once(cluster):
+    cluster.set_round_trip(400)  # so that the question is repeated, and answered twice
+    with LinkOnALoop("native", cluster.bootstrap, "replies") as house, capture_logs() as lines:
+        errors_met = []
+        house.loop.set_exception_handler(lambda _, context: errors_met.append(context))
+        house.read([0, 1])
+        house.send(1)
+        assert house.fate(1) == "recorded"
+        house.until(lambda: house.told.offsets(0), message="what was sent then is read")
+        assert house.told.positionings == 1
+        assert errors_met == []
+        assert [line["event"] for line in lines if "position" in line["event"]] == []
+
+
 def test_positions_come_when_the_cluster_does(kind, cluster):
     cluster.set_down()
     with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
