@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 
+import confluent_kafka
 import pytest
+from confluent_kafka import TopicPartition
 
 from fastgw import _klink
 from fastgw._ctable import CLAIMED, RECORDED
@@ -197,3 +199,44 @@ def test_clients_that_are_dropped_with_records_on_their_way_take_no_harm(cluster
         for token in range(100):
             send(producer, token)
         del producer
+
+
+def records_on(cluster, partition):
+    settings = {"bootstrap.servers": cluster.bootstrap, "group.id": "counts"}
+    consumer = confluent_kafka.Consumer(settings)
+    try:
+        return consumer.get_watermark_offsets(TopicPartition("replies", partition), 10)[1]
+    finally:
+        consumer.close()
+
+
+def test_records_without_key_go_where_they_are_steered_and_the_partitions_become_known(producer, cluster):
+    before = records_on(cluster, 2)
+    assert producer.partitions("replies") == 0
+    for token in range(40):
+        assert send(producer, token, partition=-1, keyless_to=2, flight=7) is None
+    assert sorted(delivered(producer, 40)) == list(range(40))
+    assert producer.partitions("replies") == 4
+    assert producer.landed() == [7]
+    assert producer.landed() == []
+    assert records_on(cluster, 2) == before + 40
+
+
+def test_a_flight_has_landed_when_the_last_of_its_records_is_told(producer):
+    send(producer, 1, flight=1)
+    send(producer, 2, flight=2047)
+    send(producer, 3, flight=1, partition=3)
+    send(producer, 4)
+    delivered(producer, 4)
+    assert sorted(producer.landed()) == [1, 2047]
+
+
+def test_with_a_partitioner_that_knows_one_place_for_all_without_key_there_is_one_partition(cluster, event_fd):
+    settings = [("bootstrap.servers", cluster.bootstrap), ("partitioner", "murmur2"), ("linger.ms", "0")]
+    producer = Producer(settings, None, event_fd)
+    producer.introduce("replies")
+    assert producer.partitions("replies") == 1
+    send(producer, 1, partition=-1, keyless_to=0, flight=1)
+    assert delivered(producer, 1) == [1]
+    assert producer.landed() == [1]
+    producer.close()
