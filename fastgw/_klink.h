@@ -216,7 +216,7 @@ static inline const char *kl_load(const char *path)
 /* ---- partitions: records without key go where our own thread steers them ---- */
 typedef struct kl_topic {
     rd_kafka_topic_t *handle;
-    kl_partitioner *keyed;      /* for all others; NULL: librdkafka decides alone, and nothing is steered or known */
+    kl_partitioner *keyed;      /* for all others; NULL: librdkafka decides alone, and sends all without key to one */
     _Atomic int32_t partitions; /* how many there are, as of the last record; 0: not known yet */
     _Atomic int32_t steered;    /* the partition; below 0: `keyed` draws one */
 } kl_topic;

@@ -21,7 +21,7 @@ cdef class Lane:
 cdef class Flights:
     cdef object _producer, _come_back, _refused
     cdef int64_t _linger_ns, _boarding_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
-    cdef dict _lanes, _spread_lanes, _aloft, _partitions
+    cdef dict _lanes, _spread_lanes, _aloft
     cdef set _gathering
     cdef int _last
 
@@ -33,7 +33,6 @@ cdef class Flights:
 
     cpdef leave(self, int64_t now_ns)
 
-    @cython.locals(lane=Lane)
     cpdef landed(self, numbers, int64_t now_ns)
 
     cdef bint _is_on_its_way(self, Lane lane) except -1
@@ -56,3 +55,6 @@ cdef class Flights:
     cdef _hand_over_first(self, Lane lane, Record record, token)
     cdef _hand_over(self, Lane lane, Record record, token)
     cdef _call_off(self, Lane lane)
+
+    @cython.locals(lane=Lane)
+    cdef _end(self, int number)

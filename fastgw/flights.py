@@ -25,16 +25,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from fastgw._klink import Producer
+from fastgw.kafka_client import ANY, QUEUE_FULL
 from fastgw.messages import SPREAD, Record
 
 PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter than anybody notices
 BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
 NEVER = (1 << 63) - 1
 NUMBERS = 2047  # flights that can be told apart; 0 is the number of those that are not followed
-ANY = -1  # partition: librdkafka draws one for each record
-QUEUE_FULL = -184  # RD_KAFKA_RESP_ERR__QUEUE_FULL
 
 Refused = tuple[int, str]
 """librdkafka's error code and text for a record that it does not take."""
@@ -42,23 +41,6 @@ Refusal = tuple[int, int, str]
 """The same, and before it the token of the record."""
 
 NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait for Kafka to acknowledge others")
-
-
-class Producer(Protocol):
-    """What is asked of `_klink.Producer`."""
-
-    def send(
-        self,
-        topic: str,
-        value: bytes,
-        key: bytes | None,
-        headers: list[tuple[str, bytes]],
-        partition: int,
-        token: int,
-        flight: int,
-        keyless_to: int,
-    ) -> Refused | None: ...
-    def partitions(self, topic: str) -> int: ...
 
 
 class Lane:
@@ -112,8 +94,7 @@ class Flights:
         self._lanes: dict[str, Lane] = {}
         self._spread_lanes: dict[str, Lane] = {}
         self._gathering: set[Lane] = set()  # those with records that wait
-        self._aloft: dict[int, Lane] = {}  # number of a flight -> whose it is
-        self._partitions: dict[int, int] = {}  # number of a flight -> the partition it is on its way to
+        self._aloft: dict[int, tuple[Lane, int]] = {}  # number of a flight -> whose it is, and its partition
         self._last = 0
 
     def __repr__(self) -> str:
@@ -172,11 +153,7 @@ class Flights:
     def landed(self, numbers: Sequence[int], now_ns: int) -> None:
         """The fate of each record of these flights is told."""
         for number in numbers:
-            lane = self._aloft.pop(number, None)
-            if lane is not None:
-                lane.taken.discard(self._partitions.pop(number))
-                if number == lane.flight:
-                    lane.boards_until_ns = 0
+            self._end(number)
         self._leave_if_due(list(self._gathering), now_ns)
 
     def leave_all(self, now_ns: int) -> None:
@@ -205,14 +182,14 @@ class Flights:
         """The producer has been replaced: what waits leaves with the new one, what is on its way is not followed."""
         self._producer = producer
         self._aloft.clear()
-        self._partitions.clear()
         for lane in (*self._lanes.values(), *self._spread_lanes.values()):
             lane.boards_until_ns = 0
             lane.taken.clear()
 
     def _is_on_its_way(self, lane: Lane) -> bool:
         """Whether the lane's last flight has not landed; one that is stuck for longer holds up nobody."""
-        return self._aloft.get(lane.flight) is lane
+        last = self._aloft.get(lane.flight)
+        return last is not None and last[0] is lane
 
     def _leave_if_due(self, lanes: Sequence[Lane], now_ns: int) -> None:
         refusals: list[Refusal] = []
@@ -233,8 +210,7 @@ class Flights:
         lane.flight = number = self._free_number() if lane.stays or self._linger_ns else 0
         lane.boards_until_ns = now_ns + self._boarding_ns
         if number:
-            self._aloft[number] = lane
-            self._partitions[number] = lane.partition
+            self._aloft[number] = lane, lane.partition
             lane.taken.add(lane.partition)
         return True
 
@@ -292,5 +268,13 @@ class Flights:
     def _call_off(self, lane: Lane) -> None:
         """The flight that was just begun has no record that could land."""
         lane.boards_until_ns = 0
-        if self._aloft.pop(lane.flight, None) is not None:
-            lane.taken.discard(self._partitions.pop(lane.flight))
+        self._end(lane.flight)
+
+    def _end(self, number: int) -> None:
+        """Nothing of this flight is on its way any more; one that is not followed is passed over."""
+        flight = self._aloft.pop(number, None)
+        if flight is not None:
+            lane, partition = flight
+            lane.taken.discard(partition)
+            if number == lane.flight:
+                lane.boards_until_ns = 0

@@ -170,6 +170,8 @@ def record_bytes(limits: Limits, routes: Iterable[Route]) -> int:
     )
 
 
+ANY = -1  # RD_KAFKA_PARTITION_UA: librdkafka draws a partition for each record
+
 # Kafka's error codes by number, as the protocol has them; the negative ones are librdkafka's own.
 QUEUE_FULL = -184
 FATAL = -150

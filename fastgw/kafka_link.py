@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from fastgw import errors, kafka_wire
 from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka_client import (
+    ANY,
     FATAL,
     FROM_BEGINNING,
     FROM_END,
@@ -40,7 +41,6 @@ log = structlog.get_logger("fastgw.kafka")
 
 POLL_S = 0.05  # how long a command for the consumer may wait
 BATCH = 512  # messages handed to the loop at once
-ANY = -1  # in place of a partition: librdkafka's choice
 
 
 class KafkaLink:
@@ -98,7 +98,6 @@ class KafkaLink:
                 self._replace_producer(number, error.str())
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
-
         self._in_hand[number].add(token)
 
     def withdraw(self, token: int) -> bool:  # noqa: ARG002

@@ -201,8 +201,8 @@ class NativeLink:
         refused = self._producers[0].send(
             record.topic, record.value, record.key, record.headers, record.partition, _klink.NOBODY
         )
-        if refused is not None and self._producers[0].fatal() is not None:
-            self._replace_producer(0, refused[1])
+        if refused is not None:
+            self._has_died(0, refused[1])
         return refused is None
 
     # Flights.

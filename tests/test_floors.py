@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines",
-    1: "config kafka_wire mesh_wire http1_wire problem admission pace flights",
+    1: "config kafka_wire mesh_wire http1_wire problem admission pace",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread",
     3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
     "children standby host_survey consumers entrance",
@@ -34,6 +34,9 @@ FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
 
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5
+
+# Hands records to the native producer, and is what the link sends through.
+FLOOR["flights"] = FLOOR["kafka_native"] - 0.25
 
 # A native module stands half a floor under the one that gives it to the others in Python.
 FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5}
