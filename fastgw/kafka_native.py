@@ -117,6 +117,7 @@ class NativeLink:
         self._events = events
         self._loop = loop
         self._slots = slots
+        self._reply_topic = settings.reply_topic
         self._lines = BoundedLog()
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -349,7 +350,19 @@ class NativeLink:
             self._question += 1
             self._questions[self._question] = missing  # where `stop_reading` finds it until it is asked again
             self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
+        if offsets:
+            self._wake_producers()
         self._assign(offsets, offsets)
+
+    def _wake_producers(self) -> None:
+        """Sees that no producer is without its id, without which it sends nothing, when the first request comes.
+
+        librdkafka asks for the id half a second after its start, or when a broker tells it of topics. The first answer
+        of a broker comes too early for that: it ends the connection that it came by. So there has to be a second one,
+        and it is caused here, when the consumer has just got its own.
+        """
+        for producer in self._producers:
+            producer.introduce(self._reply_topic)
 
     def _ask_again(self, question: int) -> None:
         self._ask(self._questions.pop(question))

@@ -32,7 +32,7 @@ def topics(make_topics):
 def test_a_reply_after_the_deadline_is_late_although_its_slot_is_used_again(tmp_path, kafka_bootstrap, topics):
     orders = topics["orders"]
     with Gateway(
-        tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, timeout="300ms",
+        tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, timeout="1s",
         settings=f"slots = {SLOTS}", more="max_in_flight = 1000",
     ) as gateway:  # fmt: skip
         for _ in range(2):  # each slot once, and once more

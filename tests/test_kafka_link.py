@@ -27,6 +27,7 @@ MESSAGES_AT_ONCE = 50_000
 WARM_MESSAGES = 150_000
 FLAT_MESSAGES = 250_000
 FLAT_BYTES = 8 << 20  # a leak of 34 bytes a message would show
+PRODUCER_ID_S = 0.5  # how long librdkafka waits before it asks again for the id without which a producer sends nothing
 
 
 @pytest.fixture(params=KINDS)
@@ -189,6 +190,22 @@ def test_a_record_that_comes_alone_is_sent_by_another_producer_with_the_same_pro
         for token, alone in enumerate([True, False, True]):
             house.send_record(Record(topic, b"", None, [], TOGETHER), token, alone=alone)
         assert [house.fate(token) for token in range(3)] == ["recorded"] * 3
+
+
+def test_the_first_request_does_not_wait_until_its_producer_may_send(kind, kafka_bootstrap, topic, make_topics):
+    requests = make_topics({"requests": 4})["requests"]
+    took_s = []
+    for _ in range(3):
+        with LinkOnALoop(kind, kafka_bootstrap, topic) as house:
+            house.link.prepare(0, requests)
+            house.read([0])
+            house.send(0)
+            assert house.fate(0) == "recorded", "the canary's producer"
+            before = time.monotonic()
+            house.send_record(Record(requests, b"", None, [], SPREAD), 1, alone=True)
+            assert house.fate(1) == "recorded", "another producer"
+            took_s.append(time.monotonic() - before)
+    assert min(took_s) < PRODUCER_ID_S / 2
 
 
 # Reading.
