@@ -36,7 +36,7 @@ cdef class Exchange:
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
-    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t)
+    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t, company=int)
     cpdef int64_t open(self, Admission admission, bytes body, answer, int64_t now_ns)
 
     @cython.locals(plan=Plan)

@@ -26,8 +26,8 @@ from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
 from fastgw.messages import TOGETHER, Answer, Fate, Headers, Record, Reply
 from fastgw.pace import Pace
 
-Send = Callable[[Record, int, int, bool, int], None]
-"""(record, token, delivery class, alone, now_ns): see kafka_client.Link.send."""
+Send = Callable[[Record, int, int, int, int], None]
+"""(record, token, delivery class, company, now_ns): see kafka_client.Link.send."""
 Withdraw = Callable[[int], bool]
 """(token): True if its record was never handed over and will not be."""
 
@@ -226,7 +226,8 @@ class Exchange:
         )
         record = Record(plan.topic, body, key, headers, plan.partition)
         try:
-            self._send(record, token, plan.delivery_class, self._pace.is_alone(now_ns), now_ns)
+            company = 0 if self._pace.is_alone(now_ns) else plan.in_flight
+            self._send(record, token, plan.delivery_class, company, now_ns)
         except (QueueFull, SendRefused) as refused:
             self._slots.finish(token, _ctable.FAILED)
             self._slots.release(token)

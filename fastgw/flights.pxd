@@ -12,7 +12,7 @@ cdef class Lane:
     cdef readonly str topic
     cdef readonly bint stays
     cdef public dict waiting
-    cdef public int flight, partition
+    cdef public int complete, flight, partition
     cdef public int64_t since_ns, boards_until_ns, chosen_ns
     cdef public set taken
 
@@ -25,8 +25,8 @@ cdef class Flights:
     cdef set _gathering
     cdef int _last
 
-    @cython.locals(lane=Lane)
-    cpdef send(self, Record record, int64_t token, int64_t now_ns)
+    @cython.locals(lane=Lane, goes=bint)
+    cpdef send(self, Record record, int64_t token, int company, int64_t now_ns)
 
     @cython.locals(lane=Lane)
     cpdef bint withdraw(self, int64_t token)

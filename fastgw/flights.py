@@ -10,13 +10,15 @@ costs nothing, and librdkafka is given only what it can send at once:
               its records is told.
 
     a record comes ── a flight boards? ── yes: goes with it
-                        no: is one on its way? ── no: it is the first of the next flight
-                              yes: waits until that one has landed, and goes with all that wait then
+                        no: waits until the last one has landed and the next is complete, and goes with all that wait
 
-So a broker's round trip sets the pace: the busier it is, the larger the batches. Who has waited for PATIENCE lingers
-goes without a landing. A flight of records that stay together goes to a partition that no other flight of its lane is
-on its way to; while there is none, nothing leaves: all brokers are silent, and what librdkafka was never given is in no
-log for certain. A partition whose leader has died keeps its one flight and gets no other; its neighbours get them.
+So a broker's round trip sets the pace: the busier it is, the larger the batches. A flight is complete with an eighth of
+the requests that are under way, and these come within an eighth of the time that each of them takes (Little's law): so
+much, and no more, may a request wait for others. Where few are under way one is enough. Without this, many workers on
+few cores send batches so small that the broker is busy with nothing else. Who has waited for PATIENCE lingers goes all
+the same. A flight of records that stay together goes to a partition that no other flight of its lane is on its way to;
+while there is none, nothing leaves: all brokers are silent, and what librdkafka was never given is in no log for
+certain. A partition whose leader has died keeps its one flight and gets no other; its neighbours get them.
 
 Time is an argument. Nothing here waits; `Flights` asks its owner to come back.
 """
@@ -31,6 +33,7 @@ from fastgw.kafka_client import ANY, QUEUE_FULL
 from fastgw.messages import SPREAD, Record
 
 PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter than anybody notices
+SHARE = 8  # a flight is complete with this part of the requests that are under way
 BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
 NEVER = (1 << 63) - 1
 NUMBERS = 2047  # flights that can be told apart; 0 is the number of those that are not followed
@@ -52,6 +55,7 @@ class Lane:
         self.stays = stays
         self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
         self.since_ns = 0  # when the first of them came
+        self.complete = 0  # how many are a flight, as the last of them sees it
         self.flight = 0  # the last one: its number ...
         self.boards_until_ns = 0  # ... until when it takes more
         self.partition = ANY  # ... and where it goes
@@ -105,12 +109,13 @@ class Flights:
         """Records that have not left."""
         return sum(len(lane.waiting) for lane in self._gathering)
 
-    def send(self, record: Record, token: int, now_ns: int) -> Refused | None:
+    def send(self, record: Record, token: int, company: int, now_ns: int) -> Refused | None:
         """A record of a request; it is handed over now or waits for its flight.
 
         Args:
             record: its partition is one of the markers TOGETHER and SPREAD.
             token: names it in `refused`.
+            company: requests under way with this one, which is counted.
             now_ns: monotonic.
 
         Returns:
@@ -123,7 +128,8 @@ class Flights:
         if not lane.waiting:
             if now_ns < lane.boards_until_ns:
                 return self._hand_over(lane, record, token)
-            if (self._linger_ns == 0 or not self._is_on_its_way(lane)) and self._begin(lane, now_ns):
+            goes = self._linger_ns == 0 or (company < 2 * SHARE and not self._is_on_its_way(lane))
+            if goes and self._begin(lane, now_ns):
                 return self._hand_over_first(lane, record, token)
         if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
             return NO_ROOM
@@ -133,6 +139,9 @@ class Flights:
             self._come_back(now_ns + PATIENCE * self._linger_ns)
         lane.waiting[token] = record, now_ns
         self._waiting_bytes += len(record.value)
+        lane.complete = company // SHARE
+        if len(lane.waiting) >= lane.complete and not self._is_on_its_way(lane):
+            self._come_back(now_ns)  # not now: whoever is read in the same turn of the loop goes as well
         return None
 
     def withdraw(self, token: int) -> bool:
@@ -195,7 +204,7 @@ class Flights:
         refusals: list[Refusal] = []
         for lane in lanes:
             due_ns = lane.since_ns + PATIENCE * self._linger_ns
-            if due_ns > now_ns and self._is_on_its_way(lane):
+            if due_ns > now_ns and (len(lane.waiting) < lane.complete or self._is_on_its_way(lane)):
                 self._come_back(due_ns)
             elif self._begin(lane, now_ns):  # else a landing makes room
                 refusals += self._leave(lane)

@@ -59,14 +59,14 @@ class Link(Protocol):
     def prepare(self, delivery_class: int, topic: str) -> None:
         """Has a producer ask for a topic before the first record is sent to it."""
 
-    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:
+    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
         """Sends the record of a request; `delivered` or `undelivered` follows.
 
         Args:
             record: its partition may be a marker, TOGETHER or SPREAD.
             token: names the request in what follows.
             delivery_class: see LinkSettings.
-            alone: few requests come, so that nobody will share its batch.
+            company: requests under way with this one, which is counted; 0: few come, and nobody will share its batch.
             now_ns: monotonic.
 
         Raises:

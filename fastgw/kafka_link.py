@@ -78,7 +78,7 @@ class KafkaLink:
     def prepare(self, delivery_class: int, topic: str) -> None:
         """Nothing to do: this API asks for topics as it sends."""
 
-    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:  # noqa: ARG002
+    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:  # noqa: ARG002
         """Alone or not, it waits for others: this link has librdkafka make the batches."""
         number = delivery_class + (self._classes if record.partition == SPREAD else 0)
         try:

@@ -23,4 +23,4 @@ cdef class NativeLink:
     cdef bint _closed
 
     @cython.locals(number=int, flights=Flights, producer=Producer)
-    cpdef send(self, Record record, int64_t token, int delivery_class, bint alone, int64_t now_ns)
+    cpdef send(self, Record record, int64_t token, int delivery_class, int company, int64_t now_ns)

@@ -173,12 +173,12 @@ class NativeLink:
         for producer in self._producers[delivery_class :: self._classes]:
             producer.introduce(topic)
 
-    def send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:
+    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
         # Records with a key stay in the order of their requests, and only one producer can promise that.
-        number = delivery_class + self._classes if alone and record.key is None else delivery_class
+        number = delivery_class if company or record.key is not None else delivery_class + self._classes
         if record.partition < 0:
             flights = self._flights[number]
-            refused = flights.send(record, token, now_ns)
+            refused = flights.send(record, token, company, now_ns)
         else:
             producer = self._producers[number]
             refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
@@ -402,6 +402,7 @@ class NativeLink:
             flights.leave_all(now_ns)
         producers = [*self._producers, *self._dying]
         for producer in producers:
+            self._tell(producer.events(), -1)  # what is not taken in counts as waiting
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
                 self._tell(producer.events(), -1)

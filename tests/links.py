@@ -122,9 +122,9 @@ class LinkOnALoop:
             Record(self.topic, value, b"key", [("correlation_id", b"id %d" % token)], partition), token, delivery_class
         )
 
-    def send_record(self, record: Record, token: int, delivery_class: int = 0, alone: bool = False) -> None:
+    def send_record(self, record: Record, token: int, delivery_class: int = 0, company: int = 1) -> None:
         """Sends any record."""
-        self.link.send(record, token, delivery_class, alone, time.monotonic_ns())
+        self.link.send(record, token, delivery_class, company, time.monotonic_ns())
 
     def fate(self, token: int, timeout_s: float = 10.0) -> str:
         """Waits for what becomes of a record: "recorded", or the name of the ending."""

@@ -14,6 +14,7 @@ from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker, Partitioner
 from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Fate, Head, Reply
+from fastgw.pace import RARE_MAX
 from fastgw.spread import Spread
 from tests.test_intake import FakeHeaders
 
@@ -26,6 +27,7 @@ class FakeSend:
 
     def __init__(self):
         self.records, self.refusal = [], None
+        self.companies = []
         self.waits = set()  # tokens whose record has not left
 
     def withdraw(self, token):
@@ -36,10 +38,11 @@ class FakeSend:
             return False
         return True
 
-    def __call__(self, record, token, delivery_class, alone, now_ns):
+    def __call__(self, record, token, delivery_class, company, now_ns):
         if self.refusal is not None:
             raise self.refusal
         self.records.append((record, token))
+        self.companies.append(company)
 
 
 class FakeLearner:
@@ -147,6 +150,17 @@ def test_a_reply_that_overtakes_the_delivery_report_is_answered(house):
     house.exchange.delivered(token, 1)
     assert client.only[0] == 200
     house.assert_empty()
+
+
+def test_once_many_come_the_link_is_told_how_many_are_under_way():
+    house = House(slots=64)
+    for _ in range(RARE_MAX + 2):
+        house.open()
+    assert house.send.companies == [0] * RARE_MAX + [RARE_MAX + 1, RARE_MAX + 2]
+    for number in range(3):
+        house.exchange.resolve(*house.reply(number), 1)
+    house.open()
+    assert house.send.companies[-1] == RARE_MAX
 
 
 def test_the_deadline_on_the_record_is_wall_clock(house):

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from fastgw.flights import ANY, NO_ROOM, NUMBERS, PATIENCE, Flights
+from fastgw.flights import ANY, NEVER, NO_ROOM, NUMBERS, PATIENCE, SHARE, Flights
 from fastgw.messages import SPREAD, TOGETHER, Record
 
 MS = 1_000_000
@@ -43,10 +43,21 @@ class House:
     def __init__(self, linger_ns=LINGER, partitions=4):
         self.producer = FakeProducer(partitions)
         self.due, self.refused = [], []
-        self.flights = Flights(self.producer, linger_ns, STAY, WAITING_BYTES, self.due.append, self.refused.extend)
+        self.alarm_ns = NEVER
+        self.flights = Flights(self.producer, linger_ns, STAY, WAITING_BYTES, self.come_back, self.refused.extend)
 
-    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b""):
-        return self.flights.send(Record(topic, value, key, [], partition), token, now_ns)
+    def come_back(self, due_ns):
+        self.due.append(due_ns)
+        self.alarm_ns = min(self.alarm_ns, due_ns)
+
+    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b"", company=1):
+        return self.flights.send(Record(topic, value, key, [], partition), token, company, now_ns)
+
+    def alarm(self, now_ns):
+        """Time has passed; the alarm goes off if it is due."""
+        if now_ns >= self.alarm_ns:
+            self.alarm_ns = NEVER
+            self.flights.leave(now_ns)
 
     def land(self, flight, now_ns):
         del self.producer.aloft[flight]
@@ -107,6 +118,52 @@ def test_who_has_waited_long_enough_goes_without_a_landing_to_another_partition(
     house.flights.leave(due_ns)
     assert house.left == [[0], [1]]
     assert len(set(house.destinations.values())) == 2
+
+
+def test_a_flight_is_complete_with_its_share_of_the_requests_that_are_under_way(house):
+    for token in range(3):
+        house.send(token, token, company=4 * SHARE)
+        house.alarm(token)
+    assert house.left == []
+    house.send(3, 3, company=4 * SHARE)
+    house.send(4, 3, company=4 * SHARE)  # in the same turn of the loop
+    house.alarm(3)
+    assert house.left == [[0, 1, 2, 3, 4]]
+
+
+def test_a_flight_becomes_complete_when_fewer_requests_are_under_way(house):
+    house.send(0, 0, company=9 * SHARE)
+    house.send(1, 1, company=2 * SHARE)
+    house.alarm(1)
+    assert house.left == [[0, 1]]
+
+
+def test_a_flight_that_is_not_complete_leaves_when_its_time_has_come(house):
+    house.send(0, 0, company=9 * SHARE)
+    house.alarm(PATIENCE * LINGER - 1)
+    assert house.left == []
+    house.alarm(PATIENCE * LINGER)
+    assert house.left == [[0]]
+
+
+def test_a_landing_does_not_let_go_what_is_not_complete(house):
+    house.send(0, 0)
+    house.send(1, LINGER, company=2 * SHARE)
+    house.land(1, 2 * LINGER)
+    assert house.left == [[0]]
+    house.send(2, 2 * LINGER, company=2 * SHARE)
+    house.alarm(2 * LINGER)
+    assert house.left == [[0], [1, 2]]
+
+
+def test_a_complete_flight_waits_for_the_landing_of_the_one_before(house):
+    house.send(0, 0)
+    for token in range(1, 5):
+        house.send(token, LINGER, company=2 * SHARE)
+        house.alarm(LINGER)
+    assert house.left == [[0]]
+    house.land(1, 2 * LINGER)
+    assert house.left == [[0], [1, 2, 3, 4]]
 
 
 def test_flights_go_to_one_partition_for_a_while_and_then_to_others(house):
@@ -264,13 +321,13 @@ def test_who_is_told_of_refusals_may_send_at_once():
 
     def send_again(refusals):
         told.extend(refusals)
-        flights.send(Record("t", b"", None, [], TOGETHER), 9, 2 * LINGER)
+        flights.send(Record("t", b"", None, [], TOGETHER), 9, 1, 2 * LINGER)
 
     producer = FakeProducer()
     producer.refuses = {1, 2}
     flights = Flights(producer, LINGER, STAY, WAITING_BYTES, lambda _: None, send_again)
     for token, now_ns in enumerate([0, LINGER, LINGER]):
-        flights.send(Record("t", b"", None, [], TOGETHER), token, now_ns)
+        flights.send(Record("t", b"", None, [], TOGETHER), token, 1, now_ns)
     flights.landed([1], 2 * LINGER)
     assert [token for token, *_ in told] == [1, 2]
     assert [token for token, _, _ in producer.taken] == [0, 9]
@@ -330,16 +387,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.gone = set()  # given up
         self.token = 0
 
-    @rule(topic=st.sampled_from("ab"), partition=st.sampled_from([TOGETHER, SPREAD]))
-    def send(self, topic, partition):
+    @rule(
+        topic=st.sampled_from("ab"),
+        partition=st.sampled_from([TOGETHER, SPREAD]),
+        company=st.sampled_from([0, 1, 2 * SHARE, 5 * SHARE]),
+    )
+    def send(self, topic, partition, company):
         self.token += 1
         self.sent.setdefault((topic, partition), []).append(self.token)
-        assert self.house.send(self.token, self.now_ns, partition, topic) is None
+        assert self.house.send(self.token, self.now_ns, partition, topic, company=company) is None
 
     @rule(lingers=st.sampled_from([0.1, 0.5, 1, PATIENCE, 3 * PATIENCE]))
     def pass_time(self, lingers):
         self.now_ns += int(lingers * LINGER)
-        self.house.flights.leave(self.now_ns)
+        self.house.alarm(self.now_ns)
 
     @precondition(lambda self: self.house.producer.aloft)
     @rule(data=st.data())
@@ -380,9 +441,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert len(set(mine.values())) == len(mine)
 
     @invariant()
-    def nobody_waits_while_nothing_is_on_its_way(self):
-        if not self.house.producer.aloft:
-            assert self.house.flights.waiting == 0
+    def nobody_waits_for_long_while_nothing_is_on_its_way(self):
+        if not self.house.producer.aloft and self.house.flights.waiting:
+            assert self.house.alarm_ns <= self.now_ns + PATIENCE * LINGER
 
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

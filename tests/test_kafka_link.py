@@ -118,11 +118,11 @@ def test_records_without_partition_and_key_stay_together(house):
     assert len({reply.partition for reply in house.told.got}) <= 2
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_records_that_are_to_be_spread_go_to_all_partitions(house, alone):
+@pytest.mark.parametrize("company", [0, 1, 100])
+def test_records_that_are_to_be_spread_go_to_all_partitions(house, company):
     house.read([0, 1, 2, 3])
     for number in range(80):
-        house.send_record(Record(house.topic, b"", None, [], SPREAD), number, alone=alone)
+        house.send_record(Record(house.topic, b"", None, [], SPREAD), number, company=company)
     house.until(lambda: len(house.told.got) == 80 and len(house.told.recorded) == 80)
     assert {reply.partition for reply in house.told.got} == {0, 1, 2, 3}, "but for one time in 10^9"
 
@@ -131,7 +131,7 @@ def test_records_that_are_to_be_spread_go_to_all_partitions(house, alone):
 def test_records_with_a_key_keep_their_partition_and_their_order(house, partition):
     house.read([0, 1, 2, 3])
     for number in range(300):
-        house.send_record(Record(house.topic, b"%d" % number, b"key", [], partition), number, alone=number % 2 == 0)
+        house.send_record(Record(house.topic, b"%d" % number, b"key", [], partition), number, company=number % 2)
         if number % 20 == 0:
             house.until(lambda so_far=number: len(house.told.recorded) >= so_far - 10)
     house.until(lambda: len(house.told.got) == 300)
@@ -187,8 +187,8 @@ def test_each_delivery_class_has_its_own_producer(kind, kafka_bootstrap, topic):
 def test_a_record_that_comes_alone_is_sent_by_another_producer_with_the_same_promises(kind, kafka_bootstrap, topic):
     with LinkOnALoop(kind, kafka_bootstrap, topic, linger_ms=500) as house:
         house.link.prepare(0, topic)
-        for token, alone in enumerate([True, False, True]):
-            house.send_record(Record(topic, b"", None, [], TOGETHER), token, alone=alone)
+        for token, company in enumerate([0, 1, 0]):
+            house.send_record(Record(topic, b"", None, [], TOGETHER), token, company=company)
         assert [house.fate(token) for token in range(3)] == ["recorded"] * 3
 
 
@@ -202,7 +202,7 @@ def test_the_first_request_does_not_wait_until_its_producer_may_send(kind, kafka
             house.send(0)
             assert house.fate(0) == "recorded", "the canary's producer"
             before = time.monotonic()
-            house.send_record(Record(requests, b"", None, [], SPREAD), 1, alone=True)
+            house.send_record(Record(requests, b"", None, [], SPREAD), 1, company=0)
             assert house.fate(1) == "recorded", "another producer"
             took_s.append(time.monotonic() - before)
     assert min(took_s) < PRODUCER_ID_S / 2
