@@ -19,9 +19,6 @@ TOPIC_TIMEOUT_S = 30.0
 SERVICE_TIMEOUT_S = 30.0
 PARTITIONS = 4  # of request and reply topics, for everybody
 BROKER_HEAP_MB = 512
-# Two threads that collect garbage wait for each other, and for any thread of ours that keeps one of two cores busy: a
-# pause was 60 to 85 ms instead of 10 to 20, and decided every p99. In production the broker has its own cores.
-BROKER_JAVA = ["-XX:ParallelGCThreads=1"]
 
 # Old records are of no use, and a long run must not fill the disk.
 TOPIC_CONFIG = {"retention.bytes": str(256 << 20), "segment.bytes": str(64 << 20), "retention.ms": "600000"}
@@ -44,7 +41,7 @@ class Stage:
             raise BenchError(f"Apache Kafka cannot start here: no {' and no '.join(lacking)}")
         self.folder = Path(tempfile.mkdtemp(prefix="fastgw-bench-"))
         try:
-            kafka = RealKafka(heap_mb=BROKER_HEAP_MB, properties=self._properties, java_options=BROKER_JAVA)
+            kafka = RealKafka(heap_mb=BROKER_HEAP_MB, properties=self._properties)
             self._kafka = kafka.start()
         except RealKafkaError as error:
             shutil.rmtree(self.folder)

@@ -187,7 +187,6 @@ static const setting_t CONSUMER[] = {
 };
 static const setting_t PRODUCER[] = {
     {"linger.ms", "1"},
-    {"enable.idempotence", "false"}, /* an idempotent one keeps a core busy while the broker is silent: README.md */
     {"partitioner", "murmur2_random"},
     {"sticky.partitioning.linger.ms", "2"},
     {"enable.metrics.push", "false"},
