@@ -28,7 +28,6 @@ from fastgw.settings import (
     choice,
     did_you_mean,
     expand,
-    fields_of,
     integer,
     list_of,
     read_section,
@@ -539,7 +538,7 @@ def _check_certificate(listen: Listen, path: str) -> None:
         raise Mistake(f"{path}.tls_cert", expected, f"{shown(listen.tls_cert)}: {why}") from None
 
 
-# --- hand-over between processes, and reload -------------------------------------------------------------------------
+# --- hand-over between processes -------------------------------------------------------------------------------------
 
 
 def to_json(config: Config) -> bytes:
@@ -557,44 +556,6 @@ def from_json(data: bytes) -> Config:
         return msgspec.json.decode(data, type=Config)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(one_line(f"handed-over configuration: expected what to_json wrote, got: {error}")) from None
-
-
-def restart_only_changes(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that a reload cannot change, in the order of the reference."""
-    changed = []
-    for name in ("gateway", "cluster", "admin"):
-        before, after = getattr(old, name), getattr(new, name)
-        for field in fields_of(_SECTIONS[name]):
-            if field.setting.restart and _fixed(getattr(before, field.name)) != _fixed(getattr(after, field.name)):
-                changed.append(f"{name}.{field.key}")
-    return changed
-
-
-def _fixed(value: Any) -> Any:
-    """What of a value is bound to the life of the supervisor: of the listeners only their addresses."""
-    if isinstance(value, tuple):
-        return tuple(item.bind if isinstance(item, Listen) else item for item in value)
-    return value
-
-
-def keep_route_numbers(old: Config, new: Config) -> Config:
-    """`new` with the route numbers of `old`, so that a route keeps its counters over a reload.
-
-    A route is the same when its name is. New ones take numbers that `old` did not use, upwards, as long as there are
-    any; the routes stay in file order, so a number is not a place in `routes`.
-    """
-    kept = {route.name: route.number for route in old.routes}
-    names = {route.name for route in new.routes}
-    used = set(kept.values())
-    start = max(used, default=-1) + 1
-    unused = [number % ROUTES_MAX for number in range(start, start + ROUTES_MAX) if number % ROUTES_MAX not in used]
-    gone = sorted(number for name, number in kept.items() if name not in names)
-    free = iter([*unused, *gone])
-    routes = [
-        msgspec.structs.replace(route, number=kept[route.name] if route.name in kept else next(free))
-        for route in new.routes
-    ]
-    return msgspec.structs.replace(new, routes=tuple(routes))
 
 
 # --- what is made from the settings ----------------------------------------------------------------------------------

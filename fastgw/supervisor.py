@@ -38,7 +38,7 @@ from typing import NamedTuple
 import setproctitle
 import structlog
 
-from fastgw import config, logs, systemd, table
+from fastgw import config, logs, reload, systemd, table
 from fastgw.children import Child, CommandFor, Start, State, by_exec, environment, fastgw_command
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
@@ -474,12 +474,12 @@ class Supervisor:
     def _next_edition(self) -> Edition:
         before = self._edition.config
         after = config.load(self._config_path)
-        if fixed := config.restart_only_changes(before, after):
+        if fixed := reload.restart_only_changes(before, after):
             raise ConfigError(
                 f"{self._config_path}: {', '.join(fixed)}: expected no change while the gateway runs,"
                 " got another value; restart the gateway for it"
             )
-        after = config.keep_route_numbers(before, after)
+        after = reload.keep_route_numbers(before, after)
         return Edition(after, in_memory(config.to_json(after), sealed=True))
 
     def _roll_next(self) -> None:

@@ -3,7 +3,7 @@ process; and any bytes from another process are a configuration or a ConfigError
 
 from __future__ import annotations
 
-from fastgw import config
+from fastgw import config, reload
 from fastgw.errors import ConfigError
 
 _WHOLE = """
@@ -59,7 +59,7 @@ def target(data: bytes) -> None:
         told = str(error)
     else:
         assert config.from_json(config.to_json(loaded)) == loaded
-        assert config.restart_only_changes(loaded, loaded) == []
+        assert reload.restart_only_changes(loaded, loaded) == []
         return
     assert told.isprintable(), told
     assert len(told) < 2000
