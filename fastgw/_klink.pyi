@@ -14,6 +14,7 @@ NOBODY: Final[int]  # -1, the token of a record whose fate nobody waits for
 OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
 BATCH: Final[int]  # the most replies that `replies` gives at once
+LAST_FLIGHT: Final[int]  # flights are told apart by the numbers from 1 to this one
 
 # What became of a record that failed.
 NOT_PERSISTED: Final[int]  # never given to a broker, or refused by it: it is in no log
@@ -124,7 +125,7 @@ class Producer(Client):
         Args:
             partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
             token: names the record in what is told of it later: 0 or more and below 2^52, or NOBODY.
-            flight: what it leaves with, below 2048; 0: with none that anybody follows.
+            flight: what it leaves with, up to LAST_FLIGHT; 0: with none that anybody follows.
             keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
 
         Returns:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from fastgw._klink import Producer
+from fastgw._klink import LAST_FLIGHT, Producer
 from fastgw.kafka_client import ANY, QUEUE_FULL
 from fastgw.messages import SPREAD, Record
 
@@ -36,7 +36,6 @@ PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter tha
 SHARE = 8  # a flight is complete with this part of the requests that are under way
 BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
 NEVER = (1 << 63) - 1
-NUMBERS = 2047  # flights that can be told apart; 0 is the number of those that are not followed
 
 Refused = tuple[int, str]
 """librdkafka's error code and text for a record that it does not take."""
@@ -56,7 +55,7 @@ class Lane:
         self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
         self.since_ns = 0  # when the first of them came
         self.complete = 0  # how many are a flight, as the last of them sees it
-        self.flight = 0  # the last one: its number ...
+        self.flight = 0  # the last one: its number, 0 if it is not followed ...
         self.boards_until_ns = 0  # ... until when it takes more
         self.partition = ANY  # ... and where it goes
         self.chosen_ns = 0  # since when flights go there
@@ -242,11 +241,11 @@ class Flights:
         return False
 
     def _free_number(self) -> int:
-        if len(self._aloft) == NUMBERS:
+        if len(self._aloft) == LAST_FLIGHT:
             return 0
-        number = self._last % NUMBERS + 1
+        number = self._last % LAST_FLIGHT + 1
         while number in self._aloft:
-            number = number % NUMBERS + 1
+            number = number % LAST_FLIGHT + 1
         self._last = number
         return number
 

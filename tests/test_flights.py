@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from fastgw.flights import ANY, NEVER, NO_ROOM, NUMBERS, PATIENCE, SHARE, Flights
+from fastgw._klink import LAST_FLIGHT
+from fastgw.flights import ANY, NEVER, NO_ROOM, PATIENCE, SHARE, Flights
 from fastgw.messages import SPREAD, TOGETHER, Record
 
 MS = 1_000_000
@@ -358,12 +359,12 @@ def test_at_the_end_everything_leaves(house):
 
 
 def test_flights_beyond_those_that_can_be_told_apart_are_not_followed():
-    house = House(partitions=NUMBERS + 9)
-    for token in range(NUMBERS + 3):
+    house = House(partitions=LAST_FLIGHT + 9)
+    for token in range(LAST_FLIGHT + 3):
         house.send(token, 2 * token * LINGER, topic=f"t{token}")
-    assert [flight for _, flight, _ in house.producer.taken] == [*range(1, NUMBERS + 1), 0, 0, 0]
+    assert [flight for _, flight, _ in house.producer.taken] == [*range(1, LAST_FLIGHT + 1), 0, 0, 0]
     house.land(7, 10**9)
-    house.send(NUMBERS + 3, 10**9, topic="another")
+    house.send(LAST_FLIGHT + 3, 10**9, topic="another")
     assert house.producer.taken[-1][1] == 7, "the only number that is free"
 
 
