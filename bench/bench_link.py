@@ -68,7 +68,7 @@ class Loopback:
         for _ in range(min(count, self._unsent)):
             self._unsent -= 1
             self._token += 1
-            self.link.send(Record(self._topic, BODY, None, HEADERS, self._token % PARTITIONS), self._token, 0, False, 0)
+            self.link.send(Record(self._topic, BODY, None, HEADERS, self._token % PARTITIONS), self._token, 0, 1, 0)
 
     def replies(self, replies: Sequence[Reply]) -> None:
         self._missing -= len(replies)

@@ -217,7 +217,8 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True):
 
     bootstrap: Annotated[str, Setting("Brokers to start from: `host:port`, several with commas.", _SERVERS)]
     linger_ms: Annotated[float, Setting(
-        "How long a request waits for others in its batch; not at all while few come, without `key` and `public`.",
+        "How long a request waits for others in its batch. `native`: without `key` not at all while few come, and up "
+        "to 5ms more while many do.",
         _duration_ms("0s", "1s"))] = 1.0
     sticky_linger_ms: Annotated[int, Setting(
         "How long records without key stay on one partition.", _duration_ms("0s", "10s", whole=True))] = 2

@@ -295,7 +295,7 @@ class Exchange:
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
         elif state >= 0 and self._withdraw(token):
-            self._end(token, errors.NOT_SENT, f"{why}: the record waited for Kafka to acknowledge others")
+            self._end(token, errors.NOT_SENT, f"{why}: the record waited for its batch to leave")
         elif state >= 0:
             self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
 

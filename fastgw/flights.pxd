@@ -20,12 +20,12 @@ cdef class Lane:
 @cython.final
 cdef class Flights:
     cdef object _producer, _come_back, _refused
-    cdef int64_t _linger_ns, _boarding_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
+    cdef int64_t _linger_ns, _boarding_ns, _patience_ns, _gather_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
     cdef dict _lanes, _spread_lanes, _aloft
     cdef set _gathering
     cdef int _last
 
-    @cython.locals(lane=Lane, goes=bint)
+    @cython.locals(lane=Lane, complete=int, is_first=bint, wait_ns=int64_t)
     cpdef send(self, Record record, int64_t token, int company, int64_t now_ns)
 
     @cython.locals(lane=Lane)
@@ -36,6 +36,7 @@ cdef class Flights:
     cpdef landed(self, numbers, int64_t now_ns)
 
     cdef bint _is_on_its_way(self, Lane lane) except -1
+    cdef int64_t _wait_ns(self, Lane lane, int count) except -1
 
     @cython.locals(lane=Lane, due_ns=int64_t)
     cdef _leave_if_due(self, lanes, int64_t now_ns)

@@ -14,11 +14,13 @@ costs nothing, and librdkafka is given only what it can send at once:
 
 So a broker's round trip sets the pace: the busier it is, the larger the batches. A flight is complete with an eighth of
 the requests that are under way, and these come within an eighth of the time that each of them takes (Little's law): so
-much, and no more, may a request wait for others. Where few are under way one is enough. Without this, many workers on
-few cores send batches so small that the broker is busy with nothing else. Who has waited for PATIENCE lingers goes all
-the same. A flight of records that stay together goes to a partition that no other flight of its lane is on its way to;
-while there is none, nothing leaves: all brokers are silent, and what librdkafka was never given is in no log for
-certain. A partition whose leader has died keeps its one flight and gets no other; its neighbours get them.
+much may a request wait for others, and GATHER_MAX_NS at most. Where few are under way one is enough. Without this, many
+workers on few cores send batches so small that the broker is busy with nothing else.
+
+Who has waited for PATIENCE lingers goes without a landing. A flight of records that stay together goes to a partition
+that no other flight of its lane is on its way to; while there is none, nothing leaves: all brokers are silent, and what
+librdkafka was never given is in no log for certain. A partition whose leader has died keeps its one flight and gets no
+other; its neighbours get them.
 
 Time is an argument. Nothing here waits; `Flights` asks its owner to come back.
 """
@@ -33,7 +35,8 @@ from fastgw.kafka_client import ANY, QUEUE_FULL
 from fastgw.messages import SPREAD, Record
 
 PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter than anybody notices
-SHARE = 8  # a flight is complete with this part of the requests that are under way
+SHARE = 8  # a flight is complete with this part of the requests that are under way ...
+GATHER_MAX_NS = 5_000_000  # ... or after this time
 BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
 NEVER = (1 << 63) - 1
 
@@ -54,7 +57,7 @@ class Lane:
         self.stays = stays
         self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
         self.since_ns = 0  # when the first of them came
-        self.complete = 0  # how many are a flight, as the last of them sees it
+        self.complete = 0  # how many of them are a flight, as the one sees it that is content with least
         self.flight = 0  # the last one: its number, 0 if it is not followed ...
         self.boards_until_ns = 0  # ... until when it takes more
         self.partition = ANY  # ... and where it goes
@@ -89,6 +92,8 @@ class Flights:
         self._producer = producer
         self._linger_ns = linger_ns
         self._boarding_ns = int(BOARDING * linger_ns)
+        self._patience_ns = PATIENCE * linger_ns
+        self._gather_ns = min(self._patience_ns, GATHER_MAX_NS)
         self._stay_ns = stay_ns
         self._waiting_bytes_max = waiting_bytes_max
         self._waiting_bytes = 0
@@ -114,7 +119,7 @@ class Flights:
         Args:
             record: its partition is one of the markers TOGETHER and SPREAD.
             token: names it in `refused`.
-            company: requests under way with this one, which is counted.
+            company: requests of its route under way here, itself included.
             now_ns: monotonic.
 
         Returns:
@@ -124,23 +129,25 @@ class Flights:
         lane = lanes.get(record.topic)
         if lane is None:
             lane = lanes[record.topic] = Lane(record.topic, record.partition != SPREAD)
-        if not lane.waiting:
+        complete = company // SHARE
+        is_first = not lane.waiting
+        if is_first:
             if now_ns < lane.boards_until_ns:
                 return self._hand_over(lane, record, token)
-            goes = self._linger_ns == 0 or (company < 2 * SHARE and not self._is_on_its_way(lane))
-            if goes and self._begin(lane, now_ns):
+            lane.complete = complete
+            if self._wait_ns(lane, 1) == 0 and self._begin(lane, now_ns):
                 return self._hand_over_first(lane, record, token)
         if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
             return NO_ROOM
-        if not lane.waiting:
+        if is_first:
             lane.since_ns = now_ns
             self._gathering.add(lane)
-            self._come_back(now_ns + PATIENCE * self._linger_ns)
+        lane.complete = min(lane.complete, complete)
         lane.waiting[token] = record, now_ns
         self._waiting_bytes += len(record.value)
-        lane.complete = company // SHARE
-        if len(lane.waiting) >= lane.complete and not self._is_on_its_way(lane):
-            self._come_back(now_ns)  # not now: whoever is read in the same turn of the loop goes as well
+        wait_ns = self._wait_ns(lane, len(lane.waiting))
+        if is_first or wait_ns == 0:  # even then not at once: whoever is read in the same turn of the loop goes as well
+            self._come_back(lane.since_ns + wait_ns)
         return None
 
     def withdraw(self, token: int) -> bool:
@@ -199,11 +206,17 @@ class Flights:
         last = self._aloft.get(lane.flight)
         return last is not None and last[0] is lane
 
+    def _wait_ns(self, lane: Lane, count: int) -> int:
+        """How long, as things are, the first of so many records has to wait for its flight."""
+        if self._is_on_its_way(lane):
+            return self._patience_ns
+        return self._gather_ns if count < lane.complete else 0
+
     def _leave_if_due(self, lanes: Sequence[Lane], now_ns: int) -> None:
         refusals: list[Refusal] = []
         for lane in lanes:
-            due_ns = lane.since_ns + PATIENCE * self._linger_ns
-            if due_ns > now_ns and (len(lane.waiting) < lane.complete or self._is_on_its_way(lane)):
+            due_ns = lane.since_ns + self._wait_ns(lane, len(lane.waiting))
+            if due_ns > now_ns:
                 self._come_back(due_ns)
             elif self._begin(lane, now_ns):  # else a landing makes room
                 refusals += self._leave(lane)

@@ -66,7 +66,7 @@ class Link(Protocol):
             record: its partition may be a marker, TOGETHER or SPREAD.
             token: names the request in what follows.
             delivery_class: see LinkSettings.
-            company: requests under way with this one, which is counted; 0: few come, and nobody will share its batch.
+            company: requests of its route under way here, itself included; 0: few come, nobody will share its batch.
             now_ns: monotonic.
 
         Raises:

@@ -229,7 +229,7 @@ class NativeLink:
         now_ns = time.monotonic_ns()
         for flights, patience_ns in zip(self._flights, self._patience_ns, strict=True):
             for token in flights.expired(now_ns - patience_ns, GIVEN_UP_AT_ONCE):
-                self._events.undelivered(token, errors.NOT_SENT, "no broker acknowledged the records before it")
+                self._events.undelivered(token, errors.NOT_SENT, "the record waited for its batch to leave")
             flights.leave(now_ns)
 
     # What comes back.
@@ -307,6 +307,7 @@ class NativeLink:
         log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
         successor = self._producers[number] = self._new_producer(number)
         self._flights[number].go_on_with(successor)
+        self._loop.call_later(POSITION_REPEAT_S, self._wake_producers)
         self._dying.append(old)
 
     def _bury(self) -> None:
@@ -359,7 +360,7 @@ class NativeLink:
 
         librdkafka asks for the id half a second after its start, or when a broker tells it of topics. The first answer
         of a broker comes too early for that: it ends the connection that it came by. So there has to be a second one,
-        and it is caused here, when the consumer has just got its own.
+        and it is caused here, when the consumer has just got its own, and a little after a producer was replaced.
         """
         for producer in self._producers:
             producer.introduce(self._reply_topic)
@@ -402,10 +403,11 @@ class NativeLink:
             flights.leave_all(now_ns)
         producers = [*self._producers, *self._dying]
         for producer in producers:
-            self._tell(producer.events(), -1)  # what is not taken in counts as waiting
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
                 self._tell(producer.events(), -1)
+        for producer in producers:
+            self._tell(producer.events(), -1)  # what is not taken in would count as waiting
         left = sum(producer.waiting() for producer in producers)
         clients = [*producers, self._consumer]
         for client in clients:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from fastgw._klink import LAST_FLIGHT
-from fastgw.flights import ANY, NEVER, NO_ROOM, PATIENCE, SHARE, Flights
+from fastgw.flights import ANY, GATHER_MAX_NS, NEVER, NO_ROOM, PATIENCE, SHARE, Flights
 from fastgw.messages import SPREAD, TOGETHER, Record
 
 MS = 1_000_000
@@ -139,6 +139,29 @@ def test_a_flight_becomes_complete_when_fewer_requests_are_under_way(house):
     assert house.left == [[0, 1]]
 
 
+def test_requests_of_a_slow_route_do_not_make_those_of_another_wait_for_theirs(house):
+    house.send(0, 0)
+    house.send(1, LINGER, company=SHARE)
+    house.send(2, LINGER, company=100 * SHARE)
+    house.land(1, 2 * LINGER)
+    assert house.left == [[0], [1, 2]]
+
+
+def test_nobody_waits_for_company_for_longer_than_the_bound_however_long_the_linger():
+    house = House(linger_ns=1000 * MS)
+    house.send(0, 0, company=9 * SHARE)
+    assert house.due == [GATHER_MAX_NS]
+    house.alarm(GATHER_MAX_NS)
+    assert house.left == [[0]]
+
+
+def test_without_linger_nobody_waits_for_company():
+    house = House(linger_ns=0)
+    for token in range(3):
+        house.send(token, token, company=9 * SHARE)
+    assert house.left == [[0], [1], [2]]
+
+
 def test_a_flight_that_is_not_complete_leaves_when_its_time_has_come(house):
     house.send(0, 0, company=9 * SHARE)
     house.alarm(PATIENCE * LINGER - 1)
@@ -163,6 +186,7 @@ def test_a_complete_flight_waits_for_the_landing_of_the_one_before(house):
         house.send(token, LINGER, company=2 * SHARE)
         house.alarm(LINGER)
     assert house.left == [[0]]
+    assert house.due == [LINGER + PATIENCE * LINGER], "it is not looked at before"
     house.land(1, 2 * LINGER)
     assert house.left == [[0], [1, 2, 3, 4]]
 
@@ -385,6 +409,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.house = House(partitions=3)
         self.now_ns = 0
         self.sent = {}  # lane -> tokens in order
+        self.since = {}  # token -> when it was sent
+        self.complete = {}  # token -> how many it sees as a flight
         self.gone = set()  # given up
         self.token = 0
 
@@ -396,6 +422,7 @@ class AnyOrder(RuleBasedStateMachine):
     def send(self, topic, partition, company):
         self.token += 1
         self.sent.setdefault((topic, partition), []).append(self.token)
+        self.since[self.token], self.complete[self.token] = self.now_ns, company // SHARE
         assert self.house.send(self.token, self.now_ns, partition, topic, company=company) is None
 
     @rule(lingers=st.sampled_from([0.1, 0.5, 1, PATIENCE, 3 * PATIENCE]))
@@ -443,8 +470,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_long_while_nothing_is_on_its_way(self):
-        if not self.house.producer.aloft and self.house.flights.waiting:
-            assert self.house.alarm_ns <= self.now_ns + PATIENCE * LINGER
+        if self.house.producer.aloft:
+            return
+        left = {token for token, _, _ in self.house.producer.taken} | self.gone
+        for tokens in self.sent.values():
+            waiting = [token for token in tokens if token not in left]
+            if waiting:
+                is_complete = len(waiting) >= min(self.complete[token] for token in waiting)
+                assert self.house.alarm_ns <= (self.now_ns if is_complete else self.since[waiting[0]] + GATHER_MAX_NS)
 
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

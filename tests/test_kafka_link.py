@@ -205,7 +205,7 @@ def test_the_first_request_does_not_wait_until_its_producer_may_send(kind, kafka
             house.send_record(Record(requests, b"", None, [], SPREAD), 1, company=0)
             assert house.fate(1) == "recorded", "another producer"
             took_s.append(time.monotonic() - before)
-    assert min(took_s) < PRODUCER_ID_S / 2
+    assert sorted(took_s)[1] < PRODUCER_ID_S / 2
 
 
 # Reading.

@@ -175,7 +175,7 @@ class ScriptedDoor:
 
     # The service.
 
-    def _send(self, record: Record, token: int, delivery_class: int, alone: bool, now_ns: int) -> None:
+    def _send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
         if record.topic == "echo":
             self._loop.call_soon(self.reply, record, record.value)
         else:
