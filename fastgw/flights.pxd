@@ -25,7 +25,7 @@ cdef class Flights:
     cdef set _gathering
     cdef int _last
 
-    @cython.locals(lane=Lane, complete=int, is_first=bint, wait_ns=int64_t)
+    @cython.locals(lane=Lane, is_first=bint, wait_ns=int64_t)
     cpdef send(self, Record record, int64_t token, int company, int64_t now_ns)
 
     @cython.locals(lane=Lane)

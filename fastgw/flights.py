@@ -129,12 +129,11 @@ class Flights:
         lane = lanes.get(record.topic)
         if lane is None:
             lane = lanes[record.topic] = Lane(record.topic, record.partition != SPREAD)
-        complete = company // SHARE
         is_first = not lane.waiting
         if is_first:
             if now_ns < lane.boards_until_ns:
                 return self._hand_over(lane, record, token)
-            lane.complete = complete
+            lane.complete = company // SHARE
             if self._wait_ns(lane, 1) == 0 and self._begin(lane, now_ns):
                 return self._hand_over_first(lane, record, token)
         if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
@@ -142,7 +141,8 @@ class Flights:
         if is_first:
             lane.since_ns = now_ns
             self._gathering.add(lane)
-        lane.complete = min(lane.complete, complete)
+        else:
+            lane.complete = min(lane.complete, company // SHARE)
         lane.waiting[token] = record, now_ns
         self._waiting_bytes += len(record.value)
         wait_ns = self._wait_ns(lane, len(lane.waiting))

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from fastgw import config, reload
+from fastgw import reload
 from fastgw.config import ROUTES_MAX, Config
-
-GATEWAY = '[gateway]\nname = "shop"\n'
-KAFKA = '[kafka]\nbootstrap = "localhost:9092"\n'
-ROUTE = '[[route]]\nmethod = "POST"\npath = "/orders"\ntopic = "orders"\n'
-MINIMAL = GATEWAY + KAFKA + ROUTE
-
-
-def loads(content: str) -> Config:
-    return config.loads(content, environ={})
+from tests.test_config import GATEWAY, KAFKA, MINIMAL, ROUTE, loads
 
 
 def test_a_reload_names_what_it_cannot_change() -> None:
