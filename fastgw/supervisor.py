@@ -45,6 +45,7 @@ from fastgw.errors import ConfigError, StartError
 from fastgw.holdings import Holdings, in_memory, opened_anew, rewrite
 from fastgw.standby import Standby
 from fastgw.systemd import Notifier
+from fastgw.vital_signs import VitalSigns
 from fastgw.worker_slots import PATIENCE, BackOff, Patience, Slot, deaf_slots
 
 log = structlog.get_logger("fastgw.supervisor")
@@ -121,8 +122,6 @@ class Supervisor:
         # Where it stands; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
         self._start_by = inf
-        self._looked_at = inf
-        self._judge_after = 0.0
         self._watchdog_at = inf
         self._exit_code = 0
 
@@ -145,7 +144,10 @@ class Supervisor:
 
     def _children(self) -> list[Child]:
         agent = [self._agent] if self._agent else []
-        return agent + [child for slot in self._slots for child in slot.children()]
+        return agent + self._workers()
+
+    def _workers(self) -> list[Child]:
+        return [child for slot in self._slots for child in slot.children()]
 
     # Opening. Whatever fails here or later, `_owned` takes all of it back.
 
@@ -154,6 +156,7 @@ class Supervisor:
         self._open_signals()
         self._held = Holdings(settings)
         self._owned.callback(self._held.close)
+        self._vital_signs = VitalSigns(self._held.table, self._patience)
         self._edition = Edition(settings, in_memory(config.to_json(settings), sealed=True))
         self._owned.callback(lambda: os.close(self._edition.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
@@ -402,11 +405,11 @@ class Supervisor:
             waited_for = [child.name for child in self._children() if child.state is not State.READY]
             raise StartError(f"not ready within {self._patience.start:g} s: {', '.join(waited_for) or 'the workers'}")
         listeners = self._held.listeners
-        listeners.set_deaf(deaf_slots(self._slots, now, self._patience, listeners.deaf))
+        listeners.set_deaf(deaf_slots(self._slots, now, self._patience, self._vital_signs.accepts, listeners.deaf))
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)
-        for child in self._hung_workers(now):
+        for child in self._vital_signs.hung(self._workers(), now):
             log.error("child hangs: killed", child=child.name, pid=child.pid)
             child.kill()
         if now >= self._watchdog_at:
@@ -427,33 +430,14 @@ class Supervisor:
                 log.error("out of patience: killed", child=child.name, pid=child.pid, state=child.state.value)
                 child.kill()
 
-    def _hung_workers(self, now: float) -> list[Child]:
-        """Workers whose loop has turned once, and now has not for too long."""
-        slept_ourselves = now - self._looked_at > 3 * self._patience.look
-        self._looked_at = now
-        if slept_ourselves:  # the whole machine stood still, it seems: let the workers show themselves first
-            self._judge_after = now + self._patience.hung
-        if now < self._judge_after:
-            return []
-        workers = [child for slot in self._slots for child in slot.children() if child.state is not State.STOPPING]
-        return [child for child in workers if now - self._last_beat(child) > self._patience.hung]
-
     def _feed_watchdog(self, now: float) -> None:
-        """Tell systemd that all is well, if it is: somebody serves, and no heart has stopped. One that was killed for
-        that counts until it has ended; a slot between two processes does not: one bad slot never stops the service."""
+        """Tell systemd that all is well, if it is."""
         assert self._watchdog_s is not None
-        workers = [child for slot in self._slots for child in slot.children() if child.ready_at < inf]
-        if workers and all(now - self._last_beat(child) <= self._patience.hung for child in workers):
+        if self._vital_signs.all_well(self._workers(), now):
             self._notifier.tell("WATCHDOG=1")
             self._watchdog_at = now + self._watchdog_s / 2
         else:
             self._watchdog_at = now + self._patience.look
-
-    def _last_beat(self, child: Child) -> float:
-        """Infinity for one that has just started and has had none."""
-        info = self._held.table.process_info(table.process_index(child.slot, child.generation))
-        beat = info.heartbeat_ns / 1e9 if info else 0.0
-        return max(beat, child.ready_at) if child.ready_at < inf else beat or inf
 
     # Reloading.
 

@@ -5,7 +5,7 @@ Only decisions: nothing here starts or ends a process, and time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -93,20 +93,21 @@ class Slot:
         return before
 
 
-def deaf_slots(slots: Sequence[Slot], now: float, patience: Patience, deaf: Collection[int] = ()) -> frozenset[int]:
+def deaf_slots(
+    slots: Sequence[Slot], now: float, patience: Patience, accepts: Callable[[Child], bool], deaf: Collection[int] = ()
+) -> frozenset[int]:
     """The slots in which nobody accepts connections, and nobody will soon, while others do.
 
     One of `deaf`, those that were it until now, stays so until somebody serves there: nobody knows how long the next
     start takes. When nobody at all serves, waiting in a queue is the best that a connection can have.
+
+    Args:
+        accepts: whether this process accepts connections.
     """
-    if not any(_serves(slot) for slot in slots):
+    away = [slot for slot in slots if not any(accepts(child) for child in (slot.current, slot.incoming) if child)]
+    if len(away) == len(slots):
         return frozenset()
-    away = (slot for slot in slots if not _serves(slot))
     return frozenset(slot.number for slot in away if slot.number in deaf or _is_long_in_coming(slot, now, patience))
-
-
-def _serves(slot: Slot) -> bool:
-    return any(child is not None and child.state is State.READY for child in (slot.current, slot.incoming))
 
 
 def _is_long_in_coming(slot: Slot, now: float, patience: Patience) -> bool:

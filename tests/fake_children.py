@@ -6,6 +6,7 @@ supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (o
     dies      ends before it is ready          refuses   says "error no such topic" and ends
     silent    never becomes ready              hangs     is ready, then its heart stops
     stuck     its heart stops before it is ready
+    shy       is ready, and says so in the table alone
     deaf      ignores SIGTERM                  waits     its drain lasts until the file is gone
 
 What happens to them they write to FAKE_DIR/events, a line each: "worker 0.1 started orders 4711". A connection is
@@ -78,7 +79,7 @@ class FakeChild:
         if self.plan == "refuses":
             os.write(self.options.ready_fd, b"error no such topic\n")
             sys.exit(2)
-        if self.becomes_ready:
+        if self.becomes_ready and self.plan != "shy":
             os.write(self.options.ready_fd, b"ready\n")
             os.close(self.options.ready_fd)
 
@@ -110,7 +111,7 @@ def fake_worker(options: argparse.Namespace) -> None:
     shared.heartbeat(process, time.monotonic_ns(), 0, -1, 0)
     token = slots.publish(slots.claim(), 1, 0, 0, time.monotonic_ns() + 10**12, time.monotonic_ns())
     child.start()
-    shared.set_ready(process, True)
+    shared.set_ready(process, child.becomes_ready)
     listening = [socket.socket(fileno=int(fd)) for fd in options.listen_fds.split(",") if child.becomes_ready]
     while not child.stopping or child.plan == "waits":
         for one in child.turn([one.fileno() for one in listening]):

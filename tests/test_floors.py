@@ -35,6 +35,9 @@ FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5
 
+# Judges the processes in the slots, with the patience that is kept there.
+FLOOR["vital_signs"] = FLOOR["worker_slots"] + 0.5
+
 # Hands records to the native producer, and is what the link sends through.
 FLOOR["flights"] = FLOOR["kafka_native"] - 0.25
 

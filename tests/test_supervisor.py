@@ -198,6 +198,17 @@ def test_a_worker_that_hangs_while_it_starts_need_not_be_waited_for(service: Sta
     eventually(lambda: one.logged("child ready", child="worker 0.2"))
 
 
+def test_a_worker_that_has_not_been_heard_yet_and_is_ready_in_the_table_keeps_its_connections(service: Start) -> None:
+    """Who read in /readyz that all is well has come, and may wait in its queue: resetting it would be a lie."""
+    one = service({"FAKE_PATIENCE": "queue_more=0.2"}).start()
+    one.plan("worker-1", "shy")
+    os.kill(one.pid("worker 1.0"), signal.SIGKILL)
+    eventually(lambda: one.events("worker 1.1 started"))
+    until = time.monotonic() + 0.6  # several looks after its time has come
+    eventually(lambda: time.monotonic() > until)
+    eventually(lambda: one.ask() == "worker 1.1")
+
+
 def test_a_stopped_worker_is_hung_too_its_queue_of_connections_survives(service: Start) -> None:
     one = service(workers=1).start()
     os.kill(one.pid("worker 0.0"), signal.SIGSTOP)

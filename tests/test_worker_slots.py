@@ -92,6 +92,10 @@ def numbered(number: int, current: FakeChild | None = None, start_at: float = in
     return made
 
 
+def is_ready(process: Child) -> bool:
+    return process.state is State.READY
+
+
 NOW = 100.0
 PATIENCE = Patience(queue=0.5, queue_more=2.0)
 
@@ -108,18 +112,18 @@ PATIENCE = Patience(queue=0.5, queue_more=2.0)
     ],
 )
 def test_a_slot_that_accepts_nothing_for_a_while_is_deaf_if_another_serves(second: Slot, deaf: list[int]) -> None:
-    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE) == set(deaf)
+    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE, is_ready) == set(deaf)
 
 
 def test_when_nobody_serves_no_slot_is_deaf() -> None:
     starting = numbered(0, FakeChild(1, State.STARTING, NOW - 20))
-    assert deaf_slots([starting, numbered(1, start_at=NOW + 9)], NOW, PATIENCE) == set()
+    assert deaf_slots([starting, numbered(1, start_at=NOW + 9)], NOW, PATIENCE, is_ready) == set()
 
 
 def test_a_slot_whose_next_generation_is_ready_is_not_deaf() -> None:
     rolling = numbered(1, FakeChild(0, State.STOPPING))
     rolling.incoming = cast(Child, FakeChild(1))
-    assert deaf_slots([numbered(0, FakeChild(0)), rolling], NOW, PATIENCE) == set()
+    assert deaf_slots([numbered(0, FakeChild(0)), rolling], NOW, PATIENCE, is_ready) == set()
 
 
 @pytest.mark.parametrize(
@@ -127,5 +131,6 @@ def test_a_slot_whose_next_generation_is_ready_is_not_deaf() -> None:
     [numbered(1, start_at=NOW + 0.4), numbered(1, FakeChild(1, State.STARTING, NOW - 0.1)), numbered(1, FakeChild(1))],
 )
 def test_a_deaf_slot_stays_so_until_somebody_serves_in_it(second: Slot) -> None:
-    served = second.current is not None and second.current.state is State.READY
-    assert deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE, deaf={1}) == (set() if served else {1})
+    served = second.current is not None and is_ready(second.current)
+    deaf = deaf_slots([numbered(0, FakeChild(0)), second], NOW, PATIENCE, is_ready, deaf={1})
+    assert deaf == (set() if served else {1})

@@ -1,0 +1,60 @@
+"""What a worker process shows of itself in the shared table: that it accepts connections, that its heart beats.
+
+The supervisor hears a worker once, through its pipe, when it has become ready; everything else it has to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from math import inf
+
+from fastgw._ctable import ProcessInfo
+from fastgw.children import Child, State
+from fastgw.table import Table, process_index
+from fastgw.worker_slots import Patience
+
+
+class VitalSigns:
+    """Looks at workers through the table. All times are monotonic seconds."""
+
+    def __init__(self, table: Table, patience: Patience) -> None:
+        self._table = table
+        self._patience = patience
+        self._looked_at = inf
+        self._judge_after = 0.0
+
+    def accepts(self, worker: Child) -> bool:
+        """Whether it takes connections: it says so in the table first, where /readyz looks, and who comes because of
+        that is in its queue before its parent has heard it."""
+        if worker.state is State.STARTING:
+            info = self._info(worker)
+            return info is not None and info.ready
+        return worker.state is State.READY
+
+    def hung(self, workers: Iterable[Child], now: float) -> list[Child]:
+        """Those whose loop has turned once, and now has not for too long; to be asked at each look."""
+        slept_ourselves = now - self._looked_at > 3 * self._patience.look
+        self._looked_at = now
+        if slept_ourselves:  # the whole machine stood still, it seems: let the workers show themselves first
+            self._judge_after = now + self._patience.hung
+        if now < self._judge_after:
+            return []
+        return [worker for worker in workers if worker.state is not State.STOPPING and not self._beats(worker, now)]
+
+    def all_well(self, workers: Collection[Child], now: float) -> bool:
+        """Somebody has become ready, and no heart of those who have has stopped. One that was killed for that counts
+        until it has ended; a slot between two processes does not: one bad slot never stops the service."""
+        known = [worker for worker in workers if worker.ready_at < inf]
+        return bool(known) and all(self._beats(worker, now) for worker in known)
+
+    def _beats(self, worker: Child, now: float) -> bool:
+        return now - self._last_beat(worker) <= self._patience.hung
+
+    def _last_beat(self, worker: Child) -> float:
+        """Infinity for one that has just started and has had none."""
+        info = self._info(worker)
+        beat = info.heartbeat_ns / 1e9 if info else 0.0
+        return max(beat, worker.ready_at) if worker.ready_at < inf else beat or inf
+
+    def _info(self, worker: Child) -> ProcessInfo | None:
+        return self._table.process_info(process_index(worker.slot, worker.generation))
