@@ -19,10 +19,14 @@ import shutil
 import socket
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 import fastgw
 from bench import native
@@ -86,6 +90,12 @@ class Gateway:
             return False
         finally:
             connection.close()
+
+    def samples(self, name: str) -> list[Sample]:
+        """fastgw's own figures of that name, by their labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        return [sample for family in families for sample in family.samples if sample.name == name]
 
     def wait_until_ready(self) -> Gateway:
         """Wait until a request has come back right.

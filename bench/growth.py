@@ -12,14 +12,12 @@ and leaves a result file and a plot in bench/results/.
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from confluent_kafka import Producer
-from prometheus_client.parser import text_string_to_metric_families
 
 from bench import bench_ids, parked, plots, result
 from bench.commands import run
@@ -153,14 +151,11 @@ def ask(question: str, values: Sequence[float], rounds: int, seconds: float, war
 
 def replies_by_fate(gateway: Gateway) -> dict[str, int]:
     """What became of a fastgw's replies so far: proof that a case was what it is called."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/metrics", timeout=10) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
     counts: dict[str, int] = {}
-    for family in families:
-        for sample in family.samples:
-            if sample.name == "fastgw_replies_total" and sample.value:
-                fate = sample.labels["fate"]
-                counts[fate] = counts.get(fate, 0) + int(sample.value)
+    for sample in gateway.samples("fastgw_replies_total"):
+        if sample.value:
+            fate = sample.labels["fate"]
+            counts[fate] = counts.get(fate, 0) + int(sample.value)
     return counts
 
 

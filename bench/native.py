@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 import confluent_kafka
 
@@ -14,6 +15,7 @@ BUILD = HERE / ".build"  # not in git: programs, the peers' builds, their depend
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra"]
 COMPILE_TIMEOUT_S = 120
 WITH_KAFKA = {"echo", "pingpong"}
+_compiling = Lock()  # two loads may be started side by side
 
 
 def librdkafka() -> Path:
@@ -41,9 +43,10 @@ def program(name: str) -> Path:
     with_kafka = [str(library), f"-Wl,-rpath,{library.parent}"] if library else []
     command = ["cc", *FLAGS, "-o", str(target), str(sources[0]), *with_kafka, "-lpthread", "-lm"]
     newest = max(source.stat().st_mtime for source in sources)
-    same_command = told.exists() and told.read_text() == str(command)  # not so in a checkout that was moved
-    if not same_command or not target.exists() or target.stat().st_mtime < newest:
-        BUILD.mkdir(exist_ok=True)
-        run_to_end(command, COMPILE_TIMEOUT_S)
-        told.write_text(str(command))
+    with _compiling:
+        same_command = told.exists() and told.read_text() == str(command)  # not so in a checkout that was moved
+        if not same_command or not target.exists() or target.stat().st_mtime < newest:
+            BUILD.mkdir(exist_ok=True)
+            run_to_end(command, COMPILE_TIMEOUT_S)
+            told.write_text(str(command))
     return target

@@ -24,7 +24,7 @@ from bench.gateways import FastgwSettings, Gateway, Topics, start_fastgw
 from bench.lineup import WARM_UP_CONNECTIONS, Lineup, empty_stage
 from bench.load import closed_loop
 from bench.openloop import OpenLoop, open_loop
-from bench.processes import memory
+from bench.processes import memory, wait_for
 from bench.progress import say
 from bench.stage import PARTITIONS
 
@@ -44,6 +44,11 @@ def start(on_stage: Lineup, busy_us: int) -> Gateway:
     settings = FastgwSettings(route={"timeout": f"{DEADLINE_S}s", "max_in_flight": waiting_max}, extra=other)
     topics = Topics(slow, stage.topic("fastgw.park"), stage.topic("fastgw.replies"))
     return start_fastgw(stage, "fastgw", settings, topics)
+
+
+def waiting(gateway: Gateway) -> int:
+    """Requests that are under way."""
+    return sum(int(sample.value) for sample in gateway.samples("fastgw_in_flight"))
 
 
 def measure(on_stage: Lineup, gateway: Gateway, rate: float, seconds: float) -> dict[str, Any]:
@@ -86,6 +91,7 @@ def main(
         closed_loop(gateway.port, WARM_UP_CONNECTIONS, CAPACITY_S, on_stage.body_file)
         load = closed_loop(gateway.port, WARM_UP_CONNECTIONS, CAPACITY_S, on_stage.body_file)
         capacity = load.requests / load.seconds
+        wait_for(lambda: waiting(gateway) == 0, DEADLINE_S + 1, "no request of the warm-up is under way")
         say(f"the service can do {capacity:.0f} requests a second")
         lines = []
         for share in [int(share) for share in shares.split(",")]:

@@ -172,12 +172,9 @@ class Connection:
         self._state = _ENDED
         self._transport.close()
 
-    def leave_if_idle_since(self, moment: float) -> bool:
-        """Leave if nothing has happened since that moment of the loop's clock; whether it did."""
-        if not self.is_idle or self._quiet_since > moment:
-            return False
-        self.leave()
-        return True
+    def is_idle_since(self, moment: float) -> bool:
+        """Whether it is idle, and nothing has happened since that moment of the loop's clock."""
+        return self.is_idle and self._quiet_since <= moment
 
     def has_been_answered_since(self, moment: float) -> bool:
         """It is between two requests and has an answer of that moment of the loop's clock or later."""

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from fastgw.admission import Door
@@ -26,6 +27,7 @@ from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients
 BACKLOG = 1024
 SWEEP_S = 0.25  # the precision of deadlines here
 LINGER_S = 2.0  # how long a client that still sends may take to read the answer that ends its connection
+QUIET_AT_ONCE = 64  # connections that are ended in one turn of the loop for having been quiet; half a millisecond
 REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those beyond are cut
 
 
@@ -55,6 +57,7 @@ class ExpressFront:
         self._idle_looks = Deadlines(self.idle_timeout_s / 4, self._look_at_idle)
         self.deaf: set[Connection] = set()  # not read from: they have sent too far ahead
         self._connections: set[Connection] = set()
+        self._quiet: dict[Connection, Cut] = {}  # for too long, this sweep has found, and why they go
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
@@ -118,6 +121,7 @@ class ExpressFront:
         """A connection has ended."""
         self._connections.discard(connection)
         self._idle_looks.discard(connection)
+        self._quiet.pop(connection, None)
         self._end_if_empty()
 
     # The sweep.
@@ -130,20 +134,40 @@ class ExpressFront:
         self.answer_heads.set_time(time.time())
         for deadlines in (self.heads_due, self.bodies_due, self.writes_due, self.lingers_due, self._idle_looks):
             deadlines.expire(self.now)
+        if self._quiet:
+            self._end_quiet()
         if self.deaf:
             self._end_deserted()
 
     def _look_at_idle(self, connection: Connection) -> None:
         """Idle time is not counted request by request: each connection is looked at now and then."""
-        if connection.leave_if_idle_since(self.now - self.idle_timeout_s):
-            self.door.cut(Cut.IDLE)
-        else:
-            self._idle_looks.add(connection, self.now)
+        self._idle_looks.add(connection, self.now)
+        if connection.is_idle_since(self.now - self.idle_timeout_s):
+            self._quiet.setdefault(connection, Cut.IDLE)
 
     def _head_is_late(self, connection: Connection) -> None:
         if connection.is_idle:
-            self.door.cut(Cut.SILENT)
-        connection.head_is_late()
+            self.heads_due.add(connection, self.now)  # it may turn out to have sent something
+            self._quiet[connection] = Cut.SILENT
+        else:
+            connection.head_is_late()
+
+    def _end_quiet(self) -> None:
+        """Ends some of them, and more in the next turn: to end thousands at once would keep everybody waiting.
+
+        Who has sent its request is answered: it may have been here for as long as the loop was busy.
+        """
+        some = list(islice(self._quiet.items(), QUIET_AT_ONCE))
+        idle = {connection.fileno(): connection for connection, _ in some if connection.is_idle}
+        for fd, _ in _polled(idle, select.POLLIN):
+            del idle[fd]
+        for connection, why in some:
+            del self._quiet[connection]
+            if connection.fileno() in idle:
+                connection.leave()
+                self.door.cut(why)
+        if self._quiet:
+            self.call_soon(self._end_quiet)
 
     def _reader_is_late(self, connection: Connection) -> None:
         self.door.cut(Cut.SLOW_READER)

@@ -116,7 +116,7 @@ def test_any_bytes_end_in_answers_or_the_end_of_the_connection(raw, cut):
     wire = Wire().send(raw[:cut], raw[cut:])
     wire.answer_all_held()
     wire.front.pass_time(60)
-    wire.connection.leave_if_idle_since(wire.front.now)
+    wire.end_if_idle()
     admitted = sum(call[0] == "open" for call in wire.door.calls)
     assert wire.sent.count(b"HTTP/1.1 200") == admitted
     assert wire.transport.ended, "whatever it was, time ends it"
@@ -411,7 +411,7 @@ def test_a_body_has_one_time_for_all_of_it():
 def test_a_request_that_waits_has_the_time_of_its_route():
     wire = Wire().send(head(b"GET /held HTTP/1.1") + NEXT)
     wire.front.pass_time(1000)
-    assert not wire.connection.leave_if_idle_since(wire.front.now)
+    assert not wire.end_if_idle()
     wire.answer_held()
     assert wire.sent.count(b"HTTP/1.1 200 ") == 2
 
@@ -421,9 +421,9 @@ def test_idle_time_counts_from_the_last_answer():
     wire.front.pass_time(50)
     wire.send(GET)
     wire.front.pass_time(50)
-    assert not wire.connection.leave_if_idle_since(wire.front.now - 75)
+    assert not wire.end_if_idle(75)
     wire.front.pass_time(50)
-    assert wire.connection.leave_if_idle_since(wire.front.now - 75)
+    assert wire.end_if_idle(75)
     assert wire.transport.ended == "closed"
 
 

@@ -198,6 +198,13 @@ class Wire:
         self.connection.resume_writing()
         self._run_soon()
 
+    def end_if_idle(self, for_s: float = 0.0) -> bool:
+        """The front ends a connection that has been idle for so long; whether it did."""
+        is_idle = self.connection.is_idle_since(self.front.now - for_s)
+        if is_idle:
+            self.connection.leave()
+        return is_idle
+
     def leave(self) -> None:
         """The client's end is closed."""
         self.connection.connection_lost(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from fastgw import errors
@@ -108,3 +110,47 @@ def test_connections_that_are_idle_or_silent_for_too_long_are_ended_and_counted(
     silent = house.client()
     assert silent.rest() == b""
     eventually(lambda: house.door.cuts == [Cut.IDLE, Cut.SILENT])
+
+
+def test_quiet_connections_are_ended_a_few_at_a_time_until_none_is_left(serve, monkeypatch, tmp_path):
+    monkeypatch.setattr("fastgw.http_express.QUIET_AT_ONCE", 2)
+    house = serve(header_timeout="200ms", bind=f"unix:{tmp_path}/http.sock")
+    for silent in [house.client() for _ in range(7)]:
+        assert silent.rest() == b""
+    eventually(lambda: house.door.cuts == [Cut.SILENT] * 7)
+
+
+def be_busy_until_it_is_late(house, client, sent):
+    """The loop reads another client for longer than any timeout, and `client` sends meanwhile."""
+    over, admit = threading.Event(), house.door.admit
+
+    def slowly(head):
+        if head.path == "/slow":
+            client.send(sent)
+            over.wait(0.5)
+        return admit(head)
+
+    house.door.admit = slowly
+    other = house.client()
+    other.send(get("/slow"))
+    assert other.answer().status == 404
+
+
+@pytest.mark.parametrize("has_spoken", [True, False])
+def test_a_request_that_came_just_in_time_to_a_busy_loop_is_answered(serve, tmp_path, has_spoken):
+    """Late is who has not sent; who has and was not read yet is not late, whatever the clock says."""
+    house = serve(idle_timeout="200ms", header_timeout="200ms", bind=f"unix:{tmp_path}/http.sock")
+    client = house.client()
+    if has_spoken:
+        client.send(get("/echo"))
+        client.answer()
+    be_busy_until_it_is_late(house, client, get("/echo?just-now"))
+    assert client.answer().status == 200
+    assert client.rest() == b""
+
+
+def test_who_came_just_in_time_and_does_not_go_on_is_late_after_all(serve, tmp_path):
+    house = serve(header_timeout="200ms", bind=f"unix:{tmp_path}/http.sock")
+    client = house.client()
+    be_busy_until_it_is_late(house, client, b"GET /ec")
+    assert client.answer().status == 408

@@ -21,7 +21,7 @@ def play(parts: list[bytes]) -> tuple[list[object], bytes]:
     wire = Wire().send(*parts)
     wire.answer_all_held()
     wire.front.pass_time(60)
-    wire.connection.leave_if_idle_since(wire.front.now)
+    wire.end_if_idle()
     assert wire.transport.ended, "whatever it was, time ends it"
     opened = sum(call[0] == "open" for call in wire.door.calls)
     assert wire.sent.count(b"HTTP/1.1 200") == opened
