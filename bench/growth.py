@@ -121,24 +121,28 @@ QUESTIONS = {
 OWNERS = "1,2,4,8,16,32,64"
 
 
-def ask(question: str, values: Sequence[float], rounds: int, seconds: float, warm: float) -> list[dict[str, Any]]:
-    """Ask one question; the lines of its answer, first value first."""
+def ask(
+    question: str, values: Sequence[float], connections: int, rounds: int, seconds: float, warm: float
+) -> list[dict[str, Any]]:
+    """Ask one question; the lines of its answer, first value first. 0 connections: as many as are its own."""
     asked = QUESTIONS[question]
+    connections = connections or asked.connections
     with empty_stage() as on_stage:
         subjects = []
         for value in values:
             say(f"starting fastgw with {value:g} {asked.text}")
             subjects.append(asked.make(on_stage, value))
         for subject in subjects:
-            closed_loop(subject.gateway.port, asked.connections, warm / len(subjects), subject.body_file)
-        done = interleaved(on_stage.stage, subjects, [asked.connections], rounds, seconds)
+            closed_loop(subject.gateway.port, connections, warm / len(subjects), subject.body_file)
+        done = interleaved(on_stage.stage, subjects, [connections], rounds, seconds)
         fates = {subject.name: replies_by_fate(subject.gateway) for subject in subjects}
     reference = _label(values[0])
     ratios = {figure: compare(done, figure, reference) for figure in ("gateway_cpu_us", "broker_cpu_us", "rps")}
     lines = []
     for value in values:
-        place = (_label(value), asked.connections)
+        place = (_label(value), connections)
         line: dict[str, Any] = {"question": question, "text": asked.text, "value": value}
+        line["connections"] = connections
         for figure, by_place in ratios.items():
             line[figure] = median_of(done, figure, *place)
             if ratio := by_place.get(place):
@@ -174,6 +178,7 @@ def ask_owners(values: Sequence[float]) -> list[dict[str, Any]]:
 def main(
     question: Annotated[str, typer.Argument(help="One of the questions above, or all.")],
     values: Annotated[str, typer.Option(help="Other values than the question's own, with commas.")] = "",
+    connections: Annotated[int, typer.Option(min=0, help="Other than the question's own; 0: its own.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds for each value.")] = 7,
     seconds: Annotated[float, typer.Option(min=1, help="Length of a round.")] = 3.0,
     warm: Annotated[float, typer.Option(min=1, help="Seconds of load before, shared by the values.")] = 40.0,
@@ -184,9 +189,11 @@ def main(
     for one in every if question == "all" else [question]:
         own = OWNERS if one == "owners" else QUESTIONS[one].values
         wanted = [float(value) for value in (values or own).split(",")]
-        settings = {"rounds": rounds, "seconds": seconds, "values": wanted}
+        settings = {"rounds": rounds, "seconds": seconds, "values": wanted, "connections": connections}
         document = result.envelope(f"growth-{one}", ["fastgw"], kafka_version(), settings)
-        document["growth"] = ask_owners(wanted) if one == "owners" else ask(one, wanted, rounds, seconds, warm)
+        document["growth"] = (
+            ask_owners(wanted) if one == "owners" else ask(one, wanted, connections, rounds, seconds, warm)
+        )
         for line in document["growth"]:
             print(json.dumps({"bench": "growth", **line}), flush=True)
         folder = result.save(document)

@@ -61,7 +61,7 @@ class EchoService:
                 "group.id": "no-group",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 20,
+                "fetch.wait.max.ms": 5,  # the mock cluster waits for as long, whatever comes
                 "fetch.error.backoff.ms": 50,
             }
         )

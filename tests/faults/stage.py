@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,6 +80,11 @@ class Furniture:
             gateway.await_ready()
         self.ports = [gateway.port for gateway in self.gateways]
 
+    def tell_gateways_to_end(self) -> None:
+        for gateway in self.gateways:
+            if not gateway.ended:
+                gateway.signal(signal.SIGTERM)
+
     def make_topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> None:
         """Creates a topic; every partition has a leader on return."""
         if self.house.kafka == "mock":
@@ -126,7 +132,9 @@ def _has_leaders(admin: AdminClient, name: str, count: int) -> bool:
 def open_house(house: House, kafka: Kafka, folder: Path) -> Iterator[Furniture]:
     """The house, ready for its first scenario; drained and closed on the way out."""
     with ExitStack() as opened:
-        yield Furniture(house, kafka, folder, opened)
+        furniture = Furniture(house, kafka, folder, opened)
+        opened.callback(furniture.tell_gateways_to_end)  # together: a node of a group takes its time to leave
+        yield furniture
 
 
 @dataclass

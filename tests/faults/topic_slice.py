@@ -14,6 +14,10 @@ READ_S = 120.0
 AT_ONCE = 2000
 
 
+class EvidenceLost(Exception):
+    """Records that the oracle needs are no longer there."""
+
+
 class TopicSlice:
     """The records of a topic from its present end on."""
 
@@ -23,9 +27,17 @@ class TopicSlice:
         self._starts = {partition: high for partition, (_, high) in self._spans().items()}
 
     def read(self) -> list[Found]:
-        """All records that are there now; partitions that the topic did not have before are read from their start."""
-        ends = {partition: high for partition, (_, high) in self._spans().items()}
+        """All records that are there now; partitions that the topic did not have before are read from their start.
+
+        Raises:
+            EvidenceLost: the broker has thrown some of them away, as a mock cluster does beyond 5 MiB a partition.
+        """
+        spans = self._spans()
+        ends = {partition: high for partition, (_, high) in spans.items()}
         starts = {partition: self._starts.get(partition, 0) for partition in ends}
+        lost = sum(max(0, low - starts[partition]) for partition, (low, _) in spans.items())
+        if lost:
+            raise EvidenceLost(f"{self._topic} has lost {lost} of its records: without them nothing can be judged")
         left = {partition for partition, end in ends.items() if end > starts[partition]}
         found: list[Found] = []
         consumer = self._consumer()
