@@ -141,8 +141,7 @@ def ask(
     lines = []
     for value in values:
         place = (_label(value), connections)
-        line: dict[str, Any] = {"question": question, "text": asked.text, "value": value}
-        line["connections"] = connections
+        line: dict[str, Any] = {"question": question, "text": asked.text, "value": value, "connections": connections}
         for figure, by_place in ratios.items():
             line[figure] = median_of(done, figure, *place)
             if ratio := by_place.get(place):

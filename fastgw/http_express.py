@@ -157,15 +157,10 @@ class ExpressFront:
 
         Who has sent its request is answered: it may have been here for as long as the loop was busy.
         """
-        some = list(islice(self._quiet.items(), QUIET_AT_ONCE))
-        idle = {connection.fileno(): connection for connection, _ in some if connection.is_idle}
-        for fd, _ in _polled(idle, select.POLLIN):
-            del idle[fd]
-        for connection, why in some:
-            del self._quiet[connection]
-            if connection.fileno() in idle:
-                connection.leave()
-                self.door.cut(why)
+        some = {connection: self._quiet.pop(connection) for connection in list(islice(self._quiet, QUIET_AT_ONCE))}
+        for connection in _idle_and_unasked(some):
+            connection.leave()
+            self.door.cut(some[connection])
         if self._quiet:
             self.call_soon(self._end_quiet)
 
@@ -187,10 +182,7 @@ class ExpressFront:
             by_fd[fd].cut()
 
     def _close_idle(self) -> None:
-        idle = {connection.fileno(): connection for connection in self._connections if connection.is_idle}
-        for fd, _ in _polled(idle, select.POLLIN):
-            del idle[fd]  # its next request is here already, and is answered
-        for connection in idle.values():
+        for connection in _idle_and_unasked(self._connections):
             connection.leave()
 
     def _begin_to_end(self) -> None:
@@ -202,6 +194,14 @@ class ExpressFront:
             if self._slow_clients is not None:
                 self._slow_clients.stop()
             self._ended.set_result(None)
+
+
+def _idle_and_unasked(connections: Iterable[Connection]) -> list[Connection]:
+    """The idle ones of these, without those whose next request is here already: it is going to be answered."""
+    idle = {connection.fileno(): connection for connection in connections if connection.is_idle}
+    for fd, _ in _polled(idle, select.POLLIN):
+        del idle[fd]
+    return list(idle.values())
 
 
 def _polled(fds: Iterable[int], event: int) -> list[tuple[int, int]]:

@@ -71,18 +71,10 @@ static void write_more(connection_t *connection) {
     watch(connection, EPOLL_CTL_MOD, connection->sent < post.size ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
-/* What the server has said on an idle connection and we have not read yet can only be that it has closed it: hundreds
- * are closed together, when they have been silent for long enough. */
-static bool is_closed(const connection_t *connection) {
-    char byte;
-    return recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
-}
+static void read_some(connection_t *connection);
 
 static void begin(connection_t *connection, int64_t intended_ns) {
-    if (connection->fd >= 0 && is_closed(connection)) {
-        close(connection->fd);
-        connection->fd = -1;
-    }
+    if (connection->fd >= 0) read_some(connection); /* its end may be here unread: hundreds are closed together */
     if (connection->fd < 0) open_connection(connection);
     connection->intended_ns = intended_ns;
     ssize_t size = write(connection->fd, post.bytes, post.size);

@@ -29,7 +29,6 @@ class Scenario:
         play: injects the faults; the clients are at work meanwhile.
         may_fail: ending -> how many requests may end so for each fault; any other failure is a defect.
         short, long: how many faults in the test and in the soak.
-        requests_max: how many requests its brokers keep; the soak asks for no more.
         habits: how the clients behave.
         alone: leaves its house in ruins, so nobody follows it there.
         ends_service: so does this one, and at its end there is nobody to ask.
@@ -43,7 +42,6 @@ class Scenario:
     may_fail: Mapping[str, int] = field(default_factory=dict)
     short: int = 1
     long: int = 100
-    requests_max: int = ANY
     habits: Habits = field(default_factory=Habits)
     alone: bool = False
     ends_service: bool = False

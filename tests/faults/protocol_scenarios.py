@@ -12,10 +12,10 @@ from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
 from tests.waiting import eventually
 
-HOUSE = House(kafka="mock", kafka_settings='fetch_wait = "2ms"')
+# The mock keeps 5 MiB of each partition: the records of so many requests fit, wherever they go.
+HOUSE = House(kafka="mock", kafka_settings='fetch_wait = "2ms"', requests_max=20_000)
 PRODUCE = 0  # Kafka's number of the request
 AT_ONCE = 5
-KEPT = 20_000  # requests whose records fit, wherever they go, into the 5 MiB that the mock keeps of each partition
 NEW_PRODUCER_S = 1.0
 SEEN_S = 10.0
 
@@ -86,26 +86,10 @@ ONE_AT_A_TIME = Habits(connections=1)
 HONEST = {"not_ready": ANY, "not_sent": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
 
 SCENARIOS = [
-    Scenario("NOT_ENOUGH_REPLICAS", HOUSE, not_enough_replicas, short=3, requests_max=KEPT, habits=ONE_AT_A_TIME),
-    Scenario(
-        "NOT_ENOUGH_REPLICAS that lasts",
-        HOUSE,
-        never_enough_replicas,
-        HONEST,
-        long=20,
-        requests_max=KEPT,
-        habits=ONE_AT_A_TIME,
-    ),
-    Scenario("REQUEST_TIMED_OUT", HOUSE, timed_out, short=3, requests_max=KEPT, habits=ONE_AT_A_TIME),
+    Scenario("NOT_ENOUGH_REPLICAS", HOUSE, not_enough_replicas, short=3, habits=ONE_AT_A_TIME),
+    Scenario("NOT_ENOUGH_REPLICAS that lasts", HOUSE, never_enough_replicas, HONEST, long=20, habits=ONE_AT_A_TIME),
+    Scenario("REQUEST_TIMED_OUT", HOUSE, timed_out, short=3, habits=ONE_AT_A_TIME),
     # A producer that dies again within a second of its start is not replaced at once.
-    Scenario(
-        "fatal producer error",
-        HOUSE,
-        dead_producer,
-        {"queue_full": ANY, **HONEST},
-        short=3,
-        long=300,
-        requests_max=KEPT,
-    ),
-    Scenario("connections to brokers cut", HOUSE, connections_cut, HONEST, short=3, long=300, requests_max=KEPT),
+    Scenario("fatal producer error", HOUSE, dead_producer, {"queue_full": ANY, **HONEST}, short=3, long=300),
+    Scenario("connections to brokers cut", HOUSE, connections_cut, HONEST, short=3, long=300),
 ]

@@ -94,7 +94,7 @@ def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int) ->
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
         try:
             with open_house(house, kafkas.get(house.kafka), Path(folder)) as furniture, _ticker(scenario) as ticker:
-                return play(scenario, furniture, min(requests, scenario.requests_max), faults, watch=ticker.watch)
+                return play(scenario, furniture, min(requests, house.requests_max), faults, watch=ticker.watch)
         except Exception:  # a scenario that fails must not take the others with it
             traceback.print_exc()
             print(f"{scenario.name}: BAD: not played to its end", flush=True)
