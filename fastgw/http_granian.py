@@ -48,7 +48,8 @@ WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of
 class _Scheduler(CallbackScheduler):
     """Calls `schedule(watcher)` for each request, on granian's Python thread, with the GIL held.
 
-    `schedule` must not raise (no further request would be handed over) and must return None (anything else is leaked).
+    `schedule` must not raise: granian leaves the error set on its thread, and what it hands over from then on is a
+    matter of chance. It must return None: anything else is leaked.
     """
 
     def __init__(self, _loop: object, schedule: Any, *_: object) -> None:

@@ -479,23 +479,3 @@ def test_the_third_stop_signal_blocks_for_ever():
     done = run("import signal\nsignal.alarm(1)\nfor _ in range(3):\n    bare.signal.set()")
     assert done.returncode == -signal.SIGALRM
     assert "survived" not in done.stdout
-
-
-def test_after_an_error_in_the_hook_no_request_is_handed_over_any_more():
-    done = run(
-        "bare.answer(proto)\n"
-        "client.answer()\n"
-        "failing = threading.Event()\n"
-        "def fail(watcher):\n"
-        "    failing.set()\n"
-        "    raise ValueError\n"
-        "bare.hook = fail\n"
-        "client.send(GET)\n"
-        "assert failing.wait(10)\n"
-        "bare.hook = lambda watcher: watcher.proto.response_bytes(200, [], b'')\n"
-        "client = RawClient(bare.address, timeout_s=1)\n"
-        "client.send(GET)\n"
-        "client.answer()"
-    )
-    assert "TimeoutError" in done.stderr
-    assert "survived" not in done.stdout
