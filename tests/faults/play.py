@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import floor
 
 from tests.faults.clients import Clients, Habits
@@ -71,6 +71,21 @@ class Report:
     def as_dict(self) -> dict[str, object]:
         """For the results file."""
         return {name: value for name, value in asdict(self).items() if name != "verdict"}
+
+
+def in_all(reports: Sequence[Report]) -> Report:
+    """The acts of one scenario as one report: counts summed, the worst recovery, the verdict on the last act."""
+    recoveries = [report.recover_s for report in reports if report.recover_s is not None]
+    return replace(
+        reports[-1],
+        requests=sum(report.requests for report in reports),
+        faults=sum(report.faults for report in reports),
+        lies=sum(report.lies for report in reports),
+        failed=dict(sum((Counter(report.failed) for report in reports), Counter())),
+        not_allowed=dict(sum((Counter(report.not_allowed) for report in reports), Counter())),
+        recover_s=max(recoveries, default=None),
+        seconds=round(sum(report.seconds for report in reports), 1),
+    )
 
 
 HEAD = ("scenario", "requests", "faults", "lies", "failed requests", "time to recover")

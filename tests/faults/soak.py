@@ -5,7 +5,8 @@
     make soak ARGS="--requests 5000 --faults 10"   smaller
     make soak ARGS=--readme                        plays nothing, puts the last results into the README
 
-Each result is saved as soon as it is there; Ctrl-C leaves the scenario that is being played without one.
+A scenario with many faults is played in acts, each judged by itself: the evidence of all of them would not fit into
+memory. What the acts so far came to is saved after each one, so Ctrl-C loses no more than the act that is being played.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 
 from tests.faults import results
 from tests.faults.kafkas import Kafkas
-from tests.faults.play import Report, Scenario, play, row
+from tests.faults.play import Report, Scenario, in_all, play, row
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Stage, open_house
 from tests.real_kafka.choice import KafkaForTests
@@ -31,6 +33,7 @@ from tests.real_kafka.choice import KafkaForTests
 REQUESTS = 100_000
 TELL_EVERY_S = 10.0
 FAULTS_MAX = 1 << 30
+ACT_FAULTS = 512  # whole rounds through the workers of the large house: each slot has a good run before its next turn
 
 
 def main() -> int:
@@ -74,38 +77,56 @@ def _options() -> argparse.Namespace:
 def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, requests: int, faults_max: int, kept: Path) -> int:
     bad = 0
     for scenario in chosen:
-        report = _play_one(scenario, kafkas, requests, min(scenario.long, faults_max))
-        if report is None:
+        report = _play_one(scenario, kafkas, requests, min(scenario.long, faults_max), kept)
+        if report is None or not report.good:
             bad += 1
-            continue
-        results.save(report, kept)
-        print(f"{scenario.name}: {'good' if report.good else 'BAD'}: {' | '.join(row(report)[1:])}", flush=True)
-        if not report.good:
-            bad += 1
-            print(f"not allowed: {report.not_allowed}", flush=True)
-        print(report.verdict, flush=True)
     print(results.table(results.saved_reports(kept)))
     return 1 if bad else 0
 
 
-def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int) -> Report | None:
+def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, kept: Path) -> Report | None:
     """None when the scenario could not be played to its end; why is told."""
     house = scenario.long_house or scenario.house
+    requests = min(requests, house.requests_max)
+    acts = acts_of(faults)
+    reports: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
         try:
-            with open_house(house, kafkas.get(house.kafka), Path(folder)) as furniture, _ticker(scenario) as ticker:
-                return play(scenario, furniture, min(requests, house.requests_max), faults, watch=ticker.watch)
+            with (
+                open_house(house, kafkas.get(house.kafka), Path(folder)) as furniture,
+                _ticker(scenario, len(acts)) as ticker,
+            ):
+                for act_faults in acts:
+                    report = play(scenario, furniture, ceil(requests / len(acts)), act_faults, watch=ticker.watch)
+                    reports.append(report)
+                    results.save(in_all(reports), kept)
+                    _tell(report)
         except Exception:  # a scenario that fails must not take the others with it
             traceback.print_exc()
             print(f"{scenario.name}: BAD: not played to its end", flush=True)
             return None
+    return in_all(reports)
+
+
+def acts_of(faults: int) -> list[int]:
+    """How many faults each act of a scenario has; at least one act."""
+    return [min(ACT_FAULTS, faults - begin) for begin in range(0, max(1, faults), ACT_FAULTS)]
+
+
+def _tell(report: Report) -> None:
+    print(f"{report.scenario}: {'good' if report.good else 'BAD'}: {' | '.join(row(report)[1:])}", flush=True)
+    if not report.good:
+        print(f"not allowed: {report.not_allowed}", flush=True)
+    print(report.verdict, flush=True)
 
 
 class _Ticker:
     """Tells now and then how far a scenario is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, acts: int) -> None:
         self._name = name
+        self._acts = acts
+        self._act = 0
         self._stage: Stage | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
@@ -115,6 +136,7 @@ class _Ticker:
         self._thread.start()
 
     def watch(self, stage: Stage) -> None:
+        self._act += 1
         self._stage = stage
 
     def stop(self) -> None:
@@ -127,12 +149,13 @@ class _Ticker:
                 continue
             requests, faults = len(self._stage.clients.told), len(self._stage.faults)
             minutes, seconds = divmod(int(time.monotonic() - self._began_s), 60)
-            print(f"{self._name}: {minutes}:{seconds:02d}, {requests:,} requests, {faults:,} faults", flush=True)
+            act = f"act {self._act} of {self._acts}: " if self._acts > 1 else ""
+            print(f"{self._name}: {minutes}:{seconds:02d}, {act}{requests:,} requests, {faults:,} faults", flush=True)
 
 
 @contextmanager
-def _ticker(scenario: Scenario) -> Iterator[_Ticker]:
-    ticker = _Ticker(scenario.name)
+def _ticker(scenario: Scenario, acts: int) -> Iterator[_Ticker]:
+    ticker = _Ticker(scenario.name, acts)
     ticker.start()
     try:
         yield ticker

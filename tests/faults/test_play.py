@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from tests.faults import results
+from tests.faults import results, soak
 from tests.faults.oracle import ANSWERED, CUT, Lie, Told, Verdict, judge
-from tests.faults.play import Report, Scenario, report_of, row, worst_recovery_s
+from tests.faults.play import Report, Scenario, in_all, report_of, row, worst_recovery_s
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Fault, House
 
@@ -58,6 +58,22 @@ def test_recovery_is_measured_to_the_last_request_that_began_and_failed():
 def test_a_row_says_what_failed_and_how_often():
     assert row(report([CUT, "expired", "expired"], 1))[1:5] == ("3", "1", "0", "1 cut, 2 expired")
     assert row(report([], 0))[4:] == ("0", "-")
+
+
+def test_the_acts_of_a_scenario_are_one_report():
+    acts = [report([CUT, CUT, CUT], 1), dataclasses.replace(report([CUT, ANSWERED], 1), lies=2, recover_s=7.0)]
+    whole = in_all(acts)
+    assert (whole.requests, whole.faults, whole.lies, whole.recover_s, whole.seconds) == (5, 2, 2, 7.0, 2.0)
+    assert (whole.failed, whole.not_allowed) == ({CUT: 4}, {CUT: 3})
+    assert in_all([report([], 0)]).recover_s is None
+    assert not whole.good
+
+
+def test_a_long_scenario_is_played_in_acts():
+    assert soak.acts_of(0) == [0]
+    assert soak.acts_of(8) == [8]
+    assert soak.acts_of(soak.ACT_FAULTS) == [soak.ACT_FAULTS]
+    assert soak.acts_of(2 * soak.ACT_FAULTS + 1) == [soak.ACT_FAULTS, soak.ACT_FAULTS, 1]
 
 
 def test_results_are_kept_by_scenario_and_shown_in_the_order_of_the_table(tmp_path):
