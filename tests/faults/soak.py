@@ -5,8 +5,9 @@
     make soak ARGS="--requests 5000 --faults 10"   smaller
     make soak ARGS=--readme                        plays nothing, puts the last results into the README
 
-A scenario with many faults is played in acts, each judged by itself: the evidence of all of them would not fit into
-memory. What the acts so far came to is saved after each one, so Ctrl-C loses no more than the act that is being played.
+A scenario with many faults, or with more requests than its brokers keep, is played in acts, each judged by itself: the
+evidence of all of them would not fit into memory. What the acts so far came to is saved after each one, so Ctrl-C loses
+no more than the act that is being played.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.real_kafka.choice import KafkaForTests
 REQUESTS = 100_000
 TELL_EVERY_S = 10.0
 FAULTS_MAX = 1 << 30
-ACT_FAULTS = 512  # whole rounds through the workers of the large house: each slot has a good run before its next turn
+ACT_FAULTS = 400  # whole rounds through the workers of the large house: each slot has a good run before its next turn
 
 
 def main() -> int:
@@ -87,8 +88,7 @@ def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, requests: int, faults_
 def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, kept: Path) -> Report | None:
     """None when the scenario could not be played to its end; why is told."""
     house = scenario.long_house or scenario.house
-    requests = min(requests, house.requests_max)
-    acts = acts_of(faults)
+    acts = acts_of(requests, faults, house.requests_max)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
         try:
@@ -96,8 +96,8 @@ def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, ke
                 open_house(house, kafkas.get(house.kafka), Path(folder)) as furniture,
                 _ticker(scenario, len(acts)) as ticker,
             ):
-                for act_faults in acts:
-                    report = play(scenario, furniture, ceil(requests / len(acts)), act_faults, watch=ticker.watch)
+                for act_requests, act_faults in acts:
+                    report = play(scenario, furniture, act_requests, act_faults, watch=ticker.watch)
                     reports.append(report)
                     results.save(in_all(reports), kept)
                     _tell(report)
@@ -108,9 +108,11 @@ def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, ke
     return in_all(reports)
 
 
-def acts_of(faults: int) -> list[int]:
-    """How many faults each act of a scenario has; at least one act."""
-    return [min(ACT_FAULTS, faults - begin) for begin in range(0, max(1, faults), ACT_FAULTS)]
+def acts_of(requests: int, faults: int, requests_max: int) -> list[tuple[int, int]]:
+    """(requests, faults) of each act of a scenario; `requests_max` is what its brokers keep of one."""
+    count = max(1, ceil(faults / ACT_FAULTS), ceil(requests / requests_max))
+    share = ceil(faults / count)
+    return [(ceil(requests / count), max(0, min(share, faults - act * share))) for act in range(count)]
 
 
 def _tell(report: Report) -> None:

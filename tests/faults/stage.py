@@ -48,7 +48,7 @@ class House(NamedTuple):
     gateway_settings: str = ""
     kafka_settings: str = ""
     drain_timeout: str = "10s"
-    requests_max: int = 1 << 30  # whose records its brokers keep: the soak asks for no more
+    requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
 
 
 @dataclass

@@ -69,11 +69,12 @@ def test_the_acts_of_a_scenario_are_one_report():
     assert not whole.good
 
 
-def test_a_long_scenario_is_played_in_acts():
-    assert soak.acts_of(0) == [0]
-    assert soak.acts_of(8) == [8]
-    assert soak.acts_of(soak.ACT_FAULTS) == [soak.ACT_FAULTS]
-    assert soak.acts_of(2 * soak.ACT_FAULTS + 1) == [soak.ACT_FAULTS, soak.ACT_FAULTS, 1]
+def test_a_scenario_is_played_in_acts_whose_evidence_fits():
+    assert soak.acts_of(100, 0, 100) == [(100, 0)]
+    assert soak.acts_of(100, 8, 100) == [(100, 8)]
+    assert soak.acts_of(100, 8, 40) == [(34, 3), (34, 3), (34, 2)]
+    assert soak.acts_of(100, 1, 50) == [(50, 1), (50, 0)]
+    assert soak.acts_of(100, 3 * soak.ACT_FAULTS, 100) == [(34, soak.ACT_FAULTS)] * 3
 
 
 def test_results_are_kept_by_scenario_and_shown_in_the_order_of_the_table(tmp_path):
