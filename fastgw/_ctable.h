@@ -21,7 +21,7 @@
 
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
-    CT_LAYOUT_VERSION = 2,
+    CT_LAYOUT_VERSION = 3,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
     CT_NOBODY = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
@@ -71,7 +71,8 @@ typedef struct {
     uint64_t total_bytes;
     alignas(64) ct_u64 draining;
     alignas(64) ct_u64 worker_starts[CT_WORKERS_MAX + 1];
-    alignas(64) ct_u64 waits_told_ns; /* monotonic; 0: never */
+    alignas(64) ct_u64 agent_beat_ns; /* monotonic; 0: none yet */
+    ct_u64 waits_told_ns;             /* monotonic; 0: never */
     ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service; ~0: for ever */
 } ct_header;
 

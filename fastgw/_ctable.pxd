@@ -17,6 +17,7 @@ cdef extern from "_ctable.h" nogil:
         uint64_t total_bytes
         ct_u64 draining
         ct_u64* worker_starts
+        ct_u64 agent_beat_ns
         ct_u64 waits_told_ns
         ct_u64* waits_ns
     ctypedef struct ct_map:

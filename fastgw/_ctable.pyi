@@ -90,6 +90,11 @@ class Table:
     def worker_starts(self, worker: int) -> int:
         """How many processes were ever registered for this worker slot."""
 
+    # That the agent lives; one writer: the agent.
+    def agent_beats(self, now_ns: int) -> None: ...
+    def agent_beat_ns(self) -> int:
+        """When it did so last, monotonic; 0: none has."""
+
     # How long requests would wait for their services; one writer: the agent.
     def write_waits(self, waits_ns: dict[int, int], now_ns: int) -> None:
         """Replaces what is known: route -> ns, -1 for ever; 0 for every route that is not named."""

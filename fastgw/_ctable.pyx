@@ -202,6 +202,12 @@ cdef class Table:
         check_below("worker", worker, self.workers)
         return ct_load_relaxed(&self.view.header.worker_starts[worker])
 
+    def agent_beats(self, uint64_t now_ns):
+        ct_store_release(&self.view.header.agent_beat_ns, now_ns)
+
+    def agent_beat_ns(self):
+        return ct_load_acquire(&self.view.header.agent_beat_ns)
+
     def write_waits(self, dict waits_ns not None, uint64_t now_ns):
         cdef ct_header* header = self.view.header
         cdef int route

@@ -28,6 +28,7 @@ from fastgw.membership import Membership
 
 log = structlog.get_logger("fastgw.agent")
 
+BEAT_S = 1.0  # between two signs of life, while nothing happens
 LOOK_FOR_DRAIN_S = 0.1  # how soon the other nodes of a group hear that this one goes
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor's patience with a stopping agent
 
@@ -121,6 +122,7 @@ class Agent:
         watched = [wake_fd, life_fd] if life_fd >= 0 else [wake_fd]
         supervisor_lives = True
         while supervisor_lives and not self._stopping and self._failure is None:
+            self._table.agent_beats(time.monotonic_ns())
             readable, _, _ = select.select(watched, [], [], self._idle_s())
             self._leave_if_draining()
             if wake_fd in readable:
@@ -136,8 +138,8 @@ class Agent:
             return 1
         return 0
 
-    def _idle_s(self) -> float | None:
-        return LOOK_FOR_DRAIN_S if self._config.cluster.mode == "group" and not self._has_left else None
+    def _idle_s(self) -> float:
+        return LOOK_FOR_DRAIN_S if self._config.cluster.mode == "group" and not self._has_left else BEAT_S
 
     def _leave_if_draining(self) -> None:
         """A node of a group hands its partitions over while its workers still read them, so that no reply falls

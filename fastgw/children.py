@@ -89,8 +89,12 @@ class Child:
         return f"<{self.name} pid={self.pid} {self.state.value}>"
 
     @property
+    def is_worker(self) -> bool:
+        return self.slot >= 0
+
+    @property
     def name(self) -> str:
-        return "agent" if self.slot < 0 else f"worker {self.slot}.{self.generation}"
+        return f"worker {self.slot}.{self.generation}" if self.is_worker else "agent"
 
     def heard(self) -> str | None:
         """The line that the child has said; "" when it closed the pipe without one, None while more is to come."""

@@ -12,7 +12,7 @@ process, a `Slot` for each worker, at most one `Reload`.
     a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
     a worker hangs    (no heartbeat for 2.5 s after its first one) it is killed, and so it died
     the watchdog      of systemd is fed while a worker serves and every heart beats
-    the agent dies    a successor starts, the workers do not notice
+    the agent dies    a successor starts, the workers do not notice; one that hangs for 15 s is killed
     SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
                       is ready the old one drains; if one does not become ready, the slots done so far go back
     SIGTERM, SIGINT   readiness goes false, the workers drain; what is left after the drain timeout is killed; exit 0
@@ -409,7 +409,7 @@ class Supervisor:
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)
-        for child in self._vital_signs.hung(self._workers(), now):
+        for child in self._vital_signs.hung(self._children(), now):
             log.error("child hangs: killed", child=child.name, pid=child.pid)
             child.kill()
         if now >= self._watchdog_at:

@@ -21,6 +21,7 @@ class Patience(NamedTuple):
 
     start: float = 30.0  # from exec to ready
     hung: float = 2.5  # without a heartbeat; with the next line: noticed within 3 s
+    agent_hung: float = 15.0  # longer than it may wait for Kafka when it leaves a group and reads its configuration
     look: float = 0.25  # between two looks at the heartbeats
     drain_more: float = 2.0  # after the drain timeout, which the worker keeps itself
     agent_stop: float = 5.0

@@ -135,9 +135,12 @@ def answer(fd: int, listening: list[socket.socket], child: FakeChild) -> None:
 
 def fake_agent(options: argparse.Namespace) -> None:
     child = FakeChild(options, "agent", "agent")
+    shared = table.attach(options.table_fd)
     child.start()
     while not child.stopping:
         child.turn([])
+        if child.plan != "hangs":
+            shared.agent_beats(time.monotonic_ns())
     child.event("drained")
 
 
@@ -170,7 +173,9 @@ def supervise(config_path: Path) -> int:
     from fastgw import supervisor  # the children need none of it, and there are many of them
     from fastgw.worker_slots import Patience
 
-    patience = Patience(start=10, hung=0.6, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2)
+    patience = Patience(
+        start=10, hung=0.6, agent_hung=0.8, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
+    )
     override = dict(part.split("=") for part in os.environ.get("FAKE_PATIENCE", "").split())
     patience = patience._replace(**{name: float(value) for name, value in override.items()})
     try:

@@ -363,7 +363,7 @@ HEADER = "<QIIIIQ"  # magic, layout version, node, workers, slots per process, t
     [
         (0, 0, "expected magic 0x656c626174776766, got 0x0"),
         (0, 0x656C626174776767, "got 0x656c626174776767"),
-        (1, 1, "expected layout version 2, got 1"),
+        (1, 1, "expected layout version 3, got 1"),
         (3, 0, "expected 0 bytes for 0 workers"),
         (3, 2, "for 2 workers with 8 slots per process"),
         (3, 2**31, "workers"),
@@ -421,3 +421,11 @@ def test_a_table_in_use_is_not_formatted_again(fresh: int) -> None:
         _ctable.format(fresh, 1, 1, 8)
     with pytest.raises(ValueError, match="expected a file of"):
         _ctable.format(fresh, 1, 1, 9)
+
+
+def test_the_agent_shows_that_it_lives() -> None:
+    fd, owner = table.create(1, 1, 8)
+    assert owner.agent_beat_ns() == 0
+    table.attach(fd).agent_beats(17)
+    assert owner.agent_beat_ns() == 17
+    os.close(fd)
