@@ -175,7 +175,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     )] = msgspec.field(default_factory=cores)
     slots: Annotated[int, Setting(
         "Requests that can wait at once, per worker process.", integer(16, SLOTS_MAX // 2),
-        default="`32768`, fewer above 16 workers", restart=True)] = 0
+        default="`16384`, fewer above 32 workers", restart=True)] = 0
     drain_timeout_ns: Annotated[int, Setting(
         "How long a stopping process waits for its open requests.", _duration("0s", "1h"))] = 10 * NS_PER_S
     hosts: Annotated[tuple[str, ...], Setting(
@@ -189,7 +189,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         if not self.response_topic:
             msgspec.structs.force_setattr(self, "response_topic", f"{self.name}.replies")
         if not self.slots:
-            msgspec.structs.force_setattr(self, "slots", min(32768, SLOTS_MAX // (2 * self.workers)))
+            msgspec.structs.force_setattr(self, "slots", min(16384, SLOTS_MAX // (2 * self.workers)))
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,8 +287,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Setting(
         "Largest request body of this route.", _size("0B", "512MiB"), default="`limits.max_body`")] = 1 << 20
     max_in_flight: Annotated[int, Setting(
-        "Requests of this route that may wait at once, per worker.", integer(1, SLOTS_MAX),
-        default="`gateway.slots`")] = 32768
+        "Requests of this route that may wait at once, per worker. The routes share half of the slots evenly, and no "
+        "other route takes those; the other half is there for whoever comes first.", integer(1, SLOTS_MAX),
+        default="`gateway.slots`")] = 16384
     dialect: Annotated[str, Setting("How requests and replies look as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:

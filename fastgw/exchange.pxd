@@ -32,7 +32,7 @@ cdef class Exchange:
     cdef IdMaker _ids
     cdef Pace _pace
     cdef object _send, _withdraw, _closed_by, _closed_why
-    cdef int _partition_count
+    cdef int _partition_count, _own, _shared_left
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
@@ -42,6 +42,7 @@ cdef class Exchange:
     @cython.locals(plan=Plan)
     cpdef reserve(self, Admission admission)
     cpdef resolve(self, cid, reply, int64_t now_ns)
+    cdef _leave(self, Plan plan)
     cdef tuple _take(self, int64_t token)
     cdef tuple _close(self, int64_t token, ending)
     cdef _end(self, int64_t token, ending, detail)

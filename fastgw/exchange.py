@@ -126,6 +126,11 @@ class Exchange:
         self._waiting: list[_Waiting | None] = [None] * table.slots_per_process
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
+        # A route whose service is dead must not take the slots of all others. Half of them are divided between the
+        # routes, each has its own part whatever the others do; the other half is whoever's that comes first.
+        count = table.slots_per_process
+        self._own = max(1, count // (2 * len(plans)))  # slots of a route that are nobody else's
+        self._shared_left = count - self._own * len(plans)
         self._send = send
         self._withdraw = withdraw
         self._pace = Pace()
@@ -173,12 +178,16 @@ class Exchange:
             return Refusal(errors.IN_FLIGHT_CAP, f"{plan.max_in_flight} requests wait on {plan.name!r} already", number)
         if plan.wait_ns and not 0 < plan.wait_ns <= admission.timeout_ns:
             return _hopeless(plan)
+        if plan.in_flight >= self._own:
+            if self._shared_left <= 0:
+                return Refusal(errors.TABLE_FULL, "the slots that are left are kept for other routes", number)
+            self._shared_left -= 1
         plan.in_flight += 1
         return None
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
         """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
-        self._plans[admission.route_number].in_flight -= 1
+        self._leave(self._plans[admission.route_number])
         self._table.count(self._process, admission.route_number, ending.number)
         if answer is not None:
             answer(*problem.answer(ending, detail))
@@ -237,10 +246,16 @@ class Exchange:
         return token
 
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
-        plan.in_flight -= 1
+        self._leave(plan)
         self._table.count(self._process, plan.number, ending.number)
         answer(*problem.answer(ending, detail, raw))
         return REFUSED
+
+    def _leave(self, plan: Plan) -> None:
+        """Gives back the place that `reserve` has taken."""
+        plan.in_flight -= 1
+        if plan.in_flight >= self._own:
+            self._shared_left += 1
 
     # What Kafka says of the record.
 
@@ -268,7 +283,7 @@ class Exchange:
             told = problem.answer(errors.BAD_REPLY, str(bad), raw)
         else:
             ending_number = _ANSWERED
-        plan.in_flight -= 1
+        self._leave(plan)
         ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
         if ack_to_reply_ns >= 0:
             plan.spread.observe(ack_to_reply_ns)
@@ -316,7 +331,7 @@ class Exchange:
     def _close(self, token: int, ending: Ending) -> tuple[bytes, Answer]:
         _, plan, raw, answer = self._take(token)
         self._table.count(self._process, plan.number, ending.number)
-        plan.in_flight -= 1
+        self._leave(plan)
         self._slots.release(token)
         return raw, answer
 

@@ -57,7 +57,7 @@ def test_a_minimal_file_gets_every_default() -> None:
     assert loaded.kafka == config.Kafka(bootstrap="localhost:9092")
     (route,) = loaded.routes
     assert (route.number, route.name, route.methods) == (0, "POST /orders", ("POST",))
-    assert (route.timeout_ns, route.max_body_bytes, route.max_in_flight) == (5_000_000_000, 1 << 20, 32768)
+    assert (route.timeout_ns, route.max_body_bytes, route.max_in_flight) == (5_000_000_000, 1 << 20, 16384)
 
 
 def test_times_and_sizes_are_kept_in_nanoseconds_and_bytes() -> None:

@@ -82,23 +82,28 @@ class Client:
 class House:
     """An exchange with everything around it."""
 
-    def __init__(self, slots=8, max_in_flight=100, key_of=None):
+    def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1):
         self.send, self.learner = FakeSend(), FakeLearner()
         _, self.table = table.create(node=1, workers=1, slots_per_process=slots)
         self.table.register(0, 1, 0, 0)
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(COUNT, [HOME], HOME)
         wire = RequestWire("replies", "/o", ["POST"], [])
-        self.plan = Plan(
-            0, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight, ReplyWire(["x-a"], 1000), key_of
-        )
+        self.plans = [
+            Plan(
+                number, "POST /o", "orders", wire, self.learner, Spread("batch"), max_in_flight,
+                ReplyWire(["x-a"], 1000), key_of,
+            )
+            for number in range(routes)
+        ]  # fmt: skip
+        self.plan = self.plans[0]
         slot_range = self.table.open_range(0)
-        self.exchange = Exchange(self.table, 0, slot_range, maker, [self.plan], self.send, self.send.withdraw)
+        self.exchange = Exchange(self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw)
         self.exchange.set_home(HOME, COUNT)
         self.exchange.open_gate()
 
-    def admission(self, timeout_ns=1000 * MS):
-        return Admission(0, "POST", "/o", "", (), HEAD, 2, timeout_ns)
+    def admission(self, timeout_ns=1000 * MS, route=0):
+        return Admission(route, "POST", "/o", "", (), HEAD, 2, timeout_ns)
 
     def open(self, timeout_ns=1000 * MS, now_ns=0):
         client = Client()
@@ -279,15 +284,41 @@ def test_what_was_not_sent_is_said_to_be_not_recorded(house, refusal, ending):
     house.assert_empty()
 
 
-def test_a_full_table_is_an_ordinary_answer_and_nothing_is_sent():
-    house = House(slots=2)
-    for _ in range(2):
-        house.open()
-    client, token = house.open()
-    assert token == REFUSED
+def test_with_more_routes_than_slots_a_full_table_is_an_ordinary_answer_and_nothing_is_sent():
+    house = House(slots=2, routes=3)
+    for route in range(2):
+        assert house.exchange.reserve(house.admission(route=route)) is None
+        house.exchange.open(house.admission(route=route), b"{}", Client(), 0)
+    client = Client()
+    assert house.exchange.reserve(house.admission(route=2)) is None
+    assert house.exchange.open(house.admission(route=2), b"{}", client, 0) == REFUSED
     assert client.expect(errors.TABLE_FULL)["retryable"]
     assert client.only[1]["retry-after"] == "1"
     assert len(house.send.records) == 2
+
+
+def test_a_route_takes_half_of_the_table_at_most_from_what_the_others_could_have():
+    house = House(slots=8, routes=2)
+
+    def reserved(route, count):
+        """How many of so many places it gets; who gets none is told that the table is full."""
+        refusals = [house.exchange.reserve(house.admission(route=route)) for _ in range(count)]
+        assert {refusal.ending for refusal in refusals if refusal} <= {errors.TABLE_FULL}
+        return refusals.count(None)
+
+    assert reserved(route=0, count=8) == 6
+    assert reserved(route=1, count=8) == 2
+    for _ in range(5):  # one after the other, whatever a route gives back is there again
+        house.exchange.abandon(house.admission(route=0), errors.MALFORMED, "", None)
+    assert reserved(route=1, count=8) == 4
+    assert reserved(route=0, count=8) == 1
+
+
+def test_a_single_route_has_the_whole_table():
+    house = House(slots=7)
+    for _ in range(7):
+        house.open()
+    assert house.exchange.reserve(house.admission()).ending is errors.TABLE_FULL
 
 
 @pytest.mark.parametrize(
