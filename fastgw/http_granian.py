@@ -116,15 +116,24 @@ class GranianFront:
         if self._slow_clients is not None:
             self._slow_clients.start()
 
-    def drain(self, _lame_duck_s: float = 0.0) -> None:
-        """Stops accepting; requests that are in go on, idle connections are closed. Safe to call twice.
+    def drain(self, lame_duck_s: float = 0.0) -> None:
+        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
 
-        hyper closes idle connections at once, so there is no lame duck here.
+        Args:
+            lame_duck_s: how long connections are kept for one last request, and accepted: told to stop, hyper ends at
+                once all that have none.
         """
-        if not self._draining:
-            self._draining = True
-            self._unwatched.expire(math.inf)
-            self._stop.set()  # once: further ones would block this thread for good
+        if self._draining:
+            return
+        self._draining = True
+        if lame_duck_s:
+            self._loop.call_later(lame_duck_s, self._begin_to_end)
+        else:
+            self._begin_to_end()
+
+    def _begin_to_end(self) -> None:
+        self._unwatched.expire(math.inf)
+        self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
         """Returns when every connection has ended after `drain`."""

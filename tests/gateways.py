@@ -51,6 +51,7 @@ class Gateway:
         settings: str = "",
         kafka: str = "",
         drain_timeout: str = "10s",
+        front: str = "auto",
     ) -> None:
         """Each topic is the route POST /<topic>; `more` is TOML after the routes, `settings` and `kafka` are further
         lines of [gateway] and [kafka]."""
@@ -61,7 +62,7 @@ class Gateway:
             f'[[route]]\nmethod = "POST"\npath = "/{topic}"\ntopic = "{topic}"\ntimeout = "{timeout}"\n'
             for topic in topics
         )
-        listen = "" if "[[listen]]" in more else f'listen = ["127.0.0.1:{self.port}"]\n'
+        listen = "" if "[[listen]]" in more else f'listen = [{{ bind = "127.0.0.1:{self.port}", front = "{front}" }}]\n'
         self.config.write_text(
             f'[gateway]\nname = "test"\nresponse_topic = "{replies}"\n{listen}'
             f'workers = {workers}\ndrain_timeout = "{drain_timeout}"\n{settings}\n'

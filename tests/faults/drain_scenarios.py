@@ -14,6 +14,7 @@ from tests.faults.stage import House, Stage
 from tests.waiting import eventually
 
 RELOADED = House(workers=2, gateway_settings="# reloads")
+RELOADED_GRANIAN = House(workers=2, front="granian")
 DRAINED = House(workers=2, timeout="30s", drain_timeout="3s")
 RELOAD_S = 60.0
 PARKED = 1000
@@ -53,6 +54,7 @@ def end_with_parked_requests(stage: Stage) -> None:
 
 SCENARIOS = [
     Scenario("reloads, connections kept and new", RELOADED, reloads, short=10, long=50),
+    Scenario("the same behind granian", RELOADED_GRANIAN, reloads, short=5, long=50),
     Scenario(
         "end with 1,000 parked",
         DRAINED,

@@ -46,6 +46,7 @@ class House(NamedTuple):
     reply_partitions: int = 8
     request_partitions: int = 4
     gateway_settings: str = ""
+    front: str = "auto"
     kafka_settings: str = ""
     drain_timeout: str = "10s"
     requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
@@ -117,6 +118,7 @@ class Furniture:
             settings=house.gateway_settings,
             kafka=house.kafka_settings,
             drain_timeout=house.drain_timeout,
+            front=house.front,
         )
 
 

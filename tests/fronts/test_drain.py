@@ -112,6 +112,18 @@ def test_a_refusal_while_draining_ends_its_connection(house):
     assert waiting.rest() == b""
 
 
+def test_in_a_reload_an_idle_connection_gets_one_last_answer(house):
+    client = house.client()
+    client.send(get("/echo"))
+    assert not client.answer().closes
+    house.call(house.front.drain, 2.0)
+    client.send(get("/echo?last"))
+    answer = client.answer()
+    assert (answer.status, answer.closes) == (200, True)
+    assert client.rest() == b""
+    house.closed()
+
+
 def test_draining_twice_is_draining_once(house):
     client = house.client()
     client.send(get("/held"))

@@ -25,18 +25,6 @@ def test_a_client_that_has_sent_far_ahead_and_leaves_is_noticed(house):
     assert house.empty()
 
 
-def test_in_a_reload_an_idle_connection_gets_one_last_answer(house):
-    client = house.client()
-    client.send(get("/echo"))
-    assert not client.answer().closes
-    house.call(house.front.drain, 30.0)
-    client.send(get("/echo?last"))
-    answer = client.answer()
-    assert (answer.status, answer.closes) == (200, True)
-    assert client.rest() == b""
-    house.closed()
-
-
 def test_an_idle_connection_that_says_nothing_more_is_closed_after_its_time(house):
     client = house.client()
     client.send(get("/echo"))
