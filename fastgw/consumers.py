@@ -94,7 +94,7 @@ class Service:
 class Consumers:
     """Asks for the services of all routes that name a group, on a thread of its own.
 
-    While Kafka does not answer nothing is told, and what was told grows old.
+    Where Kafka does not say, nobody is refused.
     """
 
     def __init__(self, config: Config, tell: Tell, on_failure: Callable[[BaseException], None]) -> None:
@@ -111,7 +111,7 @@ class Consumers:
                 self._routes.setdefault((route.service_group, route.topic), []).append(route.number)
         self._services = {pair: Service() for pair in self._routes}
         self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
-        self._trouble = ""
+        self._troubles = dict.fromkeys(self._routes, "")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="consumers", daemon=True)
 
@@ -135,21 +135,22 @@ class Consumers:
             self._on_failure(error)
 
     def _look(self, admin: AdminClient) -> None:
-        try:
-            for (group, topic), service in self._services.items():
-                service.observe(time.monotonic_ns(), *_ask(admin, group, topic))
-        except KafkaException as error:
-            self._note(error.args[0].str())
-            return
-        self._note("")
         for pair, service in self._services.items():
-            self._say(pair, service.wait_ns())
+            try:
+                service.observe(time.monotonic_ns(), *_ask(admin, *pair))
+            except KafkaException as error:
+                self._note(pair, error.args[0].str())
+                self._waits[pair] = 0
+            else:
+                self._note(pair, "")
+                self._say(pair, service.wait_ns())
         self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
 
-    def _note(self, trouble: str) -> None:
-        if trouble and trouble != self._trouble:
-            log.warning("cannot look at the consumers of the services, nobody is refused for them", detail=trouble)
-        self._trouble = trouble
+    def _note(self, pair: tuple[str, str], trouble: str) -> None:
+        before, self._troubles[pair] = self._troubles[pair], trouble
+        if trouble and trouble != before:
+            group, topic = pair
+            log.warning("cannot look at a service, nobody is refused for it", group=group, topic=topic, detail=trouble)
 
     def _say(self, pair: tuple[str, str], wait_ns: int) -> None:
         before_ns, self._waits[pair] = self._waits[pair], wait_ns

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
+from fastgw import config, consumers
 from fastgw.consumers import FOR_EVER_NS, NOBODY, PERIOD_NS, WINDOW_NS, Progress, Service
 
 S = 1_000_000_000
@@ -73,3 +75,28 @@ def test_a_service_that_was_behind_and_has_caught_up_is_believed_at_once():
     service = watched(behind=6000)
     service.observe(LOOKS * PERIOD_NS, 1, Progress(10_000, 0))
     assert service.wait_ns() == 0
+
+
+CONFIG = """
+gateway.name = "shop"
+kafka.bootstrap = "localhost:1"
+route = [
+    { method = "POST", path = "/a", topic = "a", service_group = "secret" },
+    { method = "POST", path = "/b", topic = "b", service_group = "open" },
+]
+"""
+
+
+def test_a_service_that_kafka_says_nothing_of_is_no_hindrance_to_others(monkeypatch):
+    """One group that the gateway may not describe must not switch the look at all others off."""
+
+    def ask(_admin, group, _topic):
+        if group == "secret":
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+        return 0, None
+
+    monkeypatch.setattr(consumers, "_ask", ask)
+    told = []
+    one = consumers.Consumers(config.loads(CONFIG, "shop.toml", {}), told.append, pytest.fail)
+    one._look(None)
+    assert told == [{0: 0, 1: NOBODY}]
