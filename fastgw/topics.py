@@ -29,6 +29,7 @@ REPLICATION_MAX = 3
 # How many nodes a group is laid out for when its response topic is made: nobody can count nodes that come and go.
 GROUP_NODES = 4
 
+GRANT = "grant the user of [kafka.client]"
 BROKER_RECORD_BYTES = 1_048_588  # what a topic takes where nothing is set
 
 _SETTINGS = (
@@ -191,7 +192,8 @@ def judge(config: Config, facts: Facts) -> Iterator[Finding]:
 def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> Finding:
     who = f"needed by route {_names(users)}" if users else "the response topic"
     if topic.refused:
-        return Finding("error", topic.name, f"expected to see it ({who}), got: {topic.refused}")
+        text = f"expected to see it ({who}), got: {topic.refused}"
+        return Finding("error", topic.name, text, f"{GRANT} DESCRIBE on it")
     count = REQUEST_PARTITIONS if users else recommended_partitions(config)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
     return Finding("error", topic.name, f"expected it to exist ({who}), got no such topic", f"`{command}` creates it")
@@ -207,7 +209,8 @@ def _judge_rights(topic: Topic, users: list[str]) -> Iterator[Finding]:
     # The gateway writes to its own response topic, too: canaries, and replies that belong to another node.
     for right in ("WRITE",) if users else ("READ", "WRITE"):
         if right not in topic.operations:
-            yield Finding("error", topic.name, f"expected the right to {right}, got {_rights(topic.operations)}")
+            text = f"expected the right to {right}, got {_rights(topic.operations)}"
+            yield Finding("error", topic.name, text, f"{GRANT} {right} on it")
 
 
 def _rights(operations: Iterable[str]) -> str:
@@ -217,10 +220,11 @@ def _rights(operations: Iterable[str]) -> str:
 def _judge_replication(topic: Topic) -> Iterator[Finding]:
     least = int((topic.settings or {}).get("min.insync.replicas", 1))
     if topic.in_sync is not None and topic.in_sync < least:
-        yield Finding("error", topic.name, f"expected min.insync.replicas = {least} in sync, got {topic.in_sync}")
+        text = f"expected min.insync.replicas = {least} in sync, got {topic.in_sync}"
+        yield Finding("error", topic.name, text, "bring the brokers with the other replicas back")
     elif topic.replicas is not None and topic.replicas > 1 and topic.replicas == least:
         text = f"min.insync.replicas = {least} of {topic.replicas} replicas: one broker that is down stops every write"
-        yield Finding("warning", topic.name, text)
+        yield Finding("warning", topic.name, text, f"set it to {least - 1}, or add a replica")
 
 
 def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[Finding]:
@@ -230,12 +234,14 @@ def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[F
         command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{wise}"
         yield Finding("error", topic.name, text, f"`{command}` makes enough")
     elif topic.partitions > PARTITIONS_MAX:
-        yield Finding("error", topic.name, f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}")
+        text = f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}"
+        yield Finding("error", topic.name, text, "take a new topic: no partition can be taken away")
     elif topic.partitions < wise or topic.partitions & (topic.partitions - 1):
         text = f"a power of two is recommended, here at least {wise}"
         yield Finding("warning", topic.name, f"{topic.partitions} partitions", text)
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
-        yield Finding("warning", topic.name, "cleanup.policy = compact never deletes replies, each has its own key")
+        text = "cleanup.policy = compact never deletes replies, each has its own key"
+        yield Finding("warning", topic.name, text, "set cleanup.policy = delete")
 
 
 # --- asking Kafka ----------------------------------------------------------------------------------------------------
