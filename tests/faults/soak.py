@@ -3,6 +3,7 @@
     make soak                                      everything: hours
     make soak ARGS='--only "worker killed"'        those whose name has these words; may be given several times
     make soak ARGS="--requests 5000 --faults 10"   smaller
+    make soak ARGS='--more --only "worker killed"' goes on: adds to what is kept instead of replacing it
     make soak ARGS=--readme                        plays nothing, puts the last results into the README
 
 A scenario with many faults, or with more requests than its brokers keep, is played in acts, each judged by itself: the
@@ -56,7 +57,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # whatever a shell in the background has made of the first
         signal.signal(number, signal.default_int_handler)
     try:
-        return _play_all(chosen, kafkas, options.requests, options.faults, options.results)
+        return _play_all(chosen, kafkas, options)
     except KeyboardInterrupt:
         print("soak: interrupted", file=sys.stderr)
         return 130
@@ -70,26 +71,32 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], help="words of a scenario's name")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="at least so many for each scenario")
     parser.add_argument("--faults", type=int, default=FAULTS_MAX, help="at most so many for each scenario")
+    parser.add_argument("--more", action="store_true", help="add to the kept results instead of replacing them")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="the file that keeps the results")
     parser.add_argument("--readme", action="store_true", help="play nothing, show what is kept in the README")
     return parser.parse_args()
 
 
-def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, requests: int, faults_max: int, kept: Path) -> int:
+def _play_all(chosen: Sequence[Scenario], kafkas: Kafkas, options: argparse.Namespace) -> int:
+    kept: Path = options.results
     bad = 0
     for scenario in chosen:
-        report = _play_one(scenario, kafkas, requests, min(scenario.long, faults_max), kept)
+        before = [one for one in results.saved_reports(kept) if options.more and one.scenario == scenario.name]
+        report = _play_one(scenario, kafkas, options.requests, min(scenario.long, options.faults), kept, before)
         if report is None or not report.good:
             bad += 1
     print(results.table(results.saved_reports(kept)))
     return 1 if bad else 0
 
 
-def _play_one(scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, kept: Path) -> Report | None:
-    """None when the scenario could not be played to its end; why is told."""
+def _play_one(
+    scenario: Scenario, kafkas: Kafkas, requests: int, faults: int, kept: Path, before: Sequence[Report]
+) -> Report | None:
+    """The report on this run and those before it; None when the scenario could not be played to its end, and why is
+    told."""
     house = scenario.long_house or scenario.house
     acts = acts_of(requests, faults, house.requests_max)
-    reports: list[Report] = []
+    reports = list(before)
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
         try:
             with (
