@@ -17,10 +17,10 @@ import pytest
 
 from fastgw import ids, mesh_wire
 from fastgw.messages import Reply
-from tests.fronts.hostile import HOSTILE
+from tests.fronts.hostile import HOSTILE, SERVED
 from tests.gateways import Gateway, free_port
 from tests.good_traffic import unharmed
-from tests.hand_service import hand_service
+from tests.hand_service import hand_service, values_in
 from tests.raw_http import RawConnection
 from tests.raw_producer import produce_raw
 from tests.repliers import replier
@@ -109,21 +109,43 @@ def last_words(connection):
     return said
 
 
-@pytest.mark.parametrize("front", ["express", "granian"])
-def test_http_garbage_is_refused_and_its_connections_end(house, steady, front):
+def answers_to(port, pieces):
+    """What comes back on as many connections, each of which sends one of the pieces and waits for its end."""
     with ExitStack() as opened:
         connections = []
-        for data in GARBAGE:
-            connection = opened.enter_context(socket.create_connection(("127.0.0.1", getattr(house, front)), 10))
+        for data in pieces:
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), 10))
             connections.append(connection)
             try:
                 connection.sendall(data)
             except OSError:
                 continue  # it has hung up in the middle of it
-        said = [last_words(connection) for connection in connections]
-    statuses = Counter(words[9:12] for words in said)
+        return [last_words(connection) for connection in connections]
+
+
+@pytest.mark.parametrize("front", ["express", "granian"])
+def test_http_garbage_is_refused_and_its_connections_end(house, steady, front):
+    statuses = Counter(words[9:12] for words in answers_to(getattr(house, front), GARBAGE))
     assert statuses.keys() <= {b"", b"400", b"404", b"405", b"408", b"411", b"413", b"414", b"431", b"501", b"505"}
     assert statuses[b"400"] > 20
+
+
+@pytest.mark.parametrize("front", ["express", "granian"])
+def test_of_a_request_that_must_not_be_served_and_of_what_is_hidden_in_it_there_is_no_record(house, front):
+    topic, port = house.hand.strip("/"), getattr(house, front)
+    before = values_in(house.bootstrap, topic)
+    hostile = [row.raw for row in HOSTILE if SERVED not in row.allowed(front)]
+    answers_to(
+        port,
+        [raw.replace(b"shop.test", b"test").replace(b"GET ", b"POST ").replace(b"/echo", house.hand.encode())
+         for raw in hostile],
+    )  # fmt: skip
+    assert len(hostile) > 50
+    with RawConnection(port) as honest:
+        honest.ask("POST", house.hand, b"honest")
+        house.service.reply(house.service.take(b"honest"))
+        assert honest.answer().status == 200
+    assert values_in(house.bootstrap, topic) == [*before, b"honest"]
 
 
 def test_clients_that_leave_at_any_moment_leave_nothing_behind(house, steady):
