@@ -72,7 +72,8 @@ def _measured(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     yield from _closed(document.get("closed_loop", []), reference)
     for line in document.get("latency", []):
         if line["gateway"].startswith("fastgw") and "p99_to_reference" in line:
-            yield f"p99 of {line['gateway']} at {line['share']} %", _spread(line["p99_to_reference"], f"x {reference}")
+            name = f"p99 of {line['gateway']} at {line['share']} % to {reference}"
+            yield name, _spread(line["p99_to_reference"], f"x {reference}")
     for line in document.get("parked", []):
         if line["gateway"].startswith("fastgw"):
             name = f"{line['gateway']}, {line['parked']} parked over HTTP/{line['http']}"
@@ -81,6 +82,8 @@ def _measured(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
             yield f"{name}: memory", Figure(kilobytes, kilobytes, kilobytes, "kB")
     for line in document.get("growth", []):
         name = f"{line['question']} {line['value']:g}"
+        if "connections" in line:
+            name += f" at {line['connections']} connections"
         if "us" in line:
             yield f"{name} {line['partitioner']}", Figure(line["us"], line["us"], line["us"], "us")
         elif "gateway_cpu_us_ratio" in line:
@@ -106,7 +109,7 @@ def _closed(rounds: list[dict[str, Any]], reference: str) -> Iterator[tuple[str,
             ]
             if ratio := ratio_of(values):
                 name = "time a request" if turned else figure
-                yield f"{gateway} {name} at {count}", _spread(ratio.rounded, f"x {reference}")
+                yield f"{gateway} {name} at {count} to {reference}", _spread(ratio.rounded, f"x {reference}")
 
 
 def _spread(ratio: list[float], unit: str) -> Figure:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import Producer
 
-from bench import bench_ids, parked, plots, result
+from bench import bench_ids, parked, plots, result, targets
 from bench.commands import run
 from bench.gateways import FastgwSettings, Gateway, Topics, order_body, start_fastgw
 from bench.lineup import Lineup, empty_stage, topics_for
@@ -197,6 +197,8 @@ def main(
             print(json.dumps({"bench": "growth", **line}), flush=True)
         folder = result.save(document)
         plots.growth(document["growth"], folder / "growth.png")
+        for verdict in targets.growth_verdicts(document["growth"]):
+            say(f"target: {verdict.text}: {verdict.measured}, {verdict.limit}: {verdict.verdict}")
         say(f"written: {folder}")
 
 

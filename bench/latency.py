@@ -4,6 +4,7 @@
 
 Capacity is measured first, in a closed loop with 256 connections. Prints one JSON line a gateway and share: p50, p99
 and p99.9 over all rounds in microseconds from the intended start, and the ratio of the rounds' p99 to the reference's.
+Rounds in which the client itself was late do not count. A gateway that fails takes no further part.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from bench.gateways import Gateway
 from bench.lineup import Lineup, lineup, warm_up
 from bench.load import closed_loop
 from bench.openloop import OpenLoop, merged, open_loop, percentiles
-from bench.processes import cpu_us
+from bench.processes import BenchError, cpu_us
 from bench.progress import say
 from bench.rounds import ratio_of
 
 CAPACITY_CONNECTIONS = 256
-BUSY_LAG_US = 2000  # p99 of the client's own lateness; above it the line says that the client was late
+LAG_SHARE_MAX = 0.1  # of a round's p99: a client that was itself later than that has measured itself
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,28 @@ def capacities(on_stage: Lineup, rounds: int, seconds: float) -> dict[str, float
 
 def interleaved(
     on_stage: Lineup, capacity: Mapping[str, float], shares: Sequence[int], rounds: int, seconds: float
-) -> list[LatencyRound]:
-    """Every gateway at every share, `rounds` times, in an order that is drawn for each round."""
+) -> tuple[list[LatencyRound], list[str]]:
+    """Every gateway at every share, `rounds` times, in an order that is drawn for each round.
+
+    Returns:
+        The rounds, and a line about each gateway that failed in one of them: it takes no further part.
+    """
     drawn = random.Random(7)
-    done = []
+    taking_part = list(on_stage.gateways)
+    done: list[LatencyRound] = []
+    failures: list[str] = []
     for number in range(rounds):
         for share in shares:
-            order = list(on_stage.gateways)
+            order = list(taking_part)
             drawn.shuffle(order)
-            done += [_measure(on_stage, gateway, capacity, share, seconds, number) for gateway in order]
-    return done
+            for gateway in order:
+                try:
+                    done.append(_measure(on_stage, gateway, capacity, share, seconds, number))
+                except BenchError as error:
+                    say(f"FAILED {gateway.name} at {share} %: {error}")
+                    failures.append(f"{gateway.name} from {share} % of its capacity on: {str(error).splitlines()[0]}")
+                    taking_part.remove(gateway)
+    return done, failures
 
 
 def _measure(
@@ -88,7 +101,7 @@ def _measure(
     each = (cpu_us(gateway.pid) - before) / max(1, load.answered)
     found = load.percentiles
     wrong = f", {load.errors} ERRORS" if load.errors else ""
-    late = f", the client itself was late by {load.lag_p99_us} us" if load.lag_p99_us > BUSY_LAG_US else ""
+    late = "" if counts({**found, "lag_p99_us": load.lag_p99_us}) else f", the client was late by {load.lag_p99_us} us"
     say(
         f"round {number + 1}, {share:3} % of capacity = {load.rate:6.0f} req/s, {gateway.name:14} p50 "
         f"{found['p50_us']:6} p99 {found['p99_us']:7} p99.9 {found['p999_us']:7} us{wrong}{late}"
@@ -96,25 +109,33 @@ def _measure(
     return LatencyRound(number, gateway.name, share, round(each, 2), load)
 
 
-def report(rounds: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
-    """One line a gateway and share, from the rounds as JSON."""
+def counts(one: Mapping[str, Any]) -> bool:
+    """Whether a round, as JSON, says something of its gateway: its client was not itself late."""
+    return bool(one["lag_p99_us"] <= LAG_SHARE_MAX * one["p99_us"])
+
+
+def report(every: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
+    """One line a gateway and share, from the rounds as JSON; none where no round counts."""
+    rounds = [one for one in every if counts(one)]
     lines = []
     for gateway, share in sorted({(one["gateway"], one["share"]) for one in rounds}, key=lambda place: place[::-1]):
         mine = [one for one in rounds if (one["gateway"], one["share"]) == (gateway, share)]
-        line: dict[str, Any] = {"gateway": gateway, "share": share}
+        line: dict[str, Any] = {"gateway": gateway, "share": share, "rounds": len(mine)}
+        line["left_out"] = sum((one["gateway"], one["share"]) == (gateway, share) for one in every) - len(mine)
         line["rate"] = round(statistics.median(one["rate"] for one in mine), 1)
         line |= percentiles(merged(one["histogram"] for one in mine))
         line["gateway_cpu_us"] = round(statistics.median(one["gateway_cpu_us"] for one in mine), 2)
         line["errors"] = sum(one["errors"] for one in mine)
         line["client_lag_p99_us"] = max(one["lag_p99_us"] for one in mine)
-        ratio = ratio_of(_pairs(rounds, gateway, share, reference)) if gateway != reference else None
+        ratio = ratio_of(pairs(rounds, gateway, share, reference)) if gateway != reference else None
         if ratio is not None:
             line["p99_to_reference"] = ratio.rounded
         lines.append(line)
     return lines
 
 
-def _pairs(rounds: Sequence[Mapping[str, Any]], gateway: str, share: int, reference: str) -> list[tuple[float, float]]:
+def pairs(rounds: Sequence[Mapping[str, Any]], gateway: str, share: int, reference: str) -> list[tuple[float, float]]:
+    """The p99 of both in each round that both have."""
     p99 = {(one["gateway"], one["number"]): one["p99_us"] for one in rounds if one["share"] == share}
     numbers = sorted({number for _, number in p99})
     return [
@@ -136,7 +157,7 @@ def main(
         warm_up(on_stage, warm)
         capacity = capacities(on_stage, min(3, rounds), min(3.0, seconds))
         percents = [int(share) for share in shares.split(",")]
-        done = interleaved(on_stage, capacity, percents, rounds, seconds)
+        done, _ = interleaved(on_stage, capacity, percents, rounds, seconds)
     for line in report([one.as_json for one in done], reference):
         print(json.dumps({"bench": "latency", **line}), flush=True)
 

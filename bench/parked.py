@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -36,14 +37,20 @@ SLOTS = 131072
 HTTP1_MAX = 18000  # file descriptors: a connection is two of them on this machine
 
 
-def park(on_stage: Lineup, gateway: Gateway, count: int, http2: bool) -> Running:
-    """Park `count` requests in a gateway; returns when as many records are in its park topic."""
+def park(on_stage: Lineup, gateway: Gateway, count: int, http2: bool, ended: ExitStack | None = None) -> Running:
+    """Park `count` requests in a gateway; returns when as many records are in its park topic.
+
+    Args:
+        ended: ends the client. None: the stage does, at its own end.
+    """
     stage = on_stage.stage
     client = [sys.executable, "-m", "bench.park_http2"] if http2 else [str(program("park"))]
     port = gateway.http2_port if http2 else gateway.port
     command = [*client, str(port), "/park", str(on_stage.body_file), str(count)]
     before = stage.record_count(gateway.topics.park)
     client_running = stage.start(Running(command, stage.folder / f"park-{gateway.name}-{count}-{port}.log"))
+    if ended is not None:
+        ended.callback(stage.end, client_running)
     client_running.wait_until(
         lambda: "sent" in client_running.log.read_text(), PARK_TIMEOUT_S, f"{count} requests are sent to {gateway.name}"
     )
@@ -70,13 +77,25 @@ def measure(
     on_stage: Lineup, name: str, few: int, count: int, http2: bool, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """One gateway, twice at the same time: with few and with many parked requests."""
+    with ExitStack() as ended:  # whatever fails, nobody is left beside the next gateway
+        return _measure(on_stage, name, few, count, http2, rounds, seconds, ended)
+
+
+def _measure(
+    on_stage: Lineup, name: str, few: int, count: int, http2: bool, rounds: int, seconds: float, ended: ExitStack
+) -> dict[str, Any]:
     stage = on_stage.stage
-    pair = [start(on_stage, name, http2) for _ in range(2)]
+    pair = []
+    for _ in range(2):
+        pair.append(start(on_stage, name, http2))
+        ended.callback(stage.end, pair[-1].running)
     for gateway in pair:
         closed_loop(gateway.port, CONNECTIONS, max(1.0, gateway.warm_up_s), on_stage.body_file)
     before = memory(pair[1].pid).pss_mb
     say(f"parking {few} and {count} requests in {name}, HTTP/{2 if http2 else 1}")
-    clients = [park(on_stage, gateway, number, http2) for gateway, number in zip(pair, (few, count), strict=True)]
+    clients = [
+        park(on_stage, gateway, number, http2, ended) for gateway, number in zip(pair, (few, count), strict=True)
+    ]
     parked_mb = memory(pair[1].pid).pss_mb
     labels = [f"{name}, {few} parked", f"{name}, {count} parked"]
     subjects = [
@@ -84,8 +103,6 @@ def measure(
     ]
     done = interleaved(stage, subjects, [CONNECTIONS], rounds, seconds)
     unexpected = [line for client in clients for line in client.log.read_text().splitlines() if "unexpected" in line]
-    for running in [*clients, *(gateway.running for gateway in pair)]:
-        stage.end(running)
     ratio = compare(done, "gateway_cpu_us", labels[0])[labels[1], CONNECTIONS]
     return {
         "gateway": name, "http": 2 if http2 else 1, "few": few, "parked": count,

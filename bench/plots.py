@@ -55,6 +55,7 @@ def closed(rounds: Sequence[Mapping[str, Any]], figure: str, title: str, file: P
 
     The line through a dot goes from the smallest to the largest round.
     """
+    rounds = [one for one in rounds if one["ok"]]
     counts = sorted({one["connections"] for one in rounds})
     names = _by_median(rounds, figure)
     canvas, panels = plt.subplots(

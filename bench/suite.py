@@ -77,7 +77,8 @@ def _closed(plan: Plan, on_stage: Lineup, document: dict[str, Any]) -> None:
 
 def _latency(plan: Plan, on_stage: Lineup, document: dict[str, Any]) -> None:
     capacity = latency.capacities(on_stage, min(3, plan.latency_rounds), min(3, plan.latency_seconds))
-    done = latency.interleaved(on_stage, capacity, plan.shares, plan.latency_rounds, plan.latency_seconds)
+    done, failures = latency.interleaved(on_stage, capacity, plan.shares, plan.latency_rounds, plan.latency_seconds)
+    document["skipped"] += failures
     document["capacity"] = {name: round(value, 1) for name, value in capacity.items()}
     document["open_loop"] = [one.as_json for one in done]
     document["latency"] = latency.report(document["open_loop"], plan.reference)

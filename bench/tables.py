@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import targets
+from bench.latency import LAG_SHARE_MAX
 from bench.rounds import ratio_of
 
 Rounds = Sequence[Mapping[str, Any]]
@@ -89,20 +90,22 @@ def _cell(rounds: Rounds, name: str, count: int, figure: str, reference: str) ->
 def _latency(lines: Rounds) -> str:
     if not lines:
         return ""
-    titles = ["gateway", "% of its capacity", "req/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 to reference", "errors"]
+    percentiles = ["p50 ms", "p99 ms", "p99.9 ms"]
+    titles = ["gateway", "% of its capacity", "req/s", *percentiles, "p99 to reference", "rounds", "errors"]
     rows = [
         [
             line["gateway"], line["share"], f"{line['rate']:,.0f}",
             *(f"{line[name] / 1000:.1f}" for name in ("p50_us", "p99_us", "p999_us")),
             "{:.2f} ({:.2f}-{:.2f})".format(*line["p99_to_reference"]) if "p99_to_reference" in line else "",
-            line["errors"],
+            f"{line['rounds']} of {line['rounds'] + line['left_out']}", line["errors"],
         ]
         for line in sorted(lines, key=lambda line: (line["share"], line["p99_us"]))
     ]  # fmt: skip
     late = max(line["client_lag_p99_us"] for line in lines) / 1000
     return (
         "## Latency, open loop, from the intended start\n\n" + table(titles, rows)
-        + f"\n\nThe client itself was late by at most {late:.1f} ms (p99 of its worst round)."
+        + f"\n\nThe client itself was late by at most {late:.1f} ms (p99 of its worst round). Rounds in which that was "
+        f"more than {LAG_SHARE_MAX:.0%} of the p99 that it found do not count."
     )  # fmt: skip
 
 

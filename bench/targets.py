@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bench import latency
 from bench.rounds import Ratio, ratio_of
 
+LATENCY_SHARE = 70
 REACHED, MISSED, PERHAPS, UNMEASURED = "reached", "missed", "perhaps", "not measured"
 
 Rounds = Sequence[Mapping[str, Any]]
@@ -59,6 +61,13 @@ TARGETS = [
 ]
 
 
+GROWTH_TARGETS = {
+    ("workers", 4): ("gateway CPU a request, 4 workers against 1", 1.15),
+    ("misrouted", 100): ("gateway CPU a request, all replies misrouted against none", 2.0),
+    ("old-replies", 1_000_000): ("gateway CPU a request, 1,000,000 old replies against none", 1.0),
+}
+
+
 def verdicts(document: Mapping[str, Any]) -> list[Verdict]:
     """Every target that this result file can say something about, and those that it cannot."""
     rounds: Rounds = document.get("closed_loop", [])
@@ -66,9 +75,20 @@ def verdicts(document: Mapping[str, Any]) -> list[Verdict]:
         *(judge_target(target, rounds) for target in TARGETS),
         *_best_peer(rounds, "broker_cpu_us", "broker CPU a request", (64, 256), at_least=False),
         *_best_peer(rounds, "rps", "throughput", (64, 256), at_least=True),
-        *_latency(document.get("latency", [])),
+        _latency(document.get("open_loop", [])),
         *_parked(document.get("parked", [])),
     ]
+
+
+def growth_verdicts(lines: Rounds) -> list[Verdict]:
+    """What a growth curve has to reach, where there is something: the cost of its value against that of its first."""
+    by_value = {(line["question"], line["value"]): line for line in lines}
+    found = []
+    for (question, value), (text, limit) in GROWTH_TARGETS.items():
+        line = by_value.get((question, value))
+        if line is not None and (ratio := line.get("gateway_cpu_us_ratio")) is not None:
+            found.append(_judged(text, Ratio(*ratio), limit, at_least=False))
+    return found
 
 
 def judge_target(target: Target, rounds: Rounds) -> Verdict:
@@ -108,16 +128,17 @@ def _best_peer(rounds: Rounds, figure: str, text: str, counts: Sequence[int], *,
         yield _judged(f"{name} ({peer})", ratio, 1.0, at_least)
 
 
-def _latency(lines: Rounds) -> Iterator[Verdict]:
-    at_70 = {line["gateway"]: line["p99_us"] for line in lines if line["share"] == 70}
-    others = {name: p99 for name, p99 in at_70.items() if not name.startswith("fastgw")}
-    text = "p99 at 70 % of capacity, open loop, against the best peer"
-    if "fastgw" not in at_70 or not others:
-        yield Verdict(text, "<= 1", "-", UNMEASURED)
-        return
-    best = min(others, key=lambda name: others[name])
-    ratio = at_70["fastgw"] / others[best]
-    yield Verdict(f"{text} ({best})", "<= 1", f"{ratio:.2f}", REACHED if ratio <= 1 else MISSED)
+def _latency(rounds: Rounds) -> Verdict:
+    counting = [one for one in rounds if latency.counts(one)]
+    peers = {one["gateway"] for one in counting if not one["gateway"].startswith("fastgw")}
+    ratios = [
+        (ratio, peer) for peer in peers if (ratio := ratio_of(latency.pairs(counting, "fastgw", LATENCY_SHARE, peer)))
+    ]
+    text = f"p99 at {LATENCY_SHARE} % of capacity, open loop, against the best peer"
+    if not ratios:
+        return _judged(text, None, 1.0, at_least=False)
+    ratio, peer = max(ratios, key=lambda pair: pair[0].median)
+    return _judged(f"{text} ({peer})", ratio, 1.0, at_least=False)
 
 
 def _parked(lines: Rounds) -> Iterator[Verdict]:

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from bench import compare, targets
+from bench import compare, latency, targets
 from bench.compare import FASTER, SAME, SLOWER, UNSURE, Figure, judge
 from bench.gateways import BODY_BYTES, FastgwSettings, Ports, Topics, fastgw_config, order_body, peers
+from bench.openloop import histogram_of
 from bench.processes import cpu_us, tree
 from bench.rounds import Ratio, ratio_of, spread
 from fastgw import config
@@ -71,6 +72,40 @@ def test_rounds_that_went_wrong_do_not_count_for_a_target():
     rounds.append(rounds[2] | {"number": 2})
     target = targets.Target("cpu", "fastgw", "go", "gateway_cpu_us", 64, 0.6)
     assert targets.judge_target(target, rounds).measured.startswith("0.50 (0.50-0.50")
+
+
+def open_loop(gateway, number, p99_us, lag_p99_us=0):
+    histogram = histogram_of([p99_us] * 10).encode().decode()
+    return {
+        "gateway": gateway, "share": 70, "number": number, "rate": 1000.0, "p99_us": p99_us, "lag_p99_us": lag_p99_us,
+        "gateway_cpu_us": 1.0, "errors": 0, "histogram": histogram,
+    }  # fmt: skip
+
+
+def test_an_open_loop_round_in_which_the_client_was_late_does_not_count():
+    rounds = [
+        *(open_loop("fastgw", number, 1000, lag_p99_us=100) for number in range(3)),
+        *(open_loop("go", number, 2000) for number in range(2)),
+        open_loop("go", 2, 500, lag_p99_us=51),
+    ]
+    mine, go = latency.report(rounds, "go")
+    assert (mine["gateway"], mine["rounds"], mine["left_out"], mine["p99_to_reference"]) == ("fastgw", 3, 0, [0.5] * 3)
+    assert (go["rounds"], go["left_out"]) == (2, 1)
+    (verdict,) = (one for one in targets.verdicts({"open_loop": rounds}) if one.text.startswith("p99 at 70"))
+    assert (verdict.text.rpartition(" ")[2], verdict.verdict) == ("(go)", "reached")
+
+
+def test_a_growth_curve_is_judged_where_it_has_a_target():
+    lines = [
+        {"question": "workers", "value": 1.0, "gateway_cpu_us_ratio": [1.0, 1.0, 1.0]},
+        {"question": "workers", "value": 4.0, "gateway_cpu_us_ratio": [1.6, 1.4, 1.8]},
+        {"question": "misrouted", "value": 100.0, "gateway_cpu_us_ratio": [1.2, 1.1, 2.1]},
+        {"question": "owners", "value": 4.0, "us": 0.7},
+    ]
+    assert [(one.limit, one.verdict) for one in targets.growth_verdicts(lines)] == [
+        ("<= 1.15", "missed"),
+        ("<= 2", "perhaps"),
+    ]
 
 
 @pytest.mark.parametrize(
