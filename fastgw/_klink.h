@@ -99,6 +99,7 @@ enum { /* rd_kafka_type_t, rd_kafka_vtype_t, flags, offsets and events: numbers 
     RD_KAFKA_EVENT_DR = 0x1,
     RD_KAFKA_EVENT_LOG = 0x4,
     RD_KAFKA_EVENT_ERROR = 0x8,
+    RD_KAFKA_EVENT_STATS = 0x40,
     RD_KAFKA_EVENT_LISTOFFSETS_RESULT = 0x400000,
 
     RD_KAFKA_ADMIN_OP_ANY = 0,
@@ -143,6 +144,7 @@ typedef int32_t kl_partitioner KL_PARTITIONER;
     F(int, rd_kafka_event_error_is_fatal, (rd_kafka_event_t *event))                                                   \
     F(void *, rd_kafka_event_opaque, (rd_kafka_event_t *event))                                                        \
     F(int, rd_kafka_event_log, (rd_kafka_event_t *event, const char **facility, const char **text, int *level))        \
+    F(const char *, rd_kafka_event_stats, (rd_kafka_event_t *event))                                                   \
     F(const rd_kafka_message_t *, rd_kafka_event_message_next, (rd_kafka_event_t *event))                              \
     /* sending */                                                                                                      \
     F(rd_kafka_topic_t *, rd_kafka_topic_new, (rd_kafka_t *rk, const char *name, rd_kafka_topic_conf_t *conf))         \

@@ -60,7 +60,8 @@ cdef extern from "_klink.h" nogil:
         RD_KAFKA_VTYPE_OPAQUE, RD_KAFKA_VTYPE_MSGFLAGS, RD_KAFKA_VTYPE_HEADERS
         RD_KAFKA_MSG_F_COPY, RD_KAFKA_PURGE_F_QUEUE, RD_KAFKA_PURGE_F_INFLIGHT, RD_KAFKA_PURGE_F_NON_BLOCKING
         RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE
-        RD_KAFKA_EVENT_DR, RD_KAFKA_EVENT_LOG, RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_LISTOFFSETS_RESULT
+        RD_KAFKA_EVENT_DR, RD_KAFKA_EVENT_LOG, RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_STATS
+        RD_KAFKA_EVENT_LISTOFFSETS_RESULT
         RD_KAFKA_ADMIN_OP_ANY
         RD_KAFKA_MSG_STATUS_NOT_PERSISTED, RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED, RD_KAFKA_MSG_STATUS_PERSISTED
 
@@ -101,6 +102,7 @@ cdef extern from "_klink.h" nogil:
     void* rd_kafka_event_opaque "kl.rd_kafka_event_opaque"(rd_kafka_event_t*)
     int rd_kafka_event_log "kl.rd_kafka_event_log"(
         rd_kafka_event_t*, const char** facility, const char** text, int* level)
+    const char* rd_kafka_event_stats "kl.rd_kafka_event_stats"(rd_kafka_event_t*)
     const rd_kafka_message_t* rd_kafka_event_message_next "kl.rd_kafka_event_message_next"(rd_kafka_event_t*)
 
     # ---- sending

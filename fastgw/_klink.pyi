@@ -50,6 +50,11 @@ class LogLine(NamedTuple):
     facility: str
     text: str
 
+class Statistics(NamedTuple):
+    """librdkafka's statistics (its STATISTICS.md), every `statistics.interval.ms`."""
+
+    text: str  # JSON
+
 class Offsets(NamedTuple):
     """The answer to `ask_offsets`; a partition that is in neither was not answered for."""
 
@@ -99,7 +104,7 @@ class Client:
 
 class Producer(Client):
     def __init__(self, settings: list[tuple[str, str]], slots: SlotRange | None, event_fd: int) -> None: ...
-    def events(self) -> list[Delivered | Undelivered | ClientError | LogLine]:
+    def events(self) -> list[Delivered | Undelivered | ClientError | LogLine | Statistics]:
         """All that has come since the last call; `event_fd` tells when.
 
         Records that are in their topics are among it only where there are no `slots`; else their slots are marked as
@@ -154,7 +159,7 @@ class Consumer(Client):
     def __init__(
         self, settings: list[tuple[str, str]], topic: str, correlation_header: str, reply_fd: int, event_fd: int
     ) -> None: ...
-    def events(self) -> list[ClientError | LogLine | Offsets]:
+    def events(self) -> list[ClientError | LogLine | Statistics | Offsets]:
         """All that has come since the last call; `event_fd` tells when."""
 
     def replies(self) -> list[Reply]:

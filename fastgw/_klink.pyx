@@ -3,7 +3,7 @@
 
     the loop (one thread, all calls below)              librdkafka's threads
       Producer.send ── record, token ──────────────────> batches, sends, retries
-      Client.events <── queue, wakes `event_fd` ──────── delivery reports; errors, logs, offsets that were asked for
+      Client.events <── queue, wakes `event_fd` ──────── delivery reports; errors, logs, statistics, offsets
       Consumer.replies <── queue, wakes `reply_fd` ───── records of the response topic
 
 Two eventfds, because a wake-up should look at as few queues as it can. librdkafka writes to them when a queue that was
@@ -65,6 +65,7 @@ Delivered = namedtuple("Delivered", "token at_ns")
 Undelivered = namedtuple("Undelivered", "token code status text")
 ClientError = namedtuple("ClientError", "code name text fatal")
 LogLine = namedtuple("LogLine", "level facility text")
+Statistics = namedtuple("Statistics", "text")
 Offsets = namedtuple("Offsets", "request found failed text")
 
 cdef object reply_type = Reply
@@ -118,7 +119,7 @@ cdef class Client:
             if rd_kafka_conf_set(conf, name.encode(), value.encode(), why, WHY_BYTES):
                 rd_kafka_conf_destroy(conf)
                 raise ValueError(text_of(why))
-        rd_kafka_conf_set_events(conf, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG)
+        rd_kafka_conf_set_events(conf, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG | RD_KAFKA_EVENT_STATS)
         self.rk = rd_kafka_new(type, conf, why, WHY_BYTES)
         if self.rk == NULL:
             rd_kafka_conf_destroy(conf)
@@ -158,6 +159,8 @@ cdef class Client:
             return [client_error(event)]
         if kind == RD_KAFKA_EVENT_LOG:
             return [log_line(event)]
+        if kind == RD_KAFKA_EVENT_STATS:
+            return [Statistics(text_of(rd_kafka_event_stats(event)))]
         if kind == RD_KAFKA_EVENT_LISTOFFSETS_RESULT:
             return [offsets(event)]
         return []

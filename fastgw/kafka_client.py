@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import orjson
+
 from fastgw import errors
 from fastgw.config import Limits, Route
 from fastgw.errors import Ending
@@ -188,6 +190,35 @@ REFUSALS: Mapping[int, Ending] = {
     87: errors.REFUSED_SEND,  # INVALID_RECORD
 }
 """Errors that librdkafka reports only for records that are in no log."""
+
+
+def figures_of(statistics: str) -> dict[str, Any]:
+    """What people want to see of librdkafka's statistics (its STATISTICS.md): one client, and how it does with each
+    broker. Round trips in milliseconds; counts since the client's start.
+
+    An operator asks for them with `statistics.interval.ms` in `[kafka.client]`.
+    """
+    told = orjson.loads(statistics)
+    return {
+        "client": told["name"],
+        "waiting": told["msg_cnt"],
+        "sent": told["txmsgs"],
+        "received": told["rxmsgs"],
+        "brokers": [
+            {
+                "broker": one["nodename"],
+                "state": one["state"],
+                "round_trip_p50_ms": one["rtt"]["p50"] / 1000,
+                "round_trip_p99_ms": one["rtt"]["p99"] / 1000,
+                "unanswered": one["waitresp_cnt"],
+                "timeouts": one["req_timeouts"],
+                "retries": one["txretries"],
+                "errors": one["txerrs"] + one["rxerrs"],
+            }
+            for one in told["brokers"].values()
+            if one["nodeid"] >= 0
+        ],
+    }
 
 
 class BoundedLog:

@@ -34,6 +34,7 @@ from fastgw.kafka_client import (
     BoundedLog,
     LinkEvents,
     LinkSettings,
+    figures_of,
 )
 from fastgw.messages import SPREAD, Record, Reply
 
@@ -56,7 +57,11 @@ class KafkaLink:
         self._loop = loop
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
-        own = {"logger": logging.getLogger("fastgw.librdkafka"), "error_cb": self._on_client_error}
+        own = {
+            "logger": logging.getLogger("fastgw.librdkafka"),
+            "error_cb": self._on_client_error,
+            "stats_cb": _on_statistics,
+        }
         # One for each delivery class, then one for each whose records do not stay together.
         self._classes = len(settings.delivery_timeouts_ms)
         plain = [settings.producer(number) | own for number in range(self._classes)]
@@ -238,6 +243,10 @@ class KafkaLink:
         left: int = sum(producer.flush(timeout_s) for producer in self._producers)
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
+
+
+def _on_statistics(text: str) -> None:
+    log.info("kafka statistics", **figures_of(text))
 
 
 def _decoded(message: Message) -> Reply:

@@ -30,7 +30,7 @@ import structlog
 
 from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
-from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Undelivered
+from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Statistics, Undelivered
 from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
 from fastgw.flights import NEVER, Flights, Refusal
 from fastgw.kafka_client import (
@@ -45,6 +45,7 @@ from fastgw.kafka_client import (
     LinkEvents,
     LinkSettings,
     Settings,
+    figures_of,
 )
 from fastgw.messages import Record
 
@@ -273,7 +274,9 @@ class NativeLink:
             else:
                 self._log(event)
 
-    def _tell(self, events: Sequence[Delivered | Undelivered | ClientError | LogLine], number: int) -> None:
+    def _tell(
+        self, events: Sequence[Delivered | Undelivered | ClientError | LogLine | Statistics], number: int
+    ) -> None:
         """`number` -1: the producer has been replaced already."""
         for event in events:
             if isinstance(event, Delivered):
@@ -422,8 +425,10 @@ class NativeLink:
 
     # What people are told.
 
-    def _log(self, event: ClientError | LogLine) -> None:
-        if isinstance(event, LogLine):
+    def _log(self, event: ClientError | LogLine | Statistics) -> None:
+        if isinstance(event, Statistics):
+            log.info("kafka statistics", **figures_of(event.text))
+        elif isinstance(event, LogLine):
             if event.facility == "FAIL":
                 return  # a connection that failed: comes as an error as well
             if event.level == DEBUG:  # somebody has asked for it, for all of it

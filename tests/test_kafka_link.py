@@ -391,6 +391,25 @@ def test_close_leaves_no_descriptor_and_no_thread(kind, kafka_bootstrap, topic):
     assert len(open_now()[0]) <= len(before[0])
 
 
+def test_statistics_are_logged_when_an_operator_asks_for_them(kind, kafka_bootstrap, topic):
+    settings = {"statistics.interval.ms": "50"}
+    with capture_logs() as lines, LinkOnALoop(kind, kafka_bootstrap, topic, client=settings) as house:
+        house.read([0])
+        house.send(1)
+
+        def told_of(what):
+            """The lines of a client that has done this, and was answered by its broker since the line before."""
+            return [
+                line for line in lines
+                if line["event"] == "kafka statistics" and line[what] and line["brokers"]
+                and line["brokers"][0]["round_trip_p99_ms"] > 0
+            ]  # fmt: skip
+
+        house.until(lambda: told_of("sent"), message="statistics of a client that has sent")
+        house.until(lambda: told_of("received"), message="statistics of one that has received")
+    assert told_of("received")[0]["brokers"][0]["state"] == "UP"
+
+
 def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -401,8 +420,10 @@ def test_memory_stays_flat_over_many_messages(house):
 
     def drive(count: int) -> None:
         for start in range(0, count, 1000):
-            for number in range(start, start + 1000):
-                house.send(number, number % 4)
+            for number in range(start, start + 1000):  # in flights, and where a request's partition is told beforehand
+                headers = [("correlation_id", b"id %d" % number)]
+                partition = TOGETHER if number % 2 else number % 4
+                house.send_record(Record(house.topic, b"value", None, headers, partition), number)
             house.until(lambda want=start + 1000: len(house.told.recorded) == want, 60)
         house.until(lambda: len(house.told.got) == count, 60)
         house.told.got.clear()
