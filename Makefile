@@ -12,7 +12,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 SANITIZED := build/sanitized
 SANITIZED_TESTS := $(patsubst %,tests/test_%.py,\
-    klink ids table table_model table_slots http1_wire http_express exchange intake kafka_wire)
+    klink ids table table_model table_slots http1_wire http_express exchange flights intake kafka_wire)
 # Python's own allocator would hide what is done to memory.
 SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=halt_on_error=1
@@ -54,11 +54,13 @@ sanitize: $(VENV)/bench
 	    -k "not leak" $(SANITIZED_TESTS)
 	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m bench.bench_link native --messages 100000
 
-# Everything that takes hours, one after the other: faults, leaks, sanitizers, hostile clients, the fuzzer.
+# Everything that takes hours, one after the other: faults, leaks, sanitizers, ten million records through the native
+# link, hostile clients, the fuzzer.
 soak-all:
 	$(MAKE) soak
 	$(MAKE) leaks
 	$(MAKE) sanitize
+	$(MAKE) bench WHAT=bench_link ARGS="native --rounds 100"
 	$(MAKE) hostile
 	$(MAKE) fuzz SECONDS=$(or $(SECONDS),600)
 
