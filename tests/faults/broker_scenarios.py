@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from confluent_kafka import ElectionType
 from confluent_kafka.admin import (
@@ -184,38 +182,17 @@ def forbidden(stage: Stage) -> None:
             admin.delete_acls([pattern])[pattern].result(ADMIN_S)
 
 
-def not_enough_replicas(stage: Stage) -> None:
-    """NOT_ENOUGH_REPLICAS for a moment, to be tried again: the topic wants one copy more in sync than there is."""
-    with one_broker_away(stage):
-        for _ in range(stage.faults_wanted):
-            stage.some_moment()
-            with stage.fault():
-                set_topic(stage, "min.insync.replicas", "3")
-                stage.some_moment()
-                set_topic(stage, "min.insync.replicas", "2")
-
-
 def never_enough_replicas(stage: Stage) -> None:
-    """NOT_ENOUGH_REPLICAS for as long as anybody tries."""
-    with one_broker_away(stage):
-        for _ in range(stage.faults_wanted):
-            with stage.fault():
-                set_topic(stage, "min.insync.replicas", "3")
-                eventually(lambda: stage.clients.told[-1].ending in HONEST, ADMIN_S, "a request was given up")
-                set_topic(stage, "min.insync.replicas", "2")
-
-
-@contextmanager
-def one_broker_away(stage: Stage) -> Iterator[None]:
-    """One of three is dead; the others have noticed and go on."""
-    number = stage.chance.randint(1, BROKERS)
-    stage.broker.kill(number)
-    eventually(stage.all_ready, HEALTH_S, "the others lead its partitions")
-    since_s = time.monotonic()
-    eventually(lambda: stage.clients.answered_since(since_s), HEALTH_S, "they serve")
-    yield
-    stage.broker.start_node(number)
-    healthy(stage)
+    """NOT_ENOUGH_REPLICAS for as long as anybody tries: a topic that wants all copies in sync, and a broker is dead."""
+    set_topic(stage, "min.insync.replicas", str(BROKERS))
+    for _ in range(stage.faults_wanted):
+        number = stage.chance.randint(1, BROKERS)
+        with stage.fault():
+            stage.broker.kill(number)
+            eventually(lambda: stage.clients.told[-1].ending in HONEST, HEALTH_S, "a request was given up")
+            stage.broker.start_node(number)
+        healthy(stage)
+    set_topic(stage, "min.insync.replicas", str(BROKERS - 1))
 
 
 def lost_acks(stage: Stage) -> None:
@@ -249,7 +226,6 @@ def set_topic(stage: Stage, name: str, value: str) -> None:
 
 SCENARIOS = [
     Scenario("one of three brokers killed", CLUSTER, killed_broker, HONEST),
-    Scenario("NOT_ENOUGH_REPLICAS", CLUSTER, not_enough_replicas, HONEST, short=3, long=1000),
     Scenario("NOT_ENOUGH_REPLICAS that lasts", CLUSTER, never_enough_replicas, HONEST),
     Scenario("leaders moved", CLUSTER, moved_leaders, HONEST),
     Scenario("one of three brokers frozen", CLUSTER, frozen_broker, HONEST),
