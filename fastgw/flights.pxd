@@ -22,7 +22,7 @@ cdef class Flights:
     cdef object _producer, _come_back, _refused
     cdef int64_t _linger_ns, _boarding_ns, _patience_ns, _gather_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
     cdef dict _lanes, _spread_lanes, _aloft
-    cdef set _gathering
+    cdef dict _gathering
     cdef int _last
 
     @cython.locals(lane=Lane, is_first=bint, wait_ns=int64_t)

@@ -101,7 +101,7 @@ class Flights:
         self._refused = refused
         self._lanes: dict[str, Lane] = {}
         self._spread_lanes: dict[str, Lane] = {}
-        self._gathering: set[Lane] = set()  # those with records that wait
+        self._gathering: dict[Lane, None] = {}  # those with records that wait; who began to first comes first
         self._aloft: dict[int, tuple[Lane, int]] = {}  # number of a flight -> whose it is, and its partition
         self._last = 0
 
@@ -140,7 +140,7 @@ class Flights:
             return NO_ROOM
         if is_first:
             lane.since_ns = now_ns
-            self._gathering.add(lane)
+            self._gathering[lane] = None
         else:
             lane.complete = min(lane.complete, company // SHARE)
         lane.waiting[token] = record, now_ns
@@ -157,7 +157,7 @@ class Flights:
             if waited is not None:
                 self._waiting_bytes -= len(waited[0].value)
                 if not lane.waiting:
-                    self._gathering.discard(lane)
+                    self._gathering.pop(lane, None)
                 return True
         return False
 
@@ -264,7 +264,7 @@ class Flights:
 
     def _leave(self, lane: Lane) -> list[Refusal]:
         waiting, lane.waiting = lane.waiting, {}
-        self._gathering.discard(lane)
+        self._gathering.pop(lane, None)
         refusals = []
         for token, (record, _) in waiting.items():
             self._waiting_bytes -= len(record.value)

@@ -174,7 +174,7 @@ def supervise(config_path: Path) -> int:
     from fastgw.worker_slots import Patience
 
     patience = Patience(
-        start=10, hung=0.6, agent_hung=0.8, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
+        start=10, hung=0.6, agent_hung=2.0, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
     )
     override = dict(part.split("=") for part in os.environ.get("FAKE_PATIENCE", "").split())
     patience = patience._replace(**{name: float(value) for name, value in override.items()})
