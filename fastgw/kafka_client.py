@@ -177,6 +177,9 @@ ANY = -1  # RD_KAFKA_PARTITION_UA: librdkafka draws a partition for each record
 # Kafka's error codes by number, as the protocol has them; the negative ones are librdkafka's own.
 QUEUE_FULL = -184
 FATAL = -150
+# A record was not acknowledged in time. librdkafka then begins a new epoch, and what else it has in hand goes out in it
+# once more: also what is in its topic already, unacknowledged, and no broker knows it again. So nothing may be left.
+TIMED_OUT = -192
 
 REFUSALS: Mapping[int, Ending] = {
     10: errors.RECORD_TOO_LARGE,  # MSG_SIZE_TOO_LARGE

@@ -31,6 +31,7 @@ from fastgw.kafka_client import (
     POSITION_TIMEOUT_S,
     REFUSALS,
     REPLACE_AGAIN_NS,
+    TIMED_OUT,
     BoundedLog,
     LinkEvents,
     LinkSettings,
@@ -135,6 +136,8 @@ class KafkaLink:
             self._events.delivered(token, time.monotonic_ns())
         else:
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), error.str())
+            if error.code() == TIMED_OUT:
+                self._producers[number].purge(blocking=False)
 
     def _replace_producer(self, number: int, detail: str) -> None:
         delivery_class = number % self._classes

@@ -41,6 +41,7 @@ from fastgw.kafka_client import (
     QUEUE_FULL,
     REFUSALS,
     REPLACE_AGAIN_NS,
+    TIMED_OUT,
     BoundedLog,
     LinkEvents,
     LinkSettings,
@@ -278,15 +279,19 @@ class NativeLink:
         self, events: Sequence[Delivered | Undelivered | ClientError | LogLine | Statistics], number: int
     ) -> None:
         """`number` -1: the producer has been replaced already."""
+        overdue = False
         for event in events:
             if isinstance(event, Delivered):
                 self._events.delivered(event.token, event.at_ns)
             elif isinstance(event, Undelivered):
                 self._tell_fate(event)
+                overdue = overdue or (event.code == TIMED_OUT and event.status == _klink.POSSIBLY_PERSISTED)
             elif isinstance(event, ClientError) and event.fatal and number >= 0:
                 self._replace_producer(number, f"{event.name}: {event.text}")
             else:
                 self._log(event)
+        if overdue and number >= 0:
+            self._producers[number].purge()
 
     def _tell_fate(self, failed: Undelivered) -> None:
         if failed.status == _klink.PERSISTED:

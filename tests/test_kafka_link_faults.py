@@ -101,6 +101,24 @@ def test_a_record_that_left_for_a_broker_that_is_too_slow_is_unknown_and_may_be_
     assert recorded_values(kind, cluster, 2) == [b"value 0", b"value 1"], "unknown was the truth"
 
 
+def test_what_else_is_in_hand_when_a_record_was_not_acknowledged_in_time_is_not_sent_again(kind, cluster):
+    """librdkafka would send it in a new epoch, where no broker knows it again: two records for one request."""
+    timeout_s, later_s = 3.0, 2.5
+    with LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[int(1000 * timeout_s)]) as house:
+        house.read([0])
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        cluster.set_round_trip(10_000)
+        house.send(1)
+        until = time.monotonic() + later_s
+        house.until(lambda: time.monotonic() > until)
+        house.send(2)
+        assert house.fate(1, timeout_s + TOLD_S) == "send_unknown"
+        assert house.fate(2, later_s / 2) == "send_unknown"  # by itself it would have time for as long as it came later
+        cluster.set_round_trip(0)
+        send_until_recorded(house, 3)
+
+
 def test_a_record_that_no_broker_could_be_given_is_not_recorded_where_the_link_can_know(house, cluster, kind):
     cluster.set_down()
     house.send(1)
