@@ -25,10 +25,9 @@ from bench.load import closed_loop
 from bench.openloop import OpenLoop, merged, open_loop, percentiles
 from bench.processes import BenchError, cpu_us
 from bench.progress import say
-from bench.rounds import ratio_of
+from bench.rounds import in_time, p99_pairs, ratio_of
 
 CAPACITY_CONNECTIONS = 256
-LAG_SHARE_MAX = 0.25  # of a round's p99: a client that was itself later than that has measured itself
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _measure(
     each = (cpu_us(gateway.pid) - before) / max(1, load.answered)
     found = load.percentiles
     wrong = f", {load.errors} ERRORS" if load.errors else ""
-    late = "" if counts({**found, "lag_p99_us": load.lag_p99_us}) else f", the client was late by {load.lag_p99_us} us"
+    late = "" if in_time({**found, "lag_p99_us": load.lag_p99_us}) else f", the client was late by {load.lag_p99_us} us"
     say(
         f"round {number + 1}, {share:3} % of capacity = {load.rate:6.0f} req/s, {gateway.name:14} p50 "
         f"{found['p50_us']:6} p99 {found['p99_us']:7} p99.9 {found['p999_us']:7} us{wrong}{late}"
@@ -109,14 +108,9 @@ def _measure(
     return LatencyRound(number, gateway.name, share, round(each, 2), load)
 
 
-def counts(one: Mapping[str, Any]) -> bool:
-    """Whether a round, as JSON, says something of its gateway: its client was not itself late."""
-    return bool(one["lag_p99_us"] <= LAG_SHARE_MAX * one["p99_us"])
-
-
 def report(every: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
     """One line a gateway and share, from the rounds as JSON; none where no round counts."""
-    rounds = [one for one in every if counts(one)]
+    rounds = [one for one in every if in_time(one)]
     lines = []
     for gateway, share in sorted({(one["gateway"], one["share"]) for one in rounds}, key=lambda place: place[::-1]):
         mine = [one for one in rounds if (one["gateway"], one["share"]) == (gateway, share)]
@@ -127,22 +121,11 @@ def report(every: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str,
         line["gateway_cpu_us"] = round(statistics.median(one["gateway_cpu_us"] for one in mine), 2)
         line["errors"] = sum(one["errors"] for one in mine)
         line["client_lag_p99_us"] = max(one["lag_p99_us"] for one in mine)
-        ratio = ratio_of(pairs(rounds, gateway, share, reference)) if gateway != reference else None
+        ratio = ratio_of(p99_pairs(rounds, gateway, share, reference)) if gateway != reference else None
         if ratio is not None:
             line["p99_to_reference"] = ratio.rounded
         lines.append(line)
     return lines
-
-
-def pairs(rounds: Sequence[Mapping[str, Any]], gateway: str, share: int, reference: str) -> list[tuple[float, float]]:
-    """The p99 of both in each round that both have."""
-    p99 = {(one["gateway"], one["number"]): one["p99_us"] for one in rounds if one["share"] == share}
-    numbers = sorted({number for _, number in p99})
-    return [
-        (p99[gateway, number], p99[reference, number])
-        for number in numbers
-        if (gateway, number) in p99 and (reference, number) in p99
-    ]
 
 
 def main(

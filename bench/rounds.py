@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from bench.progress import say
 from bench.stage import Stage
 
 CONFIDENCE = 0.9
+LAG_SHARE_MAX = (
+    0.25  # of the p99 of a round in an open loop: a client that was itself later than that has measured itself
+)
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,21 @@ def median_of(rounds: Sequence[Round], figure: str, gateway: str, connections: i
     here = [one for one in rounds if (one.gateway, one.connections) == (gateway, connections) and one.ok]
     values = [one.as_json[figure] for one in here]
     return statistics.median(values) if values else None
+
+
+def in_time(one: Mapping[str, Any]) -> bool:
+    """Whether an open-loop round, as JSON, says something of its gateway: its client was not itself late."""
+    return bool(one["lag_p99_us"] <= LAG_SHARE_MAX * one["p99_us"])
+
+
+def p99_pairs(
+    rounds: Sequence[Mapping[str, Any]], gateway: str, share: int, reference: str
+) -> list[tuple[float, float]]:
+    """The p99 of both in each round that both have."""
+    p99 = {(one["gateway"], one["number"]): one["p99_us"] for one in rounds if one["share"] == share}
+    numbers = sorted({number for _, number in p99})
+    return [
+        (p99[gateway, number], p99[reference, number])
+        for number in numbers
+        if (gateway, number) in p99 and (reference, number) in p99
+    ]

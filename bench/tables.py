@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import targets
-from bench.latency import LAG_SHARE_MAX
-from bench.rounds import ratio_of
+from bench.rounds import LAG_SHARE_MAX, ratio_of
 
 Rounds = Sequence[Mapping[str, Any]]
 

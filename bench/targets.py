@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bench import latency
-from bench.rounds import Ratio, ratio_of
+from bench.rounds import Ratio, in_time, p99_pairs, ratio_of
 
 LATENCY_SHARE = 70
 REACHED, MISSED, PERHAPS, UNMEASURED = "reached", "missed", "perhaps", "not measured"
@@ -129,10 +128,10 @@ def _best_peer(rounds: Rounds, figure: str, text: str, counts: Sequence[int], *,
 
 
 def _latency(rounds: Rounds) -> Verdict:
-    counting = [one for one in rounds if latency.counts(one)]
+    counting = [one for one in rounds if in_time(one)]
     peers = {one["gateway"] for one in counting if not one["gateway"].startswith("fastgw")}
     ratios = [
-        (ratio, peer) for peer in peers if (ratio := ratio_of(latency.pairs(counting, "fastgw", LATENCY_SHARE, peer)))
+        (ratio, peer) for peer in peers if (ratio := ratio_of(p99_pairs(counting, "fastgw", LATENCY_SHARE, peer)))
     ]
     text = f"p99 at {LATENCY_SHARE} % of capacity, open loop, against the best peer"
     if not ratios:
