@@ -171,7 +171,9 @@ class Supervisor:
         self._owned.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # The handler does nothing: the number arrives through the pipe, in the loop.
-            self._owned.callback(signal.signal, number, signal.signal(number, lambda _number, _frame: None))
+            before = signal.signal(number, lambda _number, _frame: None)
+            # Who says SIGTERM twice must not kill us on our way out: the exit code would be a lie.
+            self._owned.callback(signal.signal, number, signal.SIG_IGN if number == signal.SIGTERM else before)
         self._selector.register(reading, selectors.EVENT_READ, partial(self._signalled, reading))
 
     def _end_the_rest(self) -> None:

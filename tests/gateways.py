@@ -71,6 +71,7 @@ class Gateway:
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.exit_code = 0  # what its end is expected to say
+        self._told_to_end = False
 
     @property
     def log_text(self) -> str:
@@ -95,6 +96,7 @@ class Gateway:
 
     def launch(self) -> None:
         """Starts it, and waits for nothing."""
+        self._told_to_end = False
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastgw", "run", str(self.config)], stderr=log, start_new_session=True
@@ -107,7 +109,7 @@ class Gateway:
 
     def stop(self, failed: bool = False) -> None:
         """Drains it and sees that it ends in order; after a failure it need not, and its log is printed."""
-        if not self.ended:
+        if not self.ended and not self._told_to_end:  # told twice, it could die of it in its very last moment
             self.signal(signal.SIGTERM)
         assert self.process is not None
         try:
@@ -136,6 +138,7 @@ class Gateway:
 
     def signal(self, number: int) -> None:
         assert self.process is not None
+        self._told_to_end = self._told_to_end or number == signal.SIGTERM
         self.process.send_signal(number)
 
     def admin(self, path: str) -> tuple[int, bytes]:

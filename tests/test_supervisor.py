@@ -377,6 +377,12 @@ def test_the_end_drains_the_workers_then_the_agent_and_exits_with_0(service: Sta
     assert any(message.startswith("STOPPING=1") for message in one.tellings())
 
 
+def test_who_says_sigterm_again_and_again_changes_nothing(service: Start) -> None:
+    one = service().start()
+    eventually(lambda: one.send(signal.SIGTERM) or one.ended())
+    assert one.exit_code() == 0
+
+
 def test_a_worker_that_does_not_end_is_killed_after_the_drain_timeout(service: Start) -> None:
     one = service(drain="200ms").start()
     one.plan("worker-0", "deaf")
