@@ -138,12 +138,6 @@ class MockCluster:
             *pairs,
         )
 
-    def errors_left_at(self, broker: int, api_key: int) -> int:
-        """How many errors of one broker have not been answered with yet."""
-        count = ctypes.c_size_t()
-        self._library.rd_kafka_mock_broker_error_stack_cnt(self._cluster, broker, api_key, ctypes.byref(count))
-        return count.value
-
     def set_leader(self, topic: str, partition: int, broker: int) -> None:
         """Make this broker the leader of a partition."""
         self._library.rd_kafka_mock_partition_set_leader(self._cluster, topic.encode(), partition, broker)
@@ -274,9 +268,6 @@ def _library() -> ctypes.CDLL:
         library.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [pointer, ctypes.c_int32]
         library.rd_kafka_mock_push_request_errors_array.argtypes = [
             pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)
-        ]  # fmt: skip
-        library.rd_kafka_mock_broker_error_stack_cnt.argtypes = [
-            pointer, ctypes.c_int32, ctypes.c_int16, ctypes.POINTER(ctypes.c_size_t)
         ]  # fmt: skip
         library.rd_kafka_mock_partition_set_leader.argtypes = [
             pointer, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32
