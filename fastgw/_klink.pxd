@@ -161,6 +161,7 @@ cdef extern from "_klink.h" nogil:
 cdef enum:
     TOKEN_BITS = 52           # of the 63 that go with a record; the rest is the number of its flight
     FLIGHTS = 1 << 11
+    FIRST_STRAYS = FLIGHTS - 2  # the last two numbers are those of records without a flight
 
 
 cpdef set_alarm(int fd, uint64_t at_ns)
@@ -182,10 +183,14 @@ cdef class Producer(Client):
     cdef dict topics
     cdef list down  # flights that have landed and were not told yet
     cdef int32_t[FLIGHTS] aloft  # flight -> records whose fate is not told
+    cdef int strays  # the number that records without a flight get now
+    cdef int64_t[2] strays_since  # since when there is a record with the first, the second of these numbers
     cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int flight=*,
                int keyless_to=*)
     cpdef int partitions(self, str topic) except -1
     cpdef list landed(self)
+    cdef int stray(self) noexcept
+    cpdef int64_t strays_since_ns(self)
     cdef list delivery_report(self, rd_kafka_event_t* event)
     cdef int64_t token_of(self, const rd_kafka_message_t* message)
     cdef kl_topic* topic(self, str name) except NULL

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from fastgw._ctable import SlotRange
 from fastgw.messages import Reply
 
-NOBODY: Final[int]  # -1, the token of a record whose fate nobody waits for
+NOBODY: Final[int]  # the token of a record whose fate nobody waits for
 OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
 BATCH: Final[int]  # the most replies that `replies` gives at once
@@ -129,8 +129,8 @@ class Producer(Client):
 
         Args:
             partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
-            token: names the record in what is told of it later: 0 or more and below 2^52, or NOBODY.
-            flight: what it leaves with, up to LAST_FLIGHT; 0: with none that anybody follows.
+            token: names the record in what is told of it later: 0 or more and below 2^52 - 1, or NOBODY.
+            flight: what it leaves with, up to LAST_FLIGHT; 0: with none, it is a stray.
             keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
 
         Returns:
@@ -145,6 +145,12 @@ class Producer(Client):
 
     def landed(self) -> list[int]:
         """Flights of which, since the last call, the last record's fate has been told by `events`."""
+
+    def strays_since_ns(self) -> int:
+        """Since when (monotonic) the oldest stray waits for its fate; 2^63 - 1 if none does.
+
+        Roughly: while one is stuck, those that came more than 100 ms later can seem as old as the first of them.
+        """
 
     def waiting(self) -> int:
         """Records whose fate is not known yet, and events not taken."""

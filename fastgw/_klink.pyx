@@ -48,14 +48,13 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef enum:
     BATCH_MAX = 512           # replies taken at once
     WHY_BYTES = 512           # room for librdkafka's reasons
-    NOBODYS_TOKEN = -1        # of a record whose fate nobody waits for
+    STRAYS_TOGETHER_NS = 100_000_000  # whoever comes later than this is told apart
     ERR_DESTROY = -197        # RD_KAFKA_RESP_ERR__DESTROY
 
-NOBODY = NOBODYS_TOKEN
 OFFSET_BEGINNING = -2
 OFFSET_END = -1
 BATCH = BATCH_MAX
-LAST_FLIGHT = FLIGHTS - 1
+LAST_FLIGHT = FIRST_STRAYS - 1
 
 NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
@@ -70,6 +69,9 @@ Offsets = namedtuple("Offsets", "request found failed text")
 
 cdef object reply_type = Reply
 cdef int64_t TOKEN_MASK = (<int64_t>1 << TOKEN_BITS) - 1
+cdef int64_t NOBODYS_TOKEN = TOKEN_MASK  # of a record whose fate nobody waits for
+cdef int64_t NEVER_NS = (<uint64_t>1 << 63) - 1
+NOBODY = NOBODYS_TOKEN
 cdef uint64_t ONE = 1         # what an eventfd wants to be written
 
 
@@ -230,6 +232,7 @@ cdef class Producer(Client):
         self.slots = slots
         self.topics = {}
         self.down = []
+        self.strays = FIRST_STRAYS
         self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, event_fd)
 
     cdef object told(self, rd_kafka_event_t* event):
@@ -260,15 +263,33 @@ cdef class Producer(Client):
 
     cdef int64_t token_of(self, const rd_kafka_message_t* message):
         cdef int64_t named = <int64_t><Py_ssize_t>message._private
-        cdef int64_t flight
-        if named < 0:
-            return named
-        flight = named >> TOKEN_BITS
-        if flight != 0:
-            self.aloft[flight] -= 1
-            if self.aloft[flight] == 0:
-                self.down.append(flight)
+        cdef int64_t flight = named >> TOKEN_BITS
+        self.aloft[flight] -= 1
+        if self.aloft[flight] == 0 and flight < FIRST_STRAYS:
+            self.down.append(flight)
         return named & TOKEN_MASK
+
+    # Strays: records without a flight. Only the age of the oldest is of interest, and two numbers are enough to tell it
+    # nearly: a number that is in use for long is not given out again before its last record's fate is told.
+    cdef int stray(self) noexcept:
+        cdef int64_t now_ns = kl_now_ns()
+        cdef int other = 2 * FIRST_STRAYS + 1 - self.strays
+        if (
+            self.aloft[self.strays] != 0 and self.aloft[other] == 0
+            and now_ns - self.strays_since[self.strays - FIRST_STRAYS] > STRAYS_TOGETHER_NS
+        ):
+            self.strays = other
+        if self.aloft[self.strays] == 0:
+            self.strays_since[self.strays - FIRST_STRAYS] = now_ns
+        return self.strays
+
+    cpdef int64_t strays_since_ns(self):
+        cdef int64_t since = NEVER_NS
+        cdef int i
+        for i in range(2):
+            if self.aloft[FIRST_STRAYS + i] != 0 and self.strays_since[i] < since:
+                since = self.strays_since[i]
+        return since
 
     cpdef list landed(self):
         cdef list down = self.down
@@ -282,8 +303,8 @@ cdef class Producer(Client):
     ):
         if topic is None or value is None or headers is None:
             raise TypeError("expected topic, value and headers, got None for one of them")
-        if token > TOKEN_MASK or not 0 <= flight < FLIGHTS:
-            raise ValueError(f"expected a token below 2^{TOKEN_BITS} and a flight below {FLIGHTS}, "
+        if not 0 <= token <= TOKEN_MASK or not 0 <= flight < FIRST_STRAYS:
+            raise ValueError(f"expected a token from 0 to below 2^{TOKEN_BITS} and a flight below {FIRST_STRAYS}, "
                              f"got {token} and {flight}")
         cdef rd_kafka_vu_t[7] fields
         cdef rd_kafka_error_t* error
@@ -291,6 +312,7 @@ cdef class Producer(Client):
         if self.rk == NULL:
             return ERR_DESTROY, "closed"
         cdef kl_topic* opened = self.topic(topic)
+        cdef int64_t number = flight if flight != 0 else self.stray()
         kl_topic_steer(opened, keyless_to)
         fields[0].vtype = RD_KAFKA_VTYPE_RKT
         fields[0].u.rkt = opened.handle
@@ -305,14 +327,13 @@ cdef class Producer(Client):
         fields[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS
         fields[4].u.i = RD_KAFKA_MSG_F_COPY
         fields[5].vtype = RD_KAFKA_VTYPE_OPAQUE
-        fields[5].u.ptr = <void*><Py_ssize_t>(token if token < 0 else token | <int64_t>flight << TOKEN_BITS)
+        fields[5].u.ptr = <void*><Py_ssize_t>(token | number << TOKEN_BITS)
         record_headers = headers_of(headers)
         fields[6].vtype = RD_KAFKA_VTYPE_HEADERS
         fields[6].u.headers = record_headers
         error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
         if error == NULL:
-            if flight != 0 and token >= 0:
-                self.aloft[flight] += 1
+            self.aloft[number] += 1
             return None
         if record_headers != NULL:
             rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us

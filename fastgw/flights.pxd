@@ -25,6 +25,8 @@ cdef class Flights:
     cdef dict _gathering
     cdef int _last
 
+    cpdef int64_t oldest_ns(self) except -1
+
     @cython.locals(lane=Lane, is_first=bint, wait_ns=int64_t)
     cpdef send(self, Record record, int64_t token, int company, int64_t now_ns)
 

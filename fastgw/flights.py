@@ -31,14 +31,13 @@ import random
 from collections.abc import Callable, Sequence
 
 from fastgw._klink import LAST_FLIGHT, Producer
-from fastgw.kafka_client import ANY, QUEUE_FULL
+from fastgw.kafka_client import ANY, NEVER, QUEUE_FULL
 from fastgw.messages import SPREAD, Record
 
 PATIENCE = 5  # lingers: longer than a round trip on a busy machine, shorter than anybody notices
 SHARE = 8  # a flight is complete with this part of the requests that are under way ...
 GATHER_MAX_NS = 5_000_000  # ... or after this time
 BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would be the first of another one
-NEVER = (1 << 63) - 1
 
 Refused = tuple[int, str]
 """librdkafka's error code and text for a record that it does not take."""
@@ -102,7 +101,8 @@ class Flights:
         self._lanes: dict[str, Lane] = {}
         self._spread_lanes: dict[str, Lane] = {}
         self._gathering: dict[Lane, None] = {}  # those with records that wait; who began to first comes first
-        self._aloft: dict[int, tuple[Lane, int]] = {}  # number of a flight -> whose it is, and its partition
+        # Number of a flight -> whose it is, its partition, when it began; in the order in which they began.
+        self._aloft: dict[int, tuple[Lane, int, int]] = {}
         self._last = 0
 
     def __repr__(self) -> str:
@@ -112,6 +112,12 @@ class Flights:
     def waiting(self) -> int:
         """Records that have not left."""
         return sum(len(lane.waiting) for lane in self._gathering)
+
+    def oldest_ns(self) -> int:
+        """When (monotonic) the oldest flight began that has not landed; NEVER if none is on its way."""
+        for _, _, began_ns in self._aloft.values():
+            return began_ns
+        return NEVER
 
     def send(self, record: Record, token: int, company: int, now_ns: int) -> Refused | None:
         """A record of a request; it is handed over now or waits for its flight.
@@ -231,7 +237,7 @@ class Flights:
         lane.flight = number = self._free_number() if lane.stays or self._linger_ns else 0
         lane.boards_until_ns = now_ns + self._boarding_ns
         if number:
-            self._aloft[number] = lane, lane.partition
+            self._aloft[number] = lane, lane.partition, now_ns
             lane.taken.add(lane.partition)
         return True
 
@@ -295,7 +301,7 @@ class Flights:
         """Nothing of this flight is on its way any more; one that is not followed is passed over."""
         flight = self._aloft.pop(number, None)
         if flight is not None:
-            lane, partition = flight
+            lane, partition, _ = flight
             lane.taken.discard(partition)
             if number == lane.flight:
                 lane.boards_until_ns = 0

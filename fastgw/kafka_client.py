@@ -20,9 +20,20 @@ from fastgw.messages import Record, Reply
 FROM_END = -1  # RD_KAFKA_OFFSET_END
 FROM_BEGINNING = -2  # RD_KAFKA_OFFSET_BEGINNING
 
-# A producer that dies as soon as it is made (an ACL that is missing, say) is not made again at once: each costs threads
-# and connections. In the meantime requests are refused with "send again".
+# No producer is made more often than this: each costs threads and connections. One that dies as soon as it is made (an
+# ACL that is missing, say) is not made again at once; in the meantime requests are refused with "send again".
 REPLACE_AGAIN_NS = 500_000_000
+
+# A record that librdkafka times out itself makes it begin a new epoch, in which it sends once more what else it has in
+# hand: also what is in its topic already, unacknowledged, and no broker knows it again. So it is never let to: when the
+# oldest record of a producer is about to be overdue, new records go to a successor, and what the old one still holds a
+# little later is given up, each record with what is known of it. (A supervisor kills a worker that looks away for
+# seconds, so nobody looks away for as long as this.)
+BEYOND_REACH_MS = 60_000  # librdkafka's delivery timeout, above ours
+GRACE_MAX_NS = 500_000_000  # between the two, in which others are still acknowledged
+SPARE_NS = 1_000_000_000  # so long before it is needed the successor is made: it takes half a second to be able to send
+
+NEVER = (1 << 63) - 1  # ns
 
 POSITION_TIMEOUT_S = 5.0  # how long one question for the offsets of partitions may take before it is asked again
 
@@ -106,8 +117,8 @@ class LinkSettings(NamedTuple):
 
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
-    # Below the deadlines of the routes, so that librdkafka's verdict comes before the client's patience ends (not for a
-    # record that had to wait before it was handed over). Delivery class n has the timeout n.
+    # So long after a record was handed over its fate is told, or a little later than REPLACE_AGAIN_NS. Below the
+    # deadlines of the routes, so that this comes before the client's patience ends. Delivery class n has the timeout n.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2
@@ -125,7 +136,7 @@ class LinkSettings(NamedTuple):
             "acks": "all",
             "linger.ms": self.linger_ms,
             "sticky.partitioning.linger.ms": self.sticky_linger_ms,
-            "delivery.timeout.ms": timeout_ms,
+            "delivery.timeout.ms": timeout_ms + BEYOND_REACH_MS,
             "request.timeout.ms": min(30_000, timeout_ms),
             "queue.buffering.max.messages": self.queue_messages,
             "queue.buffering.max.kbytes": QUEUE_BYTES // 1024,
@@ -145,6 +156,23 @@ class LinkSettings(NamedTuple):
             "fetch.error.backoff.ms": 50,
             "check.crcs": False,
         }
+
+
+class Patience(NamedTuple):
+    """How long one producer is given for its records; all in ns."""
+
+    unsent_ns: int  # a record that waits to be handed over is given up after this
+    spare_ns: int  # when its oldest record is as old as this, its successor should be there, ...
+    retire_ns: int  # ... and take what comes from this age on
+    grace_ns: int  # after which what it still holds is given up
+
+
+def patience(timeout_ms: int) -> Patience:
+    """That of a producer with this delivery timeout."""
+    timeout_ns = 1_000_000 * timeout_ms
+    grace_ns = min(GRACE_MAX_NS, timeout_ns // 10)
+    retire_ns = max(timeout_ns - grace_ns, REPLACE_AGAIN_NS)
+    return Patience(timeout_ns, max(retire_ns - SPARE_NS, retire_ns // 2), retire_ns, grace_ns)
 
 
 def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:
@@ -177,9 +205,7 @@ ANY = -1  # RD_KAFKA_PARTITION_UA: librdkafka draws a partition for each record
 # Kafka's error codes by number, as the protocol has them; the negative ones are librdkafka's own.
 QUEUE_FULL = -184
 FATAL = -150
-# A record was not acknowledged in time. librdkafka then begins a new epoch, and what else it has in hand goes out in it
-# once more: also what is in its topic already, unacknowledged, and no broker knows it again. So nothing may be left.
-TIMED_OUT = -192
+PURGED = frozenset({-152, -151})  # it was told to give up a record, in its queue or under way
 
 REFUSALS: Mapping[int, Ending] = {
     10: errors.RECORD_TOO_LARGE,  # MSG_SIZE_TOO_LARGE

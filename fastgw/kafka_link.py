@@ -28,14 +28,17 @@ from fastgw.kafka_client import (
     FATAL,
     FROM_BEGINNING,
     FROM_END,
+    NEVER,
     POSITION_TIMEOUT_S,
+    PURGED,
     REFUSALS,
     REPLACE_AGAIN_NS,
-    TIMED_OUT,
     BoundedLog,
     LinkEvents,
     LinkSettings,
+    Settings,
     figures_of,
+    patience,
 )
 from fastgw.messages import SPREAD, Record, Reply
 
@@ -67,9 +70,11 @@ class KafkaLink:
         self._classes = len(settings.delivery_timeouts_ms)
         plain = [settings.producer(number) | own for number in range(self._classes)]
         self._producer_settings = [*plain, *(one | {"sticky.partitioning.linger.ms": 0} for one in plain)]
-        self._producers = [Producer(one) for one in self._producer_settings]
-        self._in_hand: list[set[int]] = [set() for _ in self._producers]  # tokens of records whose fate is not told
-        self._replace_from_ns = [0] * len(self._producers)
+        self._patience = [patience(timeout_ms) for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
+        self._senders = [self._new_sender(number) for number in range(len(self._producer_settings))]
+        self._spares: dict[int, _Sender] = {}  # number -> who would succeed its sender
+        self._retired: list[_Sender] = []  # those that have a successor
+        self._replace_from_ns = [0] * len(self._senders)
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
         self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
@@ -88,14 +93,7 @@ class KafkaLink:
         """Alone or not, it waits for others: this link has librdkafka make the batches."""
         number = delivery_class + (self._classes if record.partition == SPREAD else 0)
         try:
-            self._producers[number].produce(
-                record.topic,
-                record.value,
-                record.key,
-                max(record.partition, ANY),
-                headers=record.headers,
-                on_delivery=partial(self._on_delivery, number, token),
-            )
+            self._senders[number].send(record, max(record.partition, ANY), token, now_ns)
         except BufferError:
             raise QueueFull("librdkafka's send queue is full") from None
         except KafkaException as refused:
@@ -104,7 +102,6 @@ class KafkaLink:
                 self._replace_producer(number, error.str())
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
-        self._in_hand[number].add(token)
 
     def withdraw(self, token: int) -> bool:  # noqa: ARG002
         """Never: librdkafka has each record already."""
@@ -112,7 +109,7 @@ class KafkaLink:
 
     def post(self, record: Record) -> bool:
         try:
-            self._producers[0].produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+            self._senders[0].send(record, record.partition, None, time.monotonic_ns())
         except BufferError:
             return False
         except KafkaException as refused:
@@ -122,33 +119,53 @@ class KafkaLink:
         return True
 
     def serve(self) -> None:
-        for number, producer in enumerate(self._producers):
-            try:
-                producer.poll(0)
-            except KafkaException as fatal:
-                self._replace_producer(number, fatal.args[0].str())
-
-    def _on_delivery(self, number: int, token: int, error: KafkaError | None, _message: Message) -> None:
-        if token not in self._in_hand[number]:
-            return  # told already, when the producer died
-        self._in_hand[number].discard(token)
-        if error is None:
-            self._events.delivered(token, time.monotonic_ns())
-        else:
-            self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), error.str())
-            if error.code() == TIMED_OUT:
-                self._producers[number].purge(blocking=False)
+        now_ns = time.monotonic_ns()
+        for number, sender in enumerate(self._senders):
+            fatal = sender.take_reports()
+            if fatal is not None:
+                self._replace_producer(number, fatal)
+        self._retire_overdue(now_ns)
+        for spare in self._spares.values():
+            spare.take_reports()
+        for sender in list(self._retired):
+            if sender.until_ns <= now_ns:
+                sender.give_up()
+            sender.take_reports()  # a fatal error means nothing here: it has a successor
+            if len(sender.producer) == 0:
+                self._retired.remove(sender)
 
     def _replace_producer(self, number: int, detail: str) -> None:
-        delivery_class = number % self._classes
+        sender = self._senders[number]
         now_ns = time.monotonic_ns()
-        if now_ns >= self._replace_from_ns[number]:  # else dead until a later `send` finds it so
-            self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
-            log.error("producer died, replaced", delivery_class=delivery_class, detail=detail)
-            self._producers[number] = Producer(self._producer_settings[number])
-        in_hand, self._in_hand[number] = self._in_hand[number], set()
-        for token in in_hand:  # nobody will ever confirm what it had in hand
-            self._events.undelivered(token, errors.SEND_UNKNOWN, f"the Kafka producer died: {detail}")
+        if now_ns < self._replace_from_ns[number]:
+            sender.give_up()
+            return  # dead until a later `send` finds it so
+        log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
+        self._retire(number, now_ns, now_ns, f"the Kafka producer died: {detail}")
+
+    def _retire_overdue(self, now_ns: int) -> None:
+        for number, (sender, given) in enumerate(zip(self._senders, self._patience, strict=True)):
+            age_ns = now_ns - sender.oldest_ns(now_ns)
+            if age_ns >= given.retire_ns:
+                log.warning("producer retired, Kafka is late", delivery_class=number % self._classes)
+                self._retire(number, now_ns, now_ns + given.grace_ns, "Kafka did not acknowledge it in time")
+            elif age_ns >= given.spare_ns:
+                if number not in self._spares:
+                    self._spares[number] = self._new_sender(number)
+            else:
+                self._spares.pop(number, None)
+
+    def _retire(self, number: int, now_ns: int, until_ns: int, why: str) -> None:
+        """Has another producer go on; this one may finish what it has in hand until that time."""
+        retired = self._senders[number]
+        retired.until_ns, retired.why = until_ns, why
+        self._retired.append(retired)
+        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
+        spare = self._spares.pop(number, None)
+        self._senders[number] = spare or self._new_sender(number)
+
+    def _new_sender(self, number: int) -> _Sender:
+        return _Sender(self._producer_settings[number], self._events)
 
     def _on_client_error(self, error: KafkaError) -> None:
         self._say("kafka client", code=error.name(), detail=error.str())
@@ -243,9 +260,63 @@ class KafkaLink:
 
     def close(self, timeout_s: float) -> int:
         self._stopping = True
-        left: int = sum(producer.flush(timeout_s) for producer in self._producers)
+        left: int = sum(sender.producer.flush(timeout_s) for sender in (*self._senders, *self._retired))
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
+
+
+class _Sender:
+    """One producer and the records whose fate it has not told.
+
+    Dropped only when it has told all: until then librdkafka's list of what to call holds it, and with it its threads.
+    """
+
+    def __init__(self, settings: Settings, events: LinkEvents) -> None:
+        self.producer = Producer(settings)
+        self.until_ns = NEVER  # when (monotonic) what it has in hand should be given up, ...
+        self.why = "the Kafka producer died"  # ... and why that is
+        self._events = events
+        self._in_hand: dict[int, int] = {}  # count -> since when (ns); the oldest comes first
+        self._count = 0
+
+    def oldest_ns(self, now_ns: int) -> int:
+        """Since when the oldest record is in hand; `now_ns` if there is none."""
+        return next(iter(self._in_hand.values()), now_ns)
+
+    def send(self, record: Record, partition: int, token: int | None, now_ns: int) -> None:
+        """`token` None: nobody wants to know its fate. Raises what `produce` raises."""
+        self._count += 1
+        self.producer.produce(
+            record.topic,
+            record.value,
+            record.key,
+            partition,
+            headers=record.headers,
+            on_delivery=partial(self._on_delivery, self._count, token),
+        )
+        self._in_hand[self._count] = now_ns
+
+    def take_reports(self) -> str | None:
+        """Tells the fates that are known by now; returns why the producer is dead, when that is news."""
+        try:
+            self.producer.poll(0)
+        except KafkaException as fatal:
+            return str(fatal.args[0].str())
+        return None
+
+    def give_up(self) -> None:
+        """What is in hand comes back at once, as undelivered."""
+        self.producer.purge(blocking=False)
+
+    def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, _message: Message) -> None:
+        del self._in_hand[count]
+        if token is None:
+            return
+        if error is None:
+            self._events.delivered(token, time.monotonic_ns())
+        else:
+            why = self.why if error.code() in PURGED else error.str()
+            self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), why)
 
 
 def _on_statistics(text: str) -> None:

@@ -15,10 +15,10 @@ cdef class NativeLink:
     cdef int _reply_fd, _event_fd, _alarm_fd
     cdef int64_t _alarm_ns
     cdef int _classes
-    cdef list _producer_settings, _producers, _patience_ns, _flights, _replace_from_ns, _dying
+    cdef list _producer_settings, _topics, _producers, _patience, _flights, _replace_from_ns, _retired
     cdef Consumer _consumer
     cdef set _reading
-    cdef dict _questions
+    cdef dict _spares, _questions
     cdef int64_t _question
     cdef bint _closed
 

@@ -7,7 +7,8 @@ wake-up a batch, and it knows of every record that failed whether it may be in t
     not_recorded   librdkafka never gave the record to a broker, or the broker refused it
     unknown        it left and was not acknowledged
 
-Records leave in flights (see `flights`), which a timer and the delivery reports let go.
+Records leave in flights (see `flights`), which a timer and the delivery reports let go. A producer whose oldest record
+is about to be overdue is retired (see `kafka_client.BEYOND_REACH_MS`): a successor takes what comes from then on.
 
 Where nothing may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
 round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import confluent_kafka  # loads the library that is used here
 import structlog
@@ -32,21 +33,23 @@ from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
 from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Statistics, Undelivered
 from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
-from fastgw.flights import NEVER, Flights, Refusal
+from fastgw.flights import Flights, Refusal
 from fastgw.kafka_client import (
     FROM_BEGINNING,
     FROM_END,
+    NEVER,
     POSITION_TIMEOUT_S,
+    PURGED,
     QUEUE_BYTES,
     QUEUE_FULL,
     REFUSALS,
     REPLACE_AGAIN_NS,
-    TIMED_OUT,
     BoundedLog,
     LinkEvents,
     LinkSettings,
     Settings,
     figures_of,
+    patience,
 )
 from fastgw.messages import Record
 
@@ -131,7 +134,9 @@ class NativeLink:
         gathering = [settings.producer(number) | steered for number in range(self._classes)]
         at_once = [producer | {"linger.ms": 0} for producer in gathering]
         self._producer_settings = [_as_text(producer) for producer in (*gathering, *at_once)]
+        self._topics: list[set[str]] = [set() for _ in range(self._classes)]
         self._producers = [self._new_producer(number) for number in range(2 * self._classes)]
+        self._spares: dict[int, Producer] = {}  # number -> who would succeed its producer
         self._replace_from_ns = [0] * len(self._producers)
         self._flights = [
             Flights(
@@ -144,8 +149,8 @@ class NativeLink:
             )
             for number, producer in enumerate(self._producers)
         ]
-        self._patience_ns = [1_000_000 * timeout_ms for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
-        self._dying: list[Producer] = []  # replaced after a fatal error; kept until each record's fate is told
+        self._patience = [patience(timeout_ms) for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
+        self._retired: list[_Retired] = []
         self._consumer = _made(
             lambda: Consumer(
                 _as_text(settings.consumer()),
@@ -162,7 +167,10 @@ class NativeLink:
 
     def _new_producer(self, number: int) -> Producer:
         settings = self._producer_settings[number]
-        return _made(lambda: Producer(settings, self._slots, self._event_fd))
+        producer = _made(lambda: Producer(settings, self._slots, self._event_fd))
+        for topic in self._topics[number % self._classes]:
+            producer.introduce(topic)
+        return producer
 
     def start(self) -> None:
         self._loop.add_reader(self._reply_fd, self._on_reply_fd)
@@ -172,6 +180,7 @@ class NativeLink:
     # Sending.
 
     def prepare(self, delivery_class: int, topic: str) -> None:
+        self._topics[delivery_class].add(topic)
         for producer in self._producers[delivery_class :: self._classes]:
             producer.introduce(topic)
 
@@ -229,8 +238,8 @@ class NativeLink:
 
     def _give_up_waiting(self) -> None:
         now_ns = time.monotonic_ns()
-        for flights, patience_ns in zip(self._flights, self._patience_ns, strict=True):
-            for token in flights.expired(now_ns - patience_ns, GIVEN_UP_AT_ONCE):
+        for flights, given in zip(self._flights, self._patience, strict=True):
+            for token in flights.expired(now_ns - given.unsent_ns, GIVEN_UP_AT_ONCE):
                 self._events.undelivered(token, errors.NOT_SENT, "the record waited for its batch to leave")
             flights.leave(now_ns)
 
@@ -238,6 +247,7 @@ class NativeLink:
 
     def serve(self) -> None:
         self._take_producers_events()
+        self._retire_overdue()
         self._give_up_waiting()
         self._take_consumers_events()
         self._take_replies()
@@ -261,12 +271,15 @@ class NativeLink:
 
     def _take_producers_events(self) -> None:
         for number, producer in enumerate(self._producers):
-            self._tell(producer.events(), number)
+            told = producer.events()
             landed = producer.landed()
-            if landed and producer is self._producers[number]:
+            if landed:  # first: who is told may send again, and must not go with a flight that has ended
                 self._flights[number].landed(landed, time.monotonic_ns())
-        if self._dying:
-            self._bury()
+            self._tell(told, number)
+        for spare in self._spares.values():
+            self._tell(spare.events())
+        if self._retired:
+            self._bury(time.monotonic_ns())
 
     def _take_consumers_events(self) -> None:
         for event in self._consumer.events():
@@ -276,22 +289,21 @@ class NativeLink:
                 self._log(event)
 
     def _tell(
-        self, events: Sequence[Delivered | Undelivered | ClientError | LogLine | Statistics], number: int
+        self,
+        events: Sequence[Delivered | Undelivered | ClientError | LogLine | Statistics],
+        number: int = -1,
+        why_purged: str = "",
     ) -> None:
-        """`number` -1: the producer has been replaced already."""
-        overdue = False
+        """`number` -1: the producer has a successor already."""
         for event in events:
             if isinstance(event, Delivered):
                 self._events.delivered(event.token, event.at_ns)
             elif isinstance(event, Undelivered):
-                self._tell_fate(event)
-                overdue = overdue or (event.code == TIMED_OUT and event.status == _klink.POSSIBLY_PERSISTED)
+                self._tell_fate(event._replace(text=why_purged) if why_purged and event.code in PURGED else event)
             elif isinstance(event, ClientError) and event.fatal and number >= 0:
                 self._replace_producer(number, f"{event.name}: {event.text}")
             else:
                 self._log(event)
-        if overdue and number >= 0:
-            self._producers[number].purge()
 
     def _tell_fate(self, failed: Undelivered) -> None:
         if failed.status == _klink.PERSISTED:
@@ -301,28 +313,51 @@ class NativeLink:
         else:
             self._events.undelivered(failed.token, errors.SEND_UNKNOWN, failed.text)
 
-    # A producer's death.
+    # A producer's end.
 
     def _replace_producer(self, number: int, detail: str) -> None:
         old = self._producers[number]
         if self._closed or old.fatal() is None:
             return  # the error is told by an event and by the next `send`: the second one means a producer that is gone
-        old.purge()  # what it holds comes back as undelivered, each record with what is known of it
         now_ns = time.monotonic_ns()
         if now_ns < self._replace_from_ns[number]:
+            old.purge()
             return  # dead until a later `send` finds it so
-        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
         log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
-        successor = self._producers[number] = self._new_producer(number)
+        self._retire(number, now_ns, now_ns, "the producer had died")
+
+    def _retire_overdue(self) -> None:
+        if self._closed:
+            return
+        now_ns = time.monotonic_ns()
+        for number, given in enumerate(self._patience):
+            age_ns = now_ns - min(self._flights[number].oldest_ns(), self._producers[number].strays_since_ns())
+            if age_ns >= given.retire_ns:
+                log.warning("producer retired, Kafka is late", delivery_class=number % self._classes)
+                self._retire(number, now_ns, now_ns + given.grace_ns, "Kafka did not acknowledge it in time")
+            elif age_ns >= given.spare_ns:
+                if number not in self._spares:
+                    self._spares[number] = self._new_producer(number)
+            elif number in self._spares:
+                _in_background(self._spares.pop(number).close)
+
+    def _retire(self, number: int, now_ns: int, until_ns: int, why: str) -> None:
+        """Has another producer go on; this one may finish what it holds until that time."""
+        self._retired.append(_Retired(self._producers[number], until_ns, why))
+        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
+        spare = self._spares.pop(number, None)
+        successor = self._producers[number] = spare or self._new_producer(number)
         self._flights[number].go_on_with(successor)
         self._loop.call_later(POSITION_REPEAT_S, self._wake_producers)
-        self._dying.append(old)
 
-    def _bury(self) -> None:
-        for producer in list(self._dying):
-            self._tell(producer.events(), -1)
+    def _bury(self, now_ns: int) -> None:
+        for retired in list(self._retired):
+            producer = retired.producer
+            if now_ns >= retired.until_ns:
+                producer.purge()  # what it holds comes back as undelivered, each record with what is known of it
+            self._tell(producer.events(), why_purged=retired.why)
             if producer.waiting() == 0:
-                self._dying.remove(producer)
+                self._retired.remove(retired)
                 _in_background(producer.close)
 
     # Reading.
@@ -409,13 +444,13 @@ class NativeLink:
         now_ns = time.monotonic_ns()
         for flights in self._flights:
             flights.leave_all(now_ns)
-        producers = [*self._producers, *self._dying]
+        producers = [*self._producers, *self._spares.values(), *(retired.producer for retired in self._retired)]
         for producer in producers:
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
-                self._tell(producer.events(), -1)
+                self._tell(producer.events())
         for producer in producers:
-            self._tell(producer.events(), -1)  # what is not taken in would count as waiting
+            self._tell(producer.events())  # what is not taken in would count as waiting
         left = sum(producer.waiting() for producer in producers)
         clients = [*producers, self._consumer]
         for client in clients:
@@ -446,6 +481,14 @@ class NativeLink:
     def _say(self, method: str, event: str, **fields: Any) -> None:
         if self._lines.admit(time.monotonic_ns()):
             getattr(log, method)(event, **fields, **self._lines.held_back())
+
+
+class _Retired(NamedTuple):
+    """A producer that has a successor; kept until the fate of each of its records is told."""
+
+    producer: Producer
+    until_ns: int  # when (monotonic) what it still holds is given up
+    why: str  # it is given up then
 
 
 def _why_refused(code: int, text: str, died: bool) -> tuple[Ending, str]:

@@ -392,6 +392,26 @@ def test_flights_beyond_those_that_can_be_told_apart_are_not_followed():
     assert house.producer.taken[-1][1] == 7, "the only number that is free"
 
 
+def test_the_age_of_flights_is_that_of_the_oldest_that_has_not_landed(house):
+    assert house.flights.oldest_ns() == NEVER
+    for token, now_ns in enumerate([0, 10 * LINGER, 20 * LINGER]):
+        house.send(token, now_ns, topic=f"t{token}")
+    assert house.flights.oldest_ns() == 0
+    house.land(2, 21 * LINGER)
+    assert house.flights.oldest_ns() == 0
+    house.land(1, 22 * LINGER)
+    assert house.flights.oldest_ns() == 20 * LINGER
+    house.send(3, 23 * LINGER, topic="t2")  # waits
+    house.flights.go_on_with(FakeProducer())
+    assert house.flights.oldest_ns() == NEVER
+
+
+def test_a_flight_that_is_called_off_does_not_grow_old(house):
+    house.producer.refuses = {0}
+    house.send(0, 0)
+    assert house.flights.oldest_ns() == NEVER
+
+
 def test_spread_records_that_do_not_wait_use_up_no_numbers():
     house = House(linger_ns=0)
     for token in range(3):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from confluent_kafka import KafkaError
 
 from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
-from fastgw.kafka_client import REFUSALS, BoundedLog, LinkSettings, client_settings
+from fastgw.kafka_client import REFUSALS, REPLACE_AGAIN_NS, BoundedLog, LinkSettings, client_settings, patience
 
-S = 1_000_000_000
+S, MS = 1_000_000_000, 1_000_000
 
 
 def settings(**client):
@@ -23,11 +24,19 @@ def test_an_operators_property_wins_over_what_clients_share_but_not_over_what_th
     assert made.consumer()["enable.auto.commit"] is False
 
 
-def test_a_producer_gives_up_on_a_request_no_later_than_on_the_record():
-    assert settings().producer(0)["delivery.timeout.ms"] == 4500
+def test_a_producer_gives_up_on_a_request_no_later_than_the_link_does_and_never_on_a_record():
     assert settings().producer(0)["request.timeout.ms"] == 4500
-    assert settings().producer(1)["delivery.timeout.ms"] == 60_000
     assert settings().producer(1)["request.timeout.ms"] == 30_000
+    for number, timeout_ms in enumerate(settings().delivery_timeouts_ms):
+        assert settings().producer(number)["delivery.timeout.ms"] == timeout_ms + 60_000
+
+
+@pytest.mark.parametrize("timeout_ms", [100, 450, 4500, 9000, 600_000])
+def test_a_producer_is_retired_so_early_that_it_is_given_up_in_time(timeout_ms):
+    given = patience(timeout_ms)
+    assert given.unsent_ns == timeout_ms * MS
+    assert given.retire_ns + given.grace_ns == max(timeout_ms * MS, REPLACE_AGAIN_NS + given.grace_ns)
+    assert 0 < given.grace_ns <= 500 * MS
 
 
 SIZES = """

@@ -11,13 +11,15 @@ from confluent_kafka import TopicPartition
 
 from fastgw import _klink
 from fastgw._ctable import CLAIMED, RECORDED
-from fastgw._klink import ClientError, Consumer, Delivered, Producer
+from fastgw._klink import LAST_FLIGHT, ClientError, Consumer, Delivered, Producer, Undelivered
 from fastgw.broker import MockCluster
+from fastgw.kafka_client import NEVER
 from fastgw.kafka_native import open_library
 from tests import tables
 from tests.waiting import eventually
 
 TRANSPORT, DESTROY = -195, -197
+STRAYS_TOGETHER_NS = 100_000_000  # as in _klink.pyx
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,12 @@ def cluster():
     cluster.create_topic("replies", 4)
     yield cluster
     cluster.close()
+
+
+@pytest.fixture
+def slow_cluster(cluster):
+    yield cluster
+    cluster.set_round_trip(0)
 
 
 @pytest.fixture
@@ -224,11 +232,48 @@ def test_records_without_key_go_where_they_are_steered_and_the_partitions_become
 
 def test_a_flight_has_landed_when_the_last_of_its_records_is_told(producer):
     send(producer, 1, flight=1)
-    send(producer, 2, flight=2047)
+    send(producer, 2, flight=LAST_FLIGHT)
     send(producer, 3, flight=1, partition=3)
     send(producer, 4)
     delivered(producer, 4)
-    assert sorted(producer.landed()) == [1, 2047]
+    assert sorted(producer.landed()) == [1, LAST_FLIGHT]
+
+
+def test_the_age_of_records_without_a_flight_is_that_of_the_oldest_whose_fate_is_not_told(producer, slow_cluster):
+    assert producer.strays_since_ns() == NEVER
+    before_ns = time.monotonic_ns()
+    send(producer, 0)
+    send(producer, _klink.NOBODY)
+    send(producer, 1, flight=1)
+    assert before_ns <= producer.strays_since_ns() <= time.monotonic_ns()
+    assert delivered(producer, 2) == [0, 1]
+    eventually(lambda: producer.events() == [] and producer.strays_since_ns() == NEVER)
+    slow_cluster.set_round_trip(60_000)
+    send(producer, 2)
+    stuck_ns = producer.strays_since_ns()
+    assert stuck_ns > before_ns
+    eventually(lambda: time.monotonic_ns() > stuck_ns + 2 * STRAYS_TOGETHER_NS)
+    send(producer, 3)
+    assert producer.strays_since_ns() == stuck_ns
+    producer.purge()
+    told = []
+    eventually(lambda: told.extend(producer.events()) or len(told) == 2)
+    assert sorted(event.token for event in told if isinstance(event, Undelivered)) == [2, 3]
+    assert producer.strays_since_ns() == NEVER
+
+
+def test_records_without_a_flight_that_never_run_out_do_not_seem_to_grow_old(producer, slow_cluster):
+    slow_cluster.set_round_trip(30)
+    began_ns = time.monotonic_ns()
+    oldest_ns, token = 0, 0
+    while time.monotonic_ns() < began_ns + 10 * STRAYS_TOGETHER_NS:
+        send(producer, token)
+        token += 1
+        producer.events()
+        oldest_ns = max(oldest_ns, time.monotonic_ns() - producer.strays_since_ns())
+        time.sleep(0.002)  # the pace at which they come
+    assert producer.waiting() > 0
+    assert oldest_ns < 5 * STRAYS_TOGETHER_NS
 
 
 def test_with_a_partitioner_that_knows_one_place_for_all_without_key_there_is_one_partition(cluster, event_fd):
