@@ -1,10 +1,10 @@
-"""Scenarios in which real brokers die, freeze, come back, or lose the gateway's topics."""
+"""Scenarios in which real brokers die, freeze, come back, refuse what they could take, or lose the gateway's topics."""
 
 from __future__ import annotations
 
 import time
 
-from confluent_kafka import ElectionType
+from confluent_kafka import ElectionType, KafkaError
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 )
 
 from tests.faults.clients import Habits
-from tests.faults.kafkas import admin_of, in_sync, leaders
+from tests.faults.kafkas import admin_of, fewest_in_sync, in_sync, leaders
 from tests.faults.oracle import ANSWERED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage, wait
@@ -33,6 +33,9 @@ NOTICED_S = 3.0  # a response topic that is gone
 LASTS = 3  # times as long as an answer takes
 BROKERS = 3
 HEALTH_S = 60.0
+SEEN_S = 10.0
+AT_ONCE = 5  # answers of a broker that is in trouble for a moment
+FOR_EVER = 1 << 30
 ADMIN_S = 30.0
 
 # A deadline that passes while Kafka is away has an honest ending each time.
@@ -195,6 +198,74 @@ def never_enough_replicas(stage: Stage) -> None:
     set_topic(stage, "min.insync.replicas", str(BROKERS - 1))
 
 
+def not_enough_replicas(stage: Stage) -> None:
+    """NOT_ENOUGH_REPLICAS for a moment: a broker is dead, and now and then the topic wants its copy as well."""
+    stage.broker.kill(BROKERS)
+    eventually(lambda: fewest_in_sync(stage.furniture.kafka, stage.furniture.requests) == BROKERS - 1, HEALTH_S)
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            set_topic(stage, "min.insync.replicas", str(BROKERS))
+            eventually(lambda: nobody_is_answered(stage), SEEN_S, "Kafka takes nothing")
+            set_topic(stage, "min.insync.replicas", str(BROKERS - 1))
+    stage.broker.start_node(BROKERS)
+    healthy(stage)
+
+
+def nobody_is_answered(stage: Stage) -> bool:
+    before = len(stage.clients.told)
+    wait(0.1)
+    return len(stage.clients.told) == before
+
+
+def timed_out(stage: Stage) -> None:
+    """REQUEST_TIMED_OUT a few times in a row, for what is written all the same: it is sent again."""
+    have_kafka_say(stage, KafkaError.REQUEST_TIMED_OUT)
+
+
+def not_enough_replicas_after_append(stage: Stage) -> None:
+    """NOT_ENOUGH_REPLICAS_AFTER_APPEND a few times in a row: it is sent again."""
+    have_kafka_say(stage, KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+
+
+def have_kafka_say(stage: Stage, code: int) -> None:
+    answers = stage.broker.produce_answers
+    answers.topic, answers.code = stage.furniture.requests, code
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            answers.count = AT_ONCE
+            eventually(lambda: answers.count == 0, SEEN_S, "Kafka has said so")
+
+
+def timed_out_for_long(stage: Stage) -> None:
+    """REQUEST_TIMED_OUT for as long as anybody tries, for what is written all the same: nothing may be twice."""
+    answers = stage.broker.produce_answers
+    answers.topic, answers.code = stage.furniture.requests, KafkaError.REQUEST_TIMED_OUT
+    for _ in range(stage.faults_wanted):
+        retired = stage.gateway.log_text.count("producer retired")
+        with stage.fault():
+            answers.count = FOR_EVER
+            eventually(
+                lambda n=retired: stage.gateway.log_text.count("producer retired") > n,
+                HEALTH_S,
+                "a producer is given up",
+            )
+            answers.count = 0
+
+
+def connections_cut(stage: Stage) -> None:
+    """The broker cuts its connections and refuses new ones for a moment."""
+    proxy: WireProxy = stage.broker
+    for _ in range(stage.faults_wanted):
+        stage.some_moment()
+        with stage.fault():
+            proxy.refuses = True
+            proxy.cut()
+            stage.some_moment()
+            proxy.refuses = False
+
+
 def lost_acks(stage: Stage) -> None:
     """Answers of the broker are lost and the connection ends: nobody knows what is written, and nothing is twice."""
     proxy: WireProxy = stage.broker
@@ -226,11 +297,16 @@ def set_topic(stage: Stage, name: str, value: str) -> None:
 
 SCENARIOS = [
     Scenario("one of three brokers killed", CLUSTER, killed_broker, HONEST),
+    Scenario("NOT_ENOUGH_REPLICAS", CLUSTER, not_enough_replicas, HONEST, short=3),
     Scenario("NOT_ENOUGH_REPLICAS that lasts", CLUSTER, never_enough_replicas, HONEST),
     Scenario("leaders moved", CLUSTER, moved_leaders, HONEST),
     Scenario("one of three brokers frozen", CLUSTER, frozen_broker, HONEST),
     Scenario("all brokers frozen for 1, 5, 10 s", CLUSTER, all_frozen, HONEST, long=3),
     Scenario("all brokers killed for 0, 1, 5, 10 s", CLUSTER, all_gone, HONEST, long=4),
+    Scenario("REQUEST_TIMED_OUT", PROXIED, timed_out, short=3),
+    Scenario("NOT_ENOUGH_REPLICAS_AFTER_APPEND", PROXIED, not_enough_replicas_after_append, short=3),
+    Scenario("REQUEST_TIMED_OUT that lasts", PROXIED, timed_out_for_long, HONEST, long=20),
+    Scenario("connections to brokers cut", PROXIED, connections_cut, HONEST, short=3, long=300),
     Scenario("acks lost", PROXIED, lost_acks, HONEST, short=3, long=1000),
     Scenario("broker slower by 0.2, 1, 4 s", PROXIED, slow_broker, HONEST, short=2, long=3),
     Scenario("records too large for the broker", PROXIED, too_large, {"record_too_large": ANY}),

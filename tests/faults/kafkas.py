@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fastgw.broker import MockCluster
+from tests.faults.produce_answers import ProduceAnswers
 from tests.faults.wire_proxy import WireProxy
 from tests.gateways import free_port
 from tests.real_kafka.kafka_server import BRIEF, RealKafka
@@ -75,7 +76,7 @@ def proxied() -> Iterator[Kafka]:
     """One broker that the gateways, and they alone, reach through a proxy."""
     listens = free_port()
     with (
-        WireProxy(listens) as proxy,
+        WireProxy(listens, ProduceAnswers()) as proxy,
         RealKafka(properties=GUARDED, java_options=BRIEF, side_door=(listens, proxy.port)) as broker,
     ):
         yield Kafka("proxied", broker.bootstrap, f"127.0.0.1:{proxy.port}", proxy)
@@ -115,6 +116,12 @@ def in_sync(kafka: Kafka, topic: str) -> bool:
     return bool(partitions) and all(
         partition.leader >= 0 and len(partition.isrs) == len(partition.replicas) for partition in partitions
     )
+
+
+def fewest_in_sync(kafka: Kafka, topic: str) -> int:
+    """How many copies are in sync where it is the fewest; 0 while a partition has no leader."""
+    partitions = admin_of(kafka.bootstrap).list_topics(topic, timeout=ASK_S).topics[topic].partitions.values()
+    return min((len(partition.isrs) if partition.leader >= 0 else 0 for partition in partitions), default=0)
 
 
 def leaders(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:

@@ -49,6 +49,13 @@ def read(client: socket.socket, count: int) -> bytes:
     return got
 
 
+def has_ended(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
 def test_bytes_are_passed_on_in_order(client: socket.socket):
     sent = bytes(range(256)) * 1000
     client.sendall(sent)
@@ -84,3 +91,13 @@ def test_connections_are_cut_and_new_ones_are_served(proxy: WireProxy, client: s
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as another:
         another.sendall(b"y")
         assert read(another, 1) == b"y"
+
+
+def test_connections_are_refused_while_they_should_be(proxy: WireProxy):
+    proxy.refuses = True
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        assert has_ended(client)
+    proxy.refuses = False
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        client.sendall(b"x")
+        assert read(client, 1) == b"x"

@@ -1,10 +1,12 @@
-"""A TCP proxy between the gateway and a broker, that delays what passes, or lets answers get lost."""
+"""A TCP proxy between the gateway and a broker: delays what passes, lets answers get lost or say another thing."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from concurrent.futures import Future
+
+from tests.faults.produce_answers import Conversation, ProduceAnswers
 
 PIECE_BYTES = 65_536
 
@@ -16,11 +18,15 @@ class WireProxy:
         port: where it listens.
         round_trip_s: added to the way of every answer; may be changed at any time.
         answers_lost: while true, what the server answers is thrown away.
+        refuses: while true, new connections are ended at once.
     """
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int, produce_answers: ProduceAnswers | None = None) -> None:
+        """`produce_answers`: what a Kafka broker at that port is to say."""
+        self.produce_answers = produce_answers
         self.round_trip_s = 0.0
         self.answers_lost = False
+        self.refuses = False
         self.port = 0
         self._to_port = to_port
         self._loop = asyncio.new_event_loop()
@@ -63,15 +69,19 @@ class WireProxy:
             writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
         except OSError:
             writer.transport.abort()
             return
+        conversation = Conversation(self.produce_answers) if self.produce_answers is not None else None
         both = {writer, server_writer}
         self._pairs |= both
-        forward = asyncio.ensure_future(self._pass_on(reader, server_writer))
-        back = asyncio.ensure_future(self._pass_back(server_reader, writer))
+        forward = asyncio.ensure_future(self._pass_on(reader, server_writer, conversation))
+        back = asyncio.ensure_future(self._pass_back(server_reader, writer, conversation))
         await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
         for task in (forward, back):
             task.cancel()
@@ -79,20 +89,28 @@ class WireProxy:
             one.transport.abort()
         self._pairs -= both
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: Conversation | None
+    ) -> None:
         try:
             while data := await reader.read(PIECE_BYTES):
+                if conversation is not None:
+                    conversation.ask(data)
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:
             return
 
-    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_back(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: Conversation | None
+    ) -> None:
         # A delay holds back, it does not slow down: pieces travel side by side.
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         delivering = asyncio.ensure_future(self._deliver(under_way, writer))
         try:
             while data := await reader.read(PIECE_BYTES):
+                if conversation is not None:
+                    data = conversation.answer(data)
                 if not self.answers_lost:
                     under_way.put_nowait((self._loop.time() + self.round_trip_s, data))
         except ConnectionError:
