@@ -117,8 +117,8 @@ class LinkSettings(NamedTuple):
 
     client: Settings  # see `client_settings`
     reply_topic: str  # read by assignment of partitions, never by group
-    # So long after a record was handed over its fate is told, or a little later than REPLACE_AGAIN_NS. Below the
-    # deadlines of the routes, so that this comes before the client's patience ends. Delivery class n has the timeout n.
+    # A record's fate is told so long after it was handed over at the latest, or a little after REPLACE_AGAIN_NS if that
+    # is longer. Below the deadlines of the routes, so that a client hears of it. Delivery class n has the timeout n.
     delivery_timeouts_ms: Sequence[int]
     linger_ms: float = 1
     sticky_linger_ms: int = 2

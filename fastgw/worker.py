@@ -455,7 +455,7 @@ def class_of(classes: Sequence[int], timeout_ns: int) -> int:
 
 
 def delivery_timeout_ms(timeout_ns: int) -> int:
-    """librdkafka's verdict has to come before the deadline: a tenth of it earlier, at least 50 ms, at most 1 s."""
+    """What became of a record is told before the deadline: a tenth of it earlier, at least 50 ms, at most 1 s."""
     timeout_ms = timeout_ns // 1_000_000
     return max(100, timeout_ms - min(1000, max(50, timeout_ms // 10)))
 

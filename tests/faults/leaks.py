@@ -4,10 +4,10 @@
     make leaks ARGS="--minutes 5"
 
 Round after round: clients that are answered, that leave, and that get late, forged, cut and poisonous replies; the
-broker frozen for a moment; the worker in slot 1 killed. Supervisor, agent and the worker in slot 0 live through all of
-it and are looked at after each round, when nothing is under way. Prints a line a round, then a table that compares the
-rounds of the second quarter with those of the last (medians; the first quarter warms up). Exit status 1: something has
-grown, or a slot was not given back.
+broker frozen, now and then for so long that producers are given up; the worker in slot 1 killed. Supervisor, agent and
+the worker in slot 0 live through all of it and are looked at after each round, when nothing is under way. Prints a line
+a round, then a table that compares the rounds of the second quarter with those of the last (medians; the first quarter
+warms up). Exit status 1: something has grown, or a slot was not given back.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests.waiting import eventually
 HOUSE = House(workers=2)
 FAULTS_A_ROUND = 3
 FROZEN_S = 1.5
+LATE_S = 6.0  # longer than a producer is given
 LEFT_BEHIND_S = 0.2
 MEMORY_MORE = 1.05  # of the second quarter ...
 MEMORY_MORE_MB = 1.5  # ... or so much: what allocators do
@@ -68,9 +69,18 @@ def impatient_clients(stage: Stage) -> None:
 
 
 def frozen_broker(stage: Stage) -> None:
+    freeze(stage, FROZEN_S)
+
+
+def late_broker(stage: Stage) -> None:
+    """Producers get successors and are put away."""
+    freeze(stage, LATE_S)
+
+
+def freeze(stage: Stage, for_s: float) -> None:
     with stage.fault():
         stage.broker.freeze()
-        wait(FROZEN_S)
+        wait(for_s)
         stage.broker.thaw()
 
 
@@ -90,6 +100,7 @@ FAULTS: Sequence[Callable[[Stage], None]] = (
     reply_scenarios.other_nodes,
     impatient_clients,
     frozen_broker,
+    late_broker,
     killed_worker,
 )
 
