@@ -43,7 +43,7 @@ def main() -> int:
     if options.readme:
         results.show_in_readme(path=options.results)
         return 0
-    chosen = [one for one in SCENARIOS if not options.only or any(words in one.name for words in options.only)]
+    chosen = [one for one in SCENARIOS if not options.only or any(is_meant(words, one) for words in options.only)]
     if not chosen:
         print(f"soak: no scenario has {options.only} in its name; there are:", file=sys.stderr)
         print("\n".join(f"  {one.name}" for one in SCENARIOS), file=sys.stderr)
@@ -68,7 +68,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make soak", description="Play the fault scenarios in their long version.")
-    parser.add_argument("--only", action="append", default=[], help="words of a scenario's name")
+    parser.add_argument("--only", action="append", default=[], help="words of a scenario's name, or all of it")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="at least so many for each scenario")
     parser.add_argument("--faults", type=int, default=FAULTS_MAX, help="at most so many for each scenario")
     parser.add_argument("--more", action="store_true", help="add to the kept results instead of replacing them")
@@ -113,6 +113,11 @@ def _play_one(
             print(f"{scenario.name}: BAD: not played to its end", flush=True)
             return None
     return in_all(reports)
+
+
+def is_meant(words: str, scenario: Scenario) -> bool:
+    """Whether the name has these words; a whole name means that scenario alone."""
+    return scenario.name == words if any(one.name == words for one in SCENARIOS) else words in scenario.name
 
 
 def acts_of(requests: int, faults: int, requests_max: int) -> list[tuple[int, int]]:
