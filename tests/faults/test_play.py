@@ -93,3 +93,13 @@ def test_results_are_kept_by_scenario_and_shown_in_the_order_of_the_table(tmp_pa
 def test_every_scenario_has_a_name_of_its_own_and_words_about_it():
     assert len({one.name for one in SCENARIOS}) == len(SCENARIOS)
     assert all(one.play.__doc__ for one in SCENARIOS)
+
+
+def test_a_whole_name_means_that_scenario_alone():
+    def meant(words):
+        return [one.name for one in SCENARIOS if soak.is_meant(words, one)]
+
+    assert meant("REQUEST_TIMED_OUT") == ["REQUEST_TIMED_OUT"]
+    assert meant("TIMED_OUT") == ["REQUEST_TIMED_OUT", "REQUEST_TIMED_OUT that lasts"]
+    assert meant("of three brokers killed") == ["one of three brokers killed"]
+    assert meant("no such words") == []
