@@ -33,7 +33,7 @@ from bench.rounds import Subject, compare, interleaved, median_of
 CONNECTIONS = 64
 PARK_TIMEOUT_S = 240.0
 SETTLE_S = 2.0  # after parking: delivery reports, allocators
-SLOTS = 131072
+SLOTS = 262_144  # a route can have three quarters of them beside another one
 HTTP1_MAX = 18000  # file descriptors: a connection is two of them on this machine
 
 

@@ -108,7 +108,7 @@ def is_retired(lines):
 
 def test_a_producer_with_a_record_that_is_late_gets_no_more_and_is_given_up_when_it_is_too_late(kind, cluster):
     """librdkafka would begin a new epoch, in which no broker knows again what else it has sent: two for one request."""
-    timeout_s, later_s = 3.0, 2.0
+    timeout_s, later_s = 2.0, 1.3
     with (
         LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[int(1000 * timeout_s)]) as house,
         capture_logs() as lines,
@@ -131,7 +131,7 @@ def test_a_producer_with_a_record_that_is_late_gets_no_more_and_is_given_up_when
 
 def test_what_a_late_producer_holds_may_still_be_acknowledged(kind, cluster):
     with (
-        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[3000]) as house,
+        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[2000]) as house,
         capture_logs() as lines,
     ):
         house.read([0])
@@ -148,7 +148,7 @@ def test_what_a_late_producer_holds_may_still_be_acknowledged(kind, cluster):
 def test_the_successor_of_a_late_producer_is_made_beforehand_and_put_away_if_nobody_needs_it(kind, cluster):
     """It takes half a second to be able to send; those whom nothing is wrong with should not have to wait for that."""
     with (
-        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[3000]) as house,
+        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[2000]) as house,
         capture_logs() as lines,
     ):
         house.read([0])
