@@ -5,7 +5,8 @@
 HTTP: POSTs that are answered at once with their own body, by fastgw's fronts, by plain granian and by Go's net/http.
 Kafka: `native/pingpong.c`, produce and consume with as many requests under way as there would be connections. Beside
 them the whole gateway, in the same rounds. Prints one JSON line a subject and number of connections, and for fastgw
-what is left when both floors are taken off: routing, id, table, headers, and threads waking each other.
+what is left when both floors are taken off: routing, id, table, headers, and threads waking each other. In the end one
+line a gateway that nobody asks anything.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import random
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -26,7 +28,7 @@ from bench.gateways import BODY_BYTES, Gateway, Unavailable, free_port
 from bench.lineup import Lineup, empty_stage, topics_for, warm_up
 from bench.load import closed_loop
 from bench.native import program
-from bench.processes import Running, json_line, run_to_end
+from bench.processes import Running, cpu_us, json_line, run_to_end
 from bench.progress import say
 from bench.rounds import Subject, measure
 
@@ -34,6 +36,7 @@ HTTP_FLOORS = {"http express": "express", "http granian": "granian", "http plain
 KAFKA_FLOOR = "kafka"
 READY_TIMEOUT_S = 30.0
 SETTLE_S = 1.0
+AT_REST_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,21 @@ def interleaved(
     return done
 
 
+def at_rest(on_stage: Lineup) -> list[dict[str, Any]]:
+    """What each gateway takes when there is nothing to do."""
+    say(f"nobody asks anything for {AT_REST_S:.0f} s")
+    time.sleep(SETTLE_S)
+    before = {gateway.name: cpu_us(gateway.pid) for gateway in on_stage.gateways}
+    time.sleep(AT_REST_S)
+    return [
+        {
+            "subject": f"{gateway.name} at rest",
+            "cpu_us_a_second": round((cpu_us(gateway.pid) - before[gateway.name]) / AT_REST_S),
+        }
+        for gateway in on_stage.gateways
+    ]
+
+
 def report(done: Sequence[Cost]) -> list[dict[str, Any]]:
     """A line a subject and number of connections, and the distance between fastgw and its two floors."""
     lines: list[dict[str, Any]] = []
@@ -148,7 +166,8 @@ def main(
         for subject in subjects:
             closed_loop(subject.gateway.port, max(counts), 1, on_stage.body_file, subject.path)
         done = interleaved(on_stage, subjects, counts, rounds, seconds)
-    for line in report(done):
+        idle = at_rest(on_stage)
+    for line in [*report(done), *idle]:
         print(json.dumps({"bench": "floors", **line}), flush=True)
 
 

@@ -30,7 +30,7 @@ REPLACE_AGAIN_NS = 500_000_000
 # little later is given up, each record with what is known of it. (A supervisor kills a worker that looks away for
 # seconds, so nobody looks away for as long as this.)
 BEYOND_REACH_MS = 60_000  # librdkafka's delivery timeout, above ours
-GRACE_MAX_NS = 500_000_000  # between the two, in which others are still acknowledged
+GRACE_MAX_NS = 500_000_000  # for which what a retired producer holds may still be acknowledged
 SPARE_NS = 1_000_000_000  # so long before it is needed the successor is made: it takes half a second to be able to send
 
 NEVER = (1 << 63) - 1  # ns

@@ -350,15 +350,23 @@ def test_a_broker_that_is_killed_and_comes_back_is_found_again(kind, own_kafka):
         assert house.fate(1) == {"native": "not_sent", "public": "send_unknown"}[kind]
         own_kafka.start_node(1)
         tokens = itertools.count(2)
+        unknown = []
 
         def is_taken():
             token = next(tokens)
             house.send(token)
-            return token if house.fate(token) == "recorded" else None
+            fate = house.fate(token)
+            if fate == "send_unknown":
+                unknown.append(token)
+            return token if fate == "recorded" else None
 
         taken = eventually(is_taken, 60, "a record is taken again")
         house.until(lambda: house.told.got[-1].value == b"value %d" % taken)
-        assert [reply.value for reply in house.told.got] == [b"value 0", b"value %d" % taken]
+        first, *maybe, last = [reply.value for reply in house.told.got]
+        assert (first, last) == (b"value 0", b"value %d" % taken)
+        # A broker that has just come back may write a record later than anybody waits.
+        assert set(maybe) <= {b"value %d" % token for token in unknown}
+        assert len(set(maybe)) == len(maybe)
 
 
 def test_close_sends_what_is_left(kind, kafka_bootstrap, topic):
