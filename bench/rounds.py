@@ -24,9 +24,8 @@ from bench.progress import say
 from bench.stage import Stage
 
 CONFIDENCE = 0.9
-LAG_SHARE_MAX = (
-    0.25  # of the p99 of a round in an open loop: a client that was itself later than that has measured itself
-)
+# Of the p99 of a round in an open loop: a client that was itself later than that has measured itself.
+LAG_SHARE_MAX = 0.25
 
 
 @dataclass(frozen=True)

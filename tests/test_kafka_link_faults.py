@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from contextlib import contextmanager
 
 import pytest
 from structlog.testing import capture_logs
@@ -41,12 +42,19 @@ def cluster():
     cluster.close()
 
 
-@pytest.fixture
-def house(kind, cluster):
-    with LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[TIMEOUT_MS]) as house:
+@contextmanager
+def opened(kind, cluster, timeout_ms):
+    """A link that reads partition 0 and has sent its first record."""
+    with LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[timeout_ms]) as house:
         house.read([0])
         house.send(0)
         assert house.fate(0) == "recorded"
+        yield house
+
+
+@pytest.fixture
+def house(kind, cluster):
+    with opened(kind, cluster, TIMEOUT_MS) as house:
         yield house
 
 
@@ -109,13 +117,7 @@ def is_retired(lines):
 def test_a_producer_with_a_record_that_is_late_gets_no_more_and_is_given_up_when_it_is_too_late(kind, cluster):
     """librdkafka would begin a new epoch, in which no broker knows again what else it has sent: two for one request."""
     timeout_s, later_s = 2.0, 1.3
-    with (
-        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[int(1000 * timeout_s)]) as house,
-        capture_logs() as lines,
-    ):
-        house.read([0])
-        house.send(0)
-        assert house.fate(0) == "recorded"
+    with opened(kind, cluster, int(1000 * timeout_s)) as house, capture_logs() as lines:
         cluster.set_round_trip(60_000)
         began = time.monotonic()
         house.send(1)
@@ -130,13 +132,7 @@ def test_a_producer_with_a_record_that_is_late_gets_no_more_and_is_given_up_when
 
 
 def test_what_a_late_producer_holds_may_still_be_acknowledged(kind, cluster):
-    with (
-        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[2000]) as house,
-        capture_logs() as lines,
-    ):
-        house.read([0])
-        house.send(0)
-        assert house.fate(0) == "recorded"
+    with opened(kind, cluster, 2000) as house, capture_logs() as lines:
         cluster.set_round_trip(60_000)
         house.send(1)
         house.until(lambda: is_retired(lines))
@@ -147,13 +143,7 @@ def test_what_a_late_producer_holds_may_still_be_acknowledged(kind, cluster):
 
 def test_the_successor_of_a_late_producer_is_made_beforehand_and_put_away_if_nobody_needs_it(kind, cluster):
     """It takes half a second to be able to send; those whom nothing is wrong with should not have to wait for that."""
-    with (
-        LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[2000]) as house,
-        capture_logs() as lines,
-    ):
-        house.read([0])
-        house.send(0)
-        assert house.fate(0) == "recorded"
+    with opened(kind, cluster, 2000) as house, capture_logs() as lines:
         threads = count_threads()
         cluster.set_round_trip(60_000)
         house.send(1)

@@ -23,14 +23,12 @@ class ProduceAnswers:
         topic: whose answers are changed.
         code: the error that they get, ...
         count: ... and how many of those still to come; more than will ever come means all.
-        changed: how many have been so far.
     """
 
     def __init__(self) -> None:
         self.topic = ""
         self.code = 0
         self.count = 0
-        self.changed = 0
 
     def change(self, frame: bytes, version: int) -> bytes:
         """An answer to a Produce request, without its length, as it is to arrive."""
@@ -38,7 +36,6 @@ class ProduceAnswers:
         if self.count <= 0 or topic != self.topic:
             return frame
         self.count -= 1
-        self.changed += 1
         return frame[:at] + ERROR.pack(self.code) + frame[at + ERROR.size :]
 
 

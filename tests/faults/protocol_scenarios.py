@@ -8,12 +8,12 @@ from confluent_kafka import KafkaError
 from fastgw.broker import MockCluster
 from tests.faults.kafkas import REQUESTS_BROKER
 from tests.faults.play import ANY, Scenario
+from tests.faults.produce_answers import PRODUCE
 from tests.faults.stage import House, Stage
 from tests.waiting import eventually
 
 # The mock keeps 5 MiB of each partition: the records of so many requests fit, wherever they go.
 HOUSE = House(kafka="mock", kafka_settings='fetch_wait = "2ms"', requests_max=5_000)
-PRODUCE = 0  # Kafka's number of the request
 NEW_PRODUCER_S = 1.0
 SEEN_S = 10.0
 
