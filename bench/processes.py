@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,6 +77,34 @@ def cpu_us(*roots: int) -> float:
             with suppress(FileNotFoundError, ProcessLookupError, OSError):
                 total += _clock_us(pid) + _ended_children_us(pid)
     return total
+
+
+@dataclass(frozen=True)
+class Work:
+    """What threads have done: CPU time in microseconds, and how often they went to sleep of their own accord."""
+
+    cpu_us: float = 0.0
+    sleeps: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.cpu_us + other.cpu_us, self.sleeps + other.sleeps)
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.cpu_us - other.cpu_us, self.sleeps - other.sleeps)
+
+
+def work_by_thread(root: int) -> dict[str, Work]:
+    """What the living threads of a tree have done since they were started, those of one name together."""
+    done: defaultdict[str, Work] = defaultdict(Work)
+    for pid in tree(root):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    name = (thread / "comm").read_text().strip()
+                    cpu_ns = int((thread / "schedstat").read_text().split()[0])
+                    sleeps = (thread / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]
+                    done[name] += Work(cpu_ns / 1e3, int(sleeps))
+    return dict(done)
 
 
 @dataclass(frozen=True)

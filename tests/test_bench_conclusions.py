@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from bench import compare, targets
+from bench import compare, phases, targets
 from bench.compare import FASTER, SAME, SLOWER, UNSURE, Figure, judge
 from bench.gateways import BODY_BYTES, FastgwSettings, Ports, Topics, fastgw_config, order_body, peers
-from bench.processes import cpu_us, tree
+from bench.processes import Work, cpu_us, tree, work_by_thread
 from bench.rounds import Ratio, ratio_of, spread
 from fastgw import config
 from tests.waiting import eventually
@@ -165,6 +165,50 @@ def test_cpu_of_a_tree_counts_living_grandchildren():
         eventually(lambda: cpu_us(running.pid) > 300_000, 30, "the grandchild has burnt 0.3 s")
         assert len(tree(running.pid)) == 3
         running.communicate("\n" * 3)
+
+
+def test_the_work_of_threads_is_told_by_their_names():
+    named = "open('/proc/self/comm', 'w').write('sleeper')\nimport time\nfor _ in range(50): time.sleep(0.001)\n"
+    with subprocess.Popen([*PYTHON, named + BURN + "input()"], stdin=subprocess.PIPE, text=True) as running:
+        done = eventually(lambda: enough_of(work_by_thread(running.pid).get("sleeper", Work())), 30)
+        assert done.sleeps >= 50
+        running.communicate("\n")
+
+
+def enough_of(work):
+    return work if work.cpu_us > 300_000 else None
+
+
+SAMPLES = """fastgw: worker   2964
+\tffffffff8140a54f tcp_sendmsg+0x31f
+\t           c718c __pyx_f_6uvloop_4loop_8UVStream_write+0x12c
+\t           26fe5 __pyx_f_6fastgw_16http1_connection_10Connection__take_answer+0x4a5
+\t           25785 __pyx_f_6fastgw_8exchange_8Exchange_resolve+0x835
+
+fastgw: worker   2964
+\t           23345 _int_malloc+0x10
+\t           25785 __pyx_f_6fastgw_8exchange_8Exchange_resolve+0x835
+\t           1e160 __pyx_pw_6fastgw_12kafka_native_10NativeLink_31_take_replies+0x190
+
+rdk:broker1   2969
+\tffffffff8140a54f do_sys_poll+0x31f
+
+rdk:broker1   2969
+
+fastgw: worker   2964
+\t           fd9c2 _PyEval_EvalFrameDefault+0x2e52
+
+"""
+
+
+def test_a_sample_counts_for_the_innermost_step_that_is_in_its_stack():
+    assert [phases.step_of(*sample) for sample in phases.stacks(SAMPLES)] == [
+        "answer: written to its socket",
+        "reply: its request found and ended",
+        phases.LIBRDKAFKA,
+        phases.LIBRDKAFKA,
+        phases.ELSE,
+    ]
 
 
 def test_our_own_cpu_is_what_the_process_says_itself():
