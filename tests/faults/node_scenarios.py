@@ -15,6 +15,7 @@ from tests.gateways import Gateway
 from tests.waiting import eventually
 
 GROUP = House(nodes=3, workers=1, cluster="group", reply_partitions=12)
+DIVIDED = GROUP._replace(kafka="proxied", only_first_proxied=True)
 STATIC = House(nodes=3, workers=1, cluster="static", reply_partitions=12)
 SETTLED_S = 30.0
 CONNECTIONS = Habits().connections
@@ -75,6 +76,19 @@ def agent_cut_off(stage: Stage) -> None:
             os.kill(agent, signal.SIGCONT)
 
 
+def node_cut_off(stage: Stage) -> None:
+    """The network between a node and Kafka is divided for longer than the node's session with the group."""
+    node, *rest = stage.gateways
+    for _ in range(stage.faults_wanted):
+        with stage.fault(lambda: stage.all_ready() and is_shared(stage, stage.gateways)):
+            stage.broker.silent = True
+            try:
+                eventually(lambda: is_shared(stage, rest), SETTLED_S, "the others share its partitions")
+                eventually(lambda: not node.ready, SETTLED_S, "it knows that it is alone")
+            finally:
+                stage.broker.silent = False
+
+
 def rolling_restart(stage: Stage) -> None:
     """One node after the other is stopped in order and started again."""
     for node in islice(cycle(stage.gateways), len(stage.gateways) * stage.faults_wanted):
@@ -125,6 +139,7 @@ SCENARIOS = [
     Scenario("node killed", GROUP, node_killed, {CUT: CONNECTIONS}, long=50),
     Scenario("node frozen", GROUP, node_frozen, {CUT: CONNECTIONS, **HONEST}, long=30),
     Scenario("node cut off from its group", GROUP, agent_cut_off, long=30),
+    Scenario("node cut off from Kafka", DIVIDED, node_cut_off, {CUT: CONNECTIONS, **HONEST}, long=30),
     Scenario("rolling restart of three nodes", STATIC, rolling_restart, {CUT: CONNECTIONS}, long=30),
     Scenario("rolling restart of three nodes in a group", GROUP, rolling_restart, {CUT: CONNECTIONS}, long=30),
     Scenario("two nodes with the same index", STATIC, same_index_twice, {CUT: CONNECTIONS}, long=20),

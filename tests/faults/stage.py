@@ -42,6 +42,7 @@ class House(NamedTuple):
     workers: int = 2
     nodes: int = 1
     cluster: str = "single"  # the gateway's cluster.mode
+    only_first_proxied: bool = False  # where there is a proxy: the other nodes reach the brokers without it
     timeout: str = "5s"
     reply_partitions: int = 8
     request_partitions: int = 4
@@ -107,9 +108,10 @@ class Furniture:
             cluster += f"node_index = {index}\nnode_count = {count}\n"
         elif house.cluster == "group":
             cluster += f'group_id = "{self.replies}"\n'
+        directly = house.only_first_proxied and index > 0
         return Gateway(
             self._folder,
-            self.kafka.for_gateways,
+            self.kafka.bootstrap if directly else self.kafka.for_gateways,
             self.replies,
             [self.requests],
             workers=house.workers,

@@ -1,4 +1,4 @@
-"""The proxy passes bytes on, holds answers back, loses them, and cuts connections: when it is told to."""
+"""The proxy passes bytes on, holds them back, loses answers, and cuts connections: when it is told to."""
 
 from __future__ import annotations
 
@@ -81,6 +81,19 @@ def test_answers_get_lost_and_what_was_asked_does_not(proxy: WireProxy, client: 
     client.sendall(b"found")
     client.settimeout(5)
     assert read(client, 5) == b"found"
+
+
+def test_what_is_sent_into_silence_arrives_afterwards_both_ways(proxy: WireProxy, client: socket.socket):
+    client.sendall(b"before")
+    assert read(client, 6) == b"before"
+    proxy.silent = True
+    client.sendall(b"late")
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    proxy.silent = False
+    client.settimeout(5)
+    assert read(client, 4) == b"late"
 
 
 def test_connections_are_cut_and_new_ones_are_served(proxy: WireProxy, client: socket.socket):

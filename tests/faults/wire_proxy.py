@@ -1,4 +1,4 @@
-"""A TCP proxy between the gateway and a broker: delays what passes, lets answers get lost or say another thing."""
+"""A TCP proxy between the gateway and a broker: delays or keeps what passes, loses answers, changes what they say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from tests.faults.produce_answers import Conversation, ProduceAnswers
 
 PIECE_BYTES = 65_536
+LOOK_AGAIN_S = 0.01
 
 
 class WireProxy:
@@ -18,6 +19,7 @@ class WireProxy:
         port: where it listens.
         round_trip_s: added to the way of every answer; may be changed at any time.
         answers_lost: while true, what the server answers is thrown away.
+        silent: while true, nothing passes either way; afterwards it does, late, as after a partition of the network.
         refuses: while true, new connections are ended at once.
     """
 
@@ -26,6 +28,7 @@ class WireProxy:
         self.produce_answers = produce_answers
         self.round_trip_s = 0.0
         self.answers_lost = False
+        self.silent = False
         self.refuses = False
         self.port = 0
         self._to_port = to_port
@@ -94,6 +97,7 @@ class WireProxy:
     ) -> None:
         try:
             while data := await reader.read(PIECE_BYTES):
+                await self._not_silent()
                 if conversation is not None:
                     conversation.ask(data)
                 writer.write(data)
@@ -122,4 +126,9 @@ class WireProxy:
         while True:
             at_s, data = await under_way.get()
             await asyncio.sleep(max(0.0, at_s - self._loop.time()))
+            await self._not_silent()
             writer.write(data)
+
+    async def _not_silent(self) -> None:
+        while self.silent:
+            await asyncio.sleep(LOOK_AGAIN_S)
