@@ -1,5 +1,5 @@
 """A crowd of clients that hold connections and do nothing useful with them: `python -m tests.hostile.crowd PORT KIND
-COUNT PATH` says "here" once all of them are connected, and goes home when its standard input ends.
+COUNT PATH` says "here" once all of them are as they will stay, and goes home when its standard input ends.
 
     idle          one request, then silence on a kept-alive connection
     silent        connect and say nothing
@@ -13,6 +13,7 @@ Who is cut off comes back: that is the point of such an attack.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import sys
@@ -23,28 +24,55 @@ import uvloop
 
 BYTE_EVERY_S = 0.5
 BACK_AFTER_S = 0.5
+LOOK_AGAIN_S = 0.05
 AT_ONCE = 100  # connecting at the same time: the accept queue is not what is tested here
 LARGE_BYTES = 500_000
 SMALL_WINDOW_BYTES = 4096
 
+ASKING = ("idle", "slow-readers")  # the others never finish a request
 LINES = "Host: crowd.test\r\nContent-Length: "
 
 
 class Member(asyncio.Protocol):
-    """One connection. `first` is said at once, `bit` again and again after it."""
+    """One connection. `first` is said at once, `bit` again and again after it.
+
+    Attributes:
+        answered: an answer has begun to arrive.
+    """
 
     def __init__(self, first: bytes, bit: bytes, reads: bool, lost: Callable[[], None]) -> None:
         self._first, self._bit, self._reads, self._lost = first, bit, reads, lost
+        self.answered = False
+        self._watched = -1
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         if not self._reads:
             self._transport.pause_reading()
+            self._watch(self._transport.get_extra_info("socket").fileno())
         if self._first:
             self._transport.write(self._first)
         if self._bit:
             asyncio.get_running_loop().call_later(BYTE_EVERY_S, self._go_on)
+
+    def _watch(self, fd: int) -> None:
+        """Notices the first byte of an answer without taking it."""
+        self._watched = os.dup(fd)  # the descriptor itself is the transport's
+        asyncio.get_running_loop().add_reader(self._watched, self._arrived)
+
+    def _arrived(self) -> None:
+        self.answered = True
+        self._watch_no_more()
+
+    def _watch_no_more(self) -> None:
+        if self._watched >= 0:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            os.close(self._watched)
+            self._watched = -1
+
+    def data_received(self, _data: bytes) -> None:
+        self.answered = True
 
     def _go_on(self) -> None:
         if not self._transport.is_closing():
@@ -52,6 +80,7 @@ class Member(asyncio.Protocol):
             asyncio.get_running_loop().call_later(BYTE_EVERY_S, self._go_on)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._watch_no_more()
         self._lost()
 
     def leave(self) -> None:
@@ -77,6 +106,7 @@ class Crowd:
     def __init__(self, port: int, kind: str, count: int, path: str) -> None:
         self._port, self._count = port, count
         self._behaviour = behaviour(kind, path)
+        self._asks = kind in ASKING
         self._members: set[Member] = set()
         self._going_home = False
         self._returning: set[asyncio.Task[None]] = set()
@@ -87,9 +117,14 @@ class Crowd:
         return len(self._members)
 
     async def gather(self) -> None:
-        """Returns when all of them have been connected once."""
+        """Returns when all of them have been connected once, and those that ask for something get it.
+
+        Requests that are still under way would be measured as what they are, work, and not as a crowd.
+        """
         for start in range(0, self._count, AT_ONCE):
             await asyncio.gather(*(self._come() for _ in range(min(AT_ONCE, self._count - start))))
+        while self._asks and not all(member.answered for member in self._members):
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _come(self) -> None:
         loop = asyncio.get_running_loop()
