@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -49,6 +50,10 @@ def read(client: socket.socket, count: int) -> bytes:
     return got
 
 
+def hears_nothing(client: socket.socket, for_s: float = 0.3) -> bool:
+    return not select.select([client], [], [], for_s)[0]
+
+
 def has_ended(client: socket.socket) -> bool:
     try:
         return client.recv(1) == b""
@@ -74,12 +79,9 @@ def test_answers_are_held_back_side_by_side(proxy: WireProxy, client: socket.soc
 def test_answers_get_lost_and_what_was_asked_does_not(proxy: WireProxy, client: socket.socket):
     proxy.answers_lost = True
     client.sendall(b"lost")
-    client.settimeout(0.3)
-    with pytest.raises(TimeoutError):
-        client.recv(1)
+    assert hears_nothing(client)
     proxy.answers_lost = False
     client.sendall(b"found")
-    client.settimeout(5)
     assert read(client, 5) == b"found"
 
 
@@ -88,11 +90,8 @@ def test_what_is_sent_into_silence_arrives_afterwards_both_ways(proxy: WireProxy
     assert read(client, 6) == b"before"
     proxy.silent = True
     client.sendall(b"late")
-    client.settimeout(0.3)
-    with pytest.raises(TimeoutError):
-        client.recv(1)
+    assert hears_nothing(client)
     proxy.silent = False
-    client.settimeout(5)
     assert read(client, 4) == b"late"
 
 
