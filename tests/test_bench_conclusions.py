@@ -190,6 +190,10 @@ fastgw: worker   2964
 \t           25785 __pyx_f_6fastgw_8exchange_8Exchange_resolve+0x835
 \t           1e160 __pyx_pw_6fastgw_12kafka_native_10NativeLink_31_take_replies+0x190
 
+fastgw: worker   2964
+\t           3ba00 __pyx_pw_6fastgw_12kafka_native_10NativeLink_9send+0x430
+\t           29714 __pyx_f_6fastgw_8exchange_8Exchange_open+0xbd4
+
 rdk:broker1   2969
 \tffffffff8140a54f do_sys_poll+0x31f
 
@@ -205,10 +209,12 @@ def test_a_sample_counts_for_the_innermost_step_that_is_in_its_stack():
     assert [phases.step_of(*sample) for sample in phases.stacks(SAMPLES)] == [
         "answer: written to its socket",
         "reply: its request found and ended",
+        "record: batched and given to librdkafka",
         phases.LIBRDKAFKA,
         phases.LIBRDKAFKA,
         phases.ELSE,
     ]
+    assert not list(phases.stacks(""))
 
 
 def test_our_own_cpu_is_what_the_process_says_itself():
