@@ -28,6 +28,7 @@ from fastgw.messages import Answer, Cut, Head
 
 BACKLOG = 4096
 HEADERS = [("content-type", "application/json")]
+REQUEST_ID = b"00000000-0000-8000-8000-000000000001"
 CONFIG = """
 [gateway]
 name = "noop"
@@ -54,14 +55,14 @@ class EchoDoor:
         return self._intake.admit(head)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
-        answer(refusal.ending.status, HEADERS, refusal.detail.encode())
+        answer(refusal.ending.status, HEADERS, refusal.detail.encode(), REQUEST_ID)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
         if answer is not None:
-            answer(ending.status, HEADERS, f"{admission.path}: {detail}".encode())
+            answer(ending.status, HEADERS, f"{admission.path}: {detail}".encode(), REQUEST_ID)
 
     def open(self, _admission: Admission, body: bytes, answer: Answer) -> int:
-        answer(200, HEADERS, body)
+        answer(200, HEADERS, body, REQUEST_ID)
         return -1  # it is answered already
 
     def cut(self, why: Cut) -> None:

@@ -28,7 +28,7 @@ cdef class RequestHead(Head):
 
 
 cpdef RequestHead scan(bytes data, Py_ssize_t at)
-cpdef bytes whole_answer(bytes head, bytes body)
+cpdef bytes whole_answer(bytes head, bytes request_id, bytes body)
 
 
 @cython.final

@@ -41,8 +41,8 @@ class RequestHead(Head):
 def scan(data: bytes, at: int) -> RequestHead | None:
     """The head that begins at `at`, or None while its end has not come."""
 
-def whole_answer(head: bytes, body: bytes) -> bytes:
-    """An answer in one piece. `head` ends with `content-length: `; the number, the empty line and `body` follow it."""
+def whole_answer(head: bytes, request_id: bytes, body: bytes) -> bytes:
+    """An answer in one piece: `head`, `x-request-id` unless it is empty, `content-length`, the empty line, `body`."""
 
 @final
 class MessageEnd:

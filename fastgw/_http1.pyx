@@ -26,6 +26,8 @@ cdef extern from "Python.h":
 cdef enum:
     LENGTH_DIGITS_MAX = 18   # fits 63 bits
     KNOWN_METHODS = 7
+    ID_NAME_SIZE = 14        # "x-request-id: "
+    LENGTH_NAME_SIZE = 16    # "content-length: "
 
 cdef struct line_parts:      # of a header line; without a colon the name is the whole line and the value empty
     span name
@@ -314,14 +316,16 @@ cpdef RequestHead scan(bytes data, Py_ssize_t at):
 
 
 # Not of a head, but as often: the bytes of an answer, put together in one go.
-cpdef bytes whole_answer(bytes head, bytes body):
-    if head is None or body is None:
+cpdef bytes whole_answer(bytes head, bytes request_id, bytes body):
+    if head is None or request_id is None or body is None:
         raise TypeError("expected bytes, got None")
     cdef char[LENGTH_DIGITS_MAX + 4] length
     cdef Py_ssize_t at = LENGTH_DIGITS_MAX
     cdef Py_ssize_t left = PyBytes_GET_SIZE(body)
     cdef bytes made
     cdef char* out
+    cdef Py_ssize_t id_size = PyBytes_GET_SIZE(request_id)
+    cdef Py_ssize_t id_line_size = ID_NAME_SIZE + id_size + 2 if id_size else 0
     memcpy(&length[at], b"\r\n\r\n", 4)
     while True:
         at -= 1
@@ -329,10 +333,20 @@ cpdef bytes whole_answer(bytes head, bytes body):
         left //= 10
         if left == 0:
             break
-    made = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(head) + sizeof(length) - at + PyBytes_GET_SIZE(body))
+    made = PyBytes_FromStringAndSize(
+        NULL,
+        PyBytes_GET_SIZE(head) + id_line_size + LENGTH_NAME_SIZE + sizeof(length) - at + PyBytes_GET_SIZE(body),
+    )
     out = PyBytes_AS_STRING(made)
     memcpy(out, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
     out += PyBytes_GET_SIZE(head)
+    if id_size:
+        memcpy(out, b"x-request-id: ", ID_NAME_SIZE)
+        memcpy(out + ID_NAME_SIZE, PyBytes_AS_STRING(request_id), id_size)
+        out += id_line_size
+        memcpy(out - 2, b"\r\n", 2)
+    memcpy(out, b"content-length: ", LENGTH_NAME_SIZE)
+    out += LENGTH_NAME_SIZE
     memcpy(out, &length[at], sizeof(length) - at)
     memcpy(out + sizeof(length) - at, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     return made

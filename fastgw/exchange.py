@@ -21,7 +21,7 @@ from fastgw._ctable import SlotRange, Table
 from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
-from fastgw.ids import CorrelationId, Partitioner
+from fastgw.ids import CorrelationId, Partitioner, refusal_id
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
 from fastgw.messages import TOGETHER, Answer, Fate, Headers, Record, Reply
 from fastgw.pace import Pace
@@ -190,13 +190,13 @@ class Exchange:
         self._leave(self._plans[admission.route_number])
         self._table.count(self._process, admission.route_number, ending.number)
         if answer is not None:
-            answer(*problem.answer(ending, detail))
+            answer(*problem.answer(ending, detail, refusal_id()))
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         """Answers and counts a request that may not enter."""
         number = UNROUTED if refusal.route_number is None else refusal.route_number
         self._table.count(self._process, number, refusal.ending.number)
-        answer(*problem.answer(refusal.ending, refusal.detail, extra=refusal.headers))
+        answer(*problem.answer(refusal.ending, refusal.detail, refusal_id(), refusal.headers))
 
     def open(self, admission: Admission, body: bytes, answer: Answer, now_ns: int) -> int:
         """A reserved request is complete: give it a slot and an id, and send its record.
@@ -248,7 +248,7 @@ class Exchange:
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
         self._leave(plan)
         self._table.count(self._process, plan.number, ending.number)
-        answer(*problem.answer(ending, detail, raw))
+        answer(*problem.answer(ending, detail, raw or refusal_id()))
         return REFUSED
 
     def _leave(self, plan: Plan) -> None:
@@ -277,10 +277,10 @@ class Exchange:
             return _FATES[token]
         _, plan, raw, answer = self._take(token)
         try:
-            told = plan.reply_wire.answer(reply)
+            status, headers, body = plan.reply_wire.answer(reply)
         except BadReply as bad:
             ending_number = errors.BAD_REPLY.number
-            told = problem.answer(errors.BAD_REPLY, str(bad), raw)
+            status, headers, body, _ = problem.answer(errors.BAD_REPLY, str(bad), raw)
         else:
             ending_number = _ANSWERED
         self._leave(plan)
@@ -288,7 +288,7 @@ class Exchange:
         if ack_to_reply_ns >= 0:
             plan.spread.observe(ack_to_reply_ns)
         plan.learner.observe(raw, cid.home, reply.partition, self._partition_count)
-        answer(*told)
+        answer(status, headers, body, raw)
         return _FATE_ANSWERED
 
     def expire(self, now_ns: int) -> int:

@@ -29,4 +29,4 @@ cdef class Connection:
     cdef Py_ssize_t _take_head(self, bytes data, Py_ssize_t at) except -2
 
     @cython.locals(head=bytes)
-    cpdef _take_answer(self, int status, list headers, bytes body)
+    cpdef _take_answer(self, int status, list headers, bytes body, bytes request_id)

@@ -519,7 +519,7 @@ class Connection:
 
     # Answers.
 
-    def _take_answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+    def _take_answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         """`messages.Answer` for the request that waits."""
         if self._state != _WAITING:
             return  # the client has left
@@ -531,20 +531,22 @@ class Connection:
             and not (self._is_head or self._is_http10 or front.draining)
             and len(body) <= COPIED_BODY_BYTES_MAX
         ):
-            self._write(whole_answer(head, body))
+            self._write(whole_answer(head, request_id, body))
             if self._left or self._unread or self._unflushed:
                 self._after_answer()
             else:
                 self._state = _HEAD
                 self._quiet_since = front.now
         else:
-            self._write_unusual(status, head, body, CLOSE in headers)
+            self._write_unusual(status, head, body, request_id, CLOSE in headers)
 
-    def _write_unusual(self, status: int, head: bytes, body: bytes, closes: bool) -> None:
+    def _write_unusual(self, status: int, head: bytes, body: bytes, request_id: bytes, closes: bool) -> None:
         keeps = self._keep_alive and not closes and not self._front.draining
         lines = [head]
+        if request_id:
+            lines.append(b"x-request-id: %b\r\n" % request_id)
         if status != 204 and status != 304:
-            lines.append(b"%d\r\n" % len(body))
+            lines.append(b"content-length: %d\r\n" % len(body))
         if not keeps:
             lines.append(b"connection: close\r\n")
         elif self._is_http10:

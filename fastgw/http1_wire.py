@@ -38,7 +38,9 @@ _ABSOLUTE = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE).fu
 _DEFAULT_PORT = re.compile(r":(?:80)?$")
 
 # Written by the front itself, or about one connection only: an answer cannot bring them along.
-_NOT_AN_ANSWERS = frozenset({"connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade"})
+_NOT_AN_ANSWERS = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade", "x-request-id"}
+)
 _CACHED_HEADS_MAX = 1024
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -119,7 +121,7 @@ def ignore(_data: bytes) -> None:
 
 
 class AnswerHeads:
-    """The heads of answers up to and including `content-length: `, made once for each second and kind of answer."""
+    """The heads of answers without request id and length, made once for each second and kind of answer."""
 
     __slots__ = ("_date", "made")
 
@@ -137,9 +139,10 @@ class AnswerHeads:
     def make(self, status: int, headers: HeaderList) -> tuple[bytes, bool]:
         """The head for `status` and `headers`, and whether the answer is plain: has a body, and does not say `close`.
 
-        For 204 and 304, which have no body, the head ends behind the date. Headers that are the front's own to write
-        are left out, and so are names and values that would not be a header. What is returned is in `made` from now
-        on, under `(status, *headers)`: look there first.
+        The head ends behind the date: `x-request-id`, `content-length` (not for 204 and 304, which have no body) and
+        the empty line are still to come. Headers that are the front's own to write are left out, and so are names and
+        values that would not be a header. What is returned is in `made` from now on, under `(status, *headers)`: look
+        there first.
         """
         key = (status, *headers)
         if not 200 <= status <= 599:  # an interim status would make the client wait for another
@@ -151,8 +154,6 @@ class AnswerHeads:
                 lines.append(f"{name}: {value}\r\n")
         head = "".join(lines).encode("utf-8", "replace") + self._date
         has_body = status != 204 and status != 304
-        if has_body:
-            head += b"content-length: "
         if len(self.made) >= _CACHED_HEADS_MAX:
             self.made.clear()
         made = self.made[key] = head, has_body and CLOSE not in headers

@@ -208,7 +208,7 @@ class GranianFront:
             raise  # ends the worker
         except Exception:
             log.exception("request not opened", route=admission.route_number)
-            request.answer(500, [], b"")
+            request.answer(500, [], b"", b"")
 
     def _check_header_bytes(self, headers: Any) -> Refusal | None:
         header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
@@ -217,10 +217,12 @@ class GranianFront:
         expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
         return Refusal(errors.HEADERS_TOO_LARGE, expected)
 
-    def _answer_http1(self, proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+    def _answer_http1(
+        self, proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes
+    ) -> None:
         if self._draining and CLOSE not in headers:  # hyper adds it, but only once the signal has reached its thread
             headers = [*headers, CLOSE]
-        _answer(proto, status, headers, body)
+        _answer(proto, status, headers, body, request_id)
 
     def _sweep(self) -> None:
         if not self._ended.done():
@@ -298,13 +300,13 @@ class _Request:
         self._gone = self._proto.client_disconnect()
         self._gone.add_done_callback(self._on_gone)
 
-    def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+    def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         gone, self._gone = self._gone, None  # it holds `_on_gone`: a circle through Rust, which no collector can see
         if gone is None:
             self._unwatched.discard(self)
         else:
             gone.cancel()
-        self._answer(status, headers, body)
+        self._answer(status, headers, body, request_id)
 
     def _on_gone(self, left: Any) -> None:
         self._gone = None
@@ -312,15 +314,17 @@ class _Request:
             self._door.gone(self.token)
 
 
-def _answer(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
+def _answer(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
     if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
         log.error("the core answered with an illegal status", status=status)
         status, headers, body = 500, [], b""
+    if request_id:
+        headers = [*headers, ("x-request-id", request_id.decode("ascii"))]
     proto.response_bytes(status, headers, body)
 
 
-def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes) -> None:
-    _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body)
+def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
+    _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body, request_id)
 
 
 def _head_of(scope: Scope, is_http2: bool) -> Head:

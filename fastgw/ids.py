@@ -26,11 +26,33 @@ Making and hashing is in _ids.pyx (C, about half a microsecond an id); this file
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 from fastgw._ids import PARTITIONS_MAX, CorrelationId, IdMaker, explains, parse, partition_of
 
-__all__ = ["PARTITIONS_MAX", "CorrelationId", "IdMaker", "Partitioner", "explains", "parse", "partition_of"]
+__all__ = [
+    "PARTITIONS_MAX",
+    "CorrelationId",
+    "IdMaker",
+    "Partitioner",
+    "explains",
+    "parse",
+    "partition_of",
+    "refusal_id",
+]
+
+
+def refusal_id() -> bytes:
+    """The request id of a request that is refused before it has a correlation id: a random UUID (RFC 9562, version 4).
+
+    The version tells the two apart: version 4 never had a record.
+
+    Raises:
+        OSError: the kernel has no random numbers for us.
+    """
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
 
 
 class Partitioner(IntEnum):

@@ -25,11 +25,11 @@ HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, s
 
 FORWARDED_ALWAYS = (CONTENT_TYPE, "traceparent", "tracestate")
 
-# Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the front itself.
+# Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
 HOP_BY_HOP = frozenset(
     {
         "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "te",
-        "trailer", "transfer-encoding", "upgrade",
+        "trailer", "transfer-encoding", "upgrade", "x-request-id",
     }
 )  # fmt: skip
 

@@ -7,8 +7,11 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 HeaderList = list[tuple[str, str]]
-Answer = Callable[[int, HeaderList, bytes], None]
-"""How a front is told the answer: status 200-599, headers (lower-case names), body. Call it exactly once."""
+Answer = Callable[[int, HeaderList, bytes, bytes], None]
+"""How a front is told the answer: status 200-599, headers (lower-case names), body, request id. Call it exactly once.
+
+The front writes the header `x-request-id` with the id, which is ASCII; b"" means that none is known, and no header.
+"""
 
 
 class Headers(Protocol):

@@ -36,7 +36,7 @@ _CLOSES_CONNECTION = frozenset(
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The problem body; `request_id` is absent when no correlation id was issued yet."""
+    """The problem body; only a problem of the SDK may lack the `request_id`."""
 
     type: str
     title: str
@@ -49,20 +49,20 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def answer(
-    ending: Ending, detail: str, request_id: bytes | None = None, extra: HeaderList | None = None
-) -> tuple[int, HeaderList, bytes]:
+    ending: Ending, detail: str, request_id: bytes, extra: HeaderList | None = None
+) -> tuple[int, HeaderList, bytes, bytes]:
     """The HTTP answer for a request that ended without an answer of the service.
 
     Args:
         ending: the row of the outcome table.
         detail: one sentence: what was expected, what was got, what to do.
-        request_id: the correlation id, once one was issued.
+        request_id: the correlation id, or `ids.refusal_id()` where there is none.
         extra: further headers, such as `allow`.
 
     Returns:
-        (status, headers, body), ready for a front.
+        What `messages.Answer` takes: status, headers, body, request id.
     """
-    issued = request_id.decode("ascii") if request_id is not None else None
+    shown_id = request_id.decode("ascii")
     body = _ENCODE(
         Problem(
             type=TYPE_PREFIX + ending.name,
@@ -70,10 +70,10 @@ def answer(
             status=ending.status,
             # A lone surrogate, which whoever made the sentence took over from somewhere, is in no valid JSON.
             detail=detail if detail.isascii() else detail.encode(errors="backslashreplace").decode(),
-            instance=f"urn:uuid:{issued}" if issued else "about:blank",
+            instance=f"urn:uuid:{shown_id}",
             outcome=ending.outcome.value,
             retryable=ending.retryable,
-            request_id=issued,
+            request_id=shown_id,
         )
     )
     headers = [
@@ -87,4 +87,4 @@ def answer(
         headers.append(_CLOSE)
     if extra:
         headers.extend(extra)
-    return ending.status, headers, body
+    return ending.status, headers, body, request_id

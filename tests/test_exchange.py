@@ -62,8 +62,9 @@ class Client:
     def __init__(self):
         self.answers = []
 
-    def __call__(self, status, headers, body):
+    def __call__(self, status, headers, body, request_id):
         self.answers.append((status, dict(headers), body))
+        self.request_id = request_id.decode()
 
     @property
     def only(self):
@@ -76,6 +77,7 @@ class Client:
         assert (status, headers["fastgw-outcome"]) == (ending.status, ending.outcome.value)
         assert problem["type"] == f"urn:fastgw:problem:{ending.name}"
         assert problem["outcome"] == ending.outcome.value
+        assert problem["request_id"] == self.request_id
         return problem
 
 
@@ -136,6 +138,7 @@ def test_a_request_is_sent_confirmed_and_answered(house):
     assert house.exchange.resolve(*house.reply(headers=[("status", b"201"), ("x-a", b"1")]), 15 * MS) is Fate.ANSWERED
     status, headers, body = client.only
     assert (status, headers["x-a"], headers["fastgw-outcome"], body) == (201, "1", "recorded", b"ok")
+    assert client.request_id == dict(record.headers)["correlation_id"].decode()
     assert house.counted(errors.ANSWERED) == 1
     assert house.learner.observed == [(HOME, HOME, COUNT)]
     house.assert_empty()

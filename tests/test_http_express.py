@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.http1_connection import AHEAD_BYTES_MAX, COPIED_BODY_BYTES_MAX, HEADS_AT_ONCE, SKIPPED_BODY_BYTES_MAX
-from tests.wire_connection import FakeFront, Wire
+from tests.wire_connection import REQUEST_ID, FakeFront, Wire
 
 DATE = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 
@@ -176,7 +176,10 @@ def test_what_was_said_to_each_sample():
 
 
 def test_an_answer_is_one_write_of_these_bytes():
-    assert Wire().send(POST).sent == (b"HTTP/1.1 200 OK\r\nx-told: yes\r\n" + DATE + b"content-length: 5\r\n\r\nhello")
+    assert Wire().send(POST).sent == (
+        b"HTTP/1.1 200 OK\r\nx-told: yes\r\n" + DATE + b"x-request-id: " + REQUEST_ID
+        + b"\r\ncontent-length: 5\r\n\r\nhello"
+    )  # fmt: skip
 
 
 def test_an_answer_to_http_1_0_says_that_the_connection_is_kept():

@@ -411,7 +411,7 @@ class Refusing:
         return http_granian.Refusal(http_granian.errors.NO_ROUTE, "")
 
     def refuse(self, refusal, answer):
-        answer(404, [], b"")
+        answer(404, [], b"", b"")
 
     def cut(self, why):
         raise AssertionError("nobody is slow here")

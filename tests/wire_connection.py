@@ -38,6 +38,7 @@ path = "/items/{id}"
 topic = "echo"
 """
 CONFIG = config.loads(ROUTES, "test.toml")
+REQUEST_ID = b"00000000-0000-8000-8000-000000000001"
 INTAKE = Intake(CONFIG.routes, CONFIG.limits, ())
 
 
@@ -99,19 +100,19 @@ class RecordingDoor:
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self.calls.append(("refuse", refusal.ending.name))
-        answer(*problem.answer(refusal.ending, refusal.ending.title, extra=refusal.headers))
+        answer(*problem.answer(refusal.ending, refusal.ending.title, REQUEST_ID, refusal.headers))
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
         self.calls.append(("abandon", ending.name))
         if answer is not None:
-            answer(*problem.answer(ending, ending.title))
+            answer(*problem.answer(ending, ending.title, REQUEST_ID))
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
         self.calls.append(("open", admission.path, body))
         if admission.path == "/held":
             self.held.append((answer, body))
             return len(self.calls)
-        answer(200, [("x-told", "yes")], body)
+        answer(200, [("x-told", "yes")], body, REQUEST_ID)
         return -1
 
     def cut(self, why: Cut) -> None:
@@ -185,7 +186,7 @@ class Wire:
     def answer_held(self, status: int = 200, headers: HeaderList | None = None, body: bytes | None = None) -> None:
         """The service answers the request that waits; None sends its body back."""
         answer, asked = self.door.held.pop(0)
-        answer(status, headers or [], asked if body is None else body)
+        answer(status, headers or [], asked if body is None else body, REQUEST_ID)
         self._run_soon()
 
     def answer_all_held(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.admission import Admission, Refusal
 from fastgw.messages import Answer, Head
-from tests.wire_connection import INTAKE, FakeFront, RecordingDoor, Wire
+from tests.wire_connection import INTAKE, REQUEST_ID, FakeFront, RecordingDoor, Wire
 
 BODY = b"x" * 256
 FEW = {"Host": "shop.test", "Content-Type": "application/json", "Content-Length": str(len(BODY)), "Accept": "*/*"}
@@ -29,7 +29,7 @@ class InstantDoor(RecordingDoor):
         return INTAKE.admit(head)
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
-        answer(200, [("fastgw-outcome", "recorded"), ("content-type", "application/json")], body)
+        answer(200, [("fastgw-outcome", "recorded"), ("content-type", "application/json")], body, REQUEST_ID)
         return -1
 
 

@@ -162,7 +162,7 @@ class ScriptedDoor:
             raise Defect
         if admission.path == "/raw":
             self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
-            answer(*self.raw_answer)
+            answer(*self.raw_answer, b"")
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
 

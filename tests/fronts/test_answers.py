@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from tests.fronts.kinds import fronts
@@ -91,6 +92,54 @@ def test_a_request_without_a_length_has_no_body(house, method):
     assert [body for _, body in house.door.opened] == [b"", b""]
 
 
+# The request id.
+
+
+def request_id(answer) -> str:
+    [value] = answer.values("x-request-id")
+    assert len(value) == 36
+    return value
+
+
+def test_an_answer_names_its_request_as_the_record_does(house):
+    client = house.client()
+    client.send(get("/held", "X-Request-Id: forged"))
+    record = house.held()[0]
+    house.reply(record, b"x", (("x-request-id", b"the service's own"),))
+    assert request_id(client.answer()) == dict(record.headers)["correlation_id"].decode()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        get("/nowhere", "X-Request-Id: forged"),
+        get("/small", "Content-Length: 17", method="POST") + bytes(17),
+        b"GET /echo HTTP/1.1\r\nHost: elsewhere, shop.test\r\n\r\n",
+    ],
+)
+def test_a_refused_request_has_an_id_of_its_own_and_its_problem_has_the_same(house, refused):
+    ids_seen = set()
+    for _ in range(2):
+        client = house.client()
+        client.send(refused)
+        answer = client.answer()
+        assert answer.status >= 400
+        assert orjson.loads(answer.body)["request_id"] == request_id(answer)
+        ids_seen.add(request_id(answer))
+    assert len(ids_seen) == 2
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("status", [200, 204, 304])
+@pytest.mark.parametrize("line", ["Connection: close", "Connection: keep-alive"])
+def test_answers_without_content_and_the_last_of_a_connection_name_their_request_as_well(house, method, status, line):
+    client = house.client()
+    client.send(get("/held", line, method=method))
+    record = house.held()[0]
+    house.reply(record, b"x", (("status", b"%d" % status),))
+    assert request_id(client.answer(method)) == dict(record.headers)["correlation_id"].decode()
+
+
 # The answer, as the core gives it to the front.
 
 
@@ -104,7 +153,7 @@ def test_headers_of_the_answer_are_sent_as_they_were_given(house):
     assert (answer.status, answer.body) == (203, b"body")
     assert [answer.values(name) for name in ("x-a", "x-b", "content-type")] == [["1", "2"], [""], [given[-1][1]]]
     others = {name for name, _ in answer.headers} - {name for name, _ in given}
-    assert others <= {"content-length", "date", "server", "connection"}
+    assert others <= {"content-length", "date", "server", "connection"}, "and no request id where none is known"
 
 
 @pytest.mark.parametrize("status", [200, 201, 299, 301, 404, 499, 500, 599])
