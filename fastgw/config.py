@@ -42,7 +42,7 @@ from fastgw.units import NS_PER_MS, NS_PER_S
 ROUTES_MAX = 2048  # rows of the counters in shared memory
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+METHODS = spelling.METHODS
 
 # --- kinds of values that are fastgw's own ---------------------------------------------------------------------------
 
@@ -118,6 +118,7 @@ def _read_listen(value: Any, path: str) -> Listen:
 
 _TOPIC = text("a topic name", spelling.topic, pattern=spelling.TOPIC_PATTERN)
 _HEADERS = list_of(text("a header name", spelling.copied_header), "a list of header names")
+_METHOD = choice(*METHODS, instead=spelling.no_single_method)
 _PATH = text('a path such as "/orders/{id}"', spelling.path)
 _SERVERS = text('brokers such as "kafka-1:9092,kafka-2:9092"', spelling.servers)
 _FILE = text("a file name", spelling.file_name)
@@ -264,7 +265,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Setting(
         "Its name in metrics and logs.", text("a name", spelling.label), default="method and path")] = ""
     methods: Annotated[tuple[str, ...], Setting(
-        "The HTTP method, or a list of them.", list_of(choice(*METHODS), "a method or a list of methods", alone=True),
+        "The HTTP method, or a list of them.", list_of(_METHOD, "a method or a list of methods", alone=True, least=1),
         key="method")]
     path: Annotated[str, Setting("The path; `{name}` stands for one segment.", _PATH)]
     topic: Annotated[str, Setting("The request topic of the service.", _TOPIC)]

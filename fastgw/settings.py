@@ -212,12 +212,12 @@ def text(name: str, check: Callable[[str], str] = str, **schema: Any) -> Kind:
     return parsed(name, (str,), lambda value: check(str(value)), {"type": "string", **schema})
 
 
-def choice(*words: str) -> Kind:
-    """One of a few words."""
+def choice(*words: str, instead: Callable[[str], str] = lambda _value: "") -> Kind:
+    """One of a few words; `instead` may know better than a comparison of letters what was meant by another one."""
 
     def check(value: str) -> str:
         if value not in words:
-            raise ValueError(did_you_mean(value, words))
+            raise ValueError(instead(value) or did_you_mean(value, words))
         return value
 
     name = " or ".join(filter(None, [", ".join(map(shown, words[:-1])), shown(words[-1])]))
@@ -258,13 +258,17 @@ def between(
     return parsed(name, types, check, schema, lambda kept: shown(show(kept)))
 
 
-def list_of(item: Kind, name: str, *, alone: bool = False) -> Kind:
-    """A list without repetition, kept as a tuple; with `alone`, a single value may stand for a list of one."""
+def list_of(item: Kind, name: str, *, alone: bool = False, least: int = 0) -> Kind:
+    """A list without repetition, kept as a tuple; with `alone`, a single value may stand for a list of one.
+
+    Args:
+        least: how many entries it must have.
+    """
 
     def read(value: Any, path: str) -> tuple[Any, ...]:
         if alone and isinstance(value, str):
             return (item.read(value, path),)
-        if not isinstance(value, list):
+        if not isinstance(value, list) or len(value) < least:
             raise Mistake(path, name, shown(value))
         kept = [item.read(entry, f"{path}[{at}]") for at, entry in enumerate(value)]
         for at, entry in enumerate(kept):
@@ -272,7 +276,7 @@ def list_of(item: Kind, name: str, *, alone: bool = False) -> Kind:
                 raise Mistake(f"{path}[{at}]", "each value once", shown(value[at]), "it stands there twice")
         return tuple(kept)
 
-    many = {"type": "array", "items": item.schema, "uniqueItems": True}
+    many = {"type": "array", "items": item.schema, "uniqueItems": True, **({"minItems": least} if least else {})}
     schema = {"anyOf": [item.schema, many]} if alone else many
     return Kind(name, read, schema, lambda kept: "[" + ", ".join(item.show(entry) for entry in kept) + "]")
 

@@ -10,7 +10,8 @@ import re
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
-_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}").fullmatch
+# A header's name could have a * (RFC 9110, 5.6.2); whoever writes one here means a pattern.
+_HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
 _SERVER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
@@ -42,11 +43,13 @@ def label(value: str) -> str:
 
 
 def host_port(value: str) -> str:
+    if "://" in value:
+        raise ValueError('write host and port without a scheme, such as "0.0.0.0:8080"')
     host, colon, port = value.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
         raise ValueError('write host and port, such as "0.0.0.0:8080" or "[::]:8080"')
     if not _HOST(host):
-        raise ValueError(f'write "0.0.0.0:{port}" for every interface' if not host else "this is not a host")
+        raise ValueError(f'write "0.0.0.0:{port}" for every interface' if host in ("", "*") else "this is not a host")
     return value
 
 
@@ -73,6 +76,8 @@ def file_name(value: str) -> str:
 
 def host(value: str) -> str:
     """A host that requests may name, as it is compared: lower case, without port."""
+    if "*" in value:
+        raise ValueError("no character stands for others here: name each host; an empty list takes any")
     if not _HOST(value):
         raise ValueError("a host name without scheme, port and path")
     return value.lower()
@@ -87,30 +92,103 @@ def servers(value: str) -> str:
     return value
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+
+
+def no_single_method(value: str) -> str:
+    """What to write instead of a word that is meant for several methods, or nothing."""
+    if value.upper() in ("*", "ANY", "ALL"):
+        return 'name each method, such as ["GET", "POST"]; no word stands for all of them'
+    words = re.split(r"[\s,|/]+", value.strip().upper())
+    if len(words) > 1 and set(words) <= set(METHODS):
+        listed = ", ".join(f'"{word}"' for word in words)
+        return f"write a list: [{listed}]"
+    return ""
+
+
 def path(value: str) -> str:
-    """A path template: segments separated by `/`, each literal or one `{parameter}`; percent signs are decoded."""
+    """A path template: segments separated by `/`, each literal or one `{parameter}`; percent signs are decoded.
+
+    What other routers would read as a pattern is refused, with the words for it that this one knows: a route that took
+    `*` or `:id` literally would match nobody's requests.
+    """
     if not value.startswith("/"):
-        raise ValueError("a path starts with /")
-    if len(value) > 1000 or not value.isprintable() or any(character in value for character in " ?#%\\"):
-        raise ValueError("at most 1000 printable characters, decoded, without space, ?, #, % and \\")
+        raise ValueError(_not_from_the_root(value))
+    if "?" in value or "#" in value:
+        raise ValueError("write the path alone; a query does not choose the route, it goes on the record")
+    if len(value) > 1000 or not value.isprintable() or any(character in value for character in " %\\"):
+        raise ValueError("at most 1000 printable characters, decoded, without space, % and \\")
     names = []
     segments = value[1:].split("/")
     for at, segment in enumerate(segments):
-        if segment in (".", "..") or (not segment and at < len(segments) - 1):
+        is_last = at == len(segments) - 1
+        if segment in (".", "..") or (not segment and not is_last):
             raise ValueError("an empty segment, . or .. matches no request")
         parameter = _PARAMETER(segment)
         if parameter is not None:
             names.append(parameter[1])
-        elif "{" in segment or "}" in segment:
-            raise ValueError("a parameter is a whole segment, such as /orders/{id}; its name has letters, digits and _")
+        else:
+            _refuse_pattern(segment, "/".join(segments[:at]), is_last)
     if len(set(names)) < len(names):
         raise ValueError("each parameter needs a name of its own")
     return value
 
 
+def _not_from_the_root(value: str) -> str:
+    url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*", value)
+    if url is not None:
+        return f'write the path alone, "{value[url.end() :] or "/"}"; which hosts are served is in gateway.hosts'
+    method, blank, rest = value.partition(" ")
+    if blank and method.upper() in METHODS:
+        return f'write the path alone, "{rest.strip()}", and method = "{method.upper()}"'
+    if value.startswith(("^", "~")):
+        return _NO_PATTERN
+    return "a path starts with /"
+
+
+_NO_PATTERN = (
+    "a path is no pattern: {name} stands for one segment, and {name...} at the end for the rest of the path, whatever "
+    "is in them"
+)
+_NAME_INSIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*").search
+# `{rest:path}` of Starlette, `{rest:.*}` of gorilla, `{*rest}` of Spring and axum, `{proxy+}` of AWS, `<path:rest>`.
+_REST_OF_PATH = re.compile(r"\{\*|\{\w+[*+]\}|:(?:path|\*|\.[*+])[}>]|<path:|\*\*").search
+# A name as Express, Flask or FastAPI have it: `:id`, `<int:id>`, `{id:int}`.
+_NAMED = re.compile(r":[A-Za-z_]|<|\{").match
+
+
+def _refuse_pattern(segment: str, before: str, is_last: bool) -> None:
+    """Raises ValueError for a literal segment that looks like another router's parameter, wildcard or expression."""
+    whole = before and f"/{before}"
+    if "*" in segment and not segment.startswith(("{", "<", "(")):
+        name = segment.lstrip("*") or "rest"  # `*rest` is of Express, Gin and Rails
+        if is_last and segment.startswith("*") and _PARAMETER("{" + name + "}"):
+            raise ValueError(f'for the rest of the path write "{whole}/{{{name}...}}"')
+        raise ValueError(
+            "* stands for nothing: for one whole segment write {name}, for the rest of the path {name...} as its last"
+        )
+    if _NAMED(segment):
+        inside = segment.partition(":")[2] if segment.startswith("<") and ":" in segment else segment
+        found = _NAME_INSIDE(inside)
+        name = found[0].replace("-", "_") if found else "name"
+        if _REST_OF_PATH(segment):
+            raise ValueError(f'for the rest of the path write "{{{name}...}}" as the last segment')
+        if re.fullmatch(r":[\w-]+\??|<[^<>]*>|\{\w+[:?=].*\}", segment):
+            raise ValueError(f'for a parameter write "{{{name}}}"; it takes any one segment')
+    if "{" in segment or "}" in segment:
+        raise ValueError("a parameter is a whole segment, such as /orders/{id}; its name has letters, digits and _")
+    # None of these stands in a URL as it is, but a closing $, which some do have at the start of a segment.
+    if any(character in segment for character in '^|[]<>"`*') or segment.endswith("$") or segment in (".+", "(.+)"):
+        raise ValueError(_NO_PATTERN)
+
+
 def record_key(value: str) -> str:
     """Where a route finds the record key: `path.<name>`, `header.<name>`, `body.<JSON pointer>`, or nothing."""
     where, dot, name = value.partition(".")
+    if where == "body" and re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):
+        raise ValueError(f'write a JSON pointer, "body./{name.replace(".", "/")}"')
+    if where == "path" and name.startswith("{") and name.endswith("}"):
+        raise ValueError(f'write the parameter\'s name alone, "path.{name[1:-1]}"')
     if where == "header" and _HEADER(name.lower()):
         return f"header.{name.lower()}"
     pointer_is_sound = name.startswith("/") and not re.search(r"~(?![01])", name)
@@ -123,6 +201,10 @@ def record_key(value: str) -> str:
 def copied_header(value: str) -> str:
     """A header that is copied between HTTP and records, lower case."""
     value = value.lower()
+    if "*" in value:
+        raise ValueError('no character stands for others here: name each header, such as "x-tenant"')
+    if value.endswith(":"):
+        raise ValueError("write the name without its colon")
     if not _HEADER(value):
         raise ValueError("this is not a header name")
     if value in _NEVER_COPIED:

@@ -260,19 +260,65 @@ MISTAKES = {
     MINIMAL.replace("/orders", "orders"): ["route[0].path:", "starts with /"],
     MINIMAL.replace("/orders", "/a//b"): ["route[0].path:", "empty segment"],
     MINIMAL.replace("/orders", "/a/../b"): ["route[0].path:", ".."],
-    MINIMAL.replace("/orders", "/a?b"): ["route[0].path:", "without space, ?"],
+    MINIMAL.replace("/orders", "/a b"): ["route[0].path:", "without space"],
     MINIMAL.replace("/orders", "/a/x{id}"): ["route[0].path:", "a whole segment"],
     MINIMAL.replace("/orders", "/{a-b}"): ["route[0].path:", "letters, digits"],
     MINIMAL.replace("/orders", "/{a}/{a}"): ["route[0].path:", "a name of its own"],
     MINIMAL + 'key = "path.id"\n': ["route[0].key:", "a parameter of the route's path"],
     MINIMAL + 'key = "cookie.id"\n': ["route[0].key:", "header.x-customer"],
-    MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./customer/id"],
+    MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./id"],
     MINIMAL + 'response_headers = ["Content-Length"]\n': ["route[0].response_headers[0]:", "never copied"],
     MINIMAL + 'request_headers = ["a b"]\n': ["route[0].request_headers[0]:", "not a header name"],
     GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
         "route:",
         "2048",
     ],
+    # what other routers call a pattern
+    MINIMAL.replace("/orders", "/hello/*"): ["route[0].path:", 'write "/hello/{rest...}"'],
+    MINIMAL.replace("/orders", "/*"): ["route[0].path:", 'write "/{rest...}"'],
+    MINIMAL.replace("/orders", "/hello/**"): ["route[0].path:", 'write "/hello/{rest...}"'],
+    MINIMAL.replace("/orders", "/files/*name"): ["route[0].path:", 'write "/files/{name...}"'],
+    MINIMAL.replace("/orders", "/files/:name*"): ["route[0].path:", "{name...} as its last"],
+    MINIMAL.replace("/orders", "/a/*/c"): ["route[0].path:", "one whole segment write {name}"],
+    MINIMAL.replace("/orders", "/a/*.json"): ["route[0].path:", "one whole segment write {name}"],
+    MINIMAL.replace("/orders", "/a/b*"): ["route[0].path:", "one whole segment write {name}"],
+    MINIMAL.replace("/orders", "/a/:id/b"): ["route[0].path:", 'for a parameter write "{id}"'],
+    MINIMAL.replace("/orders", "/a/:id?"): ["route[0].path:", "write the path alone"],
+    MINIMAL.replace("/orders", "/a/<id>"): ["route[0].path:", 'for a parameter write "{id}"'],
+    MINIMAL.replace("/orders", "/a/<int:order-id>"): ["route[0].path:", 'for a parameter write "{order_id}"'],
+    MINIMAL.replace("/orders", "/a/<path:file>"): ["route[0].path:", '"{file...}" as the last segment'],
+    MINIMAL.replace("/orders", "/a/{file:path}"): ["route[0].path:", '"{file...}" as the last segment'],
+    MINIMAL.replace("/orders", "/a/{*file}"): ["route[0].path:", '"{file...}" as the last segment'],
+    MINIMAL.replace("/orders", "/a/{proxy+}"): ["route[0].path:", '"{proxy...}" as the last segment'],
+    MINIMAL.replace("/orders", "/a/{id:[0-9]+}"): ["route[0].path:", 'for a parameter write "{id}"'],
+    MINIMAL.replace("/orders", "/a/{id:int}"): ["route[0].path:", 'for a parameter write "{id}"'],
+    MINIMAL.replace("/orders", "/a/[0-9]+"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "/a/(x|y)"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "^/a/b"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "~ ^/a"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "/a/b$"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "/a/(.*)"): ["route[0].path:", "{name...}"],
+    MINIMAL.replace("/orders", "https://shop.test:1/a/b"): ["route[0].path:", 'alone, "/a/b"', "gateway.hosts"],
+    MINIMAL.replace("/orders", "http://shop.test"): ["route[0].path:", 'alone, "/"'],
+    MINIMAL.replace("/orders", "POST /a"): ["route[0].path:", 'alone, "/a"', 'method = "POST"'],
+    MINIMAL.replace("/orders", "/a?b={c}"): ["route[0].path:", "a query does not choose the route"],
+    ROUTE.replace("POST", "ANY") + GATEWAY + KAFKA: ["route[0].method:", "name each method"],
+    ROUTE.replace("POST", "*") + GATEWAY + KAFKA: ["route[0].method:", "name each method"],
+    ROUTE.replace('"POST"', '["*"]') + GATEWAY + KAFKA: ["route[0].method[0]:", "name each method"],
+    ROUTE.replace("POST", "get, POST") + GATEWAY + KAFKA: ["route[0].method:", 'write a list: ["GET", "POST"]'],
+    ROUTE.replace("POST", "GET|POST") + GATEWAY + KAFKA: ["route[0].method:", 'write a list: ["GET", "POST"]'],
+    ROUTE.replace('"POST"', "[]") + GATEWAY + KAFKA: ["route[0].method:", "a method or a list of methods", "got []"],
+    MINIMAL + 'request_headers = ["*"]\n': ["route[0].request_headers[0]:", "name each header"],
+    MINIMAL + 'request_headers = ["X-*"]\n': ["route[0].request_headers[0]:", "name each header"],
+    MINIMAL + 'response_headers = ["*"]\n': ["route[0].response_headers[0]:", "name each header"],
+    MINIMAL + 'response_headers = ["X-A:"]\n': ["route[0].response_headers[0]:", "without its colon"],
+    MINIMAL + 'key = "header.*"\n': ["route[0].key:", "header.x-customer"],
+    MINIMAL + 'key = "body.customer.id"\n': ["route[0].key:", '"body./customer/id"'],
+    MINIMAL + 'key = "path.{id}"\n': ["route[0].key:", '"path.id"'],
+    GATEWAY + 'hosts = ["*"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "an empty list takes any"],
+    GATEWAY + 'hosts = ["*.shop.test"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "name each host"],
+    GATEWAY + 'listen = ["*:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", '"0.0.0.0:8080"'],
+    GATEWAY + 'listen = ["http://a:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "without a scheme"],
     # environment
     GATEWAY.replace("shop", "${SHOP_NAME}") + KAFKA + ROUTE: ["gateway.name:", "SHOP_NAME", "${SHOP_NAME:-default}"],
     MINIMAL + 'request_headers = ["${X"]\n': ["route[0].request_headers[0]:", "${NAME}"],
@@ -286,6 +332,14 @@ def test_a_mistake_is_told_in_one_line_with_its_place(content: str, told: list[s
         assert part in message
     if told[0].endswith(":"):
         assert told[0] in message.partition(" expected")[0], "the path comes first"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/orders:batch", "/$metadata", "/a(1)", "/a+b", "/a,b;c=d", "/@me", "/a.b", "/~user", "/a/", "/!", "/x&y='z'"],
+)
+def test_what_only_looks_a_little_like_a_pattern_is_a_literal_path(path: str) -> None:
+    assert loads(MINIMAL.replace("/orders", path)).routes[0].path == path
 
 
 def test_a_wrong_value_from_the_environment_is_told_as_it_came() -> None:
