@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines",
-    1: "config kafka_wire mesh_wire http1_wire problem admission pace",
+    1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
     3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
     "children standby host_survey consumers entrance",
@@ -31,6 +31,9 @@ FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() fo
 
 # The clients of a front are watched from half a floor below it: it holds sockets, but knows no HTTP and no Kafka.
 FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
+
+# One idea of what an address is, for those who read the configuration and for those who read requests.
+FLOOR |= {"addresses": FLOOR["spelling"] - 0.5, "forwarding": FLOOR["messages"] + 0.5}
 
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5

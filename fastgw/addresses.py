@@ -1,0 +1,37 @@
+"""IP addresses and networks in one spelling each, so that two ways to write a client are one client."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291, 2.5.5.2: IPv4 addresses as IPv6 sockets show them
+
+
+def unmapped(address: Address) -> Address:
+    """The same address; one of IPv4 that is written in IPv6 is one of IPv4."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def parsed(text: str) -> Address | None:
+    """The address that the text is, without its zone, which means something on one host only; None if it is none."""
+    try:
+        return unmapped(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
+
+
+def network(text: str) -> Network:
+    """A network such as "10.0.0.0/8"; an address is a network of one.
+
+    Raises:
+        ValueError: it is none, or has bits behind its prefix; the text is for who wrote it.
+    """
+    if "%" in text:
+        raise ValueError("a network has no zone")
+    found = ip_network(text)
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
+        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
+    return found
