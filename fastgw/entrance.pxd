@@ -14,3 +14,4 @@ cdef class Entrance:
     cdef Exchange _exchange
     cdef Table _table
     cdef int _process
+    cdef object _journal

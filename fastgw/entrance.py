@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+from fastgw import errors
 from fastgw._ctable import Table
 from fastgw.admission import Admission, Refusal
 from fastgw.errors import Ending
-from fastgw.exchange import Exchange
+from fastgw.exchange import Exchange, Journal
 from fastgw.intake import Intake
 from fastgw.messages import Answer, Cut, Head
 
@@ -15,20 +16,28 @@ from fastgw.messages import Answer, Cut, Head
 class Entrance:
     """Implements `admission.Door` for all fronts of one worker."""
 
-    def __init__(self, intake: Intake, exchange: Exchange, table: Table, process: int) -> None:
+    def __init__(self, intake: Intake, exchange: Exchange, table: Table, process: int, journal: Journal) -> None:
         """
         Args:
             intake: knows who may enter.
             exchange: takes those who do.
             table, process: where cut connections are counted.
+            journal: told of errors that no code expects.
         """
         self._intake = intake
         self._exchange = exchange
         self._table = table
         self._process = process
+        self._journal = journal
 
     def admit(self, head: Head) -> Admission | Refusal:
-        verdict = self._intake.admit(head)
+        try:
+            verdict = self._intake.admit(head)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("request not admitted", "", b"")
+            return Refusal(errors.REFUSED_SEND, "an error of the gateway's own; its log has it")
         if isinstance(verdict, Refusal):
             return verdict
         return self._exchange.reserve(verdict) or verdict

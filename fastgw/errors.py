@@ -18,6 +18,11 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  # it may or may not be there
 
 
+# What a canary, a drained sibling or a respawned worker needs; a computed value has to wait for admission by measured
+# capacity.
+RETRY_AFTER_S = 1
+
+
 class Ending(NamedTuple):
     """How a request ended: one row of the outcome table (design section 8)."""
 
@@ -27,41 +32,56 @@ class Ending(NamedTuple):
     outcome: Outcome
     retryable: bool  # whether sending the same request again can be expected to help and do no harm
     title: str
+    retry_after_s: int = 0  # what `Retry-After` says; 0: nothing. For endings that say "not now"
+    closes: bool = False  # the rest of the request may still be on the wire: its connection cannot carry another one
+    alarming: bool = False  # somebody has to act: service, topic or Kafka is broken. The log says so, with a request id
 
 
 _N, _R, _U = Outcome.NOT_RECORDED, Outcome.RECORDED, Outcome.UNKNOWN
 
 ANSWERED = Ending(0, "answered", 200, _R, False, "The service answered")
-MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed")
+MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed", closes=True)
 NO_ROUTE = Ending(2, "no_route", 404, _N, False, "No route matches this path")
 WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not take this method")
-BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly")
-LENGTH_REQUIRED = Ending(5, "length_required", 411, _N, False, "A Content-Length is required")
-BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large")
+BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly", closes=True)
+LENGTH_REQUIRED = Ending(5, "length_required", 411, _N, False, "A Content-Length is required", closes=True)
+BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large", closes=True)
 TARGET_TOO_LONG = Ending(7, "target_too_long", 414, _N, False, "The request target is too long")
 HEADERS_TOO_LARGE = Ending(8, "headers_too_large", 431, _N, False, "The request headers are too large")
-TABLE_FULL = Ending(9, "table_full", 503, _N, True, "The gateway has no free slot for this request")
-IN_FLIGHT_CAP = Ending(10, "in_flight_cap", 503, _N, True, "Too many requests wait on this route")
-QUEUE_FULL = Ending(11, "queue_full", 503, _N, True, "The queue towards Kafka is full")
-DRAINING = Ending(12, "draining", 503, _N, True, "This gateway process is shutting down")
-NOT_READY = Ending(13, "not_ready", 503, _N, True, "The reply path is not ready")
-TOPIC_UNKNOWN = Ending(14, "topic_unknown", 502, _N, False, "The request topic does not exist")
-NOT_AUTHORIZED = Ending(15, "not_authorized", 502, _N, False, "Kafka does not let the gateway write to this topic")
+TABLE_FULL = Ending(9, "table_full", 503, _N, True, "The gateway has no free slot for this request", RETRY_AFTER_S)
+IN_FLIGHT_CAP = Ending(10, "in_flight_cap", 503, _N, True, "Too many requests wait on this route", RETRY_AFTER_S)
+QUEUE_FULL = Ending(11, "queue_full", 503, _N, True, "The queue towards Kafka is full", RETRY_AFTER_S)
+DRAINING = Ending(12, "draining", 503, _N, True, "This gateway process is shutting down", RETRY_AFTER_S, True)
+NOT_READY = Ending(13, "not_ready", 503, _N, True, "The reply path is not ready", RETRY_AFTER_S)
+TOPIC_UNKNOWN = Ending(14, "topic_unknown", 502, _N, False, "The request topic does not exist", alarming=True)
+NOT_AUTHORIZED = Ending(
+    15, "not_authorized", 502, _N, False, "Kafka does not let the gateway write to this topic", alarming=True
+)
 RECORD_TOO_LARGE = Ending(16, "record_too_large", 413, _N, False, "The broker refuses a record of this size")
-SEND_UNKNOWN = Ending(17, "send_unknown", 504, _U, False, "The record may have been written, Kafka did not say")
-EXPIRED_UNSENT = Ending(18, "expired_unknown", 504, _U, False, "The deadline passed before Kafka confirmed the record")
-EXPIRED = Ending(19, "expired", 504, _R, False, "The service did not answer before the deadline")
-BAD_REPLY = Ending(20, "bad_reply", 502, _R, False, "The service's reply cannot be turned into an HTTP answer")
+SEND_UNKNOWN = Ending(
+    17, "send_unknown", 504, _U, False, "The record may have been written, Kafka did not say", alarming=True
+)
+EXPIRED_UNSENT = Ending(
+    18, "expired_unknown", 504, _U, False, "The deadline passed before Kafka confirmed the record", alarming=True
+)
+EXPIRED = Ending(19, "expired", 504, _R, False, "The service did not answer before the deadline", alarming=True)
+BAD_REPLY = Ending(
+    20, "bad_reply", 502, _R, False, "The service's reply cannot be turned into an HTTP answer", alarming=True
+)
 CANCELLED_UNSENT = Ending(21, "cancelled_unknown", 499, _U, False, "The client left before Kafka confirmed the record")
 CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the service answered")
 CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before anything was sent")
-REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The Kafka client refused the record")
-NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time")
+REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The record could not be handed to Kafka", alarming=True)
+NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time", RETRY_AFTER_S, alarming=True)
 HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers came too slowly")
 EXPECTATION_FAILED = Ending(27, "expectation_failed", 417, _N, False, "The request expects what is not offered")
-CONNECTION_CAP = Ending(28, "connection_cap", 503, _N, True, "This gateway process has too many connections")
-NO_CONSUMER = Ending(29, "no_consumer", 503, _N, True, "Nobody of the service is there to take the request")
-BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait")
+CONNECTION_CAP = Ending(
+    28, "connection_cap", 503, _N, True, "This gateway process has too many connections", RETRY_AFTER_S
+)
+NO_CONSUMER = Ending(
+    29, "no_consumer", 503, _N, True, "Nobody of the service is there to take the request", RETRY_AFTER_S
+)
+BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait", RETRY_AFTER_S)
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

@@ -23,7 +23,7 @@ from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, Partitioner, refusal_id
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
-from fastgw.messages import TOGETHER, Answer, Fate, Headers, Record, Reply
+from fastgw.messages import TOGETHER, Answer, Fate, HeaderList, Headers, Record, Reply
 from fastgw.pace import Pace
 
 Send = Callable[[Record, int, int, int, int], None]
@@ -34,6 +34,7 @@ Withdraw = Callable[[int], bool]
 UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
+_OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
 _ANSWERED, _FATE_ANSWERED = errors.ANSWERED.number, Fate.ANSWERED  # looked up once: an enumeration is slow at it
@@ -46,6 +47,16 @@ class Learner(Protocol):
     current: Partitioner
 
     def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
+
+
+class Journal(Protocol):
+    """Is told what somebody should read in the log. Must not raise."""
+
+    def broke(self, what: str, route: str, request_id: bytes) -> None:
+        """An error of the gateway's own, which is being handled: called in its `except`."""
+
+    def ended(self, name: str, route: str, request_id: bytes, detail: str) -> None:
+        """A request has ended in a way that somebody must act on: the ending's name, what it says in the problem."""
 
 
 class Waits(Protocol):
@@ -96,6 +107,8 @@ class Plan:
 # request, and a named one costs eight times that.
 _Waiting = tuple[int, Plan, bytes, Answer]
 
+_Told = tuple[int, HeaderList, bytes, bytes]  # what an `Answer` takes
+
 
 class Exchange:
     """All requests of one worker process."""
@@ -109,6 +122,7 @@ class Exchange:
         plans: Sequence[Plan],
         send: Send,
         withdraw: Withdraw,
+        journal: Journal,
     ) -> None:
         """
         Args:
@@ -118,6 +132,7 @@ class Exchange:
             ids: makes the correlation ids; its ownership is kept by the worker.
             plans: the routes, any order.
             send, withdraw: of the Kafka link.
+            journal: told of errors that no code expects. Whatever breaks, each request is ended and answered.
         """
         self._table = table
         self._process = process
@@ -133,6 +148,7 @@ class Exchange:
         self._shared_left = count - self._own * len(plans)
         self._send = send
         self._withdraw = withdraw
+        self._journal = journal
         self._pace = Pace()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
@@ -213,42 +229,63 @@ class Exchange:
         plan = self._plans[admission.route_number]
         if self.home < 0:
             return self._turn_away(plan, errors.NOT_READY, "this worker owns no response partition", answer)
+        slot = token = -1
+        raw = b""
         try:
             key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
+            slot = self._slots.claim()
+            if slot < 0:
+                return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer)
+            raw = self._ids.make(slot, plan.learner.current)
+            deadline_ns = now_ns + admission.timeout_ns
+            headers = plan.wire.headers(
+                raw,
+                self.home,
+                (deadline_ns + self.epoch_offset_ns) // 1_000_000,
+                admission.method,
+                admission.path,
+                admission.query,
+                admission.params,
+                admission.headers,
+            )
+            record = Record(plan.topic, body, key, headers, plan.partition)
+            token = self._slots.publish(slot, self._ids.tag, plan.number, self.home, deadline_ns, now_ns)
         except KeyMissing as missing:
             return self._turn_away(plan, errors.MALFORMED, str(missing), answer)
-        slot = self._slots.claim()
-        if slot < 0:
-            return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer)
-        raw = self._ids.make(slot, plan.learner.current)
-        deadline_ns = now_ns + admission.timeout_ns
-        token = self._slots.publish(slot, self._ids.tag, plan.number, self.home, deadline_ns, now_ns)
-        headers = plan.wire.headers(
-            raw,
-            self.home,
-            (deadline_ns + self.epoch_offset_ns) // 1_000_000,
-            admission.method,
-            admission.path,
-            admission.query,
-            admission.params,
-            admission.headers,
-        )
-        record = Record(plan.topic, body, key, headers, plan.partition)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            if slot >= 0:
+                self._slots.abandon(slot)
+            raw = raw or refusal_id()
+            self._journal.broke("request not made into a record", plan.name, raw)
+            return self._turn_away(plan, errors.REFUSED_SEND, _OWN_ERROR, answer, raw)
+        # From here on whoever ends the slot finds whom to answer, `send` itself included.
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer)
         try:
             company = 0 if self._pace.is_alone(now_ns) else plan.in_flight
             self._send(record, token, plan.delivery_class, company, now_ns)
         except (QueueFull, SendRefused) as refused:
-            self._slots.finish(token, _ctable.FAILED)
-            self._slots.release(token)
-            return self._turn_away(plan, *_why_unsent(refused), answer, raw)
+            ending, detail = _why_unsent(refused)
+            self.undelivered(token, ending, detail)
+            return REFUSED
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("record not sent", plan.name, raw)
+            # How far it came nobody can say, unless it still waits here.
+            self.undelivered(
+                token, errors.REFUSED_SEND if self._is_withdrawn(token) else errors.SEND_UNKNOWN, _OWN_ERROR
+            )
+            return REFUSED
         self._slots.sent(token, now_ns)
-        self._waiting[slot - self._first_slot] = (token, plan, raw, answer)
         return token
 
     def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
         self._leave(plan)
         self._table.count(self._process, plan.number, ending.number)
-        answer(*problem.answer(ending, detail, raw or refusal_id()))
+        raw = raw or refusal_id()
+        self._tell(plan, raw, answer, self._failed(plan, ending, detail, raw))
         return REFUSED
 
     def _leave(self, plan: Plan) -> None:
@@ -276,20 +313,35 @@ class Exchange:
         if token < 0:
             return _FATES[token]
         _, plan, raw, answer = self._take(token)
+        ending_number = _ANSWERED
         try:
             status, headers, body = plan.reply_wire.answer(reply)
+            told = status, headers, body, raw
         except BadReply as bad:
             ending_number = errors.BAD_REPLY.number
-            status, headers, body, _ = problem.answer(errors.BAD_REPLY, str(bad), raw)
-        else:
-            ending_number = _ANSWERED
+            told = self._failed(plan, errors.BAD_REPLY, str(bad), raw)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("reply not made into an answer", plan.name, raw)
+            ending_number = errors.BAD_REPLY.number
+            told = self._failed(plan, errors.BAD_REPLY, _OWN_ERROR, raw)
         self._leave(plan)
         ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
-        if ack_to_reply_ns >= 0:
-            plan.spread.observe(ack_to_reply_ns)
-        plan.learner.observe(raw, cid.home, reply.partition, self._partition_count)
-        answer(status, headers, body, raw)
+        self._tell(plan, raw, answer, told)
+        self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
         return _FATE_ANSWERED
+
+    def _learn(self, plan: Plan, raw: bytes, cid: CorrelationId, partition: int, ack_to_reply_ns: int) -> None:
+        """What a reply tells of its service; last of all, as the request has its end with or without it."""
+        try:
+            if ack_to_reply_ns >= 0:
+                plan.spread.observe(ack_to_reply_ns)
+            plan.learner.observe(raw, cid.home, partition, self._partition_count)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("nothing learnt from a reply", plan.name, raw)
 
     def expire(self, now_ns: int) -> int:
         """Ends the requests whose deadline has passed, at most SWEEP_AT_ONCE of them; returns how many."""
@@ -309,7 +361,7 @@ class Exchange:
         state = self._slots.finish(token, _ctable.EXPIRED)
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
-        elif state >= 0 and self._withdraw(token):
+        elif state >= 0 and self._is_withdrawn(token):
             self._end(token, errors.NOT_SENT, f"{why}: the record waited for its batch to leave")
         elif state >= 0:
             self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
@@ -322,18 +374,43 @@ class Exchange:
         if state == _ctable.RECORDED:
             self._close(token, errors.CANCELLED)
         else:
-            self._close(token, errors.CANCELLED_EARLY if self._withdraw(token) else errors.CANCELLED_UNSENT)
+            self._close(token, errors.CANCELLED_EARLY if self._is_withdrawn(token) else errors.CANCELLED_UNSENT)
+
+    def _is_withdrawn(self, token: int) -> bool:
+        """Whether its record was never handed over and will not be; in doubt it was."""
+        try:
+            return self._withdraw(token)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("record not withdrawn", "", b"")
+            return False
 
     def _end(self, token: int, ending: Ending, detail: str) -> None:
-        raw, answer = self._close(token, ending)
-        answer(*problem.answer(ending, detail, raw))
+        plan, raw, answer = self._close(token, ending)
+        self._tell(plan, raw, answer, self._failed(plan, ending, detail, raw))
 
-    def _close(self, token: int, ending: Ending) -> tuple[bytes, Answer]:
+    def _close(self, token: int, ending: Ending) -> tuple[Plan, bytes, Answer]:
         _, plan, raw, answer = self._take(token)
         self._table.count(self._process, plan.number, ending.number)
         self._leave(plan)
         self._slots.release(token)
-        return raw, answer
+        return plan, raw, answer
+
+    def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Told:
+        """The gateway's own answer to a request of a route; whom it concerns is told."""
+        if ending.alarming:
+            self._journal.ended(ending.name, plan.name, raw, detail)
+        return problem.answer(ending, detail, raw)
+
+    def _tell(self, plan: Plan, raw: bytes, answer: Answer, told: _Told) -> None:
+        """Answers. A front that fails at it must not cost the others of a batch or of a sweep their answers."""
+        try:
+            answer(*told)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("answer not taken by the front", plan.name, raw)
 
     def _take(self, token: int) -> _Waiting:
         at = (token & SLOT_MASK) - self._first_slot

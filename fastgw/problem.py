@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from fastgw import errors
 from fastgw.errors import Ending
 from fastgw.messages import HeaderList
 
 TYPE_PREFIX = "urn:fastgw:problem:"
 _ENCODE = msgspec.json.Encoder().encode
 
-# Endings that say "not now": the client is told when to come back. One second is what a canary, a drained
-# sibling or a respawned worker needs; a computed value has to wait for admission by measured capacity.
-_RETRY_AFTER = ("retry-after", "1")
-_RETRY_LATER = frozenset(
-    {
-        errors.TABLE_FULL,
-        errors.IN_FLIGHT_CAP,
-        errors.QUEUE_FULL,
-        errors.DRAINING,
-        errors.NOT_READY,
-        errors.NOT_SENT,
-        errors.CONNECTION_CAP,
-        errors.NO_CONSUMER,
-        errors.BACKLOG,
-    }
-)
-
-# After these the rest of the request may still be on the wire, so the connection cannot carry another one.
 _CLOSE = ("connection", "close")
-_CLOSES_CONNECTION = frozenset(
-    {errors.DRAINING, errors.BODY_TIMEOUT, errors.BODY_TOO_LARGE, errors.LENGTH_REQUIRED, errors.MALFORMED}
-)
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,9 +59,9 @@ def answer(
         ("cache-control", "no-store"),
         ("fastgw-outcome", ending.outcome.value),
     ]
-    if ending in _RETRY_LATER:
-        headers.append(_RETRY_AFTER)
-    if ending in _CLOSES_CONNECTION:
+    if ending.retry_after_s:
+        headers.append(("retry-after", str(ending.retry_after_s)))
+    if ending.closes:
         headers.append(_CLOSE)
     if extra:
         headers.extend(extra)

@@ -45,6 +45,7 @@ from fastgw.exchange import Exchange, Plan
 from fastgw.http_express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.intake import Intake
+from fastgw.journal import Journal
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply
@@ -92,9 +93,16 @@ class Worker:
         self._watched: list[Plan] = []  # those whose service is looked at by the agent
         plans = self._build_plans(classes)
         link = self._link
-        self._exchange = Exchange(self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw)
+        self._journal = Journal()
+        self._exchange = Exchange(
+            self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw, self._journal
+        )
         self._entrance = Entrance(
-            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts), self._exchange, self._table, self._process
+            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts),
+            self._exchange,
+            self._table,
+            self._process,
+            self._journal,
         )
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
@@ -345,6 +353,7 @@ class Worker:
         if self._watched:
             self._follow_services(now_ns)
         self._decide_spread(now_ns)
+        self._journal.sum_up(now_ns)
         if self._ownership.leaving:
             self._leave_partitions(now_ns)
         if not self._draining:

@@ -29,9 +29,12 @@ class FakeSend:
         self.records, self.refusal = [], None
         self.companies = []
         self.waits = set()  # tokens whose record has not left
+        self.inside = self.raises_after = self.withdraw_fault = None  # what happens before it returns
 
     def withdraw(self, token):
         """As the link's: whether the record waited."""
+        if self.withdraw_fault is not None:
+            raise self.withdraw_fault
         try:
             self.waits.remove(token)
         except KeyError:
@@ -43,17 +46,36 @@ class FakeSend:
             raise self.refusal
         self.records.append((record, token))
         self.companies.append(company)
+        if self.inside is not None:
+            self.inside(token)
+        if self.raises_after is not None:
+            raise self.raises_after
 
 
 class FakeLearner:
     current = Partitioner.ANY
 
     def __init__(self):
-        self.observed = []
+        self.observed, self.fault = [], None
 
     def observe(self, raw, home, partition, partition_count):
+        if self.fault is not None:
+            raise self.fault
         self.observed.append((home, partition, partition_count))
         return False
+
+
+class FakeJournal:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.broken, self.alarms = [], []
+
+    def broke(self, what, route, request_id):
+        self.broken.append((what, route, request_id.decode()))
+
+    def ended(self, name, route, request_id, detail):
+        self.alarms.append((name, route, request_id.decode(), detail))
 
 
 class Client:
@@ -85,7 +107,7 @@ class House:
     """An exchange with everything around it."""
 
     def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1):
-        self.send, self.learner = FakeSend(), FakeLearner()
+        self.send, self.learner, self.journal = FakeSend(), FakeLearner(), FakeJournal()
         _, self.table = table.create(node=1, workers=1, slots_per_process=slots)
         self.table.register(0, 1, 0, 0)
         maker = IdMaker(1, 0, 0)
@@ -100,7 +122,9 @@ class House:
         ]  # fmt: skip
         self.plan = self.plans[0]
         slot_range = self.table.open_range(0)
-        self.exchange = Exchange(self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw)
+        self.exchange = Exchange(
+            self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw, self.journal
+        )
         self.exchange.set_home(HOME, COUNT)
         self.exchange.open_gate()
 
@@ -425,3 +449,24 @@ def test_100_000_requests_that_are_never_answered_leak_nothing():
     house.assert_empty()
     assert house.counted(errors.EXPIRED_UNSENT) == 100_000
     assert not held
+
+
+def test_an_ending_that_somebody_must_act_on_is_told_with_the_id_of_its_request(house):
+    client, token = house.open(timeout_ns=100 * MS)
+    house.exchange.delivered(token, 1)
+    house.exchange.expire(109 * MS)
+    problem = client.expect(errors.EXPIRED)
+    house.open()
+    house.exchange.resolve(*house.reply(headers=[("status", b"1000")]), 1)
+    assert [(name, route) for name, route, _, _ in house.journal.alarms] == [
+        ("expired", "POST /o"),
+        ("bad_reply", "POST /o"),
+    ]
+    assert house.journal.alarms[0][2:] == (problem["request_id"], problem["detail"])
+
+
+def test_an_ending_that_is_nobodys_fault_is_not_told(house):
+    house.send.refusal = QueueFull("full")
+    house.open()
+    house.exchange.cancel(house.open()[1])
+    assert house.journal.alarms == []

@@ -19,7 +19,7 @@ FLOORS = {
     0: "errors ids messages units settings spelling deadlines",
     1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
-    3: "http_granian http_express kafka_link kafka_native mesh_links membership admin topics listeners systemd "
+    3: "http_granian http_express kafka_link kafka_native journal mesh_links membership admin topics listeners systemd "
     "children standby host_survey consumers entrance",
     4: "worker agent holdings worker_slots",
     5: "supervisor doctor",

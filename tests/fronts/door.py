@@ -14,6 +14,7 @@ from fastgw.errors import Ending
 from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker
 from fastgw.intake import Intake
+from fastgw.journal import Journal
 from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
 from fastgw.partitions import PartitionerLearner
@@ -113,7 +114,9 @@ class ScriptedDoor:
             )
             for route in cfg.routes
         ]
-        self.exchange = Exchange(shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False)
+        self.exchange = Exchange(
+            shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, Journal()
+        )
         self.exchange.set_home(HOME, PARTITIONS)
         self.exchange.open_gate()
         # What the front did, in its order.

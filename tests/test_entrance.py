@@ -1,0 +1,36 @@
+"""The gateway's door: it answers whatever breaks behind it."""
+
+from __future__ import annotations
+
+from fastgw import config, errors
+from fastgw.entrance import Entrance
+from fastgw.intake import Intake
+from fastgw.messages import Head
+from tests.test_exchange import House
+from tests.test_intake import FakeHeaders
+
+ROUTE = """
+[gateway]
+name = "shop"
+[kafka]
+bootstrap = "localhost:9092"
+[[route]]
+method = "POST"
+path = "/o"
+topic = "orders"
+"""
+
+
+class BrokenHeaders(FakeHeaders):
+    def get(self, key, /):
+        raise ZeroDivisionError
+
+
+def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
+    house = House()
+    cfg = config.loads(ROUTE, "test.toml")
+    entrance = Entrance(Intake(cfg.routes, cfg.limits, ()), house.exchange, house.table, 0, house.journal)
+    verdict = entrance.admit(Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False, True))
+    assert verdict.ending is errors.REFUSED_SEND
+    assert len(house.journal.broken) == 1
+    house.assert_empty()
