@@ -147,6 +147,7 @@ class LinkSettings(NamedTuple):
     def consumer(self) -> Settings:
         """The properties of the consumer."""
         return {
+            "check.crcs": False,
             **self.client,
             "group.id": "fastgw-no-group",  # asked for by the client; never joined, nothing is committed
             "enable.auto.commit": False,
@@ -154,7 +155,7 @@ class LinkSettings(NamedTuple):
             "fetch.wait.max.ms": self.fetch_wait_ms,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
-            "check.crcs": False,
+            "isolation.level": "read_committed",
         }
 
 
@@ -176,15 +177,24 @@ def patience(timeout_ms: int) -> Patience:
 
 
 def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:
-    """What producer and consumer share; `extra` is the operator's `[kafka.client]`."""
+    """What every client of the gateway shares: producers, consumers, and those that ask and administer.
+
+    Args:
+        bootstrap: the broker list.
+        extra: properties of the operator (`[kafka.client]`) or of one client, which win over the defaults.
+    """
     return {
-        "bootstrap.servers": bootstrap,
         "client.id": "fastgw",
         "enable.metrics.push": False,
         "socket.keepalive.enable": True,
         "reconnect.backoff.max.ms": 1000,
         "topic.metadata.refresh.interval.ms": 30_000,
-        **extra,
+        **{name: str(value).lower() if isinstance(value, bool) else value for name, value in extra.items()},
+        "bootstrap.servers": bootstrap,
+        # librdkafka's producers, and thereby its admin clients, ask for topics in a way that has brokers with
+        # `auto.create.topics.enable` (Kafka's default) create them, with the wrong number of partitions. A topic that
+        # somebody deletes while the gateway runs would come back like that. Only `fastgw topics` creates topics.
+        "allow.auto.create.topics": False,
     }
 
 

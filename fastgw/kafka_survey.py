@@ -92,7 +92,7 @@ def survey(config: Config, watch_s: float = WATCH_S) -> Survey:
 
 
 def _client(config: Config, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {**kafka_client.client_settings(config.kafka.bootstrap, topics.client_properties(config)), **more}
+    return {**kafka_client.client_settings(config.kafka.bootstrap, config.kafka.client), **more}
 
 
 # --- brokers ---------------------------------------------------------------------------------------------------------

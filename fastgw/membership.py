@@ -21,6 +21,7 @@ import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from fastgw.config import Config
+from fastgw.kafka_client import client_settings
 from fastgw.units import NS_PER_MS
 
 log = structlog.get_logger("fastgw.membership")
@@ -112,19 +113,13 @@ class Membership:
         cluster = self._config.cluster
         session_ms = cluster.session_timeout_ns // NS_PER_MS
         return {
-            "client.id": "fastgw-agent",
-            "enable.metrics.push": False,
-            "socket.keepalive.enable": True,
-            "reconnect.backoff.max.ms": 1000,
-            **self._config.kafka.client,
-            "bootstrap.servers": self._config.kafka.bootstrap,
+            **client_settings(self._config.kafka.bootstrap, {"client.id": "fastgw-agent", **self._config.kafka.client}),
             "group.id": self._group_id,  # asked for by the client in every mode
             "group.protocol": "classic",  # KIP-848 takes a dead node for alive for 45 s by default
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": min(HEARTBEAT_MS, session_ms // 3),
             "topic.metadata.refresh.interval.ms": int(self._look_every_s * 1000),
-            "allow.auto.create.topics": False,
             "enable.auto.commit": False,
             "auto.offset.reset": "latest",
         }

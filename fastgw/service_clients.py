@@ -22,6 +22,7 @@ PRODUCER_ONLY = (
 OWNED = {
     "bootstrap.servers": "use Service(bootstrap=...)",
     "group.id": "use Service(group=...)",
+    "allow.auto.create.topics": "`fastgw topics` creates topics",
     "enable.auto.commit": "offsets are committed after the replies",
     "enable.auto.offset.store": "offsets are stored after the replies",
 }
@@ -71,6 +72,8 @@ def _common(bootstrap: str, topic: str) -> dict[str, Any]:
     return {
         "bootstrap.servers": bootstrap,
         "client.id": f"{topic}-service",
+        # A service that comes before its topics, or outlives them, must not make them: with what partitions?
+        "allow.auto.create.topics": False,
         "topic.metadata.refresh.interval.ms": 30_000,  # how soon new reply partitions are seen; librdkafka: 5 min
     }
 

@@ -240,18 +240,43 @@ _OWNED_PROPERTIES = {
     "auto.offset.reset": "the gateway reads from the end of the response topic",
     "enable.auto.commit": "the gateway commits nothing",
     "enable.auto.offset.store": "the gateway commits nothing",
+    "auto.commit.*": "the gateway commits nothing",
+    "offset.store.*": "the gateway commits nothing",
     "enable.partition.eof": "the gateway sets it",
     "delivery.report.only.error": "every answer needs the delivery report",
+    "allow.auto.create.topics": "it is always off: only `fastgw topics` creates topics, with the right partitions",
+    "isolation.level": 'it is always "read_committed": a reply of an aborted transaction is none',
+    "topic.blacklist": "the gateway has to see its topics",
+    "topic.metadata.*": "the gateway sets it: it has to see soon what becomes of its topics",
+    "metadata.max.age.ms": "the gateway sets it: it has to see soon what becomes of its topics",
+    "request.timeout.ms": "the timeout of the routes sets it",
+    "queue.buffering.max.messages": "gateway.slots sets it",
+    "queue.buffering.max.kbytes": "the gateway sets it: requests have to be refused while there is memory",
+    "queuing.strategy": "records with a key have to stay in order",
+    "fetch.min.bytes": "a reply must not wait for others",
+    "fetch.queue.backoff.ms": "the gateway sets it: a reply must not wait",
+    "fetch.error.backoff.ms": "the gateway sets it: a reply must not wait",
+    "socket.max.fails": "a connection on which nothing is answered has to be given up",
+    "api.version.*": "the gateway needs Kafka 3.0 or later, which is asked for what it can do",
+    "broker.version.fallback": "the gateway needs Kafka 3.0 or later, which is asked for what it can do",
+    "enabled_events": "the gateway sets it",
+    "log.queue": "the gateway sets it, and writes librdkafka's lines to its own log",
+    "internal.termination.signal": "signals are the supervisor's",
+    "default.topic.config": "write its properties beside the others",
     "test.mock.*": "use `fastgw broker`",
     "*_cb": "callbacks cannot stand in a file",
     "logger": "callbacks cannot stand in a file",
 }
+# Free, among those that look dangerous: compression, batch.size and batch.num.messages (how records travel),
+# socket.timeout.ms and retry.backoff.* (an outage is noticed later, what is told of a record stays true), check.crcs,
+# client.id, client.rack, debug and log_level, statistics.interval.ms, everything about TLS and SASL.
 
 
 def owner_of_property(name: str) -> str | None:
     """Who decides about a librdkafka property, as the end of a message; None for one that is free to be set."""
     for pattern, owner in _OWNED_PROPERTIES.items():
         head, star, tail = pattern.partition("*")
-        if name == pattern or (star and name.startswith(head) and name.endswith(tail)):
-            return owner
+        for spelled in (name, name.removeprefix("topic.")):  # librdkafka takes "topic.acks" for "acks"
+            if spelled == pattern or (star and spelled.startswith(head) and spelled.endswith(tail)):
+                return owner
     return None

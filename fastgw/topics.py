@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from confluent_kafka import KafkaException, Producer, TopicCollection
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewPartitions, NewTopic
 
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
-from fastgw.kafka_client import record_bytes
+from fastgw.kafka_client import LinkSettings, client_settings, record_bytes
+from fastgw.units import NS_PER_MS
 
 REACH_TIMEOUT_S = 5.0
 PARTITIONS_MAX = 4096  # the home partition in a correlation id has 12 bits
@@ -109,20 +110,19 @@ def check_client(config: Config) -> None:
     Raises:
         ConfigError: it does not know one, or not its value.
     """
+    settings = client_settings("", config.kafka.client)
+    del settings["bootstrap.servers"]  # without it the clients have nobody to connect to
+    fetch_wait_ms = config.kafka.fetch_wait_ns // NS_PER_MS
+    link = LinkSettings(settings, config.gateway.response_topic, [1000], config.kafka.linger_ms,
+                        config.kafka.sticky_linger_ms, fetch_wait_ms)  # fmt: skip
+    logger = silent_logger()
     try:
-        # Without bootstrap.servers the client has nobody to connect to.
-        Producer(client_properties(config), logger=silent_logger())
+        Producer(link.producer(0), logger=logger)
+        Consumer(link.consumer(), logger=logger).close()
     except (KafkaException, TypeError, ValueError) as error:
         raise ConfigError(
             f"{config.source}: kafka.client: expected librdkafka properties, got: {_why(error)}"
         ) from None
-
-
-def client_properties(config: Config) -> dict[str, str | int | float]:
-    """[kafka.client] as librdkafka spells it."""
-    return {
-        name: str(value).lower() if isinstance(value, bool) else value for name, value in config.kafka.client.items()
-    }
 
 
 def processes(config: Config) -> int:
@@ -267,8 +267,9 @@ def _admin(config: Config) -> Iterator[tuple[Any, list[str]]]:
     """An admin client, and the list that its troubles are written to."""
     check_client(config)
     troubles: list[str] = []
-    own = {"bootstrap.servers": config.kafka.bootstrap, "error_cb": lambda error: troubles.append(error.str())}
-    admin = AdminClient({**client_properties(config), **own}, logger=silent_logger())
+    settings = client_settings(config.kafka.bootstrap, config.kafka.client)
+    settings["error_cb"] = lambda error: troubles.append(error.str())
+    admin = AdminClient(settings, logger=silent_logger())
     try:
         yield admin, troubles
     except KafkaException as error:

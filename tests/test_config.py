@@ -246,6 +246,17 @@ MISTAKES = {
     ],
     GATEWAY + KAFKA + '[kafka.client]\n"group.id" = "x"\n' + ROUTE: ['"group.id":', "cluster.group_id"],
     GATEWAY + KAFKA + '[kafka.client]\n"group.protocol" = "x"\n' + ROUTE: ['"group.protocol":', "cluster.mode"],
+    GATEWAY + KAFKA + '[kafka.client]\n"isolation.level" = "read_uncommitted"\n' + ROUTE: [
+        'kafka.client."isolation.level":',
+        "aborted",
+    ],
+    GATEWAY + KAFKA + '[kafka.client]\n"allow.auto.create.topics" = true\n' + ROUTE: [
+        'kafka.client."allow.auto.create.topics":',
+        "`fastgw topics`",
+    ],
+    GATEWAY + KAFKA + '[kafka.client]\n"topic.acks" = 1\n' + ROUTE: ['kafka.client."topic.acks":', "recorded"],
+    GATEWAY + KAFKA + '[kafka.client]\n"topic.blacklist" = "orders"\n' + ROUTE: ["blacklist", "see its topics"],
+    GATEWAY + KAFKA + '[kafka.client]\n"fetch.min.bytes" = 100\n' + ROUTE: ["fetch.min.bytes", "must not wait"],
     GATEWAY + KAFKA + '[kafka.client]\nerror_cb = "x"\n' + ROUTE: ["kafka.client.error_cb:", "callbacks"],
     GATEWAY + KAFKA + '[kafka.client]\nsecurity.protocol = "SSL"\n' + ROUTE: ["kafka.client.security:", "quote"],
     GATEWAY + KAFKA + "[kafka.client]\na = [1]\n" + ROUTE: ["kafka.client.a:", "got [1]"],

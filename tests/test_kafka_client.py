@@ -8,6 +8,8 @@ from confluent_kafka import KafkaError
 from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
 from fastgw.kafka_client import REFUSALS, REPLACE_AGAIN_NS, BoundedLog, LinkSettings, client_settings, patience
+from fastgw.service_clients import consumer_properties, producer_properties
+from fastgw.spelling import owner_of_property
 
 S, MS = 1_000_000_000, 1_000_000
 
@@ -95,3 +97,21 @@ def test_a_bounded_log_admits_a_few_lines_a_period_and_tells_how_many_it_held_ba
     assert lines.held_back() == {"held_back": 3}
     assert lines.held_back() == {}
     assert repr(lines) == "<BoundedLog 2 left, 0 held back>"
+
+
+def test_a_property_that_an_operator_cannot_change_is_refused_in_the_configuration():
+    """Otherwise it would be set, and silently mean nothing."""
+    for made in (lambda link: link.producer(0), lambda link: link.consumer()):
+        for name in made(settings()):
+            assert made(settings(**{name: "probe"}))[name] == "probe" or owner_of_property(name), name
+
+
+def test_no_client_ever_lets_a_broker_create_topics():
+    link = settings(**{"allow.auto.create.topics": True})  # as if the check of the configuration had let it through
+    for properties in (
+        link.producer(0),
+        link.consumer(),
+        consumer_properties("kafka:9092", "orders", "service", {}),
+        producer_properties("kafka:9092", "orders", 1, {}),
+    ):
+        assert properties["allow.auto.create.topics"] is False
