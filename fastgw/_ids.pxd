@@ -9,6 +9,9 @@ cdef enum:
     MAX_PARTITIONS = 4096              # the home field has 12 bits
 
 
+cdef bytes id_in(const uint8_t* chars, Py_ssize_t size)  # see `find`
+
+
 cdef struct Hashes:   # states after the first characters of an id, a multiple of four of them
     uint32_t murmur2
     uint32_t crc32

@@ -28,6 +28,18 @@ def parse(raw: object) -> CorrelationId | None:
         The fields, or None when this cannot be an id that fastgw made. Never raises.
     """
 
+def find(raw: bytes) -> bytes | None:
+    """Take an id out of what a service's serializers have put around it.
+
+    Args:
+        raw: the key of a record, or the value of a header: an id in lower or upper case; alone, in JSON quotes, or as
+            an Avro string, each of them with or without a schema registry's five bytes in front; behind these also the
+            first string of a Protobuf message.
+
+    Returns:
+        The 36 characters that `parse` takes, or None when there is no id.
+    """
+
 def partition_of(partitioner: int, key: bytes, partition_count: int) -> int:
     """Give the partition to which a client with this hash function sends a record with this key.
 

@@ -26,7 +26,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport UINT64_MAX, int8_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import operator
 import os
@@ -66,6 +66,7 @@ cdef enum:
     ANY_PATIENCE = 8192
     # With a known function, the other two are a courtesy to services that mix clients: worth a quarter microsecond.
     KNOWN_PATIENCE = 64
+    REGISTRY_BYTES = 5                 # in front of what a schema registry's serializers write
     RANDOM_WORDS = 128                 # 1 KiB a system call, 8 bytes an id
 
 cdef enum:   # ids.Partitioner
@@ -90,6 +91,9 @@ class CorrelationId(NamedTuple):
 
 
 cdef object correlation_id_type = CorrelationId
+
+# The first message of its schema, whose first field is a string of 36 bytes.
+cdef const char* PROTOBUF_STRING = b"\0\x0a\x24"
 
 
 # --- Digits -----------------------------------------------------------------------------------------------------------
@@ -301,17 +305,20 @@ cdef Found find_salt(const Goal* goal, const Hashes* after_28, uint8_t* chars, u
 
 # --- Parsing ----------------------------------------------------------------------------------------------------------
 
+cdef inline bint read_id(const uint8_t* chars, uint64_t* address, uint64_t* rest) noexcept nogil:
+    """Read 36 characters as the two halves of an id; False when they are none."""
+    return (
+        read_bytes(chars, 0, address) and read_bytes(chars, 8, rest)
+        and chars[8] == c"-" and chars[13] == c"-" and chars[18] == c"-" and chars[23] == c"-"
+        and address[0] >> 12 & 15 == 8 and rest[0] >> 62 == 2
+    )
+
+
 def parse(raw):
-    cdef const uint8_t* chars
     cdef uint64_t address, rest
     if not PyBytes_Check(raw) or PyBytes_GET_SIZE(raw) != ID_CHARS:
         return None
-    chars = <const uint8_t*>PyBytes_AS_STRING(raw)
-    if not read_bytes(chars, 0, &address) or not read_bytes(chars, 8, &rest):
-        return None
-    if chars[8] != c"-" or chars[13] != c"-" or chars[18] != c"-" or chars[23] != c"-":
-        return None
-    if address >> 12 & 15 != 8 or rest >> 62 != 2:
+    if not read_id(<const uint8_t*>PyBytes_AS_STRING(raw), &address, &rest):
         return None
     # a tuple filled in place: half the cost of making a tuple and a CorrelationId from it
     fields = PyType_GenericAlloc(<PyTypeObject*>correlation_id_type, 8)
@@ -331,6 +338,41 @@ cdef inline int put_field(object fields, int index, uint64_t value) except -1:
     Py_INCREF(number)   # PyTuple_SET_ITEM takes a reference over
     PyTuple_SET_ITEM(fields, index, number)
     return 0
+
+
+cdef bytes id_at(const uint8_t* chars):
+    """The id in these 36 characters, in lower case; None when they are none."""
+    cdef uint64_t address, rest
+    cdef uint8_t[ID_CHARS] lower
+    cdef int i
+    if read_id(chars, &address, &rest):
+        return PyBytes_FromStringAndSize(<const char*>chars, ID_CHARS)
+    for i in range(ID_CHARS):
+        lower[i] = chars[i] | 0x20 if c"A" <= chars[i] <= c"F" else chars[i]
+    return PyBytes_FromStringAndSize(<const char*>lower, ID_CHARS) if read_id(lower, &address, &rest) else None
+
+
+cdef bytes id_in(const uint8_t* chars, Py_ssize_t size):
+    if size == ID_CHARS:  # the usual way
+        return id_at(chars)
+    if size < ID_CHARS:
+        return None
+    if chars[0] == 0:  # a schema registry's: this byte and the number of the schema
+        chars += REGISTRY_BYTES
+        size -= REGISTRY_BYTES
+    if size == ID_CHARS:
+        return id_at(chars)
+    if size == ID_CHARS + 2 and chars[0] == c'"' and chars[ID_CHARS + 1] == c'"':  # JSON
+        return id_at(chars + 1)
+    if size == ID_CHARS + 1 and chars[0] == 2 * ID_CHARS:  # an Avro string: its length, zigzag
+        return id_at(chars + 1)
+    if size == ID_CHARS + 3 and memcmp(chars, PROTOBUF_STRING, 3) == 0:
+        return id_at(chars + 3)
+    return None
+
+
+def find(bytes raw not None):
+    return id_in(<const uint8_t*>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
 
 
 # --- Hashing for Python -----------------------------------------------------------------------------------------------

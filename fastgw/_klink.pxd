@@ -199,6 +199,6 @@ cdef class Producer(Client):
 cdef class Consumer(Client):
     cdef rd_kafka_queue_t* reply_queue
     cdef bytes reply_topic
-    cdef bytes correlation_header
+    cdef bytes correlation_header  # in lower case
     cdef object reply(self, rd_kafka_message_t* message)
     cdef rd_kafka_topic_partition_list_t* listed(self, object offsets) except NULL

@@ -27,13 +27,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport strcmp, strlen
 
 from collections import namedtuple
 
 from fastgw._ctable cimport CT_RECORDED, SlotRange, ct_advance, ct_named, ct_slot
+from fastgw._ids cimport id_in
 
 from fastgw.messages import Reply
 
@@ -454,19 +455,23 @@ cdef class Consumer(Client):
         cdef const void* value
         cdef size_t bytes
         cdef size_t at = 0
-        cdef object correlation_id = None
+        cdef object unreadable = None
         cdef list headers = []
         cdef object made
+        # kafka_wire.decode_reply has the rule: an id that is the key wins.
+        cdef object correlation_id = id_in(<const uint8_t*>message.key, message.key_len)
         if rd_kafka_message_headers(message, &record_headers) != 0:
             record_headers = NULL
         while record_headers != NULL and rd_kafka_header_get_all(record_headers, at, &name, &value, &bytes) == 0:
             at += 1
-            if strcmp(name, PyBytes_AS_STRING(self.correlation_header)) != 0:
+            if not is_named(name, PyBytes_AS_STRING(self.correlation_header)):
                 headers.append((text_of(name), PyBytes_FromStringAndSize(<const char*>value, bytes)))
             elif correlation_id is None and bytes > 0:
-                correlation_id = PyBytes_FromStringAndSize(<const char*>value, bytes)
-        if correlation_id is None:
-            correlation_id = PyBytes_FromStringAndSize(<const char*>message.key, message.key_len)
+                correlation_id = id_in(<const uint8_t*>value, bytes)
+                if unreadable is None:
+                    unreadable = PyBytes_FromStringAndSize(<const char*>value, bytes)
+        if correlation_id is None:  # what was meant to be one; to be counted
+            correlation_id = unreadable or PyBytes_FromStringAndSize(<const char*>message.key, message.key_len)
         # A named tuple filled in place: a third of the cost of calling Reply.
         made = PyType_GenericAlloc(<PyTypeObject*>reply_type, 5)
         put_field(made, 0, correlation_id)
@@ -527,6 +532,19 @@ cdef class Consumer(Client):
             rd_kafka_queue_destroy(self.reply_queue)
             self.reply_queue = NULL
         Client.shut(self)
+
+
+cdef inline bint is_named(const char* name, const char* lower_case) noexcept:
+    """Whether it is that name, in any case; only of ASCII letters, whatever the locale says of others."""
+    cdef char letter
+    while True:
+        letter = name[0] | 0x20 if c"A" <= name[0] <= c"Z" else name[0]
+        if letter != lower_case[0]:
+            return False
+        if letter == 0:
+            return True
+        name += 1
+        lower_case += 1
 
 
 cdef inline int put_field(object fields, int index, object value) except -1:

@@ -202,6 +202,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_target_bytes: Annotated[int, Setting("Path and query together (414 beyond it).", _size("64B", "64KiB"))] = 8192
     max_reply_bytes: Annotated[int, Setting(
         "Largest body of a service's reply (502 beyond it).", _size("1KiB", "15MiB"))] = 8 << 20
+    # HAProxy and Node's HTTP client take 16 KiB, AWS's load balancer 32, Envoy 60; nginx 4 or 8 unless it is told.
+    max_reply_headers_bytes: Annotated[int, Setting(
+        "Headers that an answer takes over from its reply, together (502 beyond it).",
+        _size("1KiB", "1MiB"))] = 16 << 10
     header_timeout_ns: Annotated[int, Setting("Time for the headers to come in.", _CLIENT_TIME)] = 10 * NS_PER_S
     body_timeout_ns: Annotated[int, Setting(
         "Time for the body to come in (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S

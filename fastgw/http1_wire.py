@@ -152,7 +152,7 @@ class AnswerHeads:
         for name, value in headers:
             if name not in _NOT_AN_ANSWERS and _TOKEN(name) and _FIELD_VALUE(value):
                 lines.append(f"{name}: {value}\r\n")
-        head = "".join(lines).encode("utf-8", "replace") + self._date
+        head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
         has_body = status != 204 and status != 304
         if len(self.made) >= _CACHED_HEADS_MAX:
             self.made.clear()

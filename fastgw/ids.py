@@ -29,7 +29,7 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 
-from fastgw._ids import PARTITIONS_MAX, CorrelationId, IdMaker, explains, parse, partition_of
+from fastgw._ids import PARTITIONS_MAX, CorrelationId, IdMaker, explains, find, parse, partition_of
 
 __all__ = [
     "PARTITIONS_MAX",
@@ -37,6 +37,7 @@ __all__ = [
     "IdMaker",
     "Partitioner",
     "explains",
+    "find",
     "parse",
     "partition_of",
     "refusal_id",

@@ -24,9 +24,10 @@ cdef class RequestWire:
 @cython.final
 cdef class ReplyWire:
     cdef object _allowed
-    cdef dict _made
-    cdef Py_ssize_t _max_body_bytes
+    cdef dict _made, _made_of_nothing
+    cdef Py_ssize_t _max_body_bytes, _max_header_bytes
     cdef bint _shows_id
     cpdef tuple answer(self, reply)
     cdef tuple _make(self, reply)
-    cdef _remember(self, tuple key, tuple made)
+    cdef _check_size(self, list headers)
+    cdef _remember(self, dict known, tuple key, tuple made)

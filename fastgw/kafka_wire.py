@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 from urllib.parse import quote
 
-from fastgw import errors
+import orjson
+
+from fastgw import errors, ids
 from fastgw.messages import Head, HeaderList, Reply
 
 CORRELATION_ID = "correlation_id"
@@ -33,6 +35,19 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
+# What says how the bytes of a body are to be read travels with them: the representation headers of RFC 9110, section 8,
+# and the range that a 206 is (14.4). Everything else of a reply is let through by its route.
+REPRESENTATION = frozenset(
+    {CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-range", "etag", "last-modified"}
+)
+ONCE = REPRESENTATION - {"content-encoding", "content-language"}  # not lists: of several lines the last one counts
+
+# Answers that end with their headers (RFC 9110, 15.3.5, 15.3.6, 15.4.5), and what says nothing without content.
+WITHOUT_CONTENT = frozenset({204, 205, 304})
+ABOUT_CONTENT = frozenset({CONTENT_TYPE, "content-encoding", "content-language", "content-range"})
+
+LINE_BYTES = 4  # of a header in HTTP/1.1, besides its name and its value
+
 # A service that sends no content-type almost always sends JSON; guessing from the bytes would be worse than a rule.
 DEFAULT_CONTENT_TYPE = "application/json"
 
@@ -40,7 +55,7 @@ DEFAULT_CONTENT_TYPE = "application/json"
 REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*").fullmatch
-_FIELD_VALUE = re.compile(rb"[\x20-\x7e\t]*").fullmatch
+_FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 
 RecordHeaders = list[tuple[str, bytes]]
@@ -124,37 +139,31 @@ def _percent_encoded(text: str) -> bytes:
 def decode_reply(message: Message) -> Reply:
     """A record of the response topic as a `Reply`; an absent correlation id is empty.
 
-    The header comes first: serdes that rewrite keys (JSON quotes, schema prefixes) leave headers alone.
+    The id is the key, if that is one (`ids.find`); else the first `correlation_id` header that is. The key comes first
+    because services copy headers along from elsewhere, but a key that is an id of ours was chosen for this reply.
     """
     headers: RecordHeaders = []
-    correlation_id: bytes | str | None = None
+    key = _bytes(message.key())
+    correlation_id = ids.find(key)
+    unreadable = b""
     for name, value in message.headers() or ():
-        if name != CORRELATION_ID:
+        if name.lower() != CORRELATION_ID:
             headers.append((name, value or b""))
-        elif not correlation_id:
-            correlation_id = value
-    if not correlation_id:
-        correlation_id = message.key()
-    if isinstance(correlation_id, str):
-        correlation_id = correlation_id.encode()
-    value_bytes = message.value() or b""
-    if isinstance(value_bytes, str):
-        value_bytes = value_bytes.encode()
-    return Reply(correlation_id or b"", message.partition(), message.offset(), headers, value_bytes)
+        elif correlation_id is None and value:
+            correlation_id = ids.find(value)
+            unreadable = unreadable or value
+    if correlation_id is None:  # what was meant to be one; to be counted
+        correlation_id = unreadable or key
+    return Reply(correlation_id, message.partition(), message.offset(), headers, _bytes(message.value()))
+
+
+def _bytes(field: bytes | str | None) -> bytes:
+    return field.encode() if isinstance(field, str) else field or b""
 
 
 def has_hopped(reply: Reply) -> bool:
     """Whether another node has sent the reply on to its home partition already."""
     return any(name == HOPS for name, _ in reply.headers)
-
-
-def unwrapped(correlation_id: bytes) -> bytes:
-    """The id without what serdes put around a key: JSON quotes, or a schema registry's five-byte prefix."""
-    if correlation_id.startswith(b'"'):
-        return correlation_id.strip(b'"')
-    if correlation_id.startswith(b"\0"):
-        return correlation_id[5:]
-    return correlation_id
 
 
 class BadReply(ValueError):
@@ -163,69 +172,113 @@ class BadReply(ValueError):
 
 _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 
+_Made = tuple[int, HeaderList, bool]  # status, headers, whether the answer has content
+
 
 class ReplyWire:
-    """What one route's replies become in HTTP. The same headers become the same answer, made once."""
+    """What one route's replies become in HTTP. The same headers become the same answer, made once.
 
-    def __init__(self, allowed: Iterable[str], max_body_bytes: int) -> None:
+    The README has the rules, "What a reply may look like"; tests/test_odd_replies.py has a table of what they come to.
+    """
+
+    def __init__(self, allowed: Iterable[str], max_body_bytes: int, max_header_bytes: int = 16 << 10) -> None:
         """
         Args:
-            allowed: lower-case names of the reply headers that the route lets through.
+            allowed: lower-case names of the reply headers that the route lets through besides REPRESENTATION.
             max_body_bytes: of a reply; a larger one is no answer.
+            max_header_bytes: of the headers that an answer takes over from its reply, as HTTP/1.1 writes them.
         """
         self._max_body_bytes = max_body_bytes
-        self._allowed = frozenset(allowed)
+        self._max_header_bytes = max_header_bytes
+        self._allowed = frozenset(allowed) - HOP_BY_HOP
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
-        self._made: dict[tuple[tuple[str, bytes], ...], tuple[int, HeaderList]] = {}
+        self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
+        self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # of replies without value
 
     @property
     def remembered(self) -> int:
         """Kinds of reply headers whose answer is known; at most REMEMBERED_MAX."""
-        return len(self._made)
+        return len(self._made) + len(self._made_of_nothing)
 
     def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
         """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.
 
         Raises:
-            BadReply: an illegal status (a front would abort on it), a value that could inject a header, or a body
-                above the limit.
+            BadReply: an illegal status (a front would abort on it), a value that could inject a header, or headers or
+                a body above their limit.
         """
         if len(reply.value) > self._max_body_bytes:
             raise BadReply(f"expected a reply of at most {self._max_body_bytes} bytes, got {len(reply.value)}")
         key = tuple(reply.headers)
-        made = self._made.get(key)
+        made = self._made.get(key) if reply.value else self._made_of_nothing.get(key)
         if made is None:
             made = self._make(reply)
-            self._remember(key, made)
-        status, headers = made
+            self._remember(self._made if reply.value else self._made_of_nothing, key, made)
+        status, headers, has_content = made
         if self._shows_id:
             headers = [*headers, (CORRELATION_ID, _field_value(CORRELATION_ID, reply.correlation_id))]
-        # RFC 9110, 15.3.5 and 15.4.5: these two end with their header section.
-        return status, headers, b"" if status == 204 or status == 304 else reply.value
+        return status, headers, reply.value if has_content else b""
 
-    def _make(self, reply: Reply) -> tuple[int, HeaderList]:
-        status, content_type = 200, DEFAULT_CONTENT_TYPE
-        headers: HeaderList = [_OUTCOME]
-        for cased_name, value in reply.headers:
+    def _make(self, reply: Reply) -> _Made:
+        status = 200
+        once: dict[str, str] = {}
+        told: HeaderList = []
+        for cased_name, raw in reply.headers:
+            value = raw.strip(b" \t")
             name = cased_name.lower()
+            if not value:
+                continue
             if name == STATUS:
-                status = _status(value)
-            elif name == CONTENT_TYPE:
-                content_type = _field_value(name, value)
-            elif name in self._allowed and name not in HOP_BY_HOP:
+                status = _status(_unquoted(value))
+            elif name in ONCE:
+                once[name] = _field_value(name, _entity_tag(value) if name == "etag" else _unquoted(value))
+            elif name in REPRESENTATION:
+                told.append((name, _field_value(name, _unquoted(value))))
+            elif name in self._allowed:
                 if not _TOKEN(name):
                     raise BadReply(f"reply header name {name!r} is not a token (RFC 9110, 5.1)")
-                headers.append((name, _field_value(name, value)))
-        if status not in (204, 304):
-            headers.append((CONTENT_TYPE, content_type))
-        return status, headers
+                told.append((name, _field_value(name, value)))
+        has_content = status not in WITHOUT_CONTENT
+        if reply.value and has_content:
+            once.setdefault(CONTENT_TYPE, DEFAULT_CONTENT_TYPE)
+        told += once.items()
+        if not has_content:
+            told = [header for header in told if header[0] not in ABOUT_CONTENT]
+        self._check_size(told)
+        return status, [_OUTCOME, *told], has_content
 
-    def _remember(self, key: tuple[tuple[str, bytes], ...], made: tuple[int, HeaderList]) -> None:
+    def _check_size(self, headers: HeaderList) -> None:
+        size = sum(len(name) + len(value) + LINE_BYTES for name, value in headers)
+        if size > self._max_header_bytes:
+            most = f"{self._max_header_bytes} bytes (limits.max_reply_headers)"
+            raise BadReply(f"expected reply headers of at most {most}, got {size}")
+
+    def _remember(
+        self, known: dict[tuple[tuple[str, bytes], ...], _Made], key: tuple[tuple[str, bytes], ...], made: _Made
+    ) -> None:
         if sum(len(name) + len(value) for name, value in key) > REMEMBERED_BYTES_MAX:
             return
-        if len(self._made) >= REMEMBERED_MAX:
+        if self.remembered >= REMEMBERED_MAX:
             self._made.clear()
-        self._made[key] = made
+            self._made_of_nothing.clear()
+        known[key] = made
+
+
+def _unquoted(value: bytes) -> bytes:
+    """Without the JSON quotes that some clients put around every header (Spring's, with `encodeStrings`)."""
+    if len(value) < 2 or not value.startswith(b'"') or not value.endswith(b'"'):
+        return value
+    try:
+        text = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+    return str(text).strip(" \t").encode()
+
+
+def _entity_tag(value: bytes) -> bytes:
+    """The same for a value that has quotes of its own, which stay (RFC 9110, 8.8.3)."""
+    inner = _unquoted(value)
+    return inner if inner.endswith(b'"') else value
 
 
 def _status(value: bytes) -> int:
@@ -235,6 +288,7 @@ def _status(value: bytes) -> int:
 
 
 def _field_value(name: str, value: bytes) -> str:
+    """The value as HTTP has it, without space around it; one character is one byte."""
     if not _FIELD_VALUE(value):
         raise BadReply(f"reply header {name!r} has bytes that HTTP does not allow in a field value: {value[:40]!r}")
-    return value.decode("ascii")
+    return value.strip(b" \t").decode("latin-1")

@@ -4,7 +4,7 @@
 
     REPLY body:
       u16 arrival partition | i64 offset | u16 header count
-      u8 id length | correlation id, as it stood in the record: 36 bytes, or more where a serde wrapped it
+      u8 id length | correlation id
       for each header: u16 name length, name, u32 value length, value
       u32 value length | value
 

@@ -86,10 +86,10 @@ class Record:
 class Reply(NamedTuple):
     """A reply record as it came in, undecoded but for its correlation id."""
 
-    correlation_id: bytes  # empty: it has none
+    correlation_id: bytes  # as `ids.parse` takes it; anything else, also nothing: the record has none of ours
     partition: int
     offset: int
-    headers: list[tuple[str, bytes]]  # all but the one that carried the correlation id
+    headers: list[tuple[str, bytes]]  # all but those for the correlation id
     value: bytes
 
 

@@ -46,7 +46,7 @@ class Reply:
     Args:
         body: dict, list and other JSON values are sent as JSON, str as text/plain, bytes as they are, None as nothing.
         status: 200 to 599; by default 200, or 204 where there is no body.
-        headers: response headers; the gateway passes on `content-type` and those its route lists.
+        headers: response headers; the gateway passes on those that describe the body and those that its route lists.
     """
 
     __slots__ = ("body", "headers", "status")

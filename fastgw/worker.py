@@ -147,7 +147,11 @@ class Worker:
                 learner,
                 spread,
                 route.max_in_flight,
-                kafka_wire.ReplyWire(route.response_headers, self._config.limits.max_reply_bytes),
+                kafka_wire.ReplyWire(
+                    route.response_headers,
+                    self._config.limits.max_reply_bytes,
+                    self._config.limits.max_reply_headers_bytes,
+                ),
                 record_key.key_of(route.key),
                 delivery_class,
                 _partition(route.key != "", spread.even),
@@ -179,7 +183,7 @@ class Worker:
                 self._table.count_fate(self._process, Fate.MALFORMED)
 
     def _take_reply(self, reply: Reply, now_ns: int) -> None:
-        cid = ids.parse(reply.correlation_id) or ids.parse(kafka_wire.unwrapped(reply.correlation_id))
+        cid = ids.parse(reply.correlation_id)
         if cid is None:
             self._table.count_fate(self._process, Fate.MALFORMED)
             return
@@ -224,7 +228,7 @@ class Worker:
     def forwarded(self, replies: list[Reply]) -> None:
         now_ns = time.monotonic_ns()
         for reply in replies:
-            cid = ids.parse(reply.correlation_id) or ids.parse(kafka_wire.unwrapped(reply.correlation_id))
+            cid = ids.parse(reply.correlation_id)
             if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
                 self._resolve(cid, reply, now_ns)
             else:

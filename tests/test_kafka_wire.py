@@ -12,12 +12,12 @@ from fastgw import kafka_wire
 from fastgw.kafka_wire import (
     HOPS,
     REMEMBERED_MAX,
+    REPRESENTATION,
     BadReply,
     ReplyWire,
     RequestWire,
     decode_reply,
     has_hopped,
-    unwrapped,
 )
 from fastgw.messages import Head, Reply
 
@@ -110,15 +110,35 @@ def test_every_header_value_is_printable_ascii(value, query):
         assert b"\r" not in text.replace(query.encode("ascii", "replace"), b"") or "\r" in query
 
 
-def test_the_correlation_id_comes_from_the_header_first_then_from_the_key():
-    assert decode_reply(FakeMessage(key=b"other", headers=[("correlation_id", ID)])).correlation_id == ID
-    assert decode_reply(FakeMessage(key=ID, headers=[])).correlation_id == ID
-    assert decode_reply(FakeMessage(key=ID.decode())).correlation_id == ID
-    assert decode_reply(FakeMessage(key=None)).correlation_id == b""
+OTHER = b"ffffffff-0000-8000-8000-000000000000"
 
 
-def test_the_header_that_carried_the_correlation_id_is_not_among_the_others():
-    headers = [("status", b"201"), ("correlation_id", ID), ("correlation_id", b"a second one"), ("note", None)]
+@pytest.mark.parametrize(
+    ("key", "headers", "found"),
+    [
+        (ID, [], ID),
+        (ID.decode(), [], ID),
+        (ID, [("correlation_id", OTHER)], ID),  # the key was chosen for this reply, headers are copied along
+        (ID, [("correlation_id", b"the service's own")], ID),
+        (b"customer 7", [("correlation_id", ID)], ID),
+        (b"550e8400-e29b-41d4-a716-446655440000", [("correlation_id", ID)], ID),
+        (None, [("Correlation_ID", ID)], ID),
+        (None, [("correlation_id", b"the service's own"), ("correlation_id", ID)], ID),
+        (None, [("correlation_id", None), ("correlation_id", b""), ("correlation_id", ID)], ID),
+        (None, [("correlation_id", b'"' + ID + b'"')], ID),
+        (OTHER.upper(), [], OTHER),
+        (None, [("correlation_id", b"none"), ("correlation_id", b"of ours")], b"none"),
+        (b"none", [], b"none"),
+        (None, [], b""),
+        (None, None, b""),
+    ],
+)
+def test_the_correlation_id_is_the_key_if_that_is_one_and_else_the_first_header_that_is(key, headers, found):
+    assert decode_reply(FakeMessage(key=key, headers=headers)).correlation_id == found
+
+
+def test_headers_for_the_correlation_id_are_not_among_the_others():
+    headers = [("status", b"201"), ("Correlation_Id", ID), ("correlation_id", b"a second one"), ("note", None)]
     decoded = decode_reply(FakeMessage(headers=headers))
     assert (decoded.correlation_id, decoded.headers) == (ID, [("status", b"201"), ("note", b"")])
 
@@ -132,11 +152,6 @@ def test_a_route_may_show_the_correlation_id():
 
 def test_an_absent_value_is_an_empty_body():
     assert decode_reply(FakeMessage(value=None)).value == b""
-
-
-@pytest.mark.parametrize("wrapped", [b'"' + ID + b'"', b"\x00\x00\x00\x00\x07" + ID, ID])
-def test_what_serdes_put_around_a_key_is_taken_off(wrapped):
-    assert unwrapped(wrapped) == ID
 
 
 @pytest.mark.parametrize(("headers", "hopped"), [([], False), ([("status", b"200")], False), ([(HOPS, b"1")], True)])
@@ -159,13 +174,27 @@ def test_status_content_type_and_listed_headers_come_from_the_reply():
     assert http_headers == [("fastgw-outcome", "recorded"), ("location", "/orders/7"), ("content-type", "text/plain")]
 
 
-@pytest.mark.parametrize("status", [b"204", b"304"])
-def test_a_status_without_body_sends_none(status):
-    assert ReplyWire((), LARGEST).answer(reply([("status", status)]))[2] == b""
+@pytest.mark.parametrize("status", [b"204", b"205", b"304"])
+def test_an_answer_that_ends_with_its_headers_has_no_content_and_says_nothing_about_it(status):
+    about = [(name, b"x") for name in sorted(REPRESENTATION)]
+    _, headers, body = ReplyWire((), LARGEST).answer(reply([("status", status), *about], b"content"))
+    assert body == b""
+    assert {name for name, _ in headers} == {"fastgw-outcome", "content-location", "etag", "last-modified"}
 
 
 @pytest.mark.parametrize(
-    "status", [b"", b"99", b"100", b"101", b"199", b"600", b"1000", b"2OO", b" 200", b"\xb2\xb2\xb2"]
+    ("given", "told"), [([], []), ([("content-type", b"text/css")], [("content-type", "text/css")])]
+)
+def test_an_answer_without_content_gets_no_content_type_that_its_service_did_not_send(given, told):
+    wire = ReplyWire((), LARGEST)
+    for _ in range(2):  # the second time from memory
+        assert wire.answer(reply(given, b"")) == (200, [("fastgw-outcome", "recorded"), *told], b"")
+        assert dict(wire.answer(reply(given, b"{}"))[1])["content-type"] in ("application/json", "text/css")
+
+
+@pytest.mark.parametrize(
+    "status",
+    [b"99", b"100", b"101", b"199", b"600", b"1000", b"2OO", b"20 0", b"200 OK", b"\xb2\xb2\xb2", b'"', b'"2"01"'],
 )
 def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
     with pytest.raises(BadReply, match="200 to 599"):
@@ -179,11 +208,33 @@ def test_a_reply_above_the_limit_is_a_bad_one():
         wire.answer(reply(value=b"x" * 11))
 
 
-@pytest.mark.parametrize("value", [b"a\r\nset-cookie: x=1", b"a\nb", b"\x00", b"\xff"])
-@pytest.mark.parametrize("name", ["content-type", "x-note"])
+def test_reply_headers_above_the_limit_are_a_bad_reply():
+    wire = ReplyWire({"x-a", "x-b"}, LARGEST, 50)
+    assert len(wire.answer(reply([("x-a", b"1" * 36), ("x-b", b""), ("other", b"1" * 10_000)], b""))[1]) == 2
+    assert wire.answer(reply([("x-a", b"1" * 43)], b""))[0] == 200
+    for headers in ([("x-a", b"1" * 44)], [("x-a", b"1"), ("x-b", b"1" * 36)], [("etag", b"1" * 44)]):
+        with pytest.raises(BadReply, match=r"at most 50 bytes \(limits.max_reply_headers\), got 5"):
+            wire.answer(reply(headers, b""))
+
+
+@pytest.mark.parametrize("value", ["ключ".encode(), b"\xff\x80", "café".encode("latin-1")])
+def test_obs_text_passes_byte_for_byte(value):
+    told = dict(ReplyWire({"x-note"}, LARGEST).answer(reply([("x-note", value), ("content-type", value)]))[1])
+    assert told["x-note"].encode("latin-1") == told["content-type"].encode("latin-1") == value
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: x=1", b"a\nb", b"\x00", b"\x7f"])
+@pytest.mark.parametrize("name", ["content-type", "x-note", "etag"])
 def test_a_value_that_could_inject_a_header_is_a_bad_reply(name, value):
     with pytest.raises(BadReply, match=name):
         ReplyWire({"x-note"}, LARGEST).answer(reply([(name, value)]))
+
+
+def test_what_json_quotes_hide_is_looked_at_as_well():
+    for value in (b'"a\\r\\nset-cookie: x=1"', b'"a\\u0000"'):
+        with pytest.raises(BadReply, match="content-type"):
+            ReplyWire((), LARGEST).answer(reply([("content-type", value)]))
+        assert dict(ReplyWire({"x-note"}, LARGEST).answer(reply([("x-note", value)]))[1])["x-note"] == value.decode()
 
 
 @pytest.mark.parametrize("name", sorted(kafka_wire.HOP_BY_HOP))
@@ -213,5 +264,5 @@ def test_whatever_a_reply_carries_the_answer_is_sendable_or_refused(headers):
     assert 200 <= status <= 599
     for name, value in http_headers:
         assert name.isascii()
-        assert value.isascii()
         assert not set("\r\n\0") & set(name + value)
+        value.encode("latin-1")

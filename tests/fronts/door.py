@@ -110,7 +110,7 @@ class ScriptedDoor:
                 PartitionerLearner(route.partitioner),
                 Spread(route.spread),
                 route.max_in_flight,
-                ReplyWire(route.response_headers, cfg.limits.max_reply_bytes),
+                ReplyWire(route.response_headers, cfg.limits.max_reply_bytes, cfg.limits.max_reply_headers_bytes),
             )
             for route in cfg.routes
         ]

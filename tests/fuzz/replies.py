@@ -12,8 +12,18 @@ from fastgw.kafka_wire import BadReply, ReplyWire
 from tests.fuzz.drawing import Draw
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
-_VALUE = re.compile(r"[\t\x20-\x7e]*").fullmatch
-NAMES = ["status", "content-type", "correlation_id", "x-told", "X-Told", "connection", "set-cookie", "content-length"]
+_VALUE = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])").fullmatch
+NAMES = [
+    "status",
+    "content-type",
+    "correlation_id",
+    "x-told",
+    "X-Told",
+    "connection",
+    "set-cookie",
+    "content-length",
+    "etag",
+]
 BODY_BYTES_MAX = 25
 ALLOWED = ["x-told", "set-cookie", "content-length", "correlation_id"]
 
