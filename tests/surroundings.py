@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.clients import fleet
 from tests.fronts import corpus
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
@@ -27,7 +28,11 @@ class Need(NamedTuple):
 
 
 NEEDS = {
+    "curl": Need(fleet.has_curl, "Debian: apt-get install curl"),
+    "go": Need(fleet.has_go, "Go 1.24 or later"),
     "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),
+    "jdk": Need(fleet.has_jdk, "Debian: apt-get install openjdk-17-jdk-headless"),
+    "node-clients": Need(fleet.has_packages, f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}"),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
 

@@ -1,0 +1,3 @@
+module fastgw/clients
+
+go 1.24

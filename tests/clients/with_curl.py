@@ -1,0 +1,91 @@
+"""curl: a process for each connection, which reads its requests from a configuration and keeps its connection.
+
+curl asks again by itself, on a fresh connection, when a kept one ends before a byte of the answer has come.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.clients.python_loops import Mode, Told, ended, job, request, tell, watch_input
+
+AT_ONCE = 500  # requests of one process
+# HTTP/2 by prior knowledge: curl 7.88, Debian 12's, fails with "Error in the HTTP2 framing layer" where it uses such a
+# connection a second time, whoever the server is.
+AT_ONCE_H2C = 1
+# To the standard error, which nobody buffers.
+REPORT = r'"%{stderr}%{http_code}\t%{http_version}\t%header{fastgw-outcome}\t%{exitcode}\t%{errormsg}\n"'
+VERSIONS = {"1": "http1.1", "2": "http2"}
+
+
+def is_h2c(mode: Mode) -> bool:
+    """HTTP/2 without TLS."""
+    return mode.version == "2" and mode.url.startswith("http:")
+
+
+def configuration(mode: Mode, authority: str, index: int, numbers: range, folder: Path) -> str:
+    """Requests as curl reads them; each has its answer written to a file of its own."""
+    version = "http2-prior-knowledge" if is_h2c(mode) else VERSIONS[mode.version]
+    transfers = []
+    for number in numbers:
+        method, body = request(mode, index, number)
+        transfers.append(
+            f'url = "{mode.url}"\nrequest = {method}\ndata = "{body}"\noutput = "{folder}/{number}"\n'
+            f'cacert = "{authority}"\n{version}\nmax-time = 60\nwrite-out = {REPORT}\n'
+        )
+    return "next\n".join(transfers)
+
+
+def loop(mode: Mode, authority: str, index: int, pause_s: float) -> None:
+    at_once = AT_ONCE_H2C if is_h2c(mode) else AT_ONCE
+    first = 0
+    while not ended.is_set():
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            text = configuration(mode, authority, index, range(first, first + at_once), folder)
+            rate = f"{round(60 / pause_s)}/m"
+            process = subprocess.Popen(
+                ["curl", "-q", "--silent", "--noproxy", "*", "--rate", rate, "--config", "-"],
+                stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(text)
+            process.stdin.close()
+            threading.Thread(target=end_with_input, args=(process,), daemon=True).start()
+            for number, line in enumerate(process.stderr, first):
+                status, version, outcome, code, error = line.rstrip("\n").split("\t")
+                _, body = request(mode, index, number)
+                answer = folder / str(number)
+                told = Told(int(status), version, answer.read_text() if answer.exists() else "", outcome)
+                tell(mode, body, told if code == "0" else None, error)
+            process.wait()
+        first += at_once
+        ended.wait(pause_s)
+
+
+def end_with_input(process: subprocess.Popen[str]) -> None:
+    """Whoever ends the input has nobody left to ask: what curl still wants to send would be refused."""
+    ended.wait()
+    process.terminate()
+
+
+def main() -> None:
+    work = job()
+    threads = [
+        threading.Thread(target=loop, args=(mode, work.authority, index, work.pause_s))
+        for mode in work.modes
+        for index in range(work.connections)
+    ]
+    for thread in threads:
+        thread.start()
+    watch_input()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
