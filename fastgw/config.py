@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from fastgw import spelling, units
+from fastgw import spelling, toml_text, units
 from fastgw.errors import ConfigError
 from fastgw.settings import (
+    WRONG,
     Kind,
     Mistake,
+    Mistakes,
     Setting,
     between,
     choice,
@@ -30,11 +31,13 @@ from fastgw.settings import (
     expand,
     integer,
     list_of,
+    read_fields,
     read_section,
     section_reference,
     section_schema,
     shown,
     text,
+    type_of,
     under,
 )
 from fastgw.units import NS_PER_MS, NS_PER_S
@@ -51,19 +54,29 @@ _CLIENT_KIND = "a table of librdkafka properties"
 
 def _read_client(value: Any, path: str) -> dict[str, str | int | float | bool]:
     if not isinstance(value, dict):
-        raise Mistake(path, _CLIENT_KIND, shown(value))
+        raise Mistake(path, _CLIENT_KIND, type_of(value))
+    mistakes = Mistakes()
     for name, item in value.items():
-        where = under(path, name)
-        if isinstance(item, dict):
-            # [kafka.client] security.protocol = "SSL" without quotes is TOML for nested tables.
-            raise Mistake(where, "a string, number or boolean", "a table", "quote property names that hold dots")
-        # JSON, which hands the configuration on, has no infinity.
-        if not isinstance(item, str | int | float | bool) or (isinstance(item, float) and not math.isfinite(item)):
-            raise Mistake(where, "a string, number or boolean", shown(item))
-        owner = spelling.owner_of_property(name)
-        if owner is not None:
-            raise Mistake(where, "a property that is free to be set", "one that is not", owner)
+        if item is WRONG:
+            mistakes.told_before += 1
+            continue
+        with mistakes:
+            _check_property(name, item, under(path, name))
+    mistakes.raise_any()
     return {name: str(item) if isinstance(item, str) else item for name, item in value.items()}
+
+
+def _check_property(name: str, item: Any, where: str) -> None:
+    """Any value may be a secret: no message holds one."""
+    if isinstance(item, dict):
+        # [kafka.client] security.protocol = "SSL" without quotes is TOML for nested tables.
+        raise Mistake(where, "a string, number or boolean", "a table", "quote property names that hold dots")
+    # JSON, which hands the configuration on, has no infinity.
+    if not isinstance(item, str | int | float | bool) or (isinstance(item, float) and not math.isfinite(item)):
+        raise Mistake(where, "a string, number or boolean", type_of(item))
+    owner = spelling.owner_of_property(name)
+    if owner is not None:
+        raise Mistake(where, "a property that is free to be set", "one that is not", owner)
 
 
 def _show_client(kept: Mapping[str, Any]) -> str:
@@ -237,6 +250,13 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True):
     client: Annotated[dict[str, str | int | float | bool], Setting(
         "Any other librdkafka property, for producer and consumer.", _PROPERTIES)] = {}
 
+    def __repr__(self) -> str:
+        # Passwords are in there, and a repr ends up in logs and tracebacks.
+        return f"<Kafka {self.bootstrap!r} client={sorted(self.client)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("bootstrap", self.bootstrap), ("client", sorted(self.client))]
+
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """How several gateway nodes share one response topic."""
@@ -328,6 +348,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 _TABLE_LISTS = ("listen", "route")
 _REQUIRED = ("gateway", "kafka", "route")
+_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin)
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -336,7 +357,8 @@ def load(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: one line that names the file, the key, what was expected and what was got.
+        ConfigError: for each mistake a line that names the file, the line in it, the key, what was expected and what
+            was got; for a mistake in the TOML itself the line follows, with a caret.
     """
     source = str(path)
     try:
@@ -351,12 +373,7 @@ def load(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{source}: line {line}: expected UTF-8 text, got byte 0x{data[error.start]:02x}") from None
-    config = loads(content, source, environ)
-    try:
-        _check_files(config)
-    except Mistake as mistake:
-        raise ConfigError(one_line(f"{source}: {mistake}")) from None
-    return config
+    return _read(content, source, environ, files=True)
 
 
 def loads(content: str, source: str = "fastgw.toml", environ: Mapping[str, str] = os.environ) -> Config:
@@ -365,21 +382,50 @@ def loads(content: str, source: str = "fastgw.toml", environ: Mapping[str, str] 
     Raises:
         ConfigError: as `load`.
     """
+    return _read(content, source, environ, files=False)
+
+
+def _read(content: str, source: str, environ: Mapping[str, str], *, files: bool) -> Config:
     try:
         # Without a last newline tomllib calls a mistake in the last line one at the "end of document".
         tree = tomllib.loads(content + "\n")
     except RecursionError:
         raise ConfigError(f"{source}: expected TOML, got brackets nested too deeply") from None
     except ValueError as error:
-        raise ConfigError(one_line(f"{source}: {_toml_mistake(str(error))}")) from None
+        raise ConfigError(_no_toml(content, source, str(error))) from None
+    mistakes = Mistakes()
     try:
-        config = _build(expand(tree, environ), source)
-        _check(config)
+        parts = _read_parts(expand(tree, environ, mistakes), mistakes)
+        mistakes.found += _clashes(parts)
+        if files:
+            mistakes.found += _unreadable_files(parts)
     except RecursionError:
         raise ConfigError(f"{source}: expected a configuration, got tables nested too deeply") from None
-    except Mistake as mistake:
-        raise ConfigError(one_line(f"{source}: {mistake}")) from None
-    return config
+    if mistakes.found:
+        raise ConfigError(_told(mistakes.found, content, source))
+    return _joined(parts, source)
+
+
+# Who has more is told about these first: a file that is no configuration at all fills no screen.
+MISTAKES_TOLD_MAX = 20
+
+
+def _told(found: Sequence[Mistake], content: str, source: str) -> str:
+    """Each mistake on a line, in the order of the file: `file:line: key: expected ..., got ...`."""
+    lines = toml_text.lines_of(content)
+    placed = [(toml_text.line_of(lines, mistake.path), mistake) for mistake in found]
+    placed.sort(key=lambda one: one[0] or 0)
+    told = [one_line(f"{source}:{line}: {mistake}" if line else f"{source}: {mistake}") for line, mistake in placed]
+    if len(told) == 1:
+        return told[0]
+    more = [f"... and {len(told) - MISTAKES_TOLD_MAX} more"] if len(told) > MISTAKES_TOLD_MAX else []
+    return "\n".join([one_line(f"{source}: {len(told)} mistakes"), *told[:MISTAKES_TOLD_MAX], *more])
+
+
+def _no_toml(content: str, source: str, message: str) -> str:
+    line, words = toml_text.explain(content, message)
+    told = f"{source}:{line}: {words}" if line else f"{source}: {words}"
+    return "\n".join(map(one_line, told.split("\n")))
 
 
 def one_line(message: str) -> str:
@@ -387,152 +433,211 @@ def one_line(message: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in message)
 
 
-_AT = re.compile(r"^(.*) \(at (line \d+, column \d+|end of document)\)$", re.DOTALL).match
+class _Parts(msgspec.Struct, kw_only=True):
+    """What could be read of a file: a section that has a mistake is None. Routes are by their place in the file."""
+
+    gateway: Gateway | None
+    limits: Limits | None
+    kafka: Kafka | None
+    cluster: Cluster | None
+    admin: Admin | None
+    routes: dict[int, Route]
+    sound_routes: set[int]  # the others have defaults where their mistakes are
+    listen_path: str
 
 
-def _toml_mistake(message: str) -> str:
-    match = _AT(message)
-    return f"{match[2]}: expected TOML, got: {match[1]}" if match else f"expected TOML, got: {message}"
-
-
-def _build(tree: dict[str, Any], source: str) -> Config:
+def _read_parts(tree: dict[str, Any], mistakes: Mistakes) -> _Parts:
     for key in tree:
         if key not in _SECTIONS:
             tables = [f"[[{name}]]" if name in _TABLE_LISTS else f"[{name}]" for name in _SECTIONS]
             hint = did_you_mean(key, _SECTIONS) or "known here: " + ", ".join(tables)
-            raise Mistake(under("", key), "a known table", "an unknown one", hint)
+            mistakes.found.append(Mistake(under("", key), "a known table", "an unknown one", hint))
     for name in _REQUIRED:
         if name not in tree:
-            raise Mistake(name, f"a [[{name}]] table" if name in _TABLE_LISTS else f"a [{name}] table", "none")
-    gateway = Gateway(**_gateway_values(tree))
-    limits = Limits(**read_section(Limits, tree.get("limits", {}), "limits"))
-    return Config(
+            expected = f"a [[{name}]] table" if name in _TABLE_LISTS else f"a [{name}] table"
+            mistakes.found.append(Mistake(name, expected, "none"))
+    gateway = _gateway(tree, mistakes)
+    limits = _section(Limits, tree, "limits", mistakes)
+    group_id = gateway.name if gateway else ""
+    parts = _Parts(
         gateway=gateway,
         limits=limits,
-        kafka=Kafka(**read_section(Kafka, tree["kafka"], "kafka")),
-        cluster=Cluster(**{"group_id": gateway.name, **read_section(Cluster, tree.get("cluster", {}), "cluster")}),
-        admin=Admin(**read_section(Admin, tree.get("admin", {}), "admin")),
-        routes=tuple(_routes(tree["route"], gateway, limits)),
+        kafka=_section(Kafka, tree, "kafka", mistakes) if "kafka" in tree else None,
+        cluster=_section(Cluster, tree, "cluster", mistakes, group_id=group_id),
+        admin=_section(Admin, tree, "admin", mistakes),
+        routes={},
+        sound_routes=set(),
+        listen_path="listen" if "listen" in tree else "gateway.listen",
+    )
+    if "route" in tree:
+        _read_routes(tree["route"], parts, mistakes)
+    return parts
+
+
+def _section(
+    section: type[_SectionT], tree: dict[str, Any], name: str, mistakes: Mistakes, **inherited: Any
+) -> _SectionT | None:
+    with mistakes:
+        return section(**{**inherited, **read_section(section, tree.get(name, {}), name)})
+    return None
+
+
+def _gateway(tree: dict[str, Any], mistakes: Mistakes) -> Gateway | None:
+    if "gateway" not in tree:
+        return None
+    before = mistakes.count
+    values = read_fields(Gateway, tree["gateway"], "gateway", mistakes)
+    if "listen" in tree and tree["listen"] is not WRONG:
+        with mistakes:
+            if "listens" in values:
+                raise Mistake("gateway.listen", "addresses either here or in [[listen]]", "both")
+            values["listens"] = _LISTENS.read(tree["listen"], "listen")
+    return Gateway(**values) if mistakes.count == before else None
+
+
+def _read_routes(value: Any, parts: _Parts, mistakes: Mistakes) -> None:
+    if value is WRONG:
+        return
+    if not isinstance(value, list) or not value:
+        mistakes.found.append(Mistake("route", "one or more [[route]] tables", type_of(value)))
+        return
+    gateway, limits = parts.gateway, parts.limits
+    inherited: dict[str, Any] = {"max_body_bytes": limits.max_body_bytes} if limits else {}
+    inherited |= {"max_in_flight": gateway.slots} if gateway else {}
+    for number, table in enumerate(value):
+        before = mistakes.count
+        values = read_fields(Route, table, f"route[{number}]", mistakes)
+        if {"methods", "path", "topic"} <= values.keys():
+            parts.routes[number] = Route(number=number, **{**inherited, **values})
+            if mistakes.count == before:
+                parts.sound_routes.add(number)
+
+
+def _joined(parts: _Parts, source: str) -> Config:
+    assert parts.gateway is not None
+    assert parts.limits is not None
+    assert parts.kafka is not None
+    assert parts.cluster is not None
+    assert parts.admin is not None
+    return Config(
+        gateway=parts.gateway,
+        limits=parts.limits,
+        kafka=parts.kafka,
+        cluster=parts.cluster,
+        admin=parts.admin,
+        routes=tuple(parts.routes.values()),
         source=source,
     )
-
-
-def _gateway_values(tree: dict[str, Any]) -> dict[str, Any]:
-    values = read_section(Gateway, tree["gateway"], "gateway")
-    if "listen" in tree:
-        if "listens" in values:
-            raise Mistake("gateway.listen", "addresses either here or in [[listen]]", "both")
-        values["listens"] = _LISTENS.read(tree["listen"], "listen")
-    return values
-
-
-def _routes(value: Any, gateway: Gateway, limits: Limits) -> Iterator[Route]:
-    if not isinstance(value, list) or not value:
-        raise Mistake("route", "one or more [[route]] tables", shown(value))
-    inherited = {"max_body_bytes": limits.max_body_bytes, "max_in_flight": gateway.slots}
-    for number, table in enumerate(value):
-        yield Route(number=number, **{**inherited, **read_section(Route, table, f"route[{number}]")})
 
 
 # --- clashes between settings ----------------------------------------------------------------------------------------
 
 
-def _check(config: Config) -> None:
-    """Everything that no setting can know alone.
+def _clashes(parts: _Parts) -> Iterator[Mistake]:
+    """Everything that no setting can know alone: each mistake names both sides of the clash.
 
-    Raises:
-        Mistake: naming both sides of the clash.
+    Where a side has a mistake of its own, nothing is said of its clashes: they might be gone with it.
     """
-    _check_gateway(config.gateway)
-    _check_listens(config)
-    _check_cluster(config.cluster)
-    _check_sizes(config)
-    if len(config.routes) > ROUTES_MAX:
-        raise Mistake("route", f"at most {ROUTES_MAX} routes", str(len(config.routes)))
-    for at, route in enumerate(config.routes):
-        _check_route(route, f"route[{at}]", config.gateway)
-    _check_ambiguity(config.routes)
+    if parts.gateway:
+        yield from _gateway_clashes(parts.gateway)
+    if parts.gateway and parts.admin:
+        yield from _listen_clashes(parts.gateway.listens, parts.admin, parts.listen_path)
+    if parts.cluster:
+        yield from _cluster_clashes(parts.cluster)
+    if parts.kafka and parts.limits:
+        yield from _size_clashes(parts.kafka, parts.limits, [parts.routes[number] for number in parts.sound_routes])
+    if len(parts.routes) > ROUTES_MAX:
+        yield Mistake("route", f"at most {ROUTES_MAX} routes", str(len(parts.routes)))
+    for number, route in parts.routes.items():
+        yield from _route_clashes(route, f"route[{number}]", parts.gateway)
+    yield from _ambiguities(parts.routes)
 
 
-def _check_gateway(gateway: Gateway) -> None:
+def _gateway_clashes(gateway: Gateway) -> Iterator[Mistake]:
     most = SLOTS_MAX // (2 * gateway.workers)
     if gateway.slots > most:
-        raise Mistake("gateway.slots", f"at most {most} with gateway.workers = {gateway.workers}", str(gateway.slots))
+        yield Mistake("gateway.slots", f"at most {most} with gateway.workers = {gateway.workers}", str(gateway.slots))
     if not spelling.is_topic(gateway.response_topic):
-        raise Mistake("gateway.response_topic", "at most 249 characters", shown(gateway.response_topic))
+        yield Mistake("gateway.response_topic", "at most 249 characters", shown(gateway.response_topic))
     if not gateway.listens:
-        raise Mistake("gateway.listen", "at least one address", "none")
+        yield Mistake("gateway.listen", "at least one address", "none")
 
 
-def _check_listens(config: Config) -> None:
-    taken = {config.admin.listen: "admin.listen"} if config.admin.listen else {}
-    for at, listen in enumerate(config.gateway.listens):
-        path = f"gateway.listen[{at}]"
+def _listen_clashes(listens: Iterable[Listen], admin: Admin, list_path: str) -> Iterator[Mistake]:
+    taken = {admin.listen: "admin.listen"} if admin.listen else {}
+    for at, listen in enumerate(listens):
+        path = f"{list_path}[{at}]"
         if bool(listen.tls_cert) != bool(listen.tls_key):
             missing, given = ("tls_key", "tls_cert") if listen.tls_cert else ("tls_cert", "tls_key")
-            raise Mistake(f"{path}.{missing}", f"a PEM file, because {given} is set", "nothing")
+            yield Mistake(f"{path}.{missing}", f"a PEM file, because {given} is set", "nothing")
         if listen.front == "express" and (listen.tls_cert or listen.http == "2"):
             wanted = "TLS" if listen.tls_cert else "HTTP/2"
-            raise Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
+            yield Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
         if listen.bind in taken and not listen.bind.endswith(":0"):
-            raise Mistake(path, f"another address than {taken[listen.bind]}", shown(listen.bind))
-        taken[listen.bind] = path
+            yield Mistake(path, f"another address than {taken[listen.bind]}", shown(listen.bind))
+        taken.setdefault(listen.bind, path)
 
 
-def _check_cluster(cluster: Cluster) -> None:
+def _cluster_clashes(cluster: Cluster) -> Iterator[Mistake]:
     if cluster.mode != "static" and (cluster.node_index or cluster.node_count > 1):
         name = "node_count" if cluster.node_count > 1 else "node_index"
-        raise Mistake(f"cluster.{name}", 'nothing, unless cluster.mode = "static"', f'cluster.mode = "{cluster.mode}"')
-    if cluster.node_index >= cluster.node_count:
+        yield Mistake(f"cluster.{name}", 'nothing, unless cluster.mode = "static"', f'cluster.mode = "{cluster.mode}"')
+    elif cluster.node_index >= cluster.node_count:
         expected = f"less than cluster.node_count = {cluster.node_count}"
-        raise Mistake("cluster.node_index", expected, str(cluster.node_index), "nodes count from 0")
+        yield Mistake("cluster.node_index", expected, str(cluster.node_index), "nodes count from 0")
 
 
-def _check_sizes(config: Config) -> None:
+def _size_clashes(kafka: Kafka, limits: Limits, routes: Iterable[Route]) -> Iterator[Mistake]:
     name = "message.max.bytes"
-    most = config.kafka.client.get(name)
-    largest = max([config.limits.max_body_bytes, *(route.max_body_bytes for route in config.routes)])
+    most = kafka.client.get(name)
+    largest = max([limits.max_body_bytes, *(route.max_body_bytes for route in routes)])
     if isinstance(most, int) and most < largest:
-        raise Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
+        yield Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
 
 
-def _check_route(route: Route, path: str, gateway: Gateway) -> None:
-    if route.topic == gateway.response_topic:
-        raise Mistake(f"{path}.topic", "another topic than gateway.response_topic", shown(route.topic))
+def _route_clashes(route: Route, path: str, gateway: Gateway | None) -> Iterator[Mistake]:
+    if gateway and route.topic == gateway.response_topic:
+        yield Mistake(f"{path}.topic", "another topic than gateway.response_topic", shown(route.topic))
     where, _, name = route.key.partition(".")
     if where == "path" and f"{{{name}}}" not in route.path.split("/"):
-        raise Mistake(f"{path}.key", "a parameter of the route's path", shown(route.key), f"path = {shown(route.path)}")
+        yield Mistake(f"{path}.key", "a parameter of the route's path", shown(route.key), f"path = {shown(route.path)}")
 
 
-def _check_ambiguity(routes: Iterable[Route]) -> None:
+def _ambiguities(routes: Mapping[int, Route]) -> Iterator[Mistake]:
     """Two routes that match the same requests equally well: same method, same shape of path."""
     names: dict[str, int] = {}
     shapes: dict[tuple[str, ...], int] = {}
-    for at, route in enumerate(routes):
+    for at, route in routes.items():
         first = names.setdefault(route.name, at)
+        taken = None
         for method in route.methods:
             shape = (method, *("{}" if segment.startswith("{") else segment for segment in route.path.split("/")))
             same = shapes.setdefault(shape, at)
-            if same != at:
+            if same != at and taken is None:
+                taken = same
                 got = f"{method} {route.path}"
-                raise Mistake(
+                yield Mistake(
                     f"route[{at}]", f"requests that route[{same}] does not take", got, "one of the two has to go"
                 )
-        if first != at:
-            raise Mistake(f"route[{at}].name", f"another name than route[{first}].name", shown(route.name))
+        if first != at and taken is None:
+            yield Mistake(f"route[{at}].name", f"another name than route[{first}].name", shown(route.name))
 
 
-def _check_files(config: Config) -> None:
-    for at, listen in enumerate(config.gateway.listens):
-        for name in ("tls_cert", "tls_key"):
-            file = getattr(listen, name)
-            if file and not os.access(file, os.R_OK):
-                raise Mistake(f"gateway.listen[{at}].{name}", "a file that can be read", shown(file))
-        if listen.tls_cert:
-            _check_certificate(listen, f"gateway.listen[{at}]")
+def _unreadable_files(parts: _Parts) -> Iterator[Mistake]:
+    for at, listen in enumerate(parts.gateway.listens if parts.gateway else ()):
+        path = f"{parts.listen_path}[{at}]"
+        missing = [name for name in ("tls_cert", "tls_key") if _cannot_be_read(getattr(listen, name))]
+        for name in missing:
+            yield Mistake(f"{path}.{name}", "a file that can be read", shown(getattr(listen, name)))
+        if listen.tls_cert and listen.tls_key and not missing:
+            yield from _certificate_mistakes(listen, path)
 
 
-def _check_certificate(listen: Listen, path: str) -> None:
+def _cannot_be_read(file: str) -> bool:
+    return bool(file) and not os.access(file, os.R_OK)
+
+
+def _certificate_mistakes(listen: Listen, path: str) -> Iterator[Mistake]:
     """A front that cannot use it would only die of it, again and again."""
     import ssl  # most gateways need none, and every command would load it
 
@@ -542,7 +647,7 @@ def _check_certificate(listen: Listen, path: str) -> None:
     except OSError as error:
         expected = "a PEM certificate and, in tls_key, the private key that belongs to it, not encrypted"
         why = str(error.strerror).partition(" (_ssl")[0]
-        raise Mistake(f"{path}.tls_cert", expected, f"{shown(listen.tls_cert)}: {why}") from None
+        yield Mistake(f"{path}.tls_cert", expected, f"{shown(listen.tls_cert)}: {why}")
 
 
 # --- hand-over between processes -------------------------------------------------------------------------------------

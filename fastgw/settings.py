@@ -34,8 +34,58 @@ class Mistake(ValueError):
         return f"{where}expected {self.expected}, got {self.got}{hint}"
 
 
+class Mistakes(ValueError):
+    """All mistakes that were found. In a `with` block it takes up the mistake that ends the block, and goes on.
+
+    Attributes:
+        told_before: how often something was met that somebody else has told about (`WRONG`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Mistake] = []
+        self.told_before = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.found) + self.told_before
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.found))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, Mistakes):
+            self.found += error.found
+            self.told_before += error.told_before
+        elif isinstance(error, Mistake):
+            self.found.append(error)
+        else:
+            return False
+        return True
+
+    def raise_any(self) -> None:
+        if self.count:
+            raise self
+
+
+class _Wrong:
+    """Stands for a value that a mistake has been told about."""
+
+
+WRONG = _Wrong()
+
+
 class FromEnvironment(str):
     """A string that holds an expanded variable: numbers may come this way, too."""
+
+    __slots__ = ()
+
+
+class SecretFromEnvironment(FromEnvironment):
+    """One whose variable has the name of a secret."""
 
     __slots__ = ()
 
@@ -97,9 +147,41 @@ def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+HIDDEN = "a value that is not shown, as it may be a secret"
+# `key` alone is where a route finds its record key; joined to another word it opens something.
+_SECRET_WORD = re.compile(
+    r"pass(?:word|wd|phrase)|pwd|secret|token|credential|jaas|\bpem\b|private|assertion|[a-z0-9_-]key|key[a-z0-9_.-]",
+    re.IGNORECASE,
+).search
+_SECRET_TEXT = re.compile(r"-----BEGIN |password\s*=|secret\s*=", re.IGNORECASE).search
+_USER_AND_PASSWORD = re.compile(r"[^\s/@,:]+:[^\s/@,]+@")  # of an URL, or before a broker's name
+
+
+def looks_secret(name: str) -> bool:
+    """Whether what has this name, or this path, may be a secret."""
+    return _SECRET_WORD(name) is not None
+
+
+def shown_at(path: str, value: Any) -> str:
+    """The value of a key for a message, unless it may be a secret."""
+    return HIDDEN if path.startswith("kafka.client") or looks_secret(path) else shown(value)
+
+
+def type_of(value: Any) -> str:
+    """What sort of thing stands where another was expected, without any text in it: it may hold anything."""
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list | tuple) else shown(value)
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A value as a reader of the file would recognise it, on one line."""
+    if isinstance(value, SecretFromEnvironment):
+        return HIDDEN
     if isinstance(value, str):
+        if _SECRET_TEXT(value):
+            return HIDDEN
+        value = _USER_AND_PASSWORD.sub("…@", value)
         text = value if len(value) <= limit else value[:limit] + "…"
         return json.dumps(text, ensure_ascii=not text.isprintable())
     if isinstance(value, bool):
@@ -131,46 +213,73 @@ def read_section(section: type[msgspec.Struct], value: Any, path: str) -> dict[s
     """The values of a section's fields, as arguments for its constructor; what the file leaves out is left out.
 
     Raises:
-        Mistake: an unknown key, a missing one, or a value that its setting does not take.
+        Mistakes: unknown keys, missing ones, and values that their settings do not take.
     """
+    mistakes = Mistakes()
+    kept = read_fields(section, value, path, mistakes)
+    mistakes.raise_any()
+    return kept
+
+
+def read_fields(section: type[msgspec.Struct], value: Any, path: str, mistakes: Mistakes) -> dict[str, Any]:
+    """As `read_section`, but gives what is right, and adds to `mistakes` what is wrong."""
+    if value is WRONG:
+        mistakes.told_before += 1
+        return {}
     if not isinstance(value, dict):
-        raise Mistake(path, "a table", shown(value))
+        mistakes.found.append(Mistake(path, "a table", type_of(value)))
+        return {}
     fields = fields_of(section)
     known = [field.key for field in fields]
     for key in value:
         if key not in known:
             hint = did_you_mean(key, known) or "known here: " + ", ".join(known)
-            raise Mistake(under(path, key), "a known key", "an unknown one", hint)
+            mistakes.found.append(Mistake(under(path, key), "a known key", "an unknown one", hint))
     kept = {}
     for field in fields:
-        if field.key in value:
-            kept[field.name] = field.setting.kind.read(value[field.key], under(path, field.key))
-        elif field.required:
-            raise Mistake(under(path, field.key), field.setting.kind.name, "nothing", "this setting is required")
+        where = under(path, field.key)
+        if field.key not in value:
+            if field.required:
+                mistakes.found.append(Mistake(where, field.setting.kind.name, "nothing", "this setting is required"))
+        elif value[field.key] is WRONG:
+            mistakes.told_before += 1
+        else:
+            with mistakes:
+                kept[field.name] = field.setting.kind.read(value[field.key], where)
     return kept
 
 
 _VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\{)")
 
 
-def expand(value: Any, environ: Mapping[str, str], path: str = "") -> Any:
+def expand(value: Any, environ: Mapping[str, str], mistakes: Mistakes, path: str = "") -> Any:
     """The same tree with `${NAME}` and `${NAME:-default}` replaced in its strings; `$${` stands for `${`.
 
-    Raises:
-        Mistake: a variable that is not set and has no default, or a `${` that opens nothing.
+    A variable that is not set and has no default, or a `${` that opens nothing, is added to `mistakes`; `WRONG` takes
+    the place of the string.
     """
     if isinstance(value, dict):
-        return {key: expand(item, environ, under(path, key)) for key, item in value.items()}
+        return {key: expand(item, environ, mistakes, under(path, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [expand(item, environ, f"{path}[{at}]") for at, item in enumerate(value)]
+        return [expand(item, environ, mistakes, f"{path}[{at}]") for at, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
+    with mistakes:
+        return _expanded(value, environ, path)
+    return WRONG
+
+
+def _expanded(value: str, environ: Mapping[str, str], path: str) -> FromEnvironment:
+    kind = FromEnvironment
 
     def replaced(match: re.Match[str]) -> str:
+        nonlocal kind
         if match[0] == "$$":
             return "$"
         if match[1] is None:
-            raise Mistake(path, "${NAME} or ${NAME:-default}", shown(value), "write $${ for a plain ${")
+            raise Mistake(path, "${NAME} or ${NAME:-default}", shown_at(path, value), "write $${ for a plain ${")
+        if looks_secret(match[1]):
+            kind = SecretFromEnvironment
         found = environ.get(match[1])
         if not found and match[2] is not None:
             return match[2]
@@ -181,7 +290,8 @@ def expand(value: Any, environ: Mapping[str, str], path: str = "") -> Any:
             raise Mistake(path, f"UTF-8 text in the environment variable {match[1]}", "other bytes")
         return found
 
-    return FromEnvironment(_VARIABLE.sub(replaced, value))
+    text = _VARIABLE.sub(replaced, value)
+    return kind(text)
 
 
 # --- kinds ---------------------------------------------------------------------------------------------------------
@@ -198,11 +308,11 @@ def parsed(
 
     def read(value: Any, path: str) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise Mistake(path, name, shown(value))
+            raise Mistake(path, name, shown_at(path, value))
         try:
             return convert(value)
         except ValueError as error:
-            raise Mistake(path, name, shown(value), str(error)) from None
+            raise Mistake(path, name, shown_at(path, value), str(error)) from None
 
     return Kind(name, read, schema, show)
 
@@ -258,6 +368,13 @@ def between(
     return parsed(name, types, check, schema, lambda kept: shown(show(kept)))
 
 
+def _read_once(item: Kind, value: Any, path: str, before: Iterable[Any]) -> Any:
+    kept = item.read(value, path)
+    if kept in before:
+        raise Mistake(path, "each value once", shown_at(path, value), "it stands there twice")
+    return kept
+
+
 def list_of(item: Kind, name: str, *, alone: bool = False, least: int = 0) -> Kind:
     """A list without repetition, kept as a tuple; with `alone`, a single value may stand for a list of one.
 
@@ -269,11 +386,16 @@ def list_of(item: Kind, name: str, *, alone: bool = False, least: int = 0) -> Ki
         if alone and isinstance(value, str):
             return (item.read(value, path),)
         if not isinstance(value, list) or len(value) < least:
-            raise Mistake(path, name, shown(value))
-        kept = [item.read(entry, f"{path}[{at}]") for at, entry in enumerate(value)]
-        for at, entry in enumerate(kept):
-            if entry in kept[:at]:
-                raise Mistake(f"{path}[{at}]", "each value once", shown(value[at]), "it stands there twice")
+            raise Mistake(path, name, shown_at(path, value))
+        mistakes = Mistakes()
+        kept: list[Any] = []
+        for at, entry in enumerate(value):
+            if entry is WRONG:
+                mistakes.told_before += 1
+                continue
+            with mistakes:
+                kept.append(_read_once(item, entry, f"{path}[{at}]", kept))
+        mistakes.raise_any()
         return tuple(kept)
 
     many = {"type": "array", "items": item.schema, "uniqueItems": True, **({"minItems": least} if least else {})}

@@ -55,7 +55,6 @@ JUDGES = [("check",), ("run",)]
 MISTAKES = {
     "an unknown key": ('timout = "5s"\n', ["route[0].timout", 'did you mean "timeout"?']),
     "a wrong type": ("max_in_flight = true\n", ["route[0].max_in_flight", "a whole number", "got true"]),
-    "no TOML": ("[gateway\n", ["line 15", "TOML"]),
     "an ambiguous route": (
         '[[route]]\nmethod = "GET"\npath = "/{a}"\ntopic = "t"\n'
         '[[route]]\nmethod = "GET"\npath = "/{b}"\ntopic = "t"\n',
@@ -74,6 +73,22 @@ def test_a_mistake_in_the_file_is_one_line(write, more, parts):
     started = [start(*command, path) for command in JUDGES]
     for process in started:
         assert_one_line(finish(process), str(path), *parts)
+
+
+def test_a_file_that_is_no_toml_is_told_with_its_line(write):
+    code, _, err = fastgw("check", write("[gateway\n"))
+    assert code == 2
+    told, line, caret = err.splitlines()
+    assert ":15: column 9: expected TOML" in told
+    assert (line, caret) == ("    [gateway", "            ^")
+
+
+def test_several_mistakes_are_a_line_each(write):
+    path = write('timout = "5s"\nmax_in_flight = true\n')
+    code, _, err = fastgw("check", path)
+    assert code == 2
+    assert err.startswith(f"fastgw: {path}: 2 mistakes\n{path}:15: route[0].timout: expected")
+    assert err.count("\n") == 3
 
 
 @pytest.mark.parametrize("what", ["nothing", "a directory", "no text"])
@@ -116,7 +131,7 @@ def test_a_certificate_that_cannot_serve_is_one_line(write, certificate, wrong):
     path.write_text(re.sub(r"\nlisten = \[.*\]", "", path.read_text()))
     started = [start(*command, path) for command in JUDGES]
     for process in started:
-        assert_one_line(finish(process), str(path), "gateway.listen[0].tls_")
+        assert_one_line(finish(process), str(path), "listen[0].tls_")
 
 
 # What is wrong around it.

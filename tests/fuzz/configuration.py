@@ -1,5 +1,6 @@
-"""Promise: any text is a configuration or a ConfigError of one printable line; what is one survives the way to another
-process; and any bytes from another process are a configuration or a ConfigError."""
+"""Promise: any text is a configuration or a ConfigError of a few printable lines, at most one for each mistake and some
+more; what is one survives the way to another process; and any bytes from another process are a configuration or a
+ConfigError."""
 
 from __future__ import annotations
 
@@ -61,5 +62,7 @@ def target(data: bytes) -> None:
         assert config.from_json(config.to_json(loaded)) == loaded
         assert reload.restart_only_changes(loaded, loaded) == []
         return
-    assert told.isprintable(), told
-    assert len(told) < 2000
+    lines = told.split("\n")
+    assert all(line.isprintable() for line in lines), told
+    assert all(len(line) < 2000 for line in lines), told
+    assert len(lines) <= config.MISTAKES_TOLD_MAX + 2
