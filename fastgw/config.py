@@ -297,7 +297,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "How long a request waits for its reply (504 beyond it).", _duration("10ms", "1h"))] = 5 * NS_PER_S
     key: Annotated[str, Setting(
         "The record key, where the service needs order per entity: `path.<name>`, `header.<name>`, "
-        "`body.<JSON pointer>`.", text("where to find the record key", spelling.record_key))] = ""
+        "`body.<JSON pointer>`. It is taken as it was written; 400 where it is missing or empty.",
+        text("where to find the record key", spelling.record_key))] = ""
     partitioner: Annotated[str, Setting(
         "How the service's Kafka client chooses the reply's partition.",
         choice("auto", "murmur2", "crc32", "fnv1a", "header"))] = "auto"

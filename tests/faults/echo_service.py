@@ -31,7 +31,7 @@ POISON: dict[bytes, list[tuple[str, bytes | None]]] = {
     b"status-99": [("status", b"99")],
     b"status-1000": [("status", b"1000")],
     b"status-text": [("status", b"two hundred")],
-    b"status-null": [("status", None)],
+    b"status-quotes": [("status", b'"two"')],
     b"status-bytes": [("status", b"\xff\xfe\x00")],
     b"inject": [("content-type", b"text/plain\r\nset-cookie: a=b")],
     b"inject-nul": [("content-type", b"text/plain\x00")],
