@@ -224,17 +224,15 @@ class ReplyWire:
         once: dict[str, str] = {}
         told: HeaderList = []
         for cased_name, raw in reply.headers:
-            value = raw.strip(b" \t")
             name = cased_name.lower()
+            value = _read(name, raw)
             if not value:
                 continue
             if name == STATUS:
-                status = _status(_unquoted(value))
+                status = _status(value)
             elif name in ONCE:
-                once[name] = _field_value(name, _entity_tag(value) if name == "etag" else _unquoted(value))
-            elif name in REPRESENTATION:
-                told.append((name, _field_value(name, _unquoted(value))))
-            elif name in self._allowed:
+                once[name] = _field_value(name, value)
+            elif name in REPRESENTATION or name in self._allowed:
                 if not _TOKEN(name):
                     raise BadReply(f"reply header name {name!r} is not a token (RFC 9110, 5.1)")
                 told.append((name, _field_value(name, value)))
@@ -264,21 +262,21 @@ class ReplyWire:
         known[key] = made
 
 
-def _unquoted(value: bytes) -> bytes:
-    """Without the JSON quotes that some clients put around every header (Spring's, with `encodeStrings`)."""
-    if len(value) < 2 or not value.startswith(b'"') or not value.endswith(b'"'):
+def _read(name: str, value: bytes) -> bytes:
+    """A header's value without what is not part of it: space around it, and JSON quotes where it can have none.
+
+    Some clients put quotes around every header (Spring's, with `encodeStrings`). A header that the gateway only passes
+    on may need its own; so does an entity tag (RFC 9110, 8.8.3), which in JSON is quoted twice.
+    """
+    value = value.strip(b" \t")
+    if not value.startswith(b'"') or (name != STATUS and name not in REPRESENTATION):
         return value
     try:
         text = orjson.loads(value)
     except orjson.JSONDecodeError:
         return value
-    return str(text).strip(" \t").encode()
-
-
-def _entity_tag(value: bytes) -> bytes:
-    """The same for a value that has quotes of its own, which stay (RFC 9110, 8.8.3)."""
-    inner = _unquoted(value)
-    return inner if inner.endswith(b'"') else value
+    inner: bytes = text.strip(" \t").encode()
+    return value if name == "etag" and not inner.endswith(b'"') else inner
 
 
 def _status(value: bytes) -> int:
