@@ -15,7 +15,6 @@ backlog that is as old as two looks is none.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -26,7 +25,7 @@ import structlog
 from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from fastgw import kafka_client
+from fastgw import client_log, kafka_client
 from fastgw.config import Config
 
 log = structlog.get_logger("fastgw.consumers")
@@ -128,8 +127,9 @@ class Consumers:
 
     def _run(self) -> None:
         try:
-            admin = AdminClient(self._settings, logger=logging.getLogger("fastgw.consumers.librdkafka"))
+            admin = AdminClient(self._settings | client_log.listening())
             while not self._stopping.wait(PERIOD_S):
+                admin.poll(0)  # takes what the client has to say; its answers come without
                 self._look(admin)
         except BaseException as error:
             self._on_failure(error)

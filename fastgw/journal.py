@@ -11,40 +11,9 @@ from typing import Any
 
 import structlog
 
+from fastgw.throttle import PERIOD_NS, Throttle
+
 log = structlog.get_logger("fastgw.requests")
-
-PERIOD_NS = 10_000_000_000
-
-
-class Throttle:
-    """One line of each kind at once, then one a period at most; what is held back is counted."""
-
-    def __init__(self, period_ns: int = PERIOD_NS) -> None:
-        self._period_ns = period_ns
-        self._kinds: dict[tuple[str, str], list[int]] = {}  # the end of its period, how many were held back
-
-    def __repr__(self) -> str:
-        return f"<Throttle {len(self._kinds)} kinds>"
-
-    def admit(self, kind: tuple[str, str], now_ns: int) -> int:
-        """How many of that kind were held back since its last line; -1: hold this one back as well."""
-        known = self._kinds.get(kind)
-        if known is None:
-            self._kinds[kind] = [now_ns + self._period_ns, 0]
-            return 0
-        if now_ns < known[0]:
-            known[1] += 1
-            return -1
-        held_back, known[1] = known[1], 0
-        known[0] = now_ns + self._period_ns
-        return held_back
-
-    def overdue(self, now_ns: int) -> list[tuple[tuple[str, str], int]]:
-        """The kinds whose period has passed without a further line, and how many of each were held back."""
-        ended = [(kind, known[1]) for kind, known in self._kinds.items() if known[0] <= now_ns]
-        for kind, _ in ended:
-            del self._kinds[kind]
-        return [(kind, held_back) for kind, held_back in ended if held_back]
 
 
 class Journal:

@@ -258,33 +258,3 @@ def figures_of(statistics: str) -> dict[str, Any]:
             if one["nodeid"] >= 0
         ],
     }
-
-
-class BoundedLog:
-    """Decides which log lines go out when a broken broker makes thousands of them: `most` in each period."""
-
-    def __init__(self, most: int = 20, period_ns: int = 10_000_000_000) -> None:
-        self._most = most
-        self._period_ns = period_ns
-        self._period_ends_ns = 0
-        self._left = most
-        self._held_back = 0
-
-    def __repr__(self) -> str:
-        return f"<BoundedLog {self._left} left, {self._held_back} held back>"
-
-    def admit(self, now_ns: int) -> bool:
-        """Whether the next line may go out."""
-        if now_ns >= self._period_ends_ns:
-            self._period_ends_ns = now_ns + self._period_ns
-            self._left = self._most
-        if self._left == 0:
-            self._held_back += 1
-            return False
-        self._left -= 1
-        return True
-
-    def held_back(self) -> dict[str, int]:
-        """What an admitted line should say of those that were not: the field `held_back`, or nothing. Starts anew."""
-        count, self._held_back = self._held_back, 0
-        return {"held_back": count} if count else {}

@@ -11,7 +11,6 @@ Producing happens on the loop: `produce` never waits. Delivery reports are fetch
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
 import time
@@ -21,7 +20,9 @@ from functools import partial
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from fastgw import errors, kafka_wire
+from fastgw import client_log, errors, kafka_wire
+from fastgw.client_lines import of_error
+from fastgw.client_log import CLIENT_LOG
 from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka_client import (
     ANY,
@@ -33,7 +34,6 @@ from fastgw.kafka_client import (
     PURGED,
     REFUSALS,
     REPLACE_AGAIN_NS,
-    BoundedLog,
     LinkEvents,
     LinkSettings,
     Settings,
@@ -62,8 +62,7 @@ class KafkaLink:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
         own = {
-            "logger": logging.getLogger("fastgw.librdkafka"),
-            "error_cb": self._on_client_error,
+            **client_log.listening(),
             "stats_cb": _on_statistics,
         }
         # One for each delivery class, then one for each whose records do not stay together.
@@ -78,7 +77,6 @@ class KafkaLink:
         self._consumer = Consumer(settings.consumer() | own)
         self._reading: set[int] = set()
         self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
-        self._lines = BoundedLog()
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
     def start(self) -> None:
@@ -167,14 +165,6 @@ class KafkaLink:
     def _new_sender(self, number: int) -> _Sender:
         return _Sender(self._producer_settings[number], self._events)
 
-    def _on_client_error(self, error: KafkaError) -> None:
-        self._say("kafka client", code=error.name(), detail=error.str())
-
-    def _say(self, event: str, **fields: str) -> None:
-        # Both threads come here; at worst a line too many or too few goes out.
-        if self._lines.admit(time.monotonic_ns()):
-            log.warning(event, **fields, **self._lines.held_back())
-
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
@@ -205,7 +195,7 @@ class KafkaLink:
             try:
                 command()
             except KafkaException as failed:
-                self._say("kafka consumer command failed", detail=str(failed))
+                _say("kafka consumer command failed", failed.args[0])
 
     def _begin(self, partitions: frozenset[int], at: int) -> None:
         if at == FROM_BEGINNING:
@@ -223,7 +213,7 @@ class KafkaLink:
             # ListOffsets takes this in place of a timestamp: one round trip for all.
             answers = self._consumer.offsets_for_times(wanted, timeout=POSITION_TIMEOUT_S)
         except KafkaException as error:
-            self._say("cannot position the reply consumer, trying again", detail=error.args[0].str())
+            _say("cannot position the reply consumer, trying again", error.args[0])
             answers = []
         offsets = {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
         self._unpositioned -= offsets.keys()
@@ -255,7 +245,7 @@ class KafkaLink:
             if message.error() is None:
                 replies.append(_decoded(message))
             else:
-                self._say("reply consumer", detail=message.error().str())
+                _say("reply consumer", message.error())
         self._events.replies(replies)
 
     def close(self, timeout_s: float) -> int:
@@ -317,6 +307,10 @@ class _Sender:
         else:
             why = self.why if error.code() in PURGED else error.str()
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), why)
+
+
+def _say(event: str, error: KafkaError) -> None:
+    CLIENT_LOG.say(of_error(error.name(), error.str()), event)
 
 
 def _on_statistics(text: str) -> None:

@@ -11,7 +11,7 @@ from fastgw.messages cimport Record
 
 @cython.final
 cdef class NativeLink:
-    cdef object _events, _loop, _slots, _reply_topic, _lines
+    cdef object _events, _loop, _slots, _reply_topic
     cdef int _reply_fd, _event_fd, _alarm_fd
     cdef int64_t _alarm_ns
     cdef int _classes

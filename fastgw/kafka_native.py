@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import confluent_kafka  # loads the library that is used here
 import structlog
@@ -32,6 +32,8 @@ import structlog
 from fastgw import _klink, errors, kafka_wire
 from fastgw._ctable import SlotRange
 from fastgw._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Statistics, Undelivered
+from fastgw.client_lines import Line, of_error, of_log
+from fastgw.client_log import CLIENT_LOG
 from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
 from fastgw.flights import Flights, Refusal
 from fastgw.kafka_client import (
@@ -44,7 +46,6 @@ from fastgw.kafka_client import (
     QUEUE_FULL,
     REFUSALS,
     REPLACE_AGAIN_NS,
-    BoundedLog,
     LinkEvents,
     LinkSettings,
     Settings,
@@ -63,8 +64,6 @@ POSITION_REPEAT_S = 0.2
 FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
 GIVEN_UP_AT_ONCE = 1000  # records whose time is up, on one tick: their answers must not hold up the loop
 NewClient = TypeVar("NewClient", Producer, Consumer)
-LOG_METHODS = ("error", "error", "error", "error", "warning", "info", "info")  # by syslog level ...
-DEBUG = 7  # ... below this one
 
 
 class NativeUnavailable(FastgwError):
@@ -123,7 +122,6 @@ class NativeLink:
         self._loop = loop
         self._slots = slots
         self._reply_topic = settings.reply_topic
-        self._lines = BoundedLog()
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._alarm_fd = _klink.alarm()
@@ -390,7 +388,7 @@ class NativeLink:
         missing = wanted - offsets.keys()
         if missing:
             why = answer.text or next(iter(answer.failed.values()), "no answer")
-            self._say("warning", "cannot position the reply consumer, trying again", detail=why)
+            CLIENT_LOG.say(Line("warning", "", why), "cannot position the reply consumer, trying again")
             self._question += 1
             self._questions[self._question] = missing  # where `stop_reading` finds it until it is asked again
             self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
@@ -415,7 +413,7 @@ class NativeLink:
         fresh = {partition: start for partition, start in starts.items() if partition not in self._reading}
         refused = self._consumer.assign(fresh) if fresh else None
         if refused is not None:
-            self._say("warning", "kafka consumer command failed", detail=refused[1])
+            CLIENT_LOG.say(Line("warning", "", refused[1]), "kafka consumer command failed")
             return
         self._reading.update(fresh)
         if offsets:
@@ -431,7 +429,7 @@ class NativeLink:
         self._reading -= gone
         refused = self._consumer.unassign(gone) if gone else None
         if refused is not None:
-            self._say("warning", "kafka consumer command failed", detail=refused[1])
+            CLIENT_LOG.say(Line("warning", "", refused[1]), "kafka consumer command failed")
 
     # The end.
 
@@ -469,18 +467,9 @@ class NativeLink:
         if isinstance(event, Statistics):
             log.info("kafka statistics", **figures_of(event.text))
         elif isinstance(event, LogLine):
-            if event.facility == "FAIL":
-                return  # a connection that failed: comes as an error as well
-            if event.level == DEBUG:  # somebody has asked for it, for all of it
-                log.debug("librdkafka", facility=event.facility, detail=event.text)
-                return
-            self._say(LOG_METHODS[event.level], "librdkafka", facility=event.facility, detail=event.text)
+            CLIENT_LOG.say(of_log(event.level, event.facility, event.text))
         else:
-            self._say("warning", "kafka client", code=event.name, detail=event.text)
-
-    def _say(self, method: str, event: str, **fields: Any) -> None:
-        if self._lines.admit(time.monotonic_ns()):
-            getattr(log, method)(event, **fields, **self._lines.held_back())
+            CLIENT_LOG.say(of_error(event.name, event.text))
 
 
 class _Retired(NamedTuple):

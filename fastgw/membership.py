@@ -11,15 +11,15 @@ on where they were as soon as it is back. So only what the group says makes the 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from fastgw import client_log
 from fastgw.config import Config
 from fastgw.kafka_client import client_settings
 from fastgw.units import NS_PER_MS
@@ -98,7 +98,7 @@ class Membership:
 
     def _run(self) -> None:
         try:
-            consumer = Consumer(self._client_settings(), logger=logging.getLogger("fastgw.membership.librdkafka"))
+            consumer = Consumer(self._client_settings() | client_log.listening())
             if self._config.cluster.mode == "group":
                 consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
             try:
@@ -127,14 +127,18 @@ class Membership:
     def _turn(self, consumer: Consumer) -> None:
         message = consumer.poll(POLL_S)  # calls _assigned, _revoked and _lost
         if message is not None and message.error() is not None:
-            self._note(str(message.error()))
+            self._note(message.error())
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
             self._look(consumer, now_s)
         self._tell_if_changed(now_s)
 
-    def _note(self, trouble: str) -> None:
+    def _note(self, error: KafkaError) -> None:
+        if error.code() < 0 or self._config.cluster.mode != "group":  # librdkafka's own: no word of the group's
+            client_log.CLIENT_LOG.client_error(error)
+            return
         # Such as a group that we may not join. It comes again every second or so; the first one says it all.
+        trouble = str(error)
         if trouble != self._last_trouble:
             log.warning("trouble with the group", group=self._group_id, error=trouble)
         self._last_trouble = trouble

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, overload
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from fastgw import kafka_wire, service_clients
+from fastgw import client_lines, kafka_wire, service_clients
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service_messages import Problem, Reply, ReplyRecord, Request, decimal, problem_record, reply_record
 from fastgw.service_work import AsyncJob, InHand, LoopThread, Progress, Rarely, client_log, log
@@ -572,8 +572,11 @@ class Service:
         self.stop()
 
     def _on_client_error(self, error: KafkaError) -> None:
+        line = client_lines.of_error(error.name(), error.str())
+        if line.method == client_lines.DEBUG:
+            return  # idle connections were closed
         self._last_client_error = error.str()
-        self._rarely.warn("kafka_error", f"topic={self.topic} {error.str()}")
+        self._rarely.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
 
     def _on_consumer_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in NOT_ALLOWED:

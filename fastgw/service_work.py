@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastgw import client_lines
+
 log = logging.getLogger("fastgw.service")
 
 AsyncJob = Callable[[], Coroutine[Any, Any, None]]
@@ -138,7 +140,10 @@ class Rarely:
 
 
 class RarelyFilter(logging.Filter):
-    """Lets each client say each kind of thing once in ten seconds: a lost broker is reported twenty times a second."""
+    """Lets each client say each kind of thing once in ten seconds: a lost broker is reported twenty times a second.
+
+    What comes as an error as well, and what is no trouble, does not pass (see `client_lines`).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,12 +151,11 @@ class RarelyFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this line may pass; confluent-kafka's lines have the kind (such as FAIL), client and text as args."""
-        return (
-            self._rarely.passes(
-                f"{record.levelno} {record.args[:2] if isinstance(record.args, tuple) and record.args else record.msg}"
-            )
-            is not None
-        )
+        if not isinstance(record.args, tuple) or not record.args:
+            return self._rarely.passes(f"{record.levelno} {record.msg}") is not None
+        if record.levelno > logging.DEBUG and record.args[0] == client_lines.FAILED:
+            return False
+        return self._rarely.passes(f"{record.levelno} {record.args[:2]}") is not None
 
 
 client_log = logging.getLogger("fastgw.service.librdkafka")

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines",
-    1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol",
+    1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
     3: "http_granian http_express kafka_link kafka_native journal mesh_links membership admin topics listeners systemd "
     "children standby host_survey consumers entrance",
@@ -37,6 +37,9 @@ FLOOR |= {"addresses": FLOOR["spelling"] - 0.5, "forwarding": FLOOR["messages"] 
 
 # Names the keys of a file as the settings do.
 FLOOR["toml_text"] = FLOOR["settings"] + 0.5
+
+# Has a lock and a timer, and is written to by whoever has a Kafka client.
+FLOOR["client_log"] = FLOOR["kafka_link"] - 0.5
 
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5

@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError
 
 from fastgw import config, errors, kafka_client
 from fastgw.errors import Outcome
-from fastgw.kafka_client import REFUSALS, REPLACE_AGAIN_NS, BoundedLog, LinkSettings, client_settings, patience
+from fastgw.kafka_client import REFUSALS, REPLACE_AGAIN_NS, LinkSettings, client_settings, patience
 from fastgw.service_clients import consumer_properties, producer_properties
 from fastgw.spelling import owner_of_property
 
@@ -87,16 +87,6 @@ def test_the_error_codes_are_those_of_the_protocol():
     assert names == REFUSALS
     assert (KafkaError._QUEUE_FULL, KafkaError._FATAL) == (kafka_client.QUEUE_FULL, kafka_client.FATAL)
     assert {ending.outcome for ending in REFUSALS.values()} == {Outcome.NOT_RECORDED}
-
-
-def test_a_bounded_log_admits_a_few_lines_a_period_and_tells_how_many_it_held_back():
-    lines = BoundedLog(most=3, period_ns=10 * S)
-    assert [lines.admit(S) for _ in range(5)] == [True, True, True, False, False]
-    assert not lines.admit(10 * S)
-    assert lines.admit(11 * S)
-    assert lines.held_back() == {"held_back": 3}
-    assert lines.held_back() == {}
-    assert repr(lines) == "<BoundedLog 2 left, 0 held back>"
 
 
 def test_a_property_that_an_operator_cannot_change_is_refused_in_the_configuration():

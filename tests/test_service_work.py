@@ -92,7 +92,8 @@ def test_a_client_says_each_kind_of_thing_once(caplog: pytest.LogCaptureFixture)
     log = logging.getLogger("fastgw.test.client")
     log.addFilter(RarelyFilter())
     for attempt in range(50):
-        log.error("%s [%s] %s", "FAIL", "consumer-1", f"refused {attempt}")
-        log.error("%s [%s] %s", "FAIL", "producer-2", f"refused {attempt}")
+        log.error("%s [%s] %s", "COMMITFAIL", "consumer-1", f"refused {attempt}")
+        log.error("%s [%s] %s", "GETPID", "producer-2", f"refused {attempt}")
+        log.error("%s [%s] %s", "FAIL", "producer-2", "which comes as an error as well")
         log.error("plain")
-    assert caplog.messages == ["FAIL [consumer-1] refused 0", "FAIL [producer-2] refused 0", "plain"]
+    assert caplog.messages == ["COMMITFAIL [consumer-1] refused 0", "GETPID [producer-2] refused 0", "plain"]
