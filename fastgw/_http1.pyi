@@ -8,9 +8,7 @@ from fastgw.messages import Head
 class RequestHead(Head):
     """One head. Says nothing of whether it is a valid one.
 
-    `path` and `query` are the target in front of and behind its question mark, until somebody decodes the path. The
-    body of HTTP/1.1 is bounded by who reads it (`bounds_body`), and without length or chunks there is none
-    (`bodiless`).
+    `path` and `query` are the target in front of and behind its question mark. `is_streamed`: the body comes in chunks.
     """
 
     @property
@@ -24,7 +22,7 @@ class RequestHead(Head):
         """As sent."""
     @property
     def is_plain(self) -> bool:
-        """The path begins with a slash and needs no decoding, and there is no fragment."""
+        """The path begins with a slash, and there is no fragment."""
     @property
     def is_http10(self) -> bool: ...
     @property
@@ -34,7 +32,7 @@ class RequestHead(Head):
     def is_expecting(self) -> bool:
         """There is an Expect."""
     def get(self, key: str, /) -> str | None:
-        """The value of the first header of that name (lower case); one that is not ASCII counts as absent."""
+        """The value of the header of that name (lower case), its lines joined."""
     def get_all(self, key: str, /) -> list[str]:
         """The values of all headers of that name (lower case), in their order."""
 

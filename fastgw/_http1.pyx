@@ -15,9 +15,12 @@ marked nogil touches no Python object and cannot fail.
 """
 
 cimport cython
+from fastgw.messages cimport joined
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp, memcpy
+
+from fastgw.messages import NOBODY
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
@@ -61,6 +64,15 @@ cdef span trimmed(span text) noexcept nogil:
     while text.start < text.stop and is_blank((text.stop - 1)[0]):
         text.stop -= 1
     return text
+
+
+cdef bint is_named_in(const char* at, const char* stop, const char* name, Py_ssize_t size) noexcept nogil:
+    """Whether one of the lines from `at` on is a header of this name, which is in lower case."""
+    while at < stop:
+        if equals(parts_of(line_at(at, stop)).name, name, size):
+            return True
+        at = next_line(at, stop)
+    return False
 
 
 cdef inline bint has(span text, char character) noexcept nogil:
@@ -182,9 +194,11 @@ cdef class RequestHead:
         cdef line_parts parts
         while at < self._stop:
             parts = parts_of(line_at(at, self._stop))
-            if equals(parts.name, name, size) and is_ascii(parts.value):
-                return text_of(parts.value)
             at = next_line(at, self._stop)
+            if equals(parts.name, name, size):
+                if is_named_in(at, self._stop, name, size):
+                    return joined(key, self.get_all(key))
+                return text_of(parts.value)
         return None
 
     cpdef get_all(self, str key):
@@ -195,7 +209,7 @@ cdef class RequestHead:
         cdef list values = []
         while at < self._stop:
             parts = parts_of(line_at(at, self._stop))
-            if equals(parts.name, name, size) and is_ascii(parts.value):
+            if equals(parts.name, name, size):
                 values.append(text_of(parts.value))
             at = next_line(at, self._stop)
         return values
@@ -225,8 +239,6 @@ cdef class RequestHead:
         self.path = text_of(word)
         if query == NULL:
             self.target = self.path
-        if has(word, c"%"):
-            self.is_plain = False
         return 0
 
     cdef int _read_version(self, const char* start, const char* stop) except -1:
@@ -266,9 +278,9 @@ cdef class RequestHead:
                     keeps |= has_token(parts.value, b"keep-alive", 10)
             elif first == c"t":
                 if equals(parts.name, b"transfer-encoding", 17):
-                    if self.chunked or self.is_http10 or not equals(parts.value, b"chunked", 7):
+                    if self.is_streamed or self.is_http10 or not equals(parts.value, b"chunked", 7):
                         return self._find_fault("expected no Transfer-Encoding but chunked, and that in HTTP/1.1 only")
-                    self.chunked = True
+                    self.is_streamed = True
             elif first == c"e":
                 if equals(parts.name, b"expect", 6):
                     self.is_expecting = True
@@ -277,7 +289,7 @@ cdef class RequestHead:
                     closes |= has_token(parts.value, b"close", 5)
         if hosts > 1:
             self.hosts = tuple(self.get_all("host"))
-        if self.chunked and self.content_length is not None:
+        if self.is_streamed and self.content_length is not None:
             return self._find_fault("expected either Content-Length or Transfer-Encoding")
         self.is_kept_alive = not closes and (keeps or not self.is_http10)
         return 0
@@ -306,7 +318,7 @@ cpdef RequestHead scan(bytes data, Py_ssize_t at):
     head._data = data
     head.end = end - start
     head.hosts = ()
-    head.bodiless = head.bounds_body = True
+    head.peer = NOBODY
     head._stop = end - 2
     line = line_at(start + at, end)
     head._start = next_line(start + at, end)

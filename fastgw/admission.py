@@ -11,8 +11,9 @@ from fastgw.errors import Ending
 from fastgw.messages import Answer, Cut, Head, HeaderList
 
 Params = tuple[tuple[str, str], ...]
+"""Path parameters: name, and the value as it came in the path (percent-encoded)."""
 
-UNKNOWN = -1  # the length of a body that comes in chunks, to a front that says `Head.bounds_body`
+UNKNOWN = -1  # the length of a body that says itself where it ends (`Head.is_streamed`)
 
 
 class Refusal(NamedTuple):
@@ -28,6 +29,7 @@ class Admission:
     """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`.
 
     Attributes:
+        path, params: as they came (percent-encoded).
         body_bytes: 0: there is no body to read; UNKNOWN: it says itself where it ends.
         timeout_ns: from the moment the request is complete; `Prefer: wait` has been applied.
         max_body_bytes: the route's limit.

@@ -44,7 +44,9 @@ MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed", c
 NO_ROUTE = Ending(2, "no_route", 404, _N, False, "No route matches this path")
 WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not take this method")
 BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly", closes=True)
-LENGTH_REQUIRED = Ending(5, "length_required", 411, _N, False, "A Content-Length is required", closes=True)
+BODIES_FULL = Ending(
+    5, "bodies_full", 503, _N, True, "This worker holds as many bytes of request bodies as it may", RETRY_AFTER_S
+)
 BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large", closes=True)
 TARGET_TOO_LONG = Ending(7, "target_too_long", 414, _N, False, "The request target is too long")
 HEADERS_TOO_LARGE = Ending(8, "headers_too_large", 431, _N, False, "The request headers are too large")

@@ -10,7 +10,7 @@ cdef int _CARRIAGE_RETURN, _HEAD, _BODY, _WAITING, _STALLED, _ENDED
 
 @cython.final
 cdef class Connection:
-    cdef object _front, _door, _answer, _transport, _write, _feed, _watch, _partial
+    cdef object _front, _door, _answer, _transport, _write, _feed, _watch, _partial, _peer
     cdef Admission _admission
     cdef dict _heads_made
     cdef MessageEnd _message

@@ -27,7 +27,7 @@ from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
 from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks
-from fastgw.messages import HeaderList
+from fastgw.messages import NOBODY, HeaderList, Peer
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
 HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
@@ -75,6 +75,7 @@ class Connection:
         self._answer: Any = self._take_answer  # bound once, not for each request
         self._transport: Any = None
         self._write: Any = None
+        self._peer = NOBODY
         self._message = MessageEnd()  # the callbacks of llhttp
         self._feed: Any = None
         self._new_parser(self._message)
@@ -105,6 +106,7 @@ class Connection:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._write = transport.write
+        self._peer = _peer_of(transport)
         transport.set_write_buffer_limits(high=0)  # we hear at once of a client that does not take its answer
         if self._front.take_in(self):
             self._start(self._front.heads_due)
@@ -294,7 +296,7 @@ class Connection:
         head_end = end = head.end
         if head_end - at > self._front.small_head_bytes and not self._check_size(data[at:head_end], 0):
             return len(data)
-        if head.chunked:
+        if head.is_streamed:
             left = UNKNOWN
         else:
             if head.content_length:
@@ -305,6 +307,7 @@ class Connection:
         self._keep_alive = head.is_kept_alive
         self._is_head = head.method == "HEAD"
         self._is_http10 = head.is_http10
+        head.peer = self._peer
         message = self._message
         message.seen = False
         try:
@@ -591,3 +594,10 @@ class Connection:
         self._transport.write_eof()
         if not self._unflushed:
             self._start(self._front.lingers_due)
+
+
+def _peer_of(transport: Any) -> Peer:
+    name = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):  # a Unix socket, or one whose other end has left already
+        return NOBODY
+    return Peer(name[0], name[1], "http")

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import unquote_to_bytes
 
 import structlog
 
@@ -51,7 +50,7 @@ class BadHead(ValueError):
 
 
 def complete(head: RequestHead) -> None:
-    """Decodes path and query of a head that is not plain.
+    """Finds path and query of a head that is not plain.
 
     Raises:
         BadHead: it has a fault, an absolute target of another authority than Host, or a target with a fragment.
@@ -62,7 +61,6 @@ def complete(head: RequestHead) -> None:
         raise BadHead("expected a target without fragment")
     if not head.path.startswith("/"):
         head.path, head.query = _absolute(head.target, head.hosts)
-    head.path = unquote_to_bytes(head.path).decode("utf-8", "replace")
 
 
 def _absolute(target: str, hosts: Sequence[str]) -> tuple[str, str]:

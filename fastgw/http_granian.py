@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
@@ -28,10 +29,10 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.rsgi import HTTPProtocol, Scope
 
 from fastgw import errors
-from fastgw.admission import Admission, Door, Refusal
+from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits, Listen
 from fastgw.deadlines import Deadlines
-from fastgw.messages import Head, HeaderList
+from fastgw.messages import Head, HeaderList, Peer
 from fastgw.slow_clients import SlowClients
 
 log = structlog.get_logger("fastgw.http")
@@ -39,6 +40,9 @@ log = structlog.get_logger("fastgw.http")
 BACKLOG = 1024
 HTTP1_BUFFER_BYTES_MIN = 16_384  # hyper panics below 8 KiB and refuses ordinary headers just above
 CLOSE = ("connection", "close")
+_NOT_ESCAPED = "/!$&'()*+,;=:@\"<>[\\]^`{|}"
+# HTTP/2 may send a body without Content-Length with any of them.
+_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
 HTTP2_PING_MS_MAX = 15_000
 BODY_SWEEP_S = 0.25  # the precision of the body deadline
@@ -190,7 +194,9 @@ class GranianFront:
             return
         if verdict.timeout_ns > self._longest_wait_ns:
             self._longest_wait_ns = verdict.timeout_ns
-        if verdict.body_bytes:
+        if verdict.body_bytes == UNKNOWN:  # there is no bound to what granian collects
+            self.door.abandon(verdict, errors.MALFORMED, "send a Content-Length; chunked bodies are not taken", answer)
+        elif verdict.body_bytes:
             _Body(self, proto, verdict, answer, self._loop.time() + self._body_timeout_s)
         else:
             self.open(proto, verdict, b"", answer)
@@ -332,14 +338,24 @@ def _head_of(scope: Scope, is_http2: bool) -> Head:
     length = headers.get("content-length")
     return Head(
         scope.method,
-        scope.path,
+        _escaped(scope.path),
         scope.query_string,
         headers,
         _hosts(scope.authority, headers.get_all("host"), is_http2),
         int(length) if length is not None else None,  # hyper has refused anything that is not a number
-        "transfer-encoding" in headers,
-        not is_http2,
+        "transfer-encoding" in headers or (is_http2 and scope.method in _BODY_METHODS),
+        _peer(scope),
     )
+
+
+def _escaped(path: str) -> str:
+    """granian has decoded it; what were no characters is left as it is, for the core to refuse."""
+    return path if "\ufffd" in path else quote(path, safe=_NOT_ESCAPED)
+
+
+def _peer(scope: Scope) -> Peer:
+    host, _, port = scope.client.rpartition(":")
+    return Peer(host.strip("[]"), int(port), scope.scheme) if port.isdigit() else Peer("", 0, scope.scheme)
 
 
 def _hosts(authority: str | None, hosts: list[str], is_http2: bool) -> list[str]:

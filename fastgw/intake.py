@@ -14,9 +14,7 @@ from fastgw import errors
 from fastgw.admission import UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
 from fastgw.messages import Head, HeaderList, Headers
-
-# A body in a request with one of these is announced by its Content-Length or not at all.
-_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+from fastgw.request_path import BadPath, decoded_segments
 
 # RFC 9112, 3.2: a Host that is none is refused. RFC 3986 allows more characters in a name than any DNS name has; among
 # them the comma and the at-sign, with which two hosts are smuggled in one header.
@@ -76,14 +74,14 @@ class Intake:
         if target_bytes > self._limits.max_target_bytes:
             expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"
             return self._check_host(head) or Refusal(errors.TARGET_TOO_LONG, expected)
-        node = self._static.get(head.path)  # a match needs no check: it is one of our own paths, letter by letter
+        node = self._static.get(head.path)  # it is one of our own, without escapes: nothing is to be checked
         values: tuple[str, ...] = ()
         if node is None:
-            if not _is_sound(head.path):
-                return Refusal(
-                    errors.MALFORMED, "the path must start with '/' and hold no '..' segment, NUL or non-UTF-8"
-                )
-            found = _match(self._root, head.path.split("/"), 1)
+            try:
+                segments = decoded_segments(head.path)
+            except BadPath as bad:
+                return Refusal(errors.MALFORMED, str(bad))
+            found = _match(self._root, segments, head.path[1:].split("/"), 0)
             if found is None:
                 detail = f"no route for {head.path[:200]!r}"
                 return self._check_host(head) or Refusal(errors.NO_ROUTE, detail, headers=_closing(head.method))
@@ -99,16 +97,13 @@ class Intake:
             headers = [("allow", allow), *(_closing(head.method) or ())]
             return Refusal(errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=headers)
         route, names = entry
-        body_bytes = head.content_length or 0
-        if body_bytes > route.max_body_bytes:
+        body_bytes = head.content_length
+        if body_bytes is None:
+            body_bytes = UNKNOWN if head.is_streamed else 0
+        elif body_bytes > route.max_body_bytes:
             return Refusal(
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
-        if head.content_length is None and (head.chunked or (head.method in _BODY_METHODS and not head.bodiless)):
-            if not head.bounds_body:
-                detail = "send a Content-Length; chunked bodies are not taken"
-                return Refusal(errors.LENGTH_REQUIRED, detail, route.number)
-            body_bytes = UNKNOWN
         return Admission(
             route.number,
             head.method,
@@ -141,23 +136,19 @@ def _closing(method: str) -> HeaderList | None:
     return None if method in METHODS else [("connection", "close")]
 
 
-def _is_sound(path: str) -> bool:
-    return path.startswith("/") and "\0" not in path and "\ufffd" not in path and ".." not in path.split("/")
-
-
-def _match(node: _Node, segments: list[str], at: int) -> tuple[_Node, tuple[str, ...]] | None:
-    """The leftmost-literal match; its depth is bounded by the deepest template."""
+def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> tuple[_Node, tuple[str, ...]] | None:
+    """The leftmost-literal match, and the raw values of its parameters; its depth is that of the deepest template."""
     if at == len(segments):
         return (node, ()) if node.routes else None
     literal = node.literals.get(segments[at])
     if literal is not None:
-        found = _match(literal, segments, at + 1)
+        found = _match(literal, segments, raw, at + 1)
         if found is not None:
             return found
     if node.parameter is not None and segments[at]:
-        found = _match(node.parameter, segments, at + 1)
+        found = _match(node.parameter, segments, raw, at + 1)
         if found is not None:
-            return found[0], (segments[at], *found[1])
+            return found[0], (raw[at], *found[1])
     return None
 
 

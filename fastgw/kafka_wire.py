@@ -1,7 +1,7 @@
 """Messages <-> Kafka records, in the `plain` dialect (design section 9): header names and encodings, nothing else.
 
-Everything is ASCII text. A path and its parameters are percent-encoded (RFC 3986, section 2.1) on the record, because
-HTTP hands them over decoded and a record header must not depend on anybody's idea of a charset.
+Everything is ASCII text, but for values of HTTP headers: those are the bytes that came. A path and its parameters are
+percent-encoded (RFC 3986, section 2.1) on the record: a record header must not depend on anybody's idea of a charset.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
-from urllib.parse import quote
 
 import orjson
 
 from fastgw import errors, ids
 from fastgw.messages import Head, HeaderList, Reply
+from fastgw.request_path import on_record
 
 CORRELATION_ID = "correlation_id"
 REPLY_TO = "reply_to"
@@ -54,7 +54,6 @@ DEFAULT_CONTENT_TYPE = "application/json"
 # Kinds of reply headers that a route remembers, and how large they may be: services repeat themselves or never do.
 REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
 
-_PLAIN_TEXT = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*").fullmatch
 _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 
@@ -89,7 +88,7 @@ class RequestWire:
         self._copied = [(name, name) for name in FORWARDED_ALWAYS]
         self._copied += [(name, f"http_header_{name}") for name in copied_headers]
         # What the request before had is mostly what this one has: the headers of a value, and that value.
-        self._paths = {http_route: (PATH, _percent_encoded(http_route))}  # of a route without parameters: all there are
+        self._paths = {http_route: (PATH, on_record(http_route))}  # of a route without parameters: all there are
         self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
         self._deadline, self._deadline_header = 0, (DEADLINE, b"0")
 
@@ -116,24 +115,18 @@ class RequestWire:
             self._reply_partition_header,
             self._deadline_header,
             self._methods[method],
-            self._paths.get(path) or (PATH, _percent_encoded(path)),
+            self._paths.get(path) or (PATH, on_record(path)),
             *self._fixed,
         ]
         if query:
             out.append(("http_query", query.encode("ascii", "replace")))
         for name, value in params:
-            out.append((f"http_param_{name}", _percent_encoded(value)))
+            out.append((f"http_param_{name}", on_record(value)))
         for name, header in self._copied:
             found = http_headers.get(name)
             if found is not None:
-                out.append((header, found.encode("ascii", "replace")))
+                out.append((header, found.encode("latin-1")))
         return out
-
-
-def _percent_encoded(text: str) -> bytes:
-    if _PLAIN_TEXT(text):
-        return text.encode("ascii")
-    return quote(text, safe="!$&'()*+,;=:@/").encode("ascii")
 
 
 def decode_reply(message: Message) -> Reply:

@@ -8,10 +8,14 @@ cdef class Head:
     cdef public str path, query
     cdef readonly tuple hosts
     cdef readonly object content_length
-    cdef readonly bint chunked, bodiless, bounds_body
+    cdef readonly bint is_streamed
+    cdef public object peer
     cdef object _headers
     cpdef get(self, str key)
     cpdef get_all(self, str key)
+
+
+cpdef joined(str name, lines)
 
 
 @cython.final

@@ -15,10 +15,27 @@ The front writes the header `x-request-id` with the id, which is ASCII; b"" mean
 
 
 class Headers(Protocol):
-    """Request headers as a front has them; names are lower case."""
+    """Request headers as they are asked for; names are lower case, values are latin-1: one character is one byte."""
 
     def get(self, key: str, /) -> str | None: ...
     def get_all(self, key: str, /) -> Sequence[str]: ...
+
+
+class HeaderLines(Protocol):
+    """Request headers as a front has them: the values of all lines of one name, in their order."""
+
+    def get_all(self, key: str, /) -> Sequence[str]: ...
+
+
+class Peer(NamedTuple):
+    """Who is at the other end of a connection."""
+
+    address: str  # "" on Unix sockets
+    port: int  # 0 on Unix sockets
+    scheme: str  # "http" or "https"
+
+
+NOBODY = Peer("", 0, "http")
 
 
 class Head:
@@ -27,12 +44,12 @@ class Head:
     It is its own headers (`get`, `get_all`: names are lower case).
 
     Attributes:
-        method, path, query: the path percent-decoded, the query as sent, without the question mark.
+        method, path, query: the path as it came (percent-encoded, still to be checked; of a target in absolute form
+            the path alone), the query as it came, without the question mark.
         hosts: every Host header, or the one :authority of HTTP/2.
         content_length: None: not declared.
-        chunked: a body is announced without a length (Transfer-Encoding).
-        bodiless: no length means no body (HTTP/1.1; HTTP/2 may send one all the same).
-        bounds_body: the front stops reading a body of unknown length at `Admission.max_body_bytes`.
+        is_streamed: a body of unknown length may follow, which the front bounds at `Admission.max_body_bytes`.
+        peer: the other end of the connection.
     """
 
     def __init__(
@@ -40,30 +57,37 @@ class Head:
         method: str,
         path: str,
         query: str,
-        headers: Headers,
+        headers: HeaderLines,
         hosts: Sequence[str],
         content_length: int | None,
-        chunked: bool,
-        bodiless: bool,
-        bounds_body: bool = False,
+        is_streamed: bool,
+        peer: Peer = NOBODY,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.hosts = tuple(hosts)
         self.content_length = content_length
-        self.chunked = chunked
-        self.bodiless = bodiless
-        self.bounds_body = bounds_body
+        self.is_streamed = is_streamed
+        self.peer = peer
         self._headers = headers
 
     def get(self, key: str, /) -> str | None:
-        """The value of the first header of that name."""
-        return self._headers.get(key)
+        """The value of that name, all its lines joined; None if there is no such line."""
+        return joined(key, self._headers.get_all(key))
 
     def get_all(self, key: str, /) -> Sequence[str]:
-        """The values of all headers of that name, in their order."""
+        """The values of all lines of that name, in their order."""
         return self._headers.get_all(key)
+
+
+def joined(name: str, lines: Sequence[str]) -> str | None:
+    """The lines of one header as one value (RFC 9110, 5.3; Cookie: RFC 9113, 8.2.3). Empty lines add nothing."""
+    if not lines:
+        return None
+    if len(lines) == 1:
+        return lines[0]
+    return ("; " if name == "cookie" else ", ").join([line for line in lines if line])
 
 
 TOGETHER = -1  # in place of a partition: without key, wherever the records go that are sent at about the same time

@@ -18,6 +18,7 @@ import msgspec
 from fastgw.admission import Params
 from fastgw.errors import KeyMissing
 from fastgw.messages import Headers
+from fastgw.request_path import decoded
 
 KeyOf = Callable[[Headers, Params, bytes], bytes]
 
@@ -38,7 +39,7 @@ def key_of(spec: str) -> KeyOf | None:
         return None
     where, _, name = spec.partition(".")
     if where == "path":
-        return lambda _headers, params, _body: _found(dict(params).get(name, "").encode(), spec)
+        return lambda _headers, params, _body: _found(decoded(dict(params).get(name, "")), spec)
     if where == "header":
         # One character is one byte of the client's, see messages.Head.
         return lambda headers, _params, _body: _found((headers.get(name) or "").encode("latin-1", "replace"), spec)

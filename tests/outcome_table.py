@@ -27,7 +27,7 @@ TABLE = {
     "no_route": Row(404, "not_recorded"),
     "wrong_method": Row(405, "not_recorded"),
     "body_timeout": Row(408, "not_recorded", retryable=True, closes=True),
-    "length_required": Row(411, "not_recorded", closes=True),
+    "bodies_full": Row(503, "not_recorded", retryable=True, retry_after=True),
     "body_too_large": Row(413, "not_recorded", closes=True),
     "target_too_long": Row(414, "not_recorded"),
     "headers_too_large": Row(431, "not_recorded"),

@@ -22,7 +22,7 @@ topic = "orders"
 
 
 class BrokenHeaders(FakeHeaders):
-    def get(self, key, /):
+    def get_all(self, key, /):
         raise ZeroDivisionError
 
 
@@ -30,7 +30,7 @@ def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
     house = House()
     cfg = config.loads(ROUTE, "test.toml")
     entrance = Entrance(Intake(cfg.routes, cfg.limits, ()), house.exchange, house.table, 0, house.journal)
-    verdict = entrance.admit(Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False, True))
+    verdict = entrance.admit(Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False))
     assert verdict.ending is errors.REFUSED_SEND
     assert len(house.journal.broken) == 1
     house.assert_empty()

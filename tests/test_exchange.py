@@ -19,7 +19,7 @@ from fastgw.spread import Spread
 from tests.test_intake import FakeHeaders
 
 HOME, COUNT, MS = 2, 4, 1_000_000
-HEAD = Head("POST", "/o", "", FakeHeaders(), ["shop.test"], 2, False, True)
+HEAD = Head("POST", "/o", "", FakeHeaders(), ["shop.test"], 2, False)
 
 
 class FakeSend:

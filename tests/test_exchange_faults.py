@@ -42,7 +42,7 @@ class BrokenClient(Client):
         raise Defect
 
 
-BROKEN_HEAD = Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False, True)
+BROKEN_HEAD = Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False)
 
 # Before the record is sent: nothing is in Kafka.
 BEFORE: dict[str, Callable[[House], None]] = {

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 
 FLOORS = {
-    0: "errors ids messages units settings spelling deadlines",
+    0: "errors ids messages units settings spelling deadlines request_path",
     1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines",
     2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
     3: "http_granian http_express kafka_link kafka_native journal mesh_links membership admin topics listeners systemd "

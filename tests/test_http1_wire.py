@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastgw._http1 import scan
 from fastgw.http1_wire import AnswerHeads, BadHead, complete, excess
+from fastgw.messages import joined
 
 
 class Heard:
@@ -76,12 +77,12 @@ def test_what_both_accept_both_have_read_alike(raw):
     assert (head.method, head.target) == (heard.method, heard.url.decode("latin-1"))
     assert head.target == head.path + ("?" + head.query if "?" in head.target else "")
     for name in {name for name, _ in heard.headers} | {"x-none"}:
-        values = [value for key, value in heard.headers if key == name and value.isascii()]
+        values = [value for key, value in heard.headers if key == name]
         assert head.get_all(name) == values
-        assert head.get(name) == (values[0] if values else None)
+        assert head.get(name) == joined(name, values)
     by_name = dict(heard.headers)
     assert head.hosts == tuple(value for key, value in heard.headers if key == "host" and value.isascii())
-    assert head.chunked is ("transfer-encoding" in by_name)
+    assert head.is_streamed is ("transfer-encoding" in by_name)
     assert head.content_length == (int(by_name["content-length"]) if "content-length" in by_name else None)
     assert head.is_expecting is ("expect" in by_name)
     assert heard.is_kept_alive or not head.is_kept_alive, "ours may be stricter, never more generous"
@@ -101,8 +102,30 @@ def test_a_head_is_found_wherever_it_begins_and_ends_at_its_first_empty_line(raw
 def test_any_bytes_are_a_head_or_none(data, at):
     head = scan(data, at)
     if head is not None:
-        assert head.get("host") in (None, *head.hosts)
-        assert len(head.get_all("host")) == len(head.hosts)
+        assert head.fault is not None or head.get("host") == joined("host", head.hosts)
+        assert head.fault is not None or head.get_all("host") == list(head.hosts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-a", "1, 2, 3"),
+        ("x-A", None),
+        ("cookie", "a=1; b=2"),
+        ("x-empty", ""),
+        ("x-blank", "first"),
+        ("x-obs", "\xe4\xff"),
+        ("forwarded", ""),
+    ],
+)
+def test_lines_of_one_name_are_one_value(name, value):
+    lines = (
+        "X-A: 1\r\nCookie: a=1\r\nx-a:2\r\nX-Empty:\r\nX-Blank:\r\nX-Blank: first\r\ncookie: b=2\r\nX-Obs: \xe4\xff\r\n"
+    )
+    raw = f"GET / HTTP/1.1\r\n{lines}X-A: 3\r\nForwarded: \r\nFORWARDED:\r\n\r\n"
+    head = scan(raw.encode("latin-1"), 0)
+    assert head is not None
+    assert head.get(name) == value
 
 
 @pytest.mark.parametrize("name", ["", "x", "content-length", "ä", "x" * 300])
@@ -128,23 +151,16 @@ def test_a_head_keeps_its_bytes():
         (b"/a", "/a", ""),
         (b"/a?", "/a", ""),
         (b"/a?b=%20&c?d", "/a", "b=%20&c?d"),
-        (b"/a%20b", "/a b", ""),
-        (b"/a%2Fb%2fc", "/a/b/c", ""),
-        (b"/%2525", "/%25", ""),
-        (b"/%C3%A4", "/ä", ""),
-        (b"/%C3%28", "/�(", ""),
-        (b"/%E2%82x", "/�x", ""),
-        (b"/%ff%fe", "/��", ""),
-        (b"/%zz%", "/%zz%", ""),
-        (b"/%00", "/\0", ""),
-        (b"http://a.test/b%20c?d", "/b c", "d"),
+        (b"/a%2Fb%2fc%zz", "/a%2Fb%2fc%zz", ""),
+        (b"//a", "//a", ""),
+        (b"http://a.test/b%20c?d", "/b%20c", "d"),
         (b"HTTP://A.test:80", "/", ""),
         (b"http://a.test?x", "/", "x"),
         (b"*", "*", ""),
         (b"a.test:80", "a.test:80", ""),
     ],
 )
-def test_a_target_is_decoded_once_and_only_its_path(target, path, query):
+def test_a_target_is_path_and_query_as_they_came(target, path, query):
     head = scan(b"GET " + target + b" HTTP/1.1\r\nHost: a.test\r\n\r\n", 0)
     assert head is not None
     if not head.is_plain:

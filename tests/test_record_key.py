@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fastgw.errors import KeyMissing
 from fastgw.record_key import key_of
 
-PARAMS = (("id", "7"), ("shop", "blue"))
+PARAMS = (("id", "7"), ("shop", "blue"), ("odd", "a%2Fb+%ff"))
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,9 @@ PARAMS = (("id", "7"), ("shop", "blue"))
     [
         ("path.id", b"7"),
         ("path.shop", b"blue"),
+        ("path.odd", b"a/b+\xff"),
         ("header.x-tenant", b"t1"),
+        ("header.x-obs", b"\xfc"),
         ("body./customer", b"c9"),
         ("body./deep/list/1/n", b"42"),
         ("body./a~1b", b"slash"),
@@ -27,7 +29,7 @@ PARAMS = (("id", "7"), ("shop", "blue"))
 )
 def test_a_key_is_found(spec, key):
     body = '{"customer":"c9","deep":{"list":[0,{"n":42}]},"a/b":"slash","t~":"tilde","name":"Юля"}'.encode()
-    assert key_of(spec)({"x-tenant": "t1"}, PARAMS, body) == key
+    assert key_of(spec)({"x-tenant": "t1", "x-obs": "\xfc"}, PARAMS, body) == key
 
 
 def test_no_setting_means_no_key():

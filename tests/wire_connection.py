@@ -53,6 +53,9 @@ class FakeTransport:
         self.parts = 1  # of the last write
         self.protocol: Any = None
 
+    def get_extra_info(self, name: str) -> Any:
+        return ("192.0.2.7", 40_000) if name == "peername" else None
+
     def write(self, data: bytes) -> None:
         assert not self.ended, f"written after {self.ended}"
         self.sent += data

@@ -18,5 +18,5 @@ def test_admitting_a_request(benchmark, routes):
     head = '[gateway]\nname = "shop"\n[kafka]\nbootstrap = "localhost:9092"\n'
     cfg = config.loads(head + "".join(ROUTE.format(number=number) for number in range(routes)))
     intake = Intake(cfg.routes, cfg.limits, ())
-    request = Head("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False, False)
+    request = Head("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False)
     assert isinstance(benchmark(intake.admit, request), Admission)

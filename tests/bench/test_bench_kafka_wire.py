@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastgw.kafka_wire import CORRELATION_ID, ReplyWire, RequestWire, decode_reply
 from fastgw.messages import Head
-from tests.test_kafka_wire import ID, FakeMessage
+from tests.test_kafka_wire import ID, FakeHeaders, FakeMessage
 
 
 def test_the_headers_of_a_request(benchmark):
     wire = RequestWire("shop.replies", "/customers/{id}", ["POST"], ["accept-language"])
-    headers = {"content-type": "application/json", "accept-language": "en"}
-    head = Head("POST", "/customers/7", "", headers, ["shop.test"], 256, False, True)
+    headers = FakeHeaders({"content-type": "application/json", "accept-language": "en"})
+    head = Head("POST", "/customers/7", "", headers, ["shop.test"], 256, False)
     arguments = (ID, 3, 1_900_000_000_000, "POST", "/customers/7", "", (("id", "7"),), head)
     assert dict(benchmark(wire.headers, *arguments))[CORRELATION_ID] == ID
 

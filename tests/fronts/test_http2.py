@@ -82,8 +82,8 @@ def test_headers_of_the_connection_are_not_sent(house, client, given, left):
 # Limits.
 
 
-def test_a_body_without_a_length_is_411(house, client):
-    assert client.answer(client.request("/echo", "POST", body=b"hello")).status == 411
+def test_a_body_without_a_length_is_refused(house, client):
+    assert client.answer(client.request("/echo", "POST", body=b"hello")).status == 400
     assert house.door.opened == []
 
 
