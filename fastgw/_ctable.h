@@ -29,6 +29,7 @@ enum {
     CT_TAG_BITS = 62,        /* leaves two bits for the fate in a tombstone */
     CT_PARTITIONS_MAX = 4096,
     CT_ROUTES_MAX = 2048,
+    CT_UNROUTED = CT_ROUTES_MAX - 1, /* the counters of requests without a route: no route has this number */
     CT_ENDINGS_MAX = 32,
     CT_FATES_MAX = 16,
     CT_EXTRAS_MAX = 16,

@@ -32,7 +32,8 @@ LAYOUT_VERSION: Final[int]
 WORKERS_MAX: Final[int]
 SLOTS_MAX: Final[int]  # of all ranges together
 PARTITIONS_MAX: Final[int]
-ROUTES_MAX: Final[int]
+ROUTES_MAX: Final[int]  # rows of counters
+UNROUTED: Final[int]  # the last of them: requests without a route; a route's number is below it
 ENDINGS_MAX: Final[int]
 FATES_MAX: Final[int]
 EXTRAS_MAX: Final[int]

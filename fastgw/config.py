@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from fastgw import spelling, toml_text, units
+from fastgw._ctable import UNROUTED
 from fastgw.errors import ConfigError
 from fastgw.settings import (
     WRONG,
@@ -42,7 +43,7 @@ from fastgw.settings import (
 )
 from fastgw.units import NS_PER_MS, NS_PER_S
 
-ROUTES_MAX = 2048  # rows of the counters in shared memory
+ROUTES_MAX = UNROUTED  # their numbers are rows of the counters in shared memory; the row after them is of no route
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
 METHODS = spelling.METHODS

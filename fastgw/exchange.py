@@ -31,7 +31,6 @@ Send = Callable[[Record, int, int, int, int], None]
 Withdraw = Callable[[int], bool]
 """(token): True if its record was never handed over and will not be."""
 
-UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 _OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
@@ -210,7 +209,7 @@ class Exchange:
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         """Answers and counts a request that may not enter."""
-        number = UNROUTED if refusal.route_number is None else refusal.route_number
+        number = _ctable.UNROUTED if refusal.route_number is None else refusal.route_number
         self._table.count(self._process, number, refusal.ending.number)
         answer(*problem.answer(refusal.ending, refusal.detail, refusal_id(), refusal.headers))
 

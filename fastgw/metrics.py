@@ -26,8 +26,6 @@ PHASE_NAMES = {
 }
 NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
 
-_UNROUTED = _ctable.ROUTES_MAX - 1  # the counters' row of requests that matched no route
-
 Labels = tuple[tuple[str, object], ...]
 Sample = tuple[Labels, float]
 
@@ -87,7 +85,7 @@ def render(table: Table, routes: Mapping[int, str], now_ns: int) -> str:
         now_ns: monotonic time.
     """
     states = worker_states(table, now_ns)
-    named = {**routes, _UNROUTED: NO_ROUTE_NAME}
+    named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
     lines: list[str] = []
     for family in (
         _service(table, states),

@@ -51,8 +51,11 @@ FLOOR["vital_signs"] = FLOOR["worker_slots"] + 0.5
 FLOOR["flights"] = FLOOR["kafka_native"] - 0.25
 
 # A native module stands half a floor under the one that gives it to the others in Python.
-FLOOR |= {"_ids": FLOOR["ids"] - 0.5, "_ctable": FLOOR["table"] - 0.5}
+FLOOR |= {"_ids": FLOOR["ids"] - 0.5}
 FLOOR |= {"_klink": FLOOR["kafka_native"] - 0.5, "_http1": FLOOR["http1_wire"] - 0.5}
+
+# The table's limits are limits of the configuration.
+FLOOR["_ctable"] = FLOOR["config"] - 0.5
 
 # One choice between two modules of a floor stands half a floor above them.
 FLOOR |= {"kafka_choice": FLOOR["kafka_native"] + 0.5}
@@ -223,8 +226,8 @@ def test_imports_point_down_only() -> None:
     [
         ("ids.py", "import socket", "know no socket"),
         ("table.py", "def f():\n    from time import monotonic_ns", "know no socket, loop, thread or clock"),
-        ("_ctable.pyx", "from fastgw.config cimport Config", ""),
-        ("_ctable.pyx", "from .table import attach", "table is on floor 2, _ctable on floor 1.5"),
+        ("_ctable.pyx", "from fastgw.errors cimport Outcome", ""),
+        ("_ctable.pyx", "from .table import attach", "table is on floor 2, _ctable on floor 0.5"),
         ("_ctable.pyx", "from fastgw cimport _ctable", ""),
         ("ids.py", "from fastgw._ids import IdMaker", ""),
         ("exchange.py", "if TYPE_CHECKING:\n    from fastgw.table import Table", "imports point down only"),

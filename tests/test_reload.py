@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fastgw import reload
+import pytest
+
+from fastgw import _ctable, reload
 from fastgw.config import ROUTES_MAX, Config
+from fastgw.errors import ConfigError
 from tests.test_config import GATEWAY, KAFKA, MINIMAL, ROUTE, loads
 
 
@@ -58,3 +61,19 @@ def test_route_numbers_never_run_out() -> None:
     everything = with_routes(*(f"a{number}" for number in range(ROUTES_MAX)))
     others = with_routes(*(f"b{number}" for number in range(ROUTES_MAX)))
     assert sorted(numbers(reload.keep_route_numbers(everything, others)).values()) == list(range(ROUTES_MAX))
+
+
+def test_no_route_ever_gets_the_number_of_requests_without_a_route() -> None:
+    one = with_routes("a")
+    seen = set()
+    for reloads in range(_ctable.ROUTES_MAX + 10):
+        one = reload.keep_route_numbers(one, with_routes(f"a{reloads}"))
+        seen |= set(numbers(one).values())
+    assert seen == set(range(_ctable.UNROUTED))
+
+
+def test_a_table_has_a_row_of_counters_for_every_route_and_one_for_none() -> None:
+    most = with_routes(*(f"a{number}" for number in range(ROUTES_MAX)))
+    assert _ctable.UNROUTED not in numbers(most).values()
+    with pytest.raises(ConfigError, match=f"at most {ROUTES_MAX} routes"):
+        with_routes(*(f"a{number}" for number in range(ROUTES_MAX + 1)))
