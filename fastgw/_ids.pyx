@@ -21,7 +21,6 @@ fail.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.errno cimport EINTR, errno
@@ -32,8 +31,8 @@ import operator
 import os
 from typing import NamedTuple
 
-cdef extern from "Python.h":
-    object PyType_GenericAlloc(PyTypeObject* type, Py_ssize_t size)
+cdef extern from "_tuple.h":
+    object tuple_to_fill(object type, Py_ssize_t size)
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void* buffer, size_t size_bytes, unsigned int flags)
@@ -321,7 +320,7 @@ def parse(raw):
     if not read_id(<const uint8_t*>PyBytes_AS_STRING(raw), &address, &rest):
         return None
     # a tuple filled in place: half the cost of making a tuple and a CorrelationId from it
-    fields = PyType_GenericAlloc(<PyTypeObject*>correlation_id_type, 8)
+    fields = tuple_to_fill(correlation_id_type, 8)
     put_field(fields, 0, address >> 40)
     put_field(fields, 1, address >> 32 & 0xff)
     put_field(fields, 2, address >> 24 & 0xff)

@@ -154,6 +154,12 @@ def write_id(fields: CorrelationId) -> bytes:
     return str(uuid.UUID(int=int(bits, 2))).encode()
 
 
+def test_a_parsed_id_is_the_same_key_of_a_dictionary_as_one_made_by_hand() -> None:
+    parsed = parse(maker_for(Ownership(4096, [0x700], 0x700)).make(7, Partitioner.HEADER))
+    assert parsed is not None
+    assert {CorrelationId(*parsed): "found"}[parsed] == "found"
+
+
 def test_an_id_looks_as_drawn() -> None:
     maker = maker_for(Ownership(4096, [0x700], 0x700), node=0x123456, worker=0xAB, generation=2)
     raw = maker.make(0x03456, Partitioner.HEADER)

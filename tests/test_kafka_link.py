@@ -81,6 +81,8 @@ def test_a_record_is_delivered_with_its_token_and_comes_back_as_it_was(house):
     assert house.told.got == [(b"id", 2, 0, [("status", b"201"), ("empty", b""), ("status", b"\xff\x00")], b"a body")]
     assert house.told.recorded.keys() == {2**51 + 7}
     assert before_ns < house.told.recorded[2**51 + 7] <= time.monotonic_ns()
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        hash(house.told.got[0])
 
 
 def test_every_record_is_delivered_once_and_replies_come_in_order(house):
