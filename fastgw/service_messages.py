@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +21,13 @@ BYTES = b"application/octet-stream"
 PROBLEM = b"application/problem+json"
 
 HTTP_HEADER, HTTP_PARAM = "http_header_", "http_param_"
+
+HeaderValue = str | int | bytes
+ReplyHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch  # RFC 9110, 5.6.2
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5: no line breaks, no control characters
+_OURS = {kafka_wire.CORRELATION_ID: "it names the request", kafka_wire.STATUS: "give the status to Reply(status=...)"}
 
 
 class Problem(Exception):
@@ -46,12 +54,14 @@ class Reply:
     Args:
         body: dict, list and other JSON values are sent as JSON, str as text/plain, bytes as they are, None as nothing.
         status: 200 to 599; by default 200, or 204 where there is no body.
-        headers: response headers; the gateway passes on those that describe the body and those that its route lists.
+        headers: response headers, a mapping or pairs (name, value), of which a name may be in several. A value is a str
+            (sent as UTF-8), an int or bytes. The gateway passes on those that describe the body and those that its
+            route lists.
     """
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, body: Any = None, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, body: Any = None, status: int | None = None, headers: ReplyHeaders | None = None) -> None:
         self.body = body
         self.status = status if status is not None else 204 if body is None else 200
         self.headers = headers
@@ -204,20 +214,49 @@ def problem_record(correlation_id: bytes, status: int, kind: str, title: str, de
 
 
 def _headers(
-    correlation_id: bytes, content_type: bytes, status: int, more: Mapping[str, str] | None
+    correlation_id: bytes, content_type: bytes, status: int, more: ReplyHeaders | None
 ) -> list[tuple[str, bytes]]:
     headers = [(kafka_wire.CORRELATION_ID, correlation_id)]
     if status != 200:
         if not 200 <= status <= 599:
             raise ValueError(f"a reply's status must be 200 to 599, got {status}")
         headers.append((kafka_wire.STATUS, b"%d" % status))
-    for name, text in (more or {}).items():
-        if not (text.isascii() and text.isprintable()):
-            raise ValueError(f"reply header {name!r} must be printable ASCII, got {text[:40]!r}")
-        if name.lower() == kafka_wire.CONTENT_TYPE:
-            content_type = text.encode()
+    for name, value in _pairs(more or ()):
+        lower, field = _header_name(name), _header_value(name, value)
+        if lower == kafka_wire.CONTENT_TYPE:
+            content_type = field
         else:
-            headers.append((name.lower(), text.encode()))
+            headers.append((lower, field))
     if content_type:
         headers.append((kafka_wire.CONTENT_TYPE, content_type))
     return headers
+
+
+def _pairs(headers: ReplyHeaders) -> list[tuple[str, HeaderValue]]:
+    given: Any = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        return [(name, value) for name, value in given]
+    except (TypeError, ValueError):
+        raise TypeError(f"reply headers: expected a mapping or pairs (name, value), got {headers!r:.80}") from None
+
+
+def _header_name(name: Any) -> str:
+    """As it goes onto the record: in lower case."""
+    if not isinstance(name, str):
+        raise TypeError(f"reply header {name!r}: expected a str as its name, got {type(name).__name__}")
+    if not _TOKEN(name):
+        raise ValueError(f"reply header {name!r}: its name must be letters, digits, and !#$%&'*+-.^_`|~ (RFC 9110)")
+    lower = name.lower()
+    if lower in _OURS:
+        raise ValueError(f"reply header {name!r} is the record's own: {_OURS[lower]}")
+    return lower
+
+
+def _header_value(name: str, value: Any) -> bytes:
+    # A bool is an int, and nobody can tell whether "True" or "true" or "1" was meant.
+    if isinstance(value, bool) or not isinstance(value, str | int | bytes):
+        raise TypeError(f"reply header {name!r}: expected str, int or bytes, got {type(value).__name__} {value!r:.40}")
+    field = value if isinstance(value, bytes) else str(value).encode()
+    if not _FIELD_VALUE(field):
+        raise ValueError(f"reply header {name!r} must be without line breaks and control characters, got {value!r:.40}")
+    return field

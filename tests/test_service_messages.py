@@ -47,7 +47,7 @@ def test_a_request_shows_what_the_client_asked() -> None:
 
 
 def test_a_record_that_no_gateway_made_is_an_empty_request() -> None:
-    request = Request(b"", {"http_method": None})  # type: ignore[dict-item]  # Kafka headers may be null
+    request = Request(b"", {"http_method": None})  # Kafka headers may be null
     assert (request.method, request.path, request.params, request.query, request.headers) == ("", "", {}, {}, {})
     assert request.deadline is None
 
@@ -80,6 +80,16 @@ def test_a_body_that_is_not_json_is_the_clients_fault() -> None:
             b"<p>",
             [("location", b"/orders/1"), ("content-type", b"text/html")],
         ),
+        (
+            Reply(None, 200, {"X-Total": 3, "ETag": b'"a"', "X-Name": "Gr\u00fc\u00dfe"}),
+            b"",
+            [("x-total", b"3"), ("etag", b'"a"'), ("x-name", "Gr\u00fc\u00dfe".encode())],
+        ),
+        (
+            Reply(None, 200, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]),
+            b"",
+            [("set-cookie", b"a=1"), ("set-cookie", b"b=2")],
+        ),
     ],
 )
 def test_what_a_handler_returns_becomes_a_record(result: Any, value: bytes, headers: list[tuple[str, bytes]]) -> None:
@@ -94,8 +104,18 @@ def test_what_a_handler_returns_becomes_a_record(result: Any, value: bytes, head
         (object(), "not JSON serializable"),
         (Reply("", status=99), "200 to 599, got 99"),
         (Reply("", status=600), "200 to 599, got 600"),
-        (Reply("", headers={"x": "a\r\nb: c"}), "printable ASCII"),
-        (Reply("", headers={"x": "é"}), "printable ASCII"),
+        (Reply("", headers={"x": "a\r\nb: c"}), "'x' must be without line breaks and control characters"),
+        (Reply("", headers={"x": b"a\x00"}), "'x' must be without line breaks and control characters"),
+        (Reply("", headers={"x": 1.5}), "'x': expected str, int or bytes, got float 1.5"),
+        (Reply("", headers={"x": True}), "'x': expected str, int or bytes, got bool True"),
+        (Reply("", headers={"x": None}), "'x': expected str, int or bytes, got NoneType"),
+        (Reply("", headers={"x": ["a", "b"]}), "'x': expected str, int or bytes, got list"),
+        (Reply("", headers={"x y": "a"}), "'x y': its name must be letters"),
+        (Reply("", headers={b"x": "a"}), "b'x': expected a str as its name, got bytes"),
+        (Reply("", headers={"Status": "201"}), r"'Status' is the record's own: give the status to Reply\(status="),
+        (Reply("", headers={"correlation_id": "1"}), "'correlation_id' is the record's own"),
+        (Reply("", headers=["x"]), r"expected a mapping or pairs \(name, value\), got \['x'\]"),
+        (Reply("", headers=7), r"expected a mapping or pairs \(name, value\), got 7"),
     ],
 )
 def test_what_cannot_be_sent_says_why(result: Any, says: str) -> None:
