@@ -5,6 +5,7 @@ calls C types and has Cython compile it; the .py stays what people read, lint an
 """
 
 import os
+import shlex
 from glob import glob
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from setuptools import Extension, setup
 
 CORES = os.cpu_count() or 1
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
+FLAGS += shlex.split(os.environ.get("FASTGW_CFLAGS", ""))  # of two that contradict the later wins: "-O1" is quick
 
 native = glob("fastgw/*.pyx")
 compiled = [str(path.with_suffix(".py")) for path in Path("fastgw").glob("*.pxd") if path.with_suffix(".py").exists()]
@@ -20,7 +22,8 @@ compiled = [str(path.with_suffix(".py")) for path in Path("fastgw").glob("*.pxd"
 setup(
     ext_modules=cythonize(
         [
-            Extension(f"fastgw.{Path(source).stem}", [source], depends=glob("fastgw/*.h"), extra_compile_args=FLAGS)
+            # cythonize finds the headers that a source or a .pxd names, so that only what includes them is built again.
+            Extension(f"fastgw.{Path(source).stem}", [source], extra_compile_args=FLAGS)
             for source in sorted(native + compiled)
         ],
         language_level=3,
