@@ -15,6 +15,8 @@ import os
 import re
 import select
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,6 +45,8 @@ def run(
     topics: Iterable[tuple[str, int]],
     *,
     brokers: int = 1,
+    listen: str = "",
+    advertise: str = "",
     life_fd: int | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> int:
@@ -50,7 +54,11 @@ def run(
 
     Args:
         topics: (name, number of partitions) of each topic to create at once.
-        brokers: how many brokers the cluster shows, each on a port of its own on 127.0.0.1.
+        brokers: how many brokers the cluster shows, each on a port of its own.
+        listen: "host:port" of the first broker, the others take the ports after it; by default 127.0.0.1 and ports that
+            the kernel chooses.
+        advertise: the host at which clients find what listens, which the brokers tell them; by default that of
+            `listen`.
         life_fd: read end of a pipe; end of file there ends the broker, so that it never outlives its parent.
         announce: told the bootstrap address; by default it is printed, alone on one line of stdout.
 
@@ -60,10 +68,13 @@ def run(
     Raises:
         BrokerError: a topic cannot be created, or there is no librdkafka with a mock cluster.
     """
+    place = _parse_listen(listen, advertise, brokers) if listen else None
     setproctitle("fastgw: broker")
     ends = _EndSignals()
     cluster = MockCluster(brokers)
     try:
+        if place is not None:
+            cluster.move_to(*place)
         for name, partitions in topics:
             cluster.create_topic(name, partitions)
         (announce or _print_line)(cluster.bootstrap)
@@ -86,6 +97,21 @@ def parse_topic(text: str) -> tuple[str, int]:
     return found["name"], partitions
 
 
+def _parse_listen(listen: str, advertise: str, brokers: int) -> tuple[str, int, str]:
+    """Host, port, and the host for clients.
+
+    Raises:
+        BrokerError: it is no address, or none that could be told to clients.
+    """
+    host, _, digits = listen.rpartition(":")
+    port = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 5 else -1
+    if not host or "[" in host or not 0 <= port <= 65536 - brokers:
+        raise BrokerError(f"listen: expected HOST:PORT with an IPv4 address or a name, 127.0.0.1:9092, got {listen!r}")
+    if host == "0.0.0.0" and not advertise:  # noqa: S104  # compared, not bound
+        raise BrokerError("listen: on 0.0.0.0 say with --advertise by which host name or address clients find this one")
+    return host, port, advertise or host
+
+
 class MockCluster:
     """One mock cluster inside this process; lives in librdkafka's own threads until `close`."""
 
@@ -101,6 +127,25 @@ class MockCluster:
 
     def __repr__(self) -> str:
         return f"<MockCluster {self.bootstrap}{'' if self._cluster else ' closed'}>"
+
+    def move_to(self, host: str, port: int, advertised: str) -> None:
+        """Listen on `host`, from `port` upwards, a port for each broker, and tell clients to come to `advertised`.
+
+        librdkafka has its brokers listen on 127.0.0.1 at any port and cannot be told where. It takes connections from
+        a descriptor, though, and behind that descriptor another socket can be put.
+
+        Raises:
+            BrokerError: an address cannot be listened on; says why.
+        """
+        told = []
+        for number, address in enumerate(self.bootstrap.split(",")):
+            with _listening(host, port + number if port else 0) as ours:
+                os.dup2(ours.fileno(), _descriptor_of(int(address.rpartition(":")[2])), inheritable=False)
+                own_port = ours.getsockname()[1]
+            # Also wakes the thread that still waits at the old socket.
+            self._library.rd_kafka_mock_broker_set_host_port(self._cluster, number + 1, advertised.encode(), own_port)
+            told.append(f"{advertised}:{own_port}")
+        self.bootstrap = ",".join(told)
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create one topic with one replica.
@@ -249,6 +294,37 @@ class _EndSignals:
         """The wake-up descriptor has told already."""
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((host, port))
+        one.listen()
+    except OSError as error:
+        one.close()
+        advice = "end the process that listens there, or choose another --listen" if port else "choose another --listen"
+        raise BrokerError(f"address {host}:{port}: {error.strerror or error}; {advice}") from error
+    return one
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # that of the listing itself, which is closed by now
+        return False
+
+
+def _descriptor_of(port: int) -> int:
+    """The descriptor of this process that listens on 127.0.0.1 at `port`."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if _is_socket(number):
+            with socket.socket(fileno=os.dup(number)) as one:
+                listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if listens and one.getsockname() == ("127.0.0.1", port):
+                    return number
+    raise BrokerError(f"this librdkafka's mock cluster does not listen on 127.0.0.1:{port}")
+
+
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(_library_path())
     pointer = ctypes.c_void_p
@@ -271,6 +347,9 @@ def _library() -> ctypes.CDLL:
         ]  # fmt: skip
         library.rd_kafka_mock_partition_set_leader.argtypes = [
             pointer, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32
+        ]  # fmt: skip
+        library.rd_kafka_mock_broker_set_host_port.argtypes = [
+            pointer, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int
         ]  # fmt: skip
         library.rd_kafka_mock_broker_set_down.argtypes = [pointer, ctypes.c_int32]
         library.rd_kafka_mock_broker_set_up.argtypes = [pointer, ctypes.c_int32]
@@ -306,14 +385,23 @@ def _print_line(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m fastgw.broker [--brokers N] [TOPIC:PARTITIONS ...]`; the exit code is 2 for a mistake in these."""
+    """`python -m fastgw.broker [options] [TOPIC:PARTITIONS ...]`; the exit code is 2 for a mistake in these."""
     parser = argparse.ArgumentParser(prog="python -m fastgw.broker", description="Run the embedded broker.")
     parser.add_argument("topics", nargs="*", metavar="TOPIC:PARTITIONS")
     parser.add_argument("--brokers", type=int, default=1)
+    parser.add_argument("--listen", default="", metavar="HOST:PORT", help="where the first broker listens")
+    parser.add_argument("--advertise", default="", metavar="HOST", help="where clients find it, when that is another")
     parser.add_argument("--life-fd", type=int, default=None, help="end when the other end of this pipe is closed")
     options = parser.parse_args(arguments)
     try:
-        return run([parse_topic(text) for text in options.topics], brokers=options.brokers, life_fd=options.life_fd)
+        topics = [parse_topic(text) for text in options.topics]
+        return run(
+            topics,
+            brokers=options.brokers,
+            listen=options.listen,
+            advertise=options.advertise,
+            life_fd=options.life_fd,
+        )
     except BrokerError as error:
         print(f"fastgw broker: {error}", file=sys.stderr)
         return 2

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from fastgw.broker import BrokerError, EmbeddedBroker, parse_topic
+from fastgw.broker import BrokerError, EmbeddedBroker, parse_topic, run
 from tests.waiting import eventually
 
 PYTHON_BROKER = [sys.executable, "-m", "fastgw.broker"]
@@ -54,6 +57,82 @@ def test_several_brokers_have_several_addresses() -> None:
     with EmbeddedBroker({"orders": 4}, brokers=3) as broker:
         assert len(set(broker.bootstrap.split(","))) == 3
         assert len(AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(timeout=10).brokers) == 3
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody has."""
+    for _ in range(100):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no ports in a row")
+
+
+@contextlib.contextmanager
+def command(*arguments: str) -> Iterator[str]:
+    """The broker as a command; what it prints."""
+    with subprocess.Popen([*PYTHON_BROKER, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_broker_listens_where_it_is_told_and_sends_its_clients_there(host: str) -> None:
+    port = free_ports(2)
+    with command("--brokers", "2", "--listen", f"{host}:{port}", "orders:4") as told:
+        assert told == f"{host}:{port},{host}:{port + 1}"
+        # Of the second alone: what it tells of the first has to be right as well.
+        cluster = AdminClient({"bootstrap.servers": f"{host}:{port + 1}"}).list_topics(timeout=10)
+        assert sorted(str(broker) for broker in cluster.brokers.values()) == [
+            f"{host}:{port}/1",
+            f"{host}:{port + 1}/2",
+        ]
+        producer = Producer({"bootstrap.servers": f"{host}:{port}", "enable.idempotence": True})
+        for partition in range(4):
+            producer.produce("orders", b"value", partition=partition)
+        assert producer.flush(10) == 0
+
+
+def test_a_broker_advertises_another_host_than_that_on_which_it_listens() -> None:
+    with command("--listen", "0.0.0.0:0", "--advertise", "localhost") as told:
+        host, _, port = told.rpartition(":")
+        assert host == "localhost"
+        (broker,) = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"}).list_topics(timeout=10).brokers.values()
+        assert str(broker) == f"localhost:{port}/1"
+
+
+def test_an_address_that_a_broker_cannot_have_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*PYTHON_BROKER, "--listen", f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=30, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"fastgw broker: address 127.0.0.1:{port}: Address already in use; end the process that listens there, or "
+        "choose another --listen\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "says"),
+    [
+        ("9092", "expected HOST:PORT"),
+        (":9092", "expected HOST:PORT"),
+        ("[::1]:9092", "an IPv4 address or a name"),
+        ("127.0.0.1:65536", "expected HOST:PORT"),
+        ("127.0.0.1:65535", "expected HOST:PORT"),
+        ("0.0.0.0:9092", "say with --advertise by which host"),
+    ],
+)
+def test_an_address_that_is_none_says_what_is_expected(listen: str, says: str) -> None:
+    with pytest.raises(BrokerError, match=says):
+        run([], brokers=2, listen=listen)
 
 
 def test_stop_leaves_no_process_and_may_be_called_again() -> None:
