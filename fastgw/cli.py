@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastgw.config import Config
     from fastgw.topics import Findings
 
+PIPE_WIDTH = 10_000  # no line is that long
 INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
 
 app = typer.Typer(
@@ -142,9 +143,11 @@ def _print_table(findings: Findings) -> None:
         least = (topic.settings or {}).get("min.insync.replicas", "-")
         partitions = str(topic.partitions) if topic.partitions else "missing"
         table.add_row(name, partitions, str(topic.replicas or "-"), least)
-    # A pipe has no width: nothing is wrapped there.
+    # A pipe has no width, and 80 for rich: nothing is wrapped there.
     console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 1000)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
 
 
 @app.command()
@@ -238,18 +241,26 @@ def broker(
         list[str] | None, typer.Argument(metavar="TOPIC:PARTITIONS", help="Topics to create, such as orders:4.")
     ] = None,
     brokers: Annotated[int, typer.Option(min=1, max=16, help="How many brokers the cluster shows.")] = 1,
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where the first broker listens, the others on the ports after it."),
+    ] = "",
+    advertise: Annotated[
+        str, typer.Option(metavar="HOST", help="Where clients find the brokers, when that is another host.")
+    ] = "",
 ) -> None:
     """Run the embedded broker alone, for trying things out.
 
-    It prints its address and runs until Ctrl-C. It keeps nothing on disk; topics that are not named come into being
-    when first used, with 4 partitions.
+    Without --listen it takes ports of 127.0.0.1 that are free. It prints its address and runs until Ctrl-C. It keeps
+    nothing on disk; topics that are not named come into being when first used, with 4 partitions.
     """
 
     def work() -> int:
         from fastgw import broker
 
         try:
-            return broker.run([broker.parse_topic(topic) for topic in topics or ()], brokers=brokers)
+            parsed = [broker.parse_topic(topic) for topic in topics or ()]
+            return broker.run(parsed, brokers=brokers, listen=listen, advertise=advertise)
         except broker.BrokerError as error:
             raise StartError(str(error)) from None
 

@@ -7,7 +7,7 @@ is printed; what is in order is a row as well, so that one sees what was looked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from fastgw import __version__, kafka_client, listeners
@@ -329,15 +329,25 @@ _COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold
 
 
 def print_table(findings: Iterable[Finding]) -> None:
-    """The findings as a table; in a pipe without colours, and with a line for each finding and each advice."""
+    """The findings as a table; in a pipe each is one line, however long, as grep and logs want it."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        _print_lines(list(findings))
+        return
     table = Table("", "check", Column("found, and what to do", overflow="fold"), box=None, pad_edge=False)
     for finding in findings:
         level = Text(finding.level, _COLOURS[finding.level])
         told = finding.found + (f"\n-> {finding.advice}" if finding.advice else "")
         table.add_row(level, Text(finding.check), Text(told))
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 1000)
+    console.print(table)
+
+
+def _print_lines(findings: Sequence[Finding]) -> None:
+    width = max((len(finding.check) for finding in findings), default=0)
+    for finding in findings:
+        told = finding.found + (f" -> {finding.advice}" if finding.advice else "")
+        print(f"{finding.level:<7}  {finding.check:<{width}}  {' '.join(told.split())}")

@@ -259,7 +259,11 @@ def test_kernel_settings_are_read_and_may_be_missing(tmp_path: Path) -> None:
 
 
 def test_descriptors_are_read_from_a_worker_and_from_no_other_process(tmp_path: Path) -> None:
-    for pid, title, limit in ((1, b"init\0", 7), (2, b"fastgw: worker 1\0", 9), (3, b"fastgw: worker 2\0", 8)):
+    for pid, title, limit in (
+        (1, b"init\0", 7),
+        (2, b"fastgw: shop worker 1\0", 9),
+        (3, b"fastgw: shop worker 2\0", 8),
+    ):
         place = tmp_path / str(pid)
         place.mkdir()
         (place / "cmdline").write_bytes(title)
@@ -296,6 +300,14 @@ def answering(answer: bytes) -> Iterator[str]:
 def test_an_admin_port_that_is_somebody_elses(answer: bytes) -> None:
     with answering(answer) as address:
         assert look_at_node(address).trouble
+
+
+def test_in_a_pipe_each_finding_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [Finding("error", "topic orders", "wrong " * 100, "do " * 100), Finding("ok", "clock", "right\nindeed")]
+    doctor.print_table(found)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"error    topic orders  {('wrong ' * 100).strip()} -> {('do ' * 100).strip()}"
+    assert second == "ok       clock         right indeed"
 
 
 # The whole of it.

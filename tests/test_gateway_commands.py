@@ -4,6 +4,7 @@ is well. Which mistakes there are in a file is test_config.py's subject."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import socket
@@ -137,13 +138,14 @@ def test_a_certificate_that_cannot_serve_is_one_line(write, certificate, wrong):
 # What is wrong around it.
 
 
-@pytest.mark.parametrize("which", ["port", "admin"])
-def test_an_address_in_use_is_named(write, which):
+@pytest.mark.parametrize(("which", "setting"), [("port", "gateway.listen"), ("admin", "admin.listen")])
+def test_an_address_in_use_is_named_with_who_has_it_and_what_to_do(write, which, setting):
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         port = foreign.getsockname()[1]
-        assert_one_line(fastgw("run", write(**{which: port})), f"127.0.0.1:{port}", "in use")
+        says = f"address 127.0.0.1:{port} in use by process {os.getpid()} ("
+        assert_one_line(fastgw("run", write(**{which: port})), says, f"end that process, or change {setting}")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_check_says_what_would_be_started_and_needs_no_broker(write):
 
 
 def test_topics_makes_what_is_missing_and_then_check_live_and_run_are_content(write, kafka_bootstrap, kafka_admin):
-    names = {name: f"{name}-{secrets.token_hex(4)}" for name in ("replies", "orders")}
+    names = {name: f"{name}-{'long' * 25}-{secrets.token_hex(4)}" for name in ("replies", "orders")}
     path = write(bootstrap=kafka_bootstrap, **names)
     try:
         code, out, err = fastgw("topics", path)
@@ -209,7 +211,8 @@ def test_topics_makes_what_is_missing_and_then_check_live_and_run_are_content(wr
         assert out.count("exists ") == 2
         code, out, err = fastgw("check", "--live", path)
         assert (code, err) == (0, "")
-        assert names["replies"] in out
+        row = next(line.split() for line in out.splitlines() if line.startswith(names["orders"]))
+        assert row == [names["orders"], "4", "1", "1"], "in a pipe nothing is wrapped"
         assert "warning" not in out
     finally:
         for future in kafka_admin.delete_topics(list(names.values())).values():
