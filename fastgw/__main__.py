@@ -15,7 +15,7 @@ from fastgw.errors import FastgwError
 
 _CHILDREN = {
     "worker": ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
-    "agent": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd", "--admin-fd"),
+    "agent": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
 }
 
 
@@ -33,16 +33,17 @@ def _stand_by(arguments: Sequence[str]) -> int:
     """Import what a worker needs, wait for the word, be that worker; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fastgw standby", description="Started by `fastgw run` only.")
     parser.add_argument("--standby-fd", type=int, required=True)
-    standby_fd: int = parser.parse_args(arguments).standby_fd
+    parser.add_argument("--name", required=True)
+    options = parser.parse_args(arguments)
     _do_without_rich()
     from setproctitle import setproctitle
 
     from fastgw import worker  # noqa: F401  this is what takes the time
     from fastgw.standby import await_role
 
-    setproctitle("fastgw: standby")
-    options = await_role(standby_fd)
-    return 0 if options is None else _be("worker", options)
+    setproctitle(f"fastgw: {options.name} standby")
+    role = await_role(options.standby_fd)
+    return 0 if role is None else _be("worker", role)
 
 
 def _do_without_rich() -> None:
@@ -76,6 +77,9 @@ def parse_child(kind: str, arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--run-dir", required=True)
     if kind == "worker":
         parser.add_argument("--listen-fds", type=_numbers, required=True)
+        parser.add_argument("--listen-of", type=_numbers, required=True)
+    else:
+        parser.add_argument("--admin-fds", type=_numbers, default=[])
     return vars(parser.parse_args(arguments))
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import stat
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -39,7 +40,7 @@ def main(
     config_fd: int,
     ready_fd: int,
     life_fd: int,
-    admin_fd: int = -1,
+    admin_fds: Sequence[int] = (),
     run_dir: str = "",  # noqa: ARG001  (children are started alike; the agent has no files of its own)
 ) -> int:
     """The process: `fastgw agent`, started by the supervisor with everything it needs as inherited descriptors.
@@ -51,16 +52,16 @@ def main(
         config_fd: the configuration as `config.to_json` wrote it.
         ready_fd: a pipe; gets one line, `ready` or `error <why>`, and is closed. -1: nobody wants to know.
         life_fd: a pipe whose other end lives as long as the supervisor. -1: there is none.
-        admin_fd: a listening socket. -1: no admin port.
+        admin_fds: listening sockets of the admin port, one for each of its addresses; often none.
 
     Returns:
         The exit code: 0 at an ordered end, 2 when the surroundings are not fit to start in, 1 otherwise.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it passes on SIGTERM
-    setproctitle("fastgw: agent")
     logs.configure("agent")
     try:
-        agent = Agent(table.attach(table_fd), config_fd, admin_fd)
+        agent = Agent(table.attach(table_fd), config_fd, admin_fds)
+        setproctitle(f"fastgw: {agent.name} agent")
         agent.start()
     except FastgwError as error:
         _tell(ready_fd, f"error {' '.join(str(error).split())}\n")
@@ -83,12 +84,13 @@ def owners_of(partitions: frozenset[int], partition_count: int, workers: int) ->
 class Agent:
     """The parts of the agent, joined."""
 
-    def __init__(self, table: Table, config_fd: int, admin_fd: int) -> None:
+    def __init__(self, table: Table, config_fd: int, admin_fds: Sequence[int]) -> None:
         self._table = table
         self._config_fd = config_fd
         self._config = _read_config(config_fd)
+        self.name = self._config.gateway.name
         self._admin = Admin(table, self._config, time.monotonic_ns)
-        self._server = AdminServer(socket.socket(fileno=admin_fd), self._admin) if admin_fd >= 0 else None
+        self._servers = [AdminServer(socket.socket(fileno=fd), self._admin) for fd in admin_fds]
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -111,8 +113,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        if self._server is not None:
-            self._server.start()
+        for server in self._servers:
+            server.start()
         self._membership.start()
         self._consumers.start()
 
@@ -152,8 +154,8 @@ class Agent:
         # The group hears first, the probes last: /readyz goes on saying why until there is nothing left to ask.
         self._membership.stop(LEAVE_TIMEOUT_S)
         self._consumers.stop(0)
-        if self._server is not None:
-            self._server.stop()
+        for server in self._servers:
+            server.stop()
 
     def _read_again(self) -> None:
         try:

@@ -32,6 +32,7 @@ from fastgw.settings import (
     expand,
     integer,
     list_of,
+    parsed,
     read_fields,
     read_section,
     section_reference,
@@ -136,6 +137,14 @@ _METHOD = choice(*METHODS, instead=spelling.no_single_method)
 _PATH = text('a path such as "/orders/{id}"', spelling.path)
 _SERVERS = text('brokers such as "kafka-1:9092,kafka-2:9092"', spelling.servers)
 _FILE = text("a file name", spelling.file_name)
+_GROUP = text("a group's name or number", spelling.group)
+_MODE = parsed(
+    'an octal string such as "0660"',
+    (str,),
+    spelling.file_mode,
+    {"type": "string", "pattern": spelling.FILE_MODE_PATTERN},
+    lambda kept: shown(f"{kept:04o}"),
+)
 _CLIENT_TIME = _duration("100ms", "10m")
 _BIND = text('an address such as "0.0.0.0:8080" or "unix:/run/shop.sock"', spelling.bind)
 # The table form is a definition of the whole schema (`json_schema`).
@@ -158,7 +167,10 @@ def cores() -> int:
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One address that is listened on. A plain string in `gateway.listen` stands for its `bind`."""
 
-    bind: Annotated[str, Setting("Where to listen: `host:port`, or `unix:` and a path.", _BIND, restart=True)]
+    bind: Annotated[str, Setting(
+        "Where to listen: `host:port`, or `unix:` and a path. `0.0.0.0` is every IPv4 address, `[::]` every address of "
+        "both families, `localhost` both `127.0.0.1` and `::1`; another name is all of its addresses.",
+        _BIND, restart=True)]
     front: Annotated[str, Setting(
         "The HTTP implementation. `auto` takes `express` (plain HTTP/1.1 at the lowest cost) where that is all that is "
         "asked for, and `granian` for TLS and for `http = \"2\"`.",
@@ -169,6 +181,12 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Annotated[str, Setting("PEM file with the certificate chain; together with `tls_key`.", _FILE)] = ""
     tls_key: Annotated[str, Setting("PEM file with the private key.", _FILE)] = ""
     tls_min: Annotated[str, Setting("The oldest TLS version that is accepted.", choice("1.2", "1.3"))] = "1.2"
+    mode: Annotated[int | None, Setting(
+        "Rights of a Unix socket's file; who may write to it may connect.", _MODE,
+        default="what the umask leaves", restart=True)] = None
+    group: Annotated[str, Setting(
+        "Group of a Unix socket's file, by name or number.", _GROUP,
+        default="that of the process", restart=True)] = ""
 
     @property
     def is_express(self) -> bool:
@@ -566,7 +584,7 @@ def _gateway_clashes(gateway: Gateway) -> Iterator[Mistake]:
 
 
 def _listen_clashes(listens: Iterable[Listen], admin: Admin, list_path: str) -> Iterator[Mistake]:
-    taken = {admin.listen: "admin.listen"} if admin.listen else {}
+    taken = dict.fromkeys(spelling.listened_on(admin.listen), "admin.listen") if admin.listen else {}
     for at, listen in enumerate(listens):
         path = f"{list_path}[{at}]"
         if bool(listen.tls_cert) != bool(listen.tls_key):
@@ -575,9 +593,13 @@ def _listen_clashes(listens: Iterable[Listen], admin: Admin, list_path: str) -> 
         if listen.front == "express" and (listen.tls_cert or listen.http == "2"):
             wanted = "TLS" if listen.tls_cert else "HTTP/2"
             yield Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
-        if listen.bind in taken and not listen.bind.endswith(":0"):
-            yield Mistake(path, f"another address than {taken[listen.bind]}", shown(listen.bind))
-        taken.setdefault(listen.bind, path)
+        for name in ("mode", "group"):
+            if getattr(listen, name) not in (None, "") and not listen.bind.startswith("unix:"):
+                yield Mistake(f"{path}.{name}", "it with a Unix socket only", f"bind = {shown(listen.bind)}")
+        addresses = spelling.listened_on(listen.bind)
+        if found := [taken[address] for address in addresses if address in taken]:
+            yield Mistake(path, f"another address than {found[0]}", shown(listen.bind))
+        taken = dict.fromkeys(addresses, path) | taken
 
 
 def _cluster_clashes(cluster: Cluster) -> Iterator[Mistake]:

@@ -102,8 +102,8 @@ def run(listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9100", workers: 
         StartError: an address is in use, or a part cannot start.
         FastgwError: a part ended that should not.
     """
-    for address in (listen, admin):
-        _check_address(address)
+    _check_address(listen, "--listen")
+    _check_address(admin, "--admin")
     setproctitle("fastgw: demo")
     asked = _Asked()
     print("fastgw demo: starting the broker, three services and the gateway", flush=True)
@@ -160,11 +160,11 @@ class _Asked:
         (self.to_hurry if self.to_end.is_set() else self.to_end).set()
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, option: str) -> None:
     if address.endswith(":0") or address.startswith("unix:"):
         raise StartError(f"address {address}: expected host:port with a port that the demo can tell you, such as 8080")
     # Before anything is started; the gateway would say the same some seconds later.
-    open_listeners([address], 1, reuse_port=False).close()
+    open_listeners([address], 1, reuse_port=False, setting=option).close()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastgw import systemd, table
 from fastgw.config import Config
 from fastgw.errors import StartError
-from fastgw.listeners import open_listeners
+from fastgw.listeners import SocketFile, open_listeners
 
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -38,9 +38,11 @@ class Holdings:
             _raise_file_limit()
             gateway = settings.gateway
             binds = [listen.bind for listen in gateway.listens]
-            self.listeners = open_listeners(binds, gateway.workers, inherited=systemd.inherited_sockets())
+            files = {listen.bind: SocketFile(listen.mode, listen.group) for listen in gateway.listens}
+            self.listeners = open_listeners(binds, gateway.workers, inherited=systemd.inherited_sockets(), files=files)
             opening.callback(self.listeners.close)
-            self.admin = open_listeners([settings.admin.listen] if settings.admin.listen else [], 1, reuse_port=False)
+            admin = [settings.admin.listen] if settings.admin.listen else []
+            self.admin = open_listeners(admin, 1, reuse_port=False, setting="admin.listen")
             opening.callback(self.admin.close)
             self.run_dir = _make_run_dir(gateway.run_dir)
             opening.callback(shutil.rmtree, self.run_dir, ignore_errors=True)

@@ -15,6 +15,7 @@ import orjson
 ADMIN_TIMEOUT_S = 3.0
 PROC, SYSCTLS = Path("/proc"), Path("/proc/sys")
 _FATE = re.compile(r'^fastgw_replies_total\{fate="(\w+)"\} (\d+)$', re.MULTILINE)
+_IS_WORKER = re.compile(rb"fastgw: \S+ worker \d").match
 _OPEN_FILES = re.compile(r"^Max open files +(\d+|unlimited) ", re.MULTILINE)
 
 
@@ -67,7 +68,7 @@ def open_files(pids: Sequence[int], proc: Path = PROC) -> tuple[int, bool]:
         except OSError:
             continue  # it has just ended, or belongs to somebody else
         found = _OPEN_FILES.search(limits)
-        if found and title.startswith(b"fastgw: worker"):  # in a container the same number is another process
+        if found and _IS_WORKER(title):  # in a container the same number is another process
             return _no_limit_is_large(-1 if found[1] == "unlimited" else int(found[1])), True
     return _no_limit_is_large(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), False
 

@@ -22,9 +22,9 @@ def restart_only_changes(old: Config, new: Config) -> list[str]:
 
 
 def _fixed(value: Any) -> Any:
-    """What of a value is bound to the life of the supervisor: of the listeners only their addresses."""
+    """What of a value is bound to the life of the supervisor: of the listeners only their addresses and files."""
     if isinstance(value, tuple):
-        return tuple(item.bind if isinstance(item, Listen) else item for item in value)
+        return tuple((item.bind, item.mode, item.group) if isinstance(item, Listen) else item for item in value)
     return value
 
 

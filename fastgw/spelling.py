@@ -14,6 +14,7 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
 _HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}").fullmatch
 _SERVER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
 
 # These belong to one connection or are made by the gateway itself; copying them would corrupt the message.
@@ -65,6 +66,31 @@ def bind(value: str) -> str:
     # sockaddr_un holds 108 bytes with the closing NUL.
     if not file.startswith("/") or not file.isprintable() or len(file.encode()) > 100:
         raise ValueError("write unix: and an absolute path of at most 100 bytes")
+    return value
+
+
+def listened_on(value: str) -> tuple[str, ...]:
+    """The addresses that are taken by listening on `value`, as far as its spelling tells; none for port 0."""
+    host, _, port = value.rpartition(":")
+    if port == "0" and not value.startswith("unix:"):
+        return ()
+    covered = {"localhost": ("127.0.0.1", "[::1]"), "[::]": ("0.0.0.0",)}.get(host.lower(), ())  # noqa: S104
+    return (value, *(f"{other}:{port}" for other in covered))
+
+
+FILE_MODE_PATTERN = "^0?[0-7]{3}$"
+_FILE_MODE = re.compile(FILE_MODE_PATTERN)
+
+
+def file_mode(value: str) -> int:
+    if not _FILE_MODE.fullmatch(value):
+        raise ValueError("write owner, group and others as three octal digits")
+    return int(value, 8)
+
+
+def group(value: str) -> str:
+    if not _GROUP(value):
+        raise ValueError("a group of /etc/group, or its number")
     return value
 
 

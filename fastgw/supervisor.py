@@ -91,8 +91,9 @@ def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: P
         StartError: an address is in use, the agent or a worker says it cannot start, or one is not ready in time.
     """
     logs.configure("supervisor")
-    setproctitle.setproctitle("fastgw: supervisor")
-    return Supervisor(config_path, command_for, patience).run()
+    supervisor = Supervisor(config_path, command_for, patience)
+    setproctitle.setproctitle(f"fastgw: {supervisor.name} supervisor")
+    return supervisor.run()
 
 
 class Supervisor:
@@ -110,6 +111,7 @@ class Supervisor:
         self._owned = contextlib.ExitStack()
         # Changed by reloads.
         self._edition = Edition(config.load(config_path), -1)
+        self.name = self._edition.config.gateway.name  # a reload cannot change it
         self._reload: Reload | None = None
         self._reload_wanted = False
         # The processes.
@@ -225,8 +227,7 @@ class Supervisor:
 
     def _spawn_agent(self) -> None:
         admin_fds = self._held.admin.fds_of(0)
-        no_admin = [] if admin_fds else ["--admin-fd=-1"]
-        self._agent = self._spawn("agent", no_admin, self._agent_config_fd, {"--admin-fd": admin_fds})
+        self._agent = self._spawn("agent", [], self._agent_config_fd, {"--admin-fds": admin_fds})
         if self._agent is None:
             self._agent_back_off.ended(time.monotonic(), 0.0)
 
@@ -236,6 +237,7 @@ class Supervisor:
         child = None
         if generation is not None:
             place = ["--slot", str(slot.number), "--generation", str(generation)]
+            place += ["--listen-of", ",".join(map(str, self._held.listeners.bind_numbers))]
             fds = {"--listen-fds": self._held.listeners.fds_of(slot.number)}
             child = self._spawn("worker", place, edition.fd, fds, slot.number, generation)
         if child is None:
@@ -288,7 +290,7 @@ class Supervisor:
         if self._phase is not Phase.SERVING or starting or not self._standby_back_off.due(now):
             return
         try:
-            self._standby = Standby(self._command_for("standby"), self._environ)
+            self._standby = Standby([*self._command_for("standby"), "--name", self.name], self._environ)
         except OSError as error:
             log.error("child not started", child="standby", error=str(error))
             self._standby_back_off.ended(now, 0.0)

@@ -371,15 +371,20 @@ class Worker:
 
     # Life.
 
-    async def serve(self, listen_fds: Sequence[int]) -> None:
-        """From nothing to ready: the reply path first, then the fronts, so that no reply can be missed."""
+    async def serve(self, listen_fds: Sequence[int], listen_of: Sequence[int]) -> None:
+        """From nothing to ready: the reply path first, then the fronts, so that no reply can be missed.
+
+        Args:
+            listen_fds: sockets that listen.
+            listen_of: for each of them its place in `gateway.listens`.
+        """
         self._listen_fds = listen_fds
         await self._mesh.start()
         self._link.start()
         self._tick()
         await self.ready.wait()
-        gateway = self._config.gateway
-        for fd, listen in zip(listen_fds, gateway.listens, strict=True):
+        for fd, number in zip(listen_fds, listen_of, strict=True):
+            listen = self._config.gateway.listens[number]
             _listen_again(fd)
             front = _front_of(listen)(fd, listen, self._config.limits, self._entrance)
             await front.start()
@@ -492,7 +497,9 @@ def _end_in_time(drain_timeout_ns: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, drain_timeout_ns / 1e9 + ORPHAN_MORE_S)
 
 
-async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_fds: Sequence[int]) -> None:
+async def _run(
+    worker_args: dict[str, Any], ready_fd: int, life_fd: int, listens: tuple[Sequence[int], Sequence[int]]
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_unhandled)
     worker = Worker(**worker_args)
@@ -517,7 +524,7 @@ async def _run(worker_args: dict[str, Any], ready_fd: int, life_fd: int, listen_
     loop.add_signal_handler(signal.SIGTERM, drain)
     if life_fd >= 0:
         loop.add_reader(life_fd, orphaned)
-    await worker.serve(listen_fds)
+    await worker.serve(*listens)
     gc.collect()
     gc.freeze()  # what is alive now stays: the collector need not walk it again
     if ready_fd >= 0:
@@ -535,15 +542,16 @@ def main(
     ready_fd: int,
     life_fd: int,
     listen_fds: Sequence[int],
+    listen_of: Sequence[int],
     run_dir: str,
 ) -> int:
     """The process: `fastgw worker`, started by the supervisor with everything it needs as inherited descriptors."""
-    setproctitle.setproctitle(f"fastgw: worker {slot}")
     logs.configure(f"worker {slot}.{generation}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it tells us
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with os.fdopen(config_fd, "rb") as file:
         cfg = config.from_json(file.read())
+    setproctitle.setproctitle(f"fastgw: {cfg.gateway.name} worker {slot}")
     args = {"cfg": cfg, "slot": slot, "generation": generation, "table_fd": table_fd, "run_dir": Path(run_dir)}
-    uvloop.run(_run(args, ready_fd, life_fd, listen_fds))
+    uvloop.run(_run(args, ready_fd, life_fd, (listen_fds, listen_of)))
     return 0

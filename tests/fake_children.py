@@ -148,11 +148,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
     parser.add_argument("config", nargs="?")
-    for name in ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd", "--admin-fd"):
+    for name in ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd"):
         parser.add_argument(name, type=int)
     parser.add_argument("--listen-fds")
+    parser.add_argument("--listen-of")
+    parser.add_argument("--admin-fds")
     parser.add_argument("--run-dir")
     parser.add_argument("--standby-fd", type=int)
+    parser.add_argument("--name")
     options = parser.parse_args()
     if options.kind == "standby":
         event("standby", f"waits {os.getpid()}")

@@ -129,7 +129,7 @@ class Gateway:
             os.kill(pid, number)
 
     def titles(self) -> list[str]:
-        """The process titles of the supervisor's children, such as "fastgw: worker 0"."""
+        """The process titles of the supervisor's children, such as "fastgw: shop worker 0"."""
         return list(self.children().values())
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def processes(gateway: Gateway) -> dict[str, int]:
     pid = gateway.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     titles = {Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode(): int(child) for child in children}
-    return {title: child for title, child in titles.items() if title.startswith(("fastgw: agent", "fastgw: worker"))}
+    return {title: child for title, child in titles.items() if re.match("fastgw: .* (agent|worker)", title)}
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Supervisor:
     """What an agent needs of its supervisor: the table, the configuration, the sockets, and pipes."""
 
     def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
         self.table_fd, self.table = table.create(0xABCDEF, cfg.gateway.workers, 64)
         self.config_fd = os.memfd_create("config")
         self.write_config(config.to_json(cfg))
@@ -67,7 +68,7 @@ class Supervisor:
             "--config-fd": self.config_fd,
             "--ready-fd": ready_write,
             "--life-fd": self.life_read,
-            "--admin-fd": self.admin.fileno(),
+            "--admin-fds": self.admin.fileno(),
         }
         options = [part for name, fd in fds.items() for part in (name, str(fd))]
         process = subprocess.Popen(
@@ -158,7 +159,7 @@ def take_over(shared: Table, partitions: set[int], partition_count: int) -> int:
     config_fd = os.memfd_create("config")
     try:
         os.write(config_fd, config.to_json(settings("localhost:1")))
-        Agent(shared, config_fd, -1)._take_over(frozenset(partitions), partition_count)
+        Agent(shared, config_fd, ())._take_over(frozenset(partitions), partition_count)
         return shared.map_version()
     finally:
         os.close(config_fd)
@@ -198,7 +199,8 @@ def test_an_agent_writes_the_map_serves_the_admin_port_and_ends_in_order(
     status, body = supervisor.get("/readyz")
     assert status == 503
     assert b"worker 2: no process" in body
-    assert Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"fastgw: agent")
+    title = Path(f"/proc/{process.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    assert title == f"fastgw: {supervisor.cfg.gateway.name} agent"
     process.send_signal(signal.SIGINT)
     assert supervisor.get("/livez")[0] == 200, "Ctrl-C is for the supervisor"
     process.terminate()

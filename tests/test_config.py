@@ -99,6 +99,13 @@ def test_listeners_are_strings_or_tables() -> None:
     assert binds == ["0.0.0.0:80", "unix:/run/shop.sock", "h:1"]
 
 
+@pytest.mark.parametrize(("mode", "kept"), [("0660", 0o660), ("600", 0o600), ("0777", 0o777)])
+def test_a_unix_socket_has_a_mode_and_a_group(mode: str, kept: int) -> None:
+    table = f'[[listen]]\nbind = "unix:/run/shop.sock"\nmode = "{mode}"\ngroup = "www-data"\n'
+    (listen,) = loads(MINIMAL + table).gateway.listens
+    assert (listen.mode, listen.group) == (kept, "www-data")
+
+
 @pytest.mark.parametrize(
     ("settings", "is_express"),
     [
@@ -241,6 +248,21 @@ MISTAKES = {
         "another address than gateway.listen[0]",
     ],
     GATEWAY + 'listen = ["127.0.0.1:9100"]\n' + KAFKA + ROUTE: ["gateway.listen[0]:", "admin.listen"],
+    GATEWAY + 'listen = ["[::]:1", "0.0.0.0:1"]\n' + KAFKA + ROUTE: ["gateway.listen[1]:", "than gateway.listen[0]"],
+    GATEWAY + 'listen = ["127.0.0.1:1", "localhost:1"]\n' + KAFKA + ROUTE: ["gateway.listen[1]:", "gateway.listen[0]"],
+    GATEWAY + 'listen = ["localhost:9100"]\n' + KAFKA + ROUTE: ["gateway.listen[0]:", "admin.listen"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nmode = "0660"\n': [
+        "gateway.listen[0].mode:",
+        'Unix socket only, got bind = "a:1"',
+    ],
+    MINIMAL + '[[listen]]\nbind = "a:1"\ngroup = "www"\n': ["gateway.listen[0].group:", "Unix socket only"],
+    MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = "0o660"\n': ["listen[0].mode:", '"0660"', "three octal digits"],
+    MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = "0680"\n': ["listen[0].mode:", "three octal digits"],
+    MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = 660\n': [
+        "listen[0].mode:",
+        'an octal string such as "0660", got 660',
+    ],
+    MINIMAL + '[[listen]]\nbind = "unix:/s"\ngroup = "a b"\n': ["listen[0].group:", "/etc/group"],
     GATEWAY + 'listen = ["a:1"]\n' + KAFKA + ROUTE + '[[listen]]\nbind = "b:1"\n': [
         "gateway.listen:",
         "[[listen]]",
@@ -297,7 +319,7 @@ MISTAKES = {
     MINIMAL + 'request_headers = ["a b"]\n': ["route[0].request_headers[0]:", "not a header name"],
     GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
         "route:",
-        "2048",
+        "2047",
     ],
     # what other routers call a pattern
     MINIMAL.replace("/orders", "/hello/*"): ["route[0].path:", 'write "/hello/{rest...}"'],

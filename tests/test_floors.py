@@ -54,6 +54,9 @@ FLOOR["flights"] = FLOOR["kafka_native"] - 0.25
 FLOOR |= {"_ids": FLOOR["ids"] - 0.5}
 FLOOR |= {"_klink": FLOOR["kafka_native"] - 0.5, "_http1": FLOOR["http1_wire"] - 0.5}
 
+# Read by those who cannot listen where they want to.
+FLOOR["port_holder"] = FLOOR["listeners"] - 0.5
+
 # The table's limits are limits of the configuration.
 FLOOR["_ctable"] = FLOOR["config"] - 0.5
 

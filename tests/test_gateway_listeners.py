@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import ssl
+import stat
 from types import SimpleNamespace
 
 import httpx
@@ -16,6 +17,7 @@ import trustme
 from tests.gateways import Gateway, free_port
 from tests.raw_http import RawConnection
 from tests.repliers import replier
+from tests.test_listeners import has_ipv6
 from tests.waiting import eventually
 
 CONFIG = """
@@ -38,7 +40,14 @@ tls_cert = "{folder}/cert.pem"
 tls_key = "{folder}/key.pem"
 [[listen]]
 bind = "unix:{folder}/gateway.sock"
+mode = "0660"
+[[listen]]
+bind = "localhost:{local}"
+[[listen]]
+bind = "[::]:{everywhere}"
+front = "granian"
 """
+CONFIG_WITHOUT_IPV6 = CONFIG.replace("[::]", "0.0.0.0")
 
 
 def write_certificate(folder, authority):
@@ -50,18 +59,18 @@ def write_certificate(folder, authority):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory, kafka_bootstrap, make_module_topics):
-    """A gateway with five addresses and two workers; its service echoes."""
+    """A gateway with seven addresses and two workers; its service echoes."""
     topics = make_module_topics({"replies": 8, "orders": 2})
     folder, authority = tmp_path_factory.mktemp("listen"), trustme.CA()
     write_certificate(folder, authority)
-    ports = {name: free_port() for name in ("plain", "h2c", "tls", "old")}
+    ports = {name: free_port() for name in ("plain", "h2c", "tls", "old", "local", "everywhere")}
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     with (
         replier(kafka_bootstrap, "header", [topics["orders"]]),
         Gateway(
             folder, kafka_bootstrap, topics["replies"], [topics["orders"]],
-            more=CONFIG.format(folder=folder, **ports),
+            more=(CONFIG if has_ipv6() else CONFIG_WITHOUT_IPV6).format(folder=folder, **ports),
         ) as gateway,
     ):  # fmt: skip
         yield SimpleNamespace(
@@ -157,6 +166,13 @@ def test_a_unix_socket(house):
         assert post(client, f"http://any.host{house.path}").http_version == "HTTP/1.1"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"] if has_ipv6() else ["127.0.0.1"])
+def test_localhost_and_every_address_of_this_machine_are_served_on_both_families(house, host):
+    with httpx.Client() as client:
+        for port in (house.local, house.everywhere):
+            post(client, f"http://{host}:{port}{house.path}")
+
+
 def test_a_reload_serves_the_new_certificate_and_a_missing_one_is_refused(house):
     def subject_serial():
         with (
@@ -165,6 +181,10 @@ def test_a_reload_serves_the_new_certificate_and_a_missing_one_is_refused(house)
         ):
             return tls.getpeercert()["serialNumber"]
 
+    def mode():
+        return stat.S_IMODE((house.folder / "gateway.sock").stat().st_mode)
+
+    assert mode() == 0o660
     before, key = subject_serial(), (house.folder / "key.pem").read_bytes()
     (house.folder / "key.pem").unlink()
     house.gateway.signal(signal.SIGHUP)
@@ -178,3 +198,4 @@ def test_a_reload_serves_the_new_certificate_and_a_missing_one_is_refused(house)
     eventually(lambda: subject_serial() != before, 10, "the new certificate is served")
     with httpx.Client(http2=True, verify=house.trusting) as client:
         post(client, f"https://localhost:{house.tls}{house.path}")
+    assert mode() == 0o660

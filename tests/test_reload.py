@@ -37,6 +37,11 @@ def test_a_reload_may_change_what_is_behind_an_address() -> None:
     assert reload.restart_only_changes(old, new) == []
 
 
+def test_the_rights_of_a_unix_socket_need_a_restart() -> None:
+    old, new = (loads(MINIMAL + f'[[listen]]\nbind = "unix:/s"\nmode = "{mode}"\n') for mode in ("0600", "0660"))
+    assert reload.restart_only_changes(old, new) == ["gateway.listen"]
+
+
 def with_routes(*names: str) -> Config:
     return loads(
         GATEWAY

@@ -44,7 +44,7 @@ def test_the_agent_starts_first_then_the_workers_then_the_service_is_ready(servi
     assert any(message.startswith("READY=1\nSTATUS=serving 127.0.0.1:") for message in one.tellings())
     assert one.ask() in ("worker 0.0", "worker 1.0")
     titles = Path(f"/proc/{one.process.pid}/cmdline").read_bytes() if one.process else b""
-    assert titles.startswith(b"fastgw: supervisor")
+    assert titles.startswith(b"fastgw: shop supervisor")
 
 
 def test_every_worker_gets_connections_on_the_one_port(service: Start) -> None:
@@ -115,7 +115,10 @@ def test_a_port_in_use_is_one_line_and_exit_code_2_although_ports_are_shared_bet
         one = service(listen=f'["{address}"]')
         one.launch()
         assert one.exit_code() == 2
-    assert one.log_text() == f"fastgw: address {address} in use\n"
+    told = one.log_text()
+    assert told.startswith(f"fastgw: address {address} in use by process {os.getpid()} (")
+    assert told.endswith("; end that process, or change gateway.listen\n")
+    assert told.count("\n") == 1
     assert not one.events()
 
 

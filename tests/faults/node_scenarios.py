@@ -68,7 +68,7 @@ def agent_cut_off(stage: Stage) -> None:
     were, and refuse nobody.
     """
     for node in chosen(stage):
-        agent = next(pid for pid, title in node.children().items() if title == "fastgw: agent")
+        agent = next(pid for pid, title in node.children().items() if title.endswith(" agent"))
         rest = [other for other in stage.gateways if other is not node]
         with stage.fault(lambda: is_shared(stage, stage.gateways)):
             os.kill(agent, signal.SIGSTOP)

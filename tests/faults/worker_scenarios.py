@@ -73,8 +73,10 @@ def dead_agents(stage: Stage) -> None:
     for number in range(stage.faults_wanted):
         if number:
             wait(PATIENCE.good_run)  # after less, its successor has to wait
-        pid = next(pid for pid, title in stage.gateway.children().items() if title == "fastgw: agent")
-        with stage.fault(lambda pid=pid: "fastgw: agent" in others(stage, pid) and stage.all_ready()):
+        pid = next(pid for pid, title in stage.gateway.children().items() if title.endswith(" agent"))
+        with stage.fault(
+            lambda pid=pid: any(title.endswith(" agent") for title in others(stage, pid)) and stage.all_ready()
+        ):
             os.kill(pid, signal.SIGKILL)
         stage.clients.sent(100)
 

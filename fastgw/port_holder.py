@@ -1,0 +1,88 @@
+"""Who has an address that we cannot have: what /proc shows of the process, for the message to whoever has to end it.
+
+/proc/net names the listening sockets by inode, and /proc/<pid>/fd shows which process has that inode open. Another
+user's descriptors are hidden from us; then the user is what can be said. Nothing here raises: a message is made.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+LISTENS = "0A"  # TCP_LISTEN in /proc/net/tcp
+ACCEPTS = 1 << 16  # __SO_ACCEPTCON, the flag of a listening socket in /proc/net/unix
+TITLE_CHARS_MAX = 60
+
+
+def holder_of_port(port: int, proc: Path = PROC) -> str:
+    """Who listens on a TCP port, such as "process 7 (nginx: master process)"; empty when nobody can be seen."""
+    found = {inode: uid for name in ("tcp", "tcp6") for inode, uid in _listening(proc / "net" / name, port)}
+    return _holder(set(found), proc) or next((f"a process of user {_user(uid)}" for uid in found.values()), "")
+
+
+def holder_of_socket(path: Path, proc: Path = PROC) -> str:
+    """Who listens on a Unix socket; empty when nobody can be seen."""
+    inodes = set()
+    for line in _lines(proc / "net" / "unix"):
+        # Num: RefCount Protocol Flags Type St Inode Path
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == str(path) and int(fields[3], 16) & ACCEPTS:
+            inodes.add(fields[6])
+    return _holder(inodes, proc)
+
+
+def _listening(table: Path, port: int) -> Iterator[tuple[str, int]]:
+    """Inode and user of each socket that listens on `port`."""
+    for line in _lines(table):
+        # sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+        fields = line.split()
+        if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+            yield fields[9], int(fields[7])
+
+
+def _lines(table: Path) -> list[str]:
+    try:
+        return table.read_text(errors="replace").splitlines()[1:]
+    except OSError:
+        return []
+
+
+def _holder(inodes: set[str], proc: Path) -> str:
+    links = {f"socket:[{inode}]" for inode in inodes}
+    if links:
+        for process in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
+            if _has_open(proc / str(process) / "fd", links):
+                title = _title(proc / str(process))
+                return f"process {process} ({title})" if title else f"process {process}"
+    return ""
+
+
+def _has_open(directory: Path, links: set[str]) -> bool:
+    try:
+        for descriptor in os.scandir(directory):
+            try:
+                if os.readlink(descriptor.path) in links:
+                    return True
+            except OSError:
+                continue  # closed meanwhile
+    except OSError:
+        pass  # another user's process, or one that has ended
+    return False
+
+
+def _title(process: Path) -> str:
+    try:
+        words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+    return "".join(letter for letter in words if letter.isprintable())[:TITLE_CHARS_MAX]
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
