@@ -252,10 +252,10 @@ MISTAKES = {
     GATEWAY + 'listen = ["127.0.0.1:1", "localhost:1"]\n' + KAFKA + ROUTE: ["gateway.listen[1]:", "gateway.listen[0]"],
     GATEWAY + 'listen = ["localhost:9100"]\n' + KAFKA + ROUTE: ["gateway.listen[0]:", "admin.listen"],
     MINIMAL + '[[listen]]\nbind = "a:1"\nmode = "0660"\n': [
-        "gateway.listen[0].mode:",
+        "listen[0].mode:",
         'Unix socket only, got bind = "a:1"',
     ],
-    MINIMAL + '[[listen]]\nbind = "a:1"\ngroup = "www"\n': ["gateway.listen[0].group:", "Unix socket only"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\ngroup = "www"\n': ["listen[0].group:", "Unix socket only"],
     MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = "0o660"\n': ["listen[0].mode:", '"0660"', "three octal digits"],
     MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = "0680"\n': ["listen[0].mode:", "three octal digits"],
     MINIMAL + '[[listen]]\nbind = "unix:/s"\nmode = 660\n': [
