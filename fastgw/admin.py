@@ -1,37 +1,28 @@
 """The admin port: /livez, /readyz, /metrics, and /status with what waits, where and for how long.
 
 `Admin` decides what is answered, from shared memory alone: it works while every worker is busy, hangs or is dead.
-`AdminServer` is the standard library's HTTP server around it. Nothing here changes anything, so there is nothing to
-protect but attention: the port listens on the loopback address unless the operator says otherwise.
+admin_server.py is the HTTP server around it. Nothing here changes anything, so there is nothing to protect but the time
+of those who ask and what /status tells: the port listens on the loopback address unless the operator says otherwise,
+and answers those who call it by a name that it knows.
 """
 
 from __future__ import annotations
 
-import socket
-import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import orjson
-import structlog
 
 from fastgw import __version__, _ctable, metrics
 from fastgw._ctable import Table
 from fastgw.config import Config
 from fastgw.messages import HeaderList
 
-log = structlog.get_logger("fastgw.admin")
-
 WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
-CONNECTIONS_MAX = 64  # a scraper or two, some probes and people
-IDLE_TIMEOUT_S = 10.0  # for each read and write of one connection
 
 PHASES = {_ctable.CLAIMED: "claimed", _ctable.SENT: "sent", _ctable.RECORDED: "recorded"}
 
-_PLAIN = "text/plain; charset=utf-8"
+PLAIN = "text/plain; charset=utf-8"
 _JSON = "application/json"
 
 
@@ -67,28 +58,28 @@ class Admin:
 
     def handle(self, method: str, target: str) -> Page:
         """The answer to one request; `target` as sent, its query does not matter."""
-        page = self._pages.get(target.partition("?")[0])
-        if page is None:
-            return _page(404, _PLAIN, ("here are: " + " ".join(self._pages) + "\n").encode())
+        make = self._pages.get(target.partition("?")[0])
+        if make is None:
+            return page(404, PLAIN, ("here are: " + " ".join(self._pages) + "\n").encode())
         if method not in ("GET", "HEAD"):
-            refused = _page(405, _PLAIN, b"expected GET or HEAD\n")
+            refused = page(405, PLAIN, b"expected GET or HEAD\n")
             return refused._replace(headers=[*refused.headers, ("allow", "GET, HEAD")])
-        return page()
+        return make()
 
     def _livez(self) -> Page:
         # That this process answers is all it says: Kafka or a worker being away is no reason to kill the service.
-        return _page(200, _PLAIN, b"alive\n")
+        return page(200, PLAIN, b"alive\n")
 
     def _readyz(self) -> Page:
         reasons = metrics.why_not_ready(self._table, metrics.worker_states(self._table, self._clock_ns()))
-        return _page(503 if reasons else 200, _JSON, orjson.dumps({"ready": not reasons, "reasons": reasons}))
+        return page(503 if reasons else 200, _JSON, _json({"ready": not reasons, "reasons": reasons}))
 
     def _metrics(self) -> Page:
         text = metrics.render(self._table, self._route_names(), self._clock_ns())
-        return _page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
+        return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
 
     def _status(self) -> Page:
-        return _page(200, _JSON, orjson.dumps(self.status()))
+        return page(200, _JSON, _json(self.status()))
 
     def status(self) -> dict[str, Any]:
         """What /status shows: times in ms, `null` where there is nothing."""
@@ -161,106 +152,15 @@ class Admin:
         return {route.number: route.name for route in self.config.routes}
 
 
-def _page(status: int, content_type: str, body: bytes) -> Page:
+def page(status: int, content_type: str, body: bytes) -> Page:
+    """An answer that nobody may keep."""
     headers = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", "no-store")]
     return Page(status, headers, body)
 
 
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)  # it is read in terminals as well
+
+
 def _ms(duration_ns: int) -> float:
     return round(duration_ns / 1e6, 1)
-
-
-class AdminServer(ThreadingHTTPServer):
-    """Answers with an `Admin` on a socket that listens already (the supervisor bound it, so a restart loses nobody).
-
-    One thread a connection, at most CONNECTIONS_MAX of them; the oldest connection has to go when there are more, so
-    that idle or slow clients cannot lock out a probe.
-    """
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, listening: socket.socket, admin: Admin) -> None:
-        """Takes over `listening`; nothing is accepted before `start`."""
-        super().__init__(("", 0), _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listening
-        # A client may be gone between select and accept; the thread must not wait for the next one then.
-        self.socket.setblocking(False)
-        self.server_address = listening.getsockname()
-        self.admin = admin
-        self._thread = threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.2}, name="admin", daemon=True
-        )
-        self._guard = threading.Lock()
-        self._open: OrderedDict[Any, None] = OrderedDict()  # guarded by _guard; oldest first
-
-    def start(self) -> None:
-        """Serves from now on, on a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Accepts nothing more and closes every connection. The listening socket is closed in this process only."""
-        self.shutdown()
-        self.server_close()
-        with self._guard:
-            for connection in self._open:
-                _hang_up(connection)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._guard:
-            self._open[request] = None
-            if len(self._open) > CONNECTIONS_MAX:
-                _hang_up(next(iter(self._open)))
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._guard:
-            self._open.pop(request, None)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  (the base class decides)
-        # Called inside an except block. A client that went away is not worth a line; anything else is our mistake.
-        if not isinstance(sys.exc_info()[1], OSError):
-            log.error("admin request failed", client=str(client_address), exc_info=True)
-
-
-def _hang_up(connection: socket.socket) -> None:
-    # Only shut down: the file descriptor still belongs to the connection's own thread, which wakes up and closes it.
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # it has gone already
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection. The parser bounds the request line (64 KiB) and the headers (100 lines of 64 KiB)."""
-
-    server: AdminServer
-    protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.0"  # a request too broken to have a version still gets a status line
-    server_version = "fastgw"
-    sys_version = ""
-    timeout = IDLE_TIMEOUT_S
-    wbufsize = -1  # head and body leave together
-    disable_nagle_algorithm = True
-    error_message_format = "%(code)d %(message)s\n"
-    error_content_type = _PLAIN
-
-    def answer(self) -> None:
-        page = self.server.admin.handle(self.command, self.path)
-        if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
-            self.close_connection = True  # nobody reads the body, so what follows it cannot be found
-        self.send_response_only(page.status)
-        for name, value in page.headers:
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page.body)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Access is not logged: probes come every second."""

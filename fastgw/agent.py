@@ -21,7 +21,8 @@ from setproctitle import setproctitle
 
 from fastgw import _ctable, config, logs, table, topics
 from fastgw._ctable import Table
-from fastgw.admin import Admin, AdminServer
+from fastgw.admin import Admin
+from fastgw.admin_server import AdminServer
 from fastgw.config import Config
 from fastgw.consumers import Consumers
 from fastgw.errors import FastgwError

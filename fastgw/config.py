@@ -133,6 +133,7 @@ def _read_listen(value: Any, path: str) -> Listen:
 
 _TOPIC = text("a topic name", spelling.topic, pattern=spelling.TOPIC_PATTERN)
 _HEADERS = list_of(text("a header name", spelling.copied_header), "a list of header names")
+_HOSTS = list_of(text("a host name", spelling.host), "a list of host names")
 _METHOD = choice(*METHODS, instead=spelling.no_single_method)
 _PATH = text('a path such as "/orders/{id}"', spelling.path)
 _SERVERS = text('brokers such as "kafka-1:9092,kafka-2:9092"', spelling.servers)
@@ -213,7 +214,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         "How long a stopping process waits for its open requests.", _duration("0s", "1h"))] = 10 * NS_PER_S
     hosts: Annotated[tuple[str, ...], Setting(
         "The hosts that are served, without port; empty serves any.",
-        list_of(text("a host name", spelling.host), "a list of host names"))] = ()
+_HOSTS)] = ()
     run_dir: Annotated[str, Setting(
         "Directory for the sockets between the processes.", text("a directory", spelling.file_name),
         default="chosen at start", restart=True)] = ""
@@ -299,6 +300,9 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[str, Setting(
         "Its address; an empty string switches it off.",
         text('an address such as "127.0.0.1:9100"', spelling.host_port_or_nothing), restart=True)] = "127.0.0.1:9100"
+    hosts: Annotated[tuple[str, ...], Setting(
+        "The hosts that clients of this port may name besides loopback names and the address that they connect to "
+        "(421 for others, against DNS rebinding). Without port.", _HOSTS)] = ()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

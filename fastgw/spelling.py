@@ -103,7 +103,7 @@ def file_name(value: str) -> str:
 def host(value: str) -> str:
     """A host that requests may name, as it is compared: lower case, without port."""
     if "*" in value:
-        raise ValueError("no character stands for others here: name each host; an empty list takes any")
+        raise ValueError("no character stands for others: name each host; in gateway.hosts an empty list takes any")
     if not _HOST(value):
         raise ValueError("a host name without scheme, port and path")
     return value.lower()

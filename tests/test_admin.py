@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fastgw import __version__, _ctable, admin, config, errors, table
+from fastgw import __version__, _ctable, admin_server, config, errors, table
 from fastgw._ctable import NOBODY, SlotRange, Table
-from fastgw.admin import CONNECTIONS_MAX, WAITING_SHOWN, Admin, AdminServer
+from fastgw.admin import PLAIN, WAITING_SHOWN, Admin, page
+from fastgw.admin_server import CONNECTIONS_MAX, AdminServer
 from fastgw.config import Config
 from tests.waiting import eventually
 
@@ -209,7 +212,7 @@ def server(pages: Admin) -> Iterator[AdminServer]:
 
 
 def connect(server: AdminServer) -> socket.socket:
-    return socket.create_connection(server.server_address, timeout=10)  # type: ignore[arg-type]
+    return socket.create_connection(server.server_address, timeout=10)
 
 
 def exchange(server: AdminServer, sent: bytes) -> bytes:
@@ -255,8 +258,8 @@ def test_head_has_the_headers_of_get_and_no_body(client: http.client.HTTPConnect
 
 
 def test_a_body_nobody_reads_is_not_taken_for_the_next_request(server: AdminServer) -> None:
-    smuggled = b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n"
-    head = b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
+    smuggled = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
     received = exchange(server, head + smuggled)
     assert received.startswith(b"HTTP/1.1 405 ")
     assert b"connection: close\r\n" in received
@@ -267,8 +270,9 @@ def test_a_body_nobody_reads_is_not_taken_for_the_next_request(server: AdminServ
     ("sent", "status"),
     [
         (b"nonsense\r\n\r\n", b"400"),
-        (b"GET /livez HTTP/9.9\r\n\r\n", b"505"),
-        (b"BREW /livez HTTP/1.1\r\nHost: a\r\n\r\n", b"501"),
+        (b"GET /livez HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/2.0\r\nHost: localhost\r\n\r\n", b"505"),
+        (b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", b"414"),
         (b"GET /livez HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"431"),
         (b"GET /livez HTTP/1.1\r\na: " + b"b" * 70_000 + b"\r\n\r\n", b"431"),
@@ -283,8 +287,135 @@ def test_requests_that_cannot_be_read_are_refused_in_plain_text(
     assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 0\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nContent-Length: 0\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        b"Content-Length : 5\r\n",
+        b"Host: localhost\r\n",
+        b"X\r\n",
+        b"X: a\r\n b\r\n",
+    ],
+)
+def test_a_head_that_leaves_its_end_or_host_in_doubt_is_refused(server: AdminServer, lines: bytes) -> None:
+    smuggled = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    received = exchange(server, b"POST /livez HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n" + smuggled)
+    assert received.startswith(b"HTTP/1.1 400 "), received
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def ask(server: AdminServer, host: bytes, target: bytes = b"/status", version: bytes = b"1.1") -> int:
+    line = b"Host: " + host + b"\r\n" if host else b""
+    received = exchange(server, b"GET " + target + b" HTTP/" + version + b"\r\n" + line + b"connection: close\r\n\r\n")
+    return int(received.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"localhost", 200),
+        (b"LocalHost:9100", 200),
+        (b"localhost.:1", 200),
+        (b"shop.localhost", 200),
+        (b"127.0.0.1", 200),
+        (b"127.0.0.1:1", 200),
+        (b"127.9.9.9", 200),
+        (b"[::1]:9100", 200),
+        (b"[::ffff:127.0.0.1]", 200),
+        (b"gateway-1.test", 200),
+        (b"GATEWAY-1.test:80", 200),
+        (b"rebound.evil.test", 421),
+        (b"localhost.evil.test", 421),
+        (b"127.0.0.1.evil.test", 421),
+        (b"evillocalhost", 421),
+        (b"10.1.2.3", 421),
+        (b"[2001:db8::1]", 421),
+        (b"a@localhost", 400),
+        (b"localhost, evil.test", 400),
+        (b"evil.test/localhost", 400),
+        (b"", 400),
+    ],
+)
+def test_only_names_of_this_machine_are_answered(pages: Admin, server: AdminServer, host: bytes, status: int) -> None:
+    pages.config = msgspec.structs.replace(pages.config, admin=config.Admin(hosts=("gateway-1.test",)))
+    assert ask(server, host) == status
+    if host:
+        assert ask(server, host, target=b"http://" + host + b"/metrics") == status
+
+
+def test_the_address_that_is_listened_on_is_a_name_of_this_machine(pages: Admin, server: AdminServer) -> None:
+    pages.config = msgspec.structs.replace(pages.config, admin=config.Admin(listen="gateway-2.test:9100"))
+    assert ask(server, b"gateway-2.test:9100") == 200
+    assert ask(server, b"gateway-1.test:9100") == 421
+
+
+def test_a_host_that_is_not_served_is_told_what_to_do(server: AdminServer) -> None:
+    assert b"admin.hosts" in exchange(server, b"GET /status HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+
+
+def test_an_offer_to_upgrade_is_passed_by(server: AdminServer) -> None:
+    offer = b"Connection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    received = exchange(server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + offer + b"\r\n")
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"alive\n")
+
+
+def test_http_1_0_need_not_name_a_host(server: AdminServer) -> None:
+    assert ask(server, b"", version=b"1.0") == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://localhost/metrics", 200),
+        (b"HTTP://LOCALHOST:80/readyz?a=b", 200),
+        (b"https://localhost/livez", 200),
+        (b"http://localhost", 404),
+        (b"http://127.0.0.1/metrics", 400),
+        (b"http://evil.test/metrics", 400),
+        (b"ftp://localhost/metrics", 404),
+        (b"*", 404),
+    ],
+)
+def test_targets_in_absolute_form_are_served(server: AdminServer, target: bytes, status: int) -> None:
+    assert ask(server, b"localhost", target) == status
+
+
+def test_what_is_read_in_a_terminal_ends_with_a_newline(pages: Admin) -> None:
+    for target in ("/livez", "/readyz", "/metrics", "/status", "/nothing"):
+        body = pages.handle("GET", target).body
+        assert body.endswith(b"\n")
+        assert not body.endswith(b"\n\n")
+
+
+def test_many_requests_at_once_are_answered_in_order_and_no_faster_than_they_are_read(server: AdminServer) -> None:
+    requests = b"".join(
+        b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"livez", b"status", b"nothing") * 50
+    )
+    received = exchange(server, requests + b"GET /livez HTTP/1.0\r\n\r\n")
+    statuses = re.findall(rb"HTTP/1.1 (\d+) ", received)
+    assert statuses == [b"200", b"200", b"404"] * 50 + [b"200"]
+
+
+def test_requests_wait_until_the_answers_before_them_are_taken(server: AdminServer, pages: Admin) -> None:
+    made = []
+    pages._pages["/large"] = lambda: made.append(1) or page(200, PLAIN, b"x" * (8 << 20))  # type: ignore[func-returns-value]
+    with connect(server) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        eventually(lambda: made)
+        assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+        assert len(made) == 1
+
+
 def test_a_client_that_says_nothing_is_hung_up_on(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin._Handler, "timeout", 0.05)
+    monkeypatch.setattr(admin_server, "IDLE_TIMEOUT_S", 0.05)
     assert exchange(server, b"GET /livez HT") == b""
 
 
@@ -302,7 +433,7 @@ def test_a_client_that_breaks_off_harms_nobody(server: AdminServer) -> None:
     for _ in range(20):
         with connect(server) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
     assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
 
 
@@ -310,7 +441,7 @@ def test_an_error_of_ours_costs_one_connection(
     server: AdminServer, pages: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "handle", lambda *_: 1 / 0)
-    assert exchange(server, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+    assert exchange(server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
     monkeypatch.undo()
     assert exchange(server, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
 

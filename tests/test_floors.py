@@ -35,6 +35,9 @@ FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
 # One idea of what an address is, for those who read the configuration and for those who read requests.
 FLOOR |= {"addresses": FLOOR["spelling"] - 0.5, "forwarding": FLOOR["messages"] + 0.5}
 
+# HTTP around what the admin port says.
+FLOOR["admin_server"] = FLOOR["admin"] + 0.5
+
 # Names the keys of a file as the settings do.
 FLOOR["toml_text"] = FLOOR["settings"] + 0.5
 
