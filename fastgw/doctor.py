@@ -14,8 +14,8 @@ from fastgw import __version__, kafka_client, listeners
 from fastgw.config import Config
 from fastgw.errors import StartError
 from fastgw.host_survey import Host, Node, look_at_host, look_at_node, open_files
-from fastgw.kafka_survey import EMBEDDED, WATCH_S, Broker, Group, Survey, Traffic, survey
-from fastgw.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, Topic
+from fastgw.kafka_survey import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Survey, Traffic, survey
+from fastgw.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, BrokersUnreachable, Met, Topic
 
 Level = Literal["ok", "warning", "error"]
 
@@ -47,6 +47,8 @@ def examine(config: Config, watch_s: float = WATCH_S) -> list[Finding]:
     node = look_at_node(config.admin.listen) if config.admin.listen else None
     try:
         kafka: list[Finding] = list(judge_kafka(config, survey(config, watch_s)))
+    except BrokersUnreachable as error:
+        kafka = [Finding("error", "brokers", str(error))]
     except StartError as error:
         kafka = [Finding("error", "brokers", str(error), "start it, or correct kafka.bootstrap or [kafka.client]")]
     files, measured = open_files(node.worker_pids if node else ())
@@ -66,6 +68,10 @@ def judge_kafka(config: Config, seen: Survey) -> Iterator[Finding]:
     facts = seen.findings.facts
     response = facts.topics[config.gateway.response_topic]
     yield judge_brokers(seen.brokers)
+    yield from judge_meetings(facts.met)
+    for known in seen.findings.found:
+        if not known.about.startswith("topic "):
+            yield Finding(known.level, known.about, known.text, known.advice)
     yield from _judge_topics(config, seen)
     if facts.has_admin:
         yield judge_rights(facts.topics.values())
@@ -84,6 +90,9 @@ def judge_brokers(brokers: Iterable[Broker]) -> Finding:
     if "" in releases:
         old = ", ".join(broker.address for broker in brokers if not broker.release)
         return Finding("error", "brokers", f"{count}, older than Kafka 3.0: {old}", "upgrade them to Kafka 3 or 4")
+    if UNKNOWN in releases:
+        unasked = ", ".join(broker.address for broker in brokers if broker.release == UNKNOWN)
+        return Finding("warning", "brokers", f"{count}, of unknown release: {unasked}", "fastgw needs Kafka 3 or 4")
     if len(releases) > 1:
         found = ", ".join(f"{broker.address} {broker.release}" for broker in brokers)
         return Finding("warning", "brokers", f"{count} of several releases: {found}", "finish the upgrade")
@@ -93,12 +102,23 @@ def judge_brokers(brokers: Iterable[Broker]) -> Finding:
     return Finding("ok", "brokers", f"{count}, Kafka {', '.join(releases)} or later")
 
 
+def judge_meetings(met: Met) -> Iterator[Finding]:
+    """What the brokers said for themselves; those that cannot be reached are findings of their own."""
+    if met.creates_topics:
+        found = "brokers create topics on demand (auto.create.topics.enable = true)"
+        advice = (
+            "a service that asks for a topic too soon, or after its end, makes it with the wrong number of partitions: "
+            "set it to false, and let `fastgw topics` create topics"
+        )
+        yield Finding("warning", "topics", found, advice)
+
+
 def _judge_topics(config: Config, seen: Survey) -> Iterator[Finding]:
     for name, topic in seen.findings.facts.topics.items():
         found = [
             Finding(known.level, f"topic {name}", known.text, known.advice)
             for known in seen.findings.found
-            if known.topic == name
+            if known.about == f"topic {name}"
         ]
         if topic.partitions:
             found += judge_copies(topic, len(seen.brokers))

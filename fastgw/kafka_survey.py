@@ -14,15 +14,17 @@ from math import inf
 from typing import Any, NamedTuple
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
+from confluent_kafka.admin import AclOperation, AdminClient
 
 from fastgw import kafka_client, topics
 from fastgw.config import Config
+from fastgw.errors import StartError
 from fastgw.topics import Findings
 
 ASK_TIMEOUT_S = 5.0
 WATCH_S = 3.0  # canaries come every second
 EMBEDDED = "embedded"  # in the place of a release
+UNKNOWN = "unknown"  # the same, of a broker that could not be asked
 
 # Kafka tells no version; which requests a broker takes does. First the newest: what it takes, the release that has it.
 _RELEASES = (
@@ -34,7 +36,8 @@ _RELEASES = (
     ("Fetch", 13, "3.1"),
     ("ListOffsets", 7, "3.0"),
 )
-_API_LINE = re.compile(r"(\S+:\d+)/\w+:\s+ApiKey (\w+) \(\d+\) Versions \d+\.\.(\d+)")
+# A broker's name has the protocol in front of it, unless that is plain.
+_API_LINE = re.compile(r"(?:\w+://)?([^\s/]+:\d+)/\w+:\s+ApiKey (\w+) \(\d+\) Versions \d+\.\.(\d+)")
 
 Apis = Mapping[str, int]  # name of a request -> the highest version that is taken
 
@@ -79,8 +82,15 @@ def survey(config: Config, watch_s: float = WATCH_S) -> Survey:
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
-        StartError: no broker can be reached.
+        StartError: no broker can be reached, or Kafka went away half-way.
     """
+    try:
+        return _survey(config, watch_s)
+    except KafkaException as error:  # whatever may happen to a client half-way
+        raise StartError(f"Kafka at {config.kafka.bootstrap}: expected an answer, got: {error.args[0].str()}") from None
+
+
+def _survey(config: Config, watch_s: float) -> Survey:
     findings = topics.examine(config, ASK_TIMEOUT_S)
     partitions = findings.facts.topics[config.gateway.response_topic].partitions
     return Survey(
@@ -121,7 +131,7 @@ def look_at_brokers(config: Config, has_admin: bool) -> list[Broker]:
     except KafkaException:
         return []  # it was there a moment ago; who looks again will see
     if has_admin:
-        _meet(admin, [broker.id for broker in found])
+        topics.meet(admin, found, (), ASK_TIMEOUT_S)
     admin.poll(0.1)
     return [
         Broker(broker.id, address, release(apis.by_address.get(address, {})) if has_admin else EMBEDDED)
@@ -130,15 +140,10 @@ def look_at_brokers(config: Config, has_admin: bool) -> list[Broker]:
     ]
 
 
-def _meet(admin: Any, numbers: Sequence[int]) -> None:
-    """Ask each broker something, so that there is a connection to it; the answers do not matter."""
-    resources = [ConfigResource("broker", str(number)) for number in numbers]
-    for future in admin.describe_configs(resources, request_timeout=ASK_TIMEOUT_S).values():
-        future.exception(ASK_TIMEOUT_S)
-
-
 def release(apis: Apis) -> str:
     """The oldest release that takes these requests; empty before 3.0."""
+    if not apis:
+        return UNKNOWN
     return next((name for request, version, name in _RELEASES if apis.get(request, 0) >= version), "")
 
 
@@ -152,7 +157,7 @@ def _group(config: Config) -> Group | None:
         [name], include_authorized_operations=True, request_timeout=ASK_TIMEOUT_S
     ).values()
     try:
-        described = future.result(ASK_TIMEOUT_S)
+        described = future.result()  # which librdkafka bounds
     except KafkaException as error:
         refused = error.args[0].name() == "GROUP_AUTHORIZATION_FAILED"
         return Group(0, False) if refused else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +23,9 @@ from fastgw.kafka_client import LinkSettings, client_settings, record_bytes
 from fastgw.units import NS_PER_MS
 
 REACH_TIMEOUT_S = 5.0
+MEET_LOOK_S = 0.05  # between two looks whether all brokers have answered
+MEET_AGAIN_S = 1.5  # for which a broker that cannot be reached is tried again
+UNRESOLVED = "Failed to resolve"  # as librdkafka says it
 PARTITIONS_MAX = 4096  # the home partition in a correlation id has 12 bits
 RESPONSE_RETENTION_MS = 3_600_000  # replies are not an archive
 REQUEST_PARTITIONS = 4
@@ -47,9 +50,17 @@ class Topic(NamedTuple):
     partitions: int  # 0: it does not exist, or may not be seen
     replicas: int | None = None  # of its worst partition
     in_sync: int | None = None  # of its worst partition
-    refused: str = ""  # Kafka's words when it does not let us see the topic
+    refused: str = ""  # why nothing could be learned of it
+    is_forbidden: bool = False  # ... and whether that is for want of a right
     operations: frozenset[str] | None = None  # what we are allowed to do: "READ", "WRITE"
     settings: Mapping[str, str] | None = None
+
+
+class Met(NamedTuple):
+    """What came of speaking with each broker of a cluster."""
+
+    unreachable: Mapping[str, str]  # the address that a broker advertises -> why it cannot be reached there
+    creates_topics: bool = False  # a broker says that it creates topics on demand
 
 
 class Facts(NamedTuple):
@@ -58,18 +69,23 @@ class Facts(NamedTuple):
     brokers: int
     topics: Mapping[str, Topic]
     has_admin: bool  # False: the embedded broker, only metadata could be asked
+    met: Met = Met({})
 
 
 class Finding(NamedTuple):
     """One thing that is wrong (the gateway cannot work) or unwise."""
 
     level: Level
-    topic: str
+    about: str  # such as "topic orders"
     text: str
     advice: str = ""
 
     def __str__(self) -> str:
-        return f"topic {self.topic}: {self.text}" + (f"; {self.advice}" if self.advice else "")
+        return f"{self.about}: {self.text}" + (f"; {self.advice}" if self.advice else "")
+
+
+class BrokersUnreachable(StartError):
+    """A broker answers, but at the addresses that the cluster advertises nobody can be reached. Says what to do."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +193,9 @@ def examine(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Findings:
 
 
 def judge(config: Config, facts: Facts) -> Iterator[Finding]:
-    """What is wrong or unwise about the topics."""
+    """What is wrong or unwise about the brokers and the topics."""
+    for address, why in facts.met.unreachable.items():
+        yield _judge_broker(address, why, facts)
     for name, users in users_of(config).items():
         topic = facts.topics[name]
         if not topic.partitions:
@@ -189,14 +207,29 @@ def judge(config: Config, facts: Facts) -> Iterator[Finding]:
             yield from _judge_response(config, topic, facts.has_admin)
 
 
+def _judge_broker(address: str, why: str, facts: Facts) -> Finding:
+    host = address.rpartition(":")[0]
+    text = f"expected to reach it at the address that it advertises, got: {why}"
+    if UNRESOLVED in why:
+        advice = f"correct the broker's advertised.listeners, or have this machine resolve {host}"
+        return Finding("error", f"broker {address}", text, advice)
+    # One of several may be restarting just now.
+    level: Level = "error" if len(facts.met.unreachable) == facts.brokers else "warning"
+    advice = f"start it; or correct its advertised.listeners, if {address} is no address for this machine"
+    return Finding(level, f"broker {address}", text, advice)
+
+
 def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> Finding:
     who = f"needed by route {_names(users)}" if users else "the response topic"
     if topic.refused:
         text = f"expected to see it ({who}), got: {topic.refused}"
-        return Finding("error", topic.name, text, f"{GRANT} DESCRIBE on it")
+        advice = f"{GRANT} DESCRIBE on it" if topic.is_forbidden else "see what the brokers log about it"
+        return Finding("error", f"topic {topic.name}", text, advice)
     count = REQUEST_PARTITIONS if users else recommended_partitions(config)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
-    return Finding("error", topic.name, f"expected it to exist ({who}), got no such topic", f"`{command}` creates it")
+    return Finding(
+        "error", f"topic {topic.name}", f"expected it to exist ({who}), got no such topic", f"`{command}` creates it"
+    )
 
 
 def _names(users: list[str]) -> str:
@@ -210,7 +243,7 @@ def _judge_rights(topic: Topic, users: list[str]) -> Iterator[Finding]:
     for right in ("WRITE",) if users else ("READ", "WRITE"):
         if right not in topic.operations:
             text = f"expected the right to {right}, got {_rights(topic.operations)}"
-            yield Finding("error", topic.name, text, f"{GRANT} {right} on it")
+            yield Finding("error", f"topic {topic.name}", text, f"{GRANT} {right} on it")
 
 
 def _rights(operations: Iterable[str]) -> str:
@@ -221,10 +254,10 @@ def _judge_replication(topic: Topic) -> Iterator[Finding]:
     least = int((topic.settings or {}).get("min.insync.replicas", 1))
     if topic.in_sync is not None and topic.in_sync < least:
         text = f"expected min.insync.replicas = {least} in sync, got {topic.in_sync}"
-        yield Finding("error", topic.name, text, "bring the brokers with the other replicas back")
+        yield Finding("error", f"topic {topic.name}", text, "bring the brokers with the other replicas back")
     elif topic.replicas is not None and topic.replicas > 1 and topic.replicas == least:
         text = f"min.insync.replicas = {least} of {topic.replicas} replicas: one broker that is down stops every write"
-        yield Finding("warning", topic.name, text, f"set it to {least - 1}, or add a replica")
+        yield Finding("warning", f"topic {topic.name}", text, f"set it to {least - 1}, or add a replica")
 
 
 def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[Finding]:
@@ -232,16 +265,16 @@ def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[F
     if topic.partitions < needed:
         text = f"expected at least {needed} partitions, one for each worker, got {topic.partitions}"
         command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{wise}"
-        yield Finding("error", topic.name, text, f"`{command}` makes enough")
+        yield Finding("error", f"topic {topic.name}", text, f"`{command}` makes enough")
     elif topic.partitions > PARTITIONS_MAX:
         text = f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}"
-        yield Finding("error", topic.name, text, "take a new topic: no partition can be taken away")
+        yield Finding("error", f"topic {topic.name}", text, "take a new topic: no partition can be taken away")
     elif topic.partitions < wise or topic.partitions & (topic.partitions - 1):
         text = f"a power of two is recommended, here at least {wise}"
-        yield Finding("warning", topic.name, f"{topic.partitions} partitions", text)
+        yield Finding("warning", f"topic {topic.name}", f"{topic.partitions} partitions", text)
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
         text = "cleanup.policy = compact never deletes replies, each has its own key"
-        yield Finding("warning", topic.name, text, "set cleanup.policy = delete")
+        yield Finding("warning", f"topic {topic.name}", text, "set cleanup.policy = delete")
 
 
 # --- asking Kafka ----------------------------------------------------------------------------------------------------
@@ -258,8 +291,60 @@ def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:
         metadata = _metadata(config, admin, troubles, timeout_s)
         names = list(users_of(config))
         has_admin = _has_admin(metadata)
-        topics = _described(admin, names, timeout_s) if has_admin else _from_metadata(metadata, names)
-        return Facts(len(metadata.brokers), topics, has_admin)
+        if not has_admin:
+            return Facts(len(metadata.brokers), _from_metadata(metadata, names), has_admin)
+        facts = Facts(len(metadata.brokers), {}, has_admin, meet(admin, metadata.brokers.values(), troubles, timeout_s))
+        if len(facts.met.unreachable) == facts.brokers:
+            away = [str(_judge_broker(address, why, facts)) for address, why in facts.met.unreachable.items()]
+            raise BrokersUnreachable(f"kafka.bootstrap = {config.kafka.bootstrap} answers, but {'; '.join(away)}")
+        return facts._replace(topics=_described(admin, names, timeout_s))
+
+
+def meet(admin: Any, brokers: Iterable[Any], troubles: Sequence[str], timeout_s: float) -> Met:
+    """Speak with each broker at the address that it advertises; one that refuses to answer is reached as well.
+
+    Args:
+        admin: an admin client.
+        brokers: as they stand in the metadata.
+        troubles: what the client's `error_cb` was told, as it grows.
+        timeout_s: for all of them together.
+    """
+    # librdkafka takes only one broker in a request.
+    asked = {
+        broker: next(
+            iter(admin.describe_configs([ConfigResource("broker", str(broker.id))], request_timeout=timeout_s).values())
+        )
+        for broker in brokers
+    }
+    began, unreachable = monotonic(), {}
+    while True:
+        admin.poll(MEET_LOOK_S)  # has the client tell its troubles
+        waited_s = monotonic() - began
+        silent = {broker: _trouble_with(broker, troubles) for broker, answer in asked.items() if not answer.done()}
+        # A trouble may pass at once, with the next attempt; a name that does not resolve hardly does.
+        if not any(not why or (waited_s < MEET_AGAIN_S and UNRESOLVED not in why) for why in silent.values()):
+            break
+        if waited_s > timeout_s:
+            break
+    creates_topics = False
+    for broker, answer in asked.items():
+        address = f"{broker.host}:{broker.port}"
+        error = answer.exception() if answer.done() else None
+        if broker in silent or (error is not None and error.args[0].code() < 0):  # librdkafka's own: no broker's word
+            why = _trouble_with(broker, troubles) or (_why(error) if error else f"no answer in {timeout_s:g} s")
+            unreachable[address] = why
+        elif error is None:
+            setting = answer.result().get("auto.create.topics.enable")
+            creates_topics = creates_topics or (setting is not None and setting.value == "true")
+    return Met(unreachable, creates_topics)
+
+
+def _trouble_with(broker: Any, troubles: Sequence[str]) -> str:
+    """The last trouble with this broker, without its name; empty: none."""
+    # "sasl_ssl://kafka-1:9092/1: Failed to resolve 'kafka-1:9092': Name or service not known (after 3ms in state ...)"
+    name = f"{broker.host}:{broker.port}/{broker.id}: "
+    found = [text.partition(name)[2] for text in troubles if name in text]
+    return found[-1].partition(" (after ")[0] if found else ""
 
 
 @contextmanager
@@ -322,8 +407,9 @@ def _described(admin: Any, names: list[str], timeout_s: float) -> dict[str, Topi
         try:
             found[name] = _topic(name, future.result())
         except KafkaException as error:
-            is_missing = error.args[0].name() == "UNKNOWN_TOPIC_OR_PART"
-            found[name] = Topic(name, 0, refused="" if is_missing else _why(error))
+            code = error.args[0].name()
+            refused = "" if code == "UNKNOWN_TOPIC_OR_PART" else _why(error)
+            found[name] = Topic(name, 0, refused=refused, is_forbidden=code == "TOPIC_AUTHORIZATION_FAILED")
     settings = _settings(admin, [name for name, topic in found.items() if topic.partitions], timeout_s)
     return {name: topic._replace(settings=settings.get(name)) for name, topic in found.items()}
 

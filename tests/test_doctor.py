@@ -94,7 +94,7 @@ def test_brokers(releases: list[str], level: str, found: str) -> None:
         ({"Produce": 12, "Fetch": 17, "ListOffsets": 10}, "4.0"),
         ({"Produce": 9, "Fetch": 12, "ListOffsets": 7}, "3.0"),
         ({"Produce": 8, "Fetch": 11, "ListOffsets": 5}, ""),
-        ({}, ""),
+        ({}, "unknown"),
     ],
 )
 def test_a_release_is_known_by_the_requests_that_it_takes(apis: dict[str, int], release: str) -> None:
