@@ -17,12 +17,14 @@ UNKNOWN = -1  # the length of a body that says itself where it ends (`Head.is_st
 
 
 class Refusal(NamedTuple):
-    """The request may not enter; nothing of it is in Kafka."""
+    """The request may not enter, or needs not: nothing of it is in Kafka."""
 
     ending: Ending
     detail: str
     route_number: int | None = None  # None: no route is known
     headers: HeaderList | None = None  # further headers of the answer, such as `allow`
+    head: Head | None = None  # whose it is, where somebody wants to know when it is answered
+    is_preflight: bool = False  # nothing is wrong: it is answered 204 with `headers`, and is no ending
 
 
 class Admission:

@@ -131,9 +131,28 @@ def _read_listen(value: Any, path: str) -> Listen:
     return Listen(**read_section(Listen, value, path))
 
 
+def _read_fraction(value: Any, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise Mistake(path, _FRACTION_KIND, shown(value))
+    return float(value)
+
+
+_FRACTION_KIND = "a number from 0 to 1"
+_FRACTION = Kind(_FRACTION_KIND, _read_fraction, {"type": "number", "minimum": 0, "maximum": 1}, shown)
+
+
+def _read_cors(value: Any, path: str) -> Cors:
+    if value == "off":
+        return Cors(origins=())
+    cors = Cors(**read_section(Cors, value, path))
+    _check_cors(cors, path)
+    return cors
+
+
 _TOPIC = text("a topic name", spelling.topic, pattern=spelling.TOPIC_PATTERN)
 _HEADERS = list_of(text("a header name", spelling.copied_header), "a list of header names")
 _HOSTS = list_of(text("a host name", spelling.host), "a list of host names")
+_ANSWER_HEADERS = list_of(text("a header name", spelling.answer_header), "a list of header names")
 _METHOD = choice(*METHODS, instead=spelling.no_single_method)
 _PATH = text('a path such as "/orders/{id}"', spelling.path)
 _SERVERS = text('brokers such as "kafka-1:9092,kafka-2:9092"', spelling.servers)
@@ -148,6 +167,21 @@ _MODE = parsed(
 )
 _CLIENT_TIME = _duration("100ms", "10m")
 _BIND = text('an address such as "0.0.0.0:8080" or "unix:/run/shop.sock"', spelling.bind)
+_ORIGINS = list_of(
+    text('an origin such as "https://app.example.com"', spelling.origin),
+    '"*" or a list of origins',
+    alone=True,
+    least=1,
+)
+_SWITCH = parsed("true or false", (bool,), bool, {"type": "boolean"})
+_ANY_HEADERS = list_of(text("a header name", spelling.header), "a list of header names")
+_METHODS = list_of(_METHOD, "a list of methods")
+_CORS = Kind(
+    '"off", or a table as `[cors]`',
+    _read_cors,
+    {"anyOf": [{"const": "off"}, {"$ref": "#/properties/cors"}]},
+    lambda kept: "null" if kept is None else "{}",
+)
 # The table form is a definition of the whole schema (`json_schema`).
 _LISTEN_SCHEMA = {"anyOf": [_BIND.schema, {"$ref": "#/$defs/listen"}]}
 _LISTENS = list_of(
@@ -305,6 +339,45 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
         "(421 for others, against DNS rebinding). Without port.", _HOSTS)] = ()
 
 
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """The access log: one JSON line for each request. What somebody must act on is in the gateway's log without it."""
+
+    access: Annotated[str, Setting(
+        "Which requests have a line: `errors` are those whose status is 400 or more, clients that left (499) included.",
+        choice("off", "errors", "all"))] = "off"
+    sample: Annotated[float, Setting(
+        "`all`: the part of the requests below 400 that has a line, such as 0.01; errors always have one.",
+        _FRACTION)] = 1.0
+    access_file: Annotated[str, Setting(
+        "Where the lines go: `stdout`, `stderr`, or a file, which is opened anew when it was moved away.",
+        text("stdout, stderr or a file name", spelling.file_name))] = "stdout"
+    access_target: Annotated[str, Setting(
+        "What of the target is in a line: `path`; `full`, with the query, which may hold secrets; `none`: the route "
+        "alone.", choice("none", "path", "full"))] = "path"
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True):
+    """Which web pages may call the gateway (CORS). Preflights are answered here, without a record."""
+
+    origins: Annotated[tuple[str, ...], Setting(
+        'The pages\' origins, letter by letter as browsers send them; `"*"` is any.', _ORIGINS)]
+    methods: Annotated[tuple[str, ...], Setting(
+        "The methods that a preflight allows.", _METHODS, default="those of the path's routes")] = ()
+    headers: Annotated[tuple[str, ...], Setting(
+        "Request headers that pages may send, besides `content-type`, `prefer`, `traceparent`, `tracestate`, "
+        "`x-request-id` and the route's `request_headers`.", _ANY_HEADERS)] = ()
+    expose: Annotated[tuple[str, ...], Setting(
+        "Headers of answers that pages may read, besides `fastgw-outcome`, `retry-after`, `x-request-id` and the "
+        "route's `response_headers`.", _ANY_HEADERS)] = ()
+    credentials: Annotated[bool, Setting(
+        'Whether pages may send cookies and client certificates; not together with `"*"`.', _SWITCH)] = False
+    max_age_ns: Annotated[int, Setting(
+        "How long a browser may remember the answer to a preflight.", _duration("0s", "24h"))] = 600 * NS_PER_S
+    private_network: Annotated[bool, Setting(
+        "Whether pages of public networks may reach a gateway in a private one (Private Network Access).",
+        _SWITCH)] = False
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route: which requests go to which topic."""
 
@@ -332,13 +405,17 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "The service's consumer group. With it, requests are refused at once (503) while nobody of it is there, or "
         "while its backlog is longer than they can wait.", text("a group name", spelling.label))] = ""
     request_headers: Annotated[tuple[str, ...], Setting("HTTP headers that are copied to the record.", _HEADERS)] = ()
-    response_headers: Annotated[tuple[str, ...], Setting("Reply headers that are copied to the answer.", _HEADERS)] = ()
+    response_headers: Annotated[tuple[str, ...], Setting(
+        "Reply headers that are copied to the answer.", _ANSWER_HEADERS)] = ()
     max_body_bytes: Annotated[int, Setting(
         "Largest request body of this route.", _size("0B", "512MiB"), default="`limits.max_body`")] = 1 << 20
     max_in_flight: Annotated[int, Setting(
         "Requests of this route that may wait at once, per worker. The routes share half of the slots evenly, and no "
         "other route takes those; the other half is there for whoever comes first.", integer(1, SLOTS_MAX),
         default="`gateway.slots`")] = 16384
+    cors: Annotated[Cors | None, Setting(
+        "Which web pages may call this route; a table stands for the whole of `[cors]`.", _CORS,
+        default="`[cors]`")] = None
     dialect: Annotated[str, Setting("How requests and replies look as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:
@@ -357,6 +434,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     kafka: Kafka
     cluster: Cluster = Cluster()
     admin: Admin = Admin()
+    log: Log = Log()
+    cors: Cors | None = None
     routes: tuple[Route, ...]
     source: str = ""  # the file's name, for messages
 
@@ -368,11 +447,13 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "kafka": Kafka,
     "cluster": Cluster,
     "admin": Admin,
+    "log": Log,
+    "cors": Cors,
     "route": Route,
 }
 _TABLE_LISTS = ("listen", "route")
 _REQUIRED = ("gateway", "kafka", "route")
-_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin)
+_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log)
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -465,6 +546,8 @@ class _Parts(msgspec.Struct, kw_only=True):
     kafka: Kafka | None
     cluster: Cluster | None
     admin: Admin | None
+    log: Log | None
+    cors: Cors | None  # there is none, or it has a mistake
     routes: dict[int, Route]
     sound_routes: set[int]  # the others have defaults where their mistakes are
     listen_path: str
@@ -483,12 +566,18 @@ def _read_parts(tree: dict[str, Any], mistakes: Mistakes) -> _Parts:
     gateway = _gateway(tree, mistakes)
     limits = _section(Limits, tree, "limits", mistakes)
     group_id = gateway.name if gateway else ""
+    cors = None
+    if "cors" in tree and tree["cors"] is not WRONG:
+        with mistakes:
+            cors = _read_cors(tree["cors"], "cors")
     parts = _Parts(
         gateway=gateway,
         limits=limits,
         kafka=_section(Kafka, tree, "kafka", mistakes) if "kafka" in tree else None,
         cluster=_section(Cluster, tree, "cluster", mistakes, group_id=group_id),
         admin=_section(Admin, tree, "admin", mistakes),
+        log=_section(Log, tree, "log", mistakes),
+        cors=cors,
         routes={},
         sound_routes=set(),
         listen_path="listen" if "listen" in tree else "gateway.listen",
@@ -528,6 +617,7 @@ def _read_routes(value: Any, parts: _Parts, mistakes: Mistakes) -> None:
     gateway, limits = parts.gateway, parts.limits
     inherited: dict[str, Any] = {"max_body_bytes": limits.max_body_bytes} if limits else {}
     inherited |= {"max_in_flight": gateway.slots} if gateway else {}
+    inherited["cors"] = parts.cors
     for number, table in enumerate(value):
         before = mistakes.count
         values = read_fields(Route, table, f"route[{number}]", mistakes)
@@ -543,12 +633,15 @@ def _joined(parts: _Parts, source: str) -> Config:
     assert parts.kafka is not None
     assert parts.cluster is not None
     assert parts.admin is not None
+    assert parts.log is not None
     return Config(
         gateway=parts.gateway,
         limits=parts.limits,
         kafka=parts.kafka,
         cluster=parts.cluster,
         admin=parts.admin,
+        log=parts.log,
+        cors=parts.cors,
         routes=tuple(parts.routes.values()),
         source=source,
     )
@@ -629,6 +722,19 @@ def _route_clashes(route: Route, path: str, gateway: Gateway | None) -> Iterator
     where, _, name = route.key.partition(".")
     if where == "path" and f"{{{name}}}" not in route.path.split("/"):
         yield Mistake(f"{path}.key", "a parameter of the route's path", shown(route.key), f"path = {shown(route.path)}")
+
+
+def _check_cors(cors: Cors, path: str) -> None:
+    for name in ("headers", "expose"):
+        if cors.credentials and "*" in getattr(cors, name):
+            raise Mistake(f"{path}.{name}", "names, because credentials = true", '"*"', "browsers take it for a name")
+    if "*" not in cors.origins:
+        return
+    if len(cors.origins) > 1:
+        raise Mistake(f"{path}.origins", 'either "*" or a list of origins', "both")
+    if cors.credentials:
+        hint = "any page could act in the name of whoever visits it; list the origins"
+        raise Mistake(f"{path}.credentials", 'false, because origins = "*"', "true", hint)
 
 
 def _ambiguities(routes: Mapping[int, Route]) -> Iterator[Mistake]:

@@ -14,4 +14,5 @@ cdef class Entrance:
     cdef Exchange _exchange
     cdef Table _table
     cdef int _process
-    cdef object _journal
+    cdef object _journal, _policies
+    cdef bint _keeps_heads

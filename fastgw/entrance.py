@@ -7,6 +7,7 @@ import time
 from fastgw import errors
 from fastgw._ctable import Table
 from fastgw.admission import Admission, Refusal
+from fastgw.cors import Policies, is_preflight
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Journal
 from fastgw.intake import Intake
@@ -16,31 +17,62 @@ from fastgw.messages import Answer, Cut, Head
 class Entrance:
     """Implements `admission.Door` for all fronts of one worker."""
 
-    def __init__(self, intake: Intake, exchange: Exchange, table: Table, process: int, journal: Journal) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        exchange: Exchange,
+        table: Table,
+        process: int,
+        journal: Journal,
+        policies: Policies | None = None,
+        keeps_heads: bool = False,
+    ) -> None:
         """
         Args:
             intake: knows who may enter.
             exchange: takes those who do.
             table, process: where cut connections are counted.
             journal: told of errors that no code expects.
+            policies: of CORS; None: nobody asked for it.
+            keeps_heads: `Refusal.head` is wanted.
         """
         self._intake = intake
         self._exchange = exchange
         self._table = table
         self._process = process
         self._journal = journal
+        self._policies = policies
+        self._keeps_heads = keeps_heads
 
     def admit(self, head: Head) -> Admission | Refusal:
         try:
+            if self._policies is not None and is_preflight(head):
+                preflight = self._preflight(head, self._policies)
+                if preflight is not None:
+                    return preflight
             verdict = self._intake.admit(head)
         except MemoryError:
             raise  # ends the worker
         except Exception:
             self._journal.broke("request not admitted", "", b"")
             return Refusal(errors.REFUSED_SEND, "an error of the gateway's own; its log has it")
-        if isinstance(verdict, Refusal):
+        refusal = verdict if isinstance(verdict, Refusal) else self._exchange.reserve(verdict)
+        if refusal is None:
             return verdict
-        return self._exchange.reserve(verdict) or verdict
+        return refusal._replace(head=head) if self._keeps_heads else refusal
+
+    def _preflight(self, head: Head, policies: Policies) -> Refusal | None:
+        """The answer to a preflight, of the route that it asks for; None: there is no policy, so it is like others."""
+        routes = self._intake.routes_at(head)
+        if not routes:
+            return None
+        wanted = head.get("access-control-request-method") or ""
+        route = routes.get(wanted) or next(iter(routes.values()))
+        policy = policies.of(route.number)
+        if policy is None:
+            return None
+        headers = policy.of_preflight(head, sorted(routes))
+        return Refusal(errors.ANSWERED, "", route.number, headers, head, is_preflight=True)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self._exchange.refuse(refusal, answer)

@@ -31,7 +31,7 @@ cdef class Exchange:
     cdef dict _plans
     cdef IdMaker _ids
     cdef Pace _pace
-    cdef object _send, _withdraw, _journal, _closed_by, _closed_why
+    cdef object _send, _withdraw, _journal, _notes, _closed_by, _closed_why
     cdef int _partition_count, _own, _shared_left
     cdef public int home
     cdef public int64_t epoch_offset_ns
@@ -44,10 +44,11 @@ cdef class Exchange:
     cpdef resolve(self, cid, reply, int64_t now_ns)
     cdef _leave(self, Plan plan)
     cdef tuple _take(self, int64_t token)
-    cdef tuple _close(self, int64_t token, ending)
-    cdef _end(self, int64_t token, ending, detail)
+    cdef _end(self, int64_t token, ending, detail, bint is_heard=*)
     cdef _give_up(self, int64_t token, why)
     cdef bint _is_withdrawn(self, int64_t token) except -1
     cdef _learn(self, Plan plan, bytes raw, cid, partition, int64_t ack_to_reply_ns)
     cdef tuple _failed(self, Plan plan, ending, detail, bytes raw)
-    cdef _tell(self, Plan plan, bytes raw, answer, tuple told)
+    cdef _note(self, head, route_number, bytes_in)
+    cdef _tell(self, str route, bytes raw, answer, tuple told, ending, kept, times)
+    cdef tuple _dressed(self, kept, tuple told, str route)

@@ -14,7 +14,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
@@ -23,7 +23,7 @@ from fastgw.admission import Admission, Params, Refusal
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, Partitioner, refusal_id
 from fastgw.kafka_wire import BadReply, ReplyWire, RequestWire
-from fastgw.messages import TOGETHER, Answer, Fate, HeaderList, Headers, Record, Reply
+from fastgw.messages import TOGETHER, Answer, Fate, Head, HeaderList, Headers, Record, Reply, Tally
 from fastgw.pace import Pace
 
 Send = Callable[[Record, int, int, int, int], None]
@@ -33,6 +33,7 @@ Withdraw = Callable[[int], bool]
 
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
+_PREFLIGHT = Ending(-1, "preflight", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
 _OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
@@ -46,6 +47,26 @@ class Learner(Protocol):
     current: Partitioner
 
     def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
+
+
+class Notes(Protocol):
+    """Keeps of a request's head what is wanted at its end. What `take` returns is nobody else's business."""
+
+    def take(self, head: Head | None, route_number: int | None, bytes_in: int) -> object: ...
+
+    def dressed(self, kept: Any, headers: HeaderList) -> HeaderList:
+        """The headers of its answer, as they shall go out."""
+
+    def ended(
+        self,
+        kept: Any,
+        ending: Ending,
+        status: int,
+        request_id: bytes,
+        bytes_out: int,
+        times: tuple[int, int, int, int] | None,
+    ) -> None:
+        """It is answered, or its client has left. `times`: see SlotRange.times; None: it never had a slot."""
 
 
 class Journal(Protocol):
@@ -102,9 +123,9 @@ class Plan:
         self.wait_ns = 0  # for its service, as far as is known; negative: for ever. Kept by the worker
 
 
-# The Python side of a slot in use: token, plan, correlation id, whom to answer. A plain tuple: one is made for each
-# request, and a named one costs eight times that.
-_Waiting = tuple[int, Plan, bytes, Answer]
+# The Python side of a slot in use: token, plan, correlation id, whom to answer, what was noted. A plain tuple: one is
+# made for each request, and a named one costs eight times that.
+_Waiting = tuple[int, Plan, bytes, Answer, object]
 
 _Told = tuple[int, HeaderList, bytes, bytes]  # what an `Answer` takes
 
@@ -122,6 +143,7 @@ class Exchange:
         send: Send,
         withdraw: Withdraw,
         journal: Journal,
+        notes: Notes | None = None,
     ) -> None:
         """
         Args:
@@ -132,6 +154,7 @@ class Exchange:
             plans: the routes, any order.
             send, withdraw: of the Kafka link.
             journal: told of errors that no code expects. Whatever breaks, each request is ended and answered.
+            notes: where somebody wants to know of each request, or has a word on its answer.
         """
         self._table = table
         self._process = process
@@ -148,6 +171,7 @@ class Exchange:
         self._send = send
         self._withdraw = withdraw
         self._journal = journal
+        self._notes = notes
         self._pace = Pace()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
@@ -202,16 +226,40 @@ class Exchange:
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
         """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
-        self._leave(self._plans[admission.route_number])
-        self._table.count(self._process, admission.route_number, ending.number)
-        if answer is not None:
-            answer(*problem.answer(ending, detail, refusal_id()))
+        plan = self._plans[admission.route_number]
+        self._leave(plan)
+        self._table.count(self._process, plan.number, ending.number)
+        raw = refusal_id()
+        told = problem.answer(ending, detail, raw)
+        self._tell(plan.name, raw, answer, told, ending, self._note(admission.headers, plan.number, 0), None)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         """Answers and counts a request that may not enter."""
+        raw = refusal_id()
+        if refusal.is_preflight:
+            self._table.extra(self._process, Tally.PREFLIGHTS, 1)  # noqa: S610  # no SQL far and wide
+            answer(204, refusal.headers or [], b"", raw)
+            kept = self._note(refusal.head, refusal.route_number, 0)
+            if self._notes is not None and kept is not None:
+                self._notes.ended(kept, _PREFLIGHT, 204, raw, 0, None)
+            return
         number = _ctable.UNROUTED if refusal.route_number is None else refusal.route_number
-        self._table.count(self._process, number, refusal.ending.number)
-        answer(*problem.answer(refusal.ending, refusal.detail, refusal_id(), refusal.headers))
+        ending = refusal.ending
+        self._table.count(self._process, number, ending.number)
+        told = problem.answer(ending, refusal.detail, raw, refusal.headers)
+        self._tell("", raw, answer, told, ending, self._note(refusal.head, refusal.route_number, 0), None)
+
+    def _note(self, head: Head | None, route_number: int | None, bytes_in: int) -> object:
+        """What is kept of a request until its end; None: nothing."""
+        if self._notes is None:
+            return None
+        try:
+            return self._notes.take(head, route_number, bytes_in)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("request not noted", "", b"")
+            return None
 
     def open(self, admission: Admission, body: bytes, answer: Answer, now_ns: int) -> int:
         """A reserved request is complete: give it a slot and an id, and send its record.
@@ -226,15 +274,16 @@ class Exchange:
             The request's token, or REFUSED if it has been answered here and now.
         """
         plan = self._plans[admission.route_number]
+        kept = None if self._notes is None else self._note(admission.headers, plan.number, len(body))
         if self.home < 0:
-            return self._turn_away(plan, errors.NOT_READY, "this worker owns no response partition", answer)
+            return self._turn_away(plan, errors.NOT_READY, "this worker owns no response partition", answer, kept)
         slot = token = -1
         raw = b""
         try:
             key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
             slot = self._slots.claim()
             if slot < 0:
-                return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer)
+                return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer, kept)
             raw = self._ids.make(slot, plan.learner.current)
             deadline_ns = now_ns + admission.timeout_ns
             headers = plan.wire.headers(
@@ -250,7 +299,7 @@ class Exchange:
             record = Record(plan.topic, body, key, headers, plan.partition)
             token = self._slots.publish(slot, self._ids.tag, plan.number, self.home, deadline_ns, now_ns)
         except KeyMissing as missing:
-            return self._turn_away(plan, errors.MALFORMED, str(missing), answer)
+            return self._turn_away(plan, errors.MALFORMED, str(missing), answer, kept)
         except MemoryError:
             raise  # ends the worker
         except Exception:
@@ -258,9 +307,9 @@ class Exchange:
                 self._slots.abandon(slot)
             raw = raw or refusal_id()
             self._journal.broke("request not made into a record", plan.name, raw)
-            return self._turn_away(plan, errors.REFUSED_SEND, _OWN_ERROR, answer, raw)
+            return self._turn_away(plan, errors.REFUSED_SEND, _OWN_ERROR, answer, kept, raw)
         # From here on whoever ends the slot finds whom to answer, `send` itself included.
-        self._waiting[slot - self._first_slot] = (token, plan, raw, answer)
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
         try:
             company = 0 if self._pace.is_alone(now_ns) else plan.in_flight
             self._send(record, token, plan.delivery_class, company, now_ns)
@@ -280,11 +329,13 @@ class Exchange:
         self._slots.sent(token, now_ns)
         return token
 
-    def _turn_away(self, plan: Plan, ending: Ending, detail: str, answer: Answer, raw: bytes | None = None) -> int:
+    def _turn_away(
+        self, plan: Plan, ending: Ending, detail: str, answer: Answer, kept: object, raw: bytes | None = None
+    ) -> int:
         self._leave(plan)
         self._table.count(self._process, plan.number, ending.number)
         raw = raw or refusal_id()
-        self._tell(plan, raw, answer, self._failed(plan, ending, detail, raw))
+        self._tell(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
         return REFUSED
 
     def _leave(self, plan: Plan) -> None:
@@ -311,7 +362,7 @@ class Exchange:
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
             return _FATES[token]
-        _, plan, raw, answer = self._take(token)
+        _, plan, raw, answer, kept = self._take(token)
         ending_number = _ANSWERED
         try:
             status, headers, body = plan.reply_wire.answer(reply)
@@ -326,8 +377,9 @@ class Exchange:
             ending_number = errors.BAD_REPLY.number
             told = self._failed(plan, errors.BAD_REPLY, _OWN_ERROR, raw)
         self._leave(plan)
+        times = None if kept is None else self._slots.times(token)
         ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
-        self._tell(plan, raw, answer, told)
+        self._tell(plan.name, raw, answer, told, errors.ENDINGS[ending_number], kept, times)
         self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
         return _FATE_ANSWERED
 
@@ -371,9 +423,10 @@ class Exchange:
         if state < 0:
             return
         if state == _ctable.RECORDED:
-            self._close(token, errors.CANCELLED)
+            self._end(token, errors.CANCELLED, "the client left", is_heard=False)
         else:
-            self._close(token, errors.CANCELLED_EARLY if self._is_withdrawn(token) else errors.CANCELLED_UNSENT)
+            ending = errors.CANCELLED_EARLY if self._is_withdrawn(token) else errors.CANCELLED_UNSENT
+            self._end(token, ending, "the client left", is_heard=False)
 
     def _is_withdrawn(self, token: int) -> bool:
         """Whether its record was never handed over and will not be; in doubt it was."""
@@ -385,16 +438,17 @@ class Exchange:
             self._journal.broke("record not withdrawn", "", b"")
             return False
 
-    def _end(self, token: int, ending: Ending, detail: str) -> None:
-        plan, raw, answer = self._close(token, ending)
-        self._tell(plan, raw, answer, self._failed(plan, ending, detail, raw))
-
-    def _close(self, token: int, ending: Ending) -> tuple[Plan, bytes, Answer]:
-        _, plan, raw, answer = self._take(token)
+    def _end(self, token: int, ending: Ending, detail: str, is_heard: bool = True) -> None:
+        """Ends a request whose slot has its final state; it is answered unless nobody is there to hear it."""
+        _, plan, raw, answer, kept = self._take(token)
+        times = None if kept is None else self._slots.times(token)
         self._table.count(self._process, plan.number, ending.number)
         self._leave(plan)
         self._slots.release(token)
-        return plan, raw, answer
+        if is_heard:
+            self._tell(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, times)
+        elif kept is not None:
+            self._tell(plan.name, raw, None, (ending.status, [], b"", raw), ending, kept, times)
 
     def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Told:
         """The gateway's own answer to a request of a route; whom it concerns is told."""
@@ -402,14 +456,39 @@ class Exchange:
             self._journal.ended(ending.name, plan.name, raw, detail)
         return problem.answer(ending, detail, raw)
 
-    def _tell(self, plan: Plan, raw: bytes, answer: Answer, told: _Told) -> None:
+    def _tell(
+        self,
+        route: str,
+        raw: bytes,
+        answer: Answer | None,
+        told: _Told,
+        ending: Ending,
+        kept: object,
+        times: tuple[int, int, int, int] | None,
+    ) -> None:
         """Answers. A front that fails at it must not cost the others of a batch or of a sweep their answers."""
+        if kept is not None:
+            told = self._dressed(kept, told, route)
         try:
-            answer(*told)
+            if answer is not None:
+                answer(*told)
+            if self._notes is not None and kept is not None:
+                self._notes.ended(kept, ending, told[0], raw, len(told[2]), times)
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("answer not taken by the front", plan.name, raw)
+            self._journal.broke("answer not taken by the front", route, raw)
+
+    def _dressed(self, kept: object, told: _Told, route: str) -> _Told:
+        status, headers, body, raw = told
+        assert self._notes is not None, "whoever has a note has them"
+        try:
+            return status, self._notes.dressed(kept, headers), body, raw
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("headers not added to an answer", route, raw)
+            return told
 
     def _take(self, token: int) -> _Waiting:
         at = (token & SLOT_MASK) - self._first_slot

@@ -367,7 +367,7 @@ class Connection:
         if expected == {"100-continue"} or self._is_http10:
             verdict = self._door.admit(head)
         else:
-            verdict = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
+            verdict = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue", head=head)
         if isinstance(verdict, Refusal):
             # The body may follow all the same or not at all: nobody knows where the next request begins.
             self._refuse(verdict, may_skip=False)

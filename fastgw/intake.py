@@ -116,6 +116,22 @@ class Intake:
             route.max_body_bytes,
         )
 
+    def routes_at(self, head: Head) -> dict[str, Route]:
+        """The routes of the path by method; none where `admit` would refuse the request whatever its method is."""
+        if self._check_host(head) is not None:
+            return {}
+        node = self._static.get(head.path)
+        if node is None:
+            try:
+                segments = decoded_segments(head.path)
+            except BadPath:
+                return {}
+            found = _match(self._root, segments, head.path[1:].split("/"), 0)
+            if found is None:
+                return {}
+            node = found[0]
+        return {method: route for method, (route, _) in node.routes.items()}
+
     def _check_host(self, head: Head) -> Refusal | None:
         if len(head.hosts) != 1:
             return Refusal(errors.MALFORMED, f"expected exactly one Host, got {len(head.hosts)}")

@@ -13,7 +13,7 @@ from typing import Protocol
 import orjson
 
 from fastgw import errors, ids
-from fastgw.messages import Head, HeaderList, Reply
+from fastgw.messages import Head, HeaderList, Headers, Reply
 from fastgw.request_path import on_record
 
 CORRELATION_ID = "correlation_id"
@@ -25,6 +25,7 @@ STATUS = "status"
 CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
 
+CLIENT_REQUEST_ID = "x-request-id"
 FORWARDED_ALWAYS = (CONTENT_TYPE, "traceparent", "tracestate")
 
 # Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
@@ -55,6 +56,8 @@ DEFAULT_CONTENT_TYPE = "application/json"
 REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
 
 _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
+# Of a client's own id: what needs no quotes in any log, and no more than a few of ours would take.
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@/+=|-]{1,128}").fullmatch
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 
 RecordHeaders = list[tuple[str, bytes]]
@@ -87,6 +90,8 @@ class RequestWire:
         self._methods = {method: ("http_method", method.encode()) for method in methods}
         self._copied = [(name, name) for name in FORWARDED_ALWAYS]
         self._copied += [(name, f"http_header_{name}") for name in copied_headers]
+        # Where a route asks for it, it goes on the record like any other header, whatever it looks like.
+        self._forwards_client_id = CLIENT_REQUEST_ID not in dict(self._copied)
         # What the request before had is mostly what this one has: the headers of a value, and that value.
         self._paths = {http_route: (PATH, on_record(http_route))}  # of a route without parameters: all there are
         self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
@@ -126,7 +131,17 @@ class RequestWire:
             found = http_headers.get(name)
             if found is not None:
                 out.append((header, found.encode("latin-1")))
+        if self._forwards_client_id:
+            client_id = client_request_id(http_headers)
+            if client_id:
+                out.append((f"http_header_{CLIENT_REQUEST_ID}", client_id.encode("ascii")))
         return out
+
+
+def client_request_id(headers: Headers) -> str:
+    """The client's own X-Request-Id, as it goes onto the record and into the access log; empty: none that could."""
+    found = headers.get(CLIENT_REQUEST_ID)
+    return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
 
 
 def decode_reply(message: Message) -> Reply:

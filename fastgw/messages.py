@@ -125,6 +125,13 @@ class Cut(IntEnum):
     IDLE = 2  # its last request was long ago
 
 
+class Tally(IntEnum):
+    """Other things that are counted; columns of the counters in shared memory, behind those of `Cut`."""
+
+    ACCESS_LOG_DROPPED = 8  # lines that could not be written as fast as they came
+    PREFLIGHTS = 9  # of CORS, answered by the gateway
+
+
 class Fate(IntEnum):
     """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.errors import ENDINGS
-from fastgw.messages import Cut, Fate
+from fastgw.messages import Cut, Fate, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
@@ -148,6 +148,16 @@ def _replies(table: Table) -> Iterator[str]:
 def _connections(table: Table) -> Iterator[str]:
     samples = [((("reason", cut.name.lower()),), table.extras(cut)) for cut in Cut]
     yield from _counter("connections_cut_total", "Connections that were ended for how their client used them.", samples)
+    yield from _counter(
+        "access_log_dropped_total",
+        "Lines of the access log that could not be written as fast as they came.",
+        [((), table.extras(Tally.ACCESS_LOG_DROPPED))],
+    )
+    yield from _counter(
+        "preflights_total",
+        "CORS preflights that the gateway answered; they are no requests in fastgw_requests_total.",
+        [((), table.extras(Tally.PREFLIGHTS))],
+    )
 
 
 def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:

@@ -224,6 +224,46 @@ def record_key(value: str) -> str:
     return value
 
 
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]*)://[a-z0-9._~-]+(?::([0-9]{1,5}))?|([a-z][a-z0-9+.-]*)://\[[0-9a-f:.]+\](?::([0-9]{1,5}))?"
+).fullmatch
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def origin(value: str) -> str:
+    """The origin of a web page as a browser sends it (RFC 6454, section 6.1), or `*`."""
+    if value == "*":
+        return value
+    if value == "null":
+        raise ValueError("every sandboxed page and file has the origin null: to allow it is to allow any")
+    match = _ORIGIN(value.lower())
+    if match is None:
+        raise ValueError(
+            'write scheme and host, and the port if there is one: no path, no slash at the end, no "*" in it'
+        )
+    if value != value.lower():
+        raise ValueError(f'browsers send it in lower case: "{value.lower()}"')
+    scheme, port = match[1] or match[3], match[2] or match[4]
+    if port and _DEFAULT_PORTS.get(scheme) == port:
+        raise ValueError(f'browsers leave out the port {port}: "{value.removesuffix(":" + port)}"')
+    return value
+
+
+def header(value: str) -> str:
+    """The name of a header, lower case."""
+    value = value.lower()
+    if not _HEADER(value):
+        raise ValueError("this is not a header name")
+    return value
+
+
+def answer_header(value: str) -> str:
+    """A header that is copied from replies to answers, lower case."""
+    if value.lower() == "x-request-id":
+        raise ValueError("every answer has one already: the gateway's, which is the record's correlation id")
+    return copied_header(value)
+
+
 def copied_header(value: str) -> str:
     """A header that is copied between HTTP and records, lower case."""
     value = value.lower()

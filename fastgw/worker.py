@@ -37,8 +37,10 @@ from fastgw import (
     record_key,
     table,
 )
+from fastgw.access_log import AccessLog
 from fastgw.canary import Canary, Rivals
 from fastgw.config import Config, Listen
+from fastgw.cors import Policies
 from fastgw.entrance import Entrance
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
@@ -48,7 +50,8 @@ from fastgw.intake import Intake
 from fastgw.journal import Journal
 from fastgw.kafka_client import LinkSettings
 from fastgw.mesh_links import MeshLinks
-from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply
+from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply, Tally
+from fastgw.notes import Notes
 from fastgw.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
 
@@ -94,8 +97,12 @@ class Worker:
         plans = self._build_plans(classes)
         link = self._link
         self._journal = Journal()
+        policies = Policies(cfg.cors, cfg.routes)
+        self._access_log = AccessLog(cfg.log, slot, self._count_dropped) if cfg.log.access != "off" else None
+        names = {route.number: route.name for route in cfg.routes}
+        notes = Notes(policies, self._access_log, names) if policies or self._access_log is not None else None
         self._exchange = Exchange(
-            self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw, self._journal
+            self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw, self._journal, notes
         )
         self._entrance = Entrance(
             Intake(cfg.routes, cfg.limits, cfg.gateway.hosts),
@@ -103,6 +110,8 @@ class Worker:
             self._table,
             self._process,
             self._journal,
+            policies or None,
+            notes is not None,
         )
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
@@ -162,6 +171,9 @@ class Worker:
             self._spreads.setdefault(spread, []).append(plan)
             plans.append(plan)
         return plans
+
+    def _count_dropped(self, lines: int) -> None:
+        self._table.extra(self._process, Tally.ACCESS_LOG_DROPPED, lines)  # noqa: S610  # no SQL far and wide
 
     # What the Kafka link and the mesh bring.
 
@@ -358,6 +370,8 @@ class Worker:
             self._follow_services(now_ns)
         self._decide_spread(now_ns)
         self._journal.sum_up(now_ns)
+        if self._access_log is not None:
+            self._access_log.flush()
         if self._ownership.leaving:
             self._leave_partitions(now_ns)
         if not self._draining:
@@ -427,6 +441,8 @@ class Worker:
             await asyncio.wait(closing, timeout=1.0)
         self._mesh.close()
         unsent = self._link.close(1.0)
+        if self._access_log is not None:
+            self._access_log.close()
         log.info("drained", ended_early=ended, unsent=unsent)
         self.stopped.set()
 

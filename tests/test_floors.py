@@ -18,9 +18,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines request_path",
     1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines",
-    2: "table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
-    3: "http_granian http_express kafka_link kafka_native journal mesh_links membership admin topics listeners systemd "
-    "children standby host_survey consumers entrance",
+    2: "cors table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
+    3: "http_granian http_express kafka_link kafka_native journal access_log mesh_links membership admin topics "
+    "listeners systemd children standby host_survey consumers entrance",
     4: "worker agent holdings worker_slots",
     5: "supervisor doctor",
     6: "demo demo_services",
@@ -43,6 +43,9 @@ FLOOR["toml_text"] = FLOOR["settings"] + 0.5
 
 # Has a lock and a timer, and is written to by whoever has a Kafka client.
 FLOOR["client_log"] = FLOOR["kafka_link"] - 0.5
+
+# Keeps for the access log what it wants to know at a request's end.
+FLOOR["notes"] = FLOOR["access_log"] + 0.5
 
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5

@@ -8,8 +8,11 @@ import time
 from collections.abc import Sequence
 
 from fastgw import config, errors, ids, table
+from fastgw.access_log import AccessLog
 from fastgw.admission import Admission, Refusal
 from fastgw.config import Config
+from fastgw.cors import Policies
+from fastgw.entrance import Entrance
 from fastgw.errors import Ending
 from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.ids import IdMaker
@@ -17,6 +20,7 @@ from fastgw.intake import Intake
 from fastgw.journal import Journal
 from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
+from fastgw.notes import Notes
 from fastgw.partitions import PartitionerLearner
 from fastgw.spread import Spread
 
@@ -95,7 +99,7 @@ class ScriptedDoor:
 
     def __init__(self, cfg: Config) -> None:
         self._loop = asyncio.get_running_loop()
-        self._intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+        self.dropped: list[int] = []  # lines of the access log
         table_fd, shared = table.create(node=1, workers=1, slots_per_process=cfg.gateway.slots)
         os.close(table_fd)  # the mapping lives on without it
         shared.register(0, os.getpid(), 0, 0)
@@ -114,9 +118,17 @@ class ScriptedDoor:
             )
             for route in cfg.routes
         ]
+        journal = Journal()
+        policies = Policies(cfg.cors, cfg.routes)
+        self.access_log = AccessLog(cfg.log, 0, self.dropped.append) if cfg.log.access != "off" else None
+        names = {route.number: route.name for route in cfg.routes}
+        notes = Notes(policies, self.access_log, names)
         self.exchange = Exchange(
-            shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, Journal()
+            shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, journal, notes
         )
+        intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+        has_policies = policies if policies else None
+        self._entrance = Entrance(intake, self.exchange, shared, 0, journal, has_policies, keeps_heads=True)
         self.exchange.set_home(HOME, PARTITIONS)
         self.exchange.open_gate()
         # What the front did, in its order.
@@ -145,10 +157,7 @@ class ScriptedDoor:
 
     def admit(self, head: Head) -> Admission | Refusal:
         self.heads.append(head)
-        verdict = self._intake.admit(head)
-        if isinstance(verdict, Refusal):
-            return verdict
-        return self.exchange.reserve(verdict) or verdict
+        return self._entrance.admit(head)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self.refused.append(refusal)

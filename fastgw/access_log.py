@@ -1,0 +1,307 @@
+"""The access log: one JSON line for each request, written by a thread of its own so that the loop never waits for it.
+
+    loop ──line──> gathered (bounded) ──tick: handed over──> writer thread ──write──> stdout, stderr or a file
+
+The loop only encodes and appends. What does not fit while a disk or a reader at the end of a pipe stands still is
+dropped and counted. Workers share one file or pipe: the writes below never break a line of another worker, as a write
+with O_APPEND is one piece (files) and so is one of up to PIPE_BUF bytes (pipes, sockets of journald).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from fastgw.errors import Ending, Outcome
+
+if TYPE_CHECKING:
+    from fastgw.config import Log
+
+log = structlog.get_logger("fastgw.access")
+
+GATHERED_BYTES_MAX = 4 << 20
+TARGET_CHARACTERS_MAX = 512  # with it a line is not longer than PIPE_BUF, even if each of them needs six bytes
+REOPEN_PERIOD_S = 1.0
+CLOSE_TIMEOUT_S = 1.0
+
+_chance = random.random
+_OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # an enumeration is slow at it
+
+
+class Line(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+    """One request. What is not known, or does not apply, is left out; times are in milliseconds."""
+
+    time: str  # of its end; RFC 3339, UTC
+    request_id: str
+    status: int  # 499: the client left, and nothing was sent
+    ending: str
+    outcome: str
+    worker: int
+    route: str = ""
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    client: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    queue_ms: float | None = None  # from sending the record to Kafka's acknowledgement
+    ack_to_reply_ms: float | None = None
+    total_ms: float | None = None  # from the complete request on
+    client_request_id: str = ""
+    trace_id: str = ""
+
+
+class Note:
+    """What is kept of a request's head for its line."""
+
+    def __init__(
+        self,
+        route: str,
+        method: str,
+        path: str,
+        query: str,
+        client: str,
+        bytes_in: int,
+        client_request_id: str,
+        traceparent: str,
+    ) -> None:
+        self.route = route
+        self.method = method
+        self.path = path
+        self.query = query
+        self.client = client
+        self.bytes_in = bytes_in
+        self.client_request_id = client_request_id
+        self.traceparent = traceparent
+
+
+class AccessLog:
+    """The lines of one worker."""
+
+    def __init__(self, settings: Log, worker: int, on_dropped: Callable[[int], None]) -> None:
+        """
+        Args:
+            settings: `access` is not "off".
+            worker: its number.
+            on_dropped: told how many lines were dropped, on the loop.
+        """
+        self._logs_all = settings.access == "all"
+        self._sample = settings.sample
+        self._has_path = settings.access_target != "none"
+        self._has_query = settings.access_target == "full"
+        self._worker = worker
+        self._on_dropped = on_dropped
+        self._encode = msgspec.json.Encoder().encode
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._dropped = 0
+        self._epoch_ms = -1  # that the text below is of
+        self._time = ""
+        self._writer = LineWriter(settings.access_file)
+
+    def __repr__(self) -> str:
+        return f"<AccessLog {len(self._gathered)} lines gathered, {self._writer!r}>"
+
+    def write(
+        self,
+        note: Note,
+        ending: Ending,
+        status: int,
+        request_id: bytes,
+        bytes_out: int,
+        times: tuple[int, int, int, int] | None,
+    ) -> None:
+        """The line of a request that has just ended.
+
+        Args:
+            bytes_out: of the answer's body.
+            times: when it was claimed, sent and recorded (monotonic, ns; 0: never), and its deadline.
+        """
+        if status < 400 and not (self._logs_all and (self._sample >= 1.0 or _chance() < self._sample)):
+            return
+        if self._gathered_bytes > GATHERED_BYTES_MAX:
+            self._dropped += 1
+            return
+        queue_ms = ack_to_reply_ms = total_ms = None
+        if times is not None:
+            now_ns = time.monotonic_ns()
+            claimed_ns, sent_ns, recorded_ns, _ = times
+            total_ms = (now_ns - claimed_ns) // 1000 / 1000
+            if recorded_ns:
+                queue_ms = max(0, recorded_ns - sent_ns) // 1000 / 1000
+                ack_to_reply_ms = (now_ns - recorded_ns) // 1000 / 1000
+        line = self._encode(
+            Line(
+                self._now(),
+                request_id.decode("ascii"),
+                status,
+                ending.name,
+                _OUTCOMES[ending.outcome],
+                self._worker,
+                note.route,
+                note.method,
+                note.path[:TARGET_CHARACTERS_MAX] if self._has_path else "",
+                note.query[:TARGET_CHARACTERS_MAX] if self._has_query else "",
+                note.client,
+                note.bytes_in,
+                bytes_out,
+                queue_ms,
+                ack_to_reply_ms,
+                total_ms,
+                note.client_request_id,
+                _trace_id(note.traceparent),
+            )
+        )
+        self._gathered.append(line)
+        self._gathered_bytes += len(line) + 1
+
+    def _now(self) -> str:
+        epoch_ms = time.time_ns() // 1_000_000
+        if epoch_ms != self._epoch_ms:  # requests end in batches
+            self._epoch_ms = epoch_ms
+            second, ms = divmod(epoch_ms, 1000)
+            self._time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{ms:03d}Z"
+        return self._time
+
+    def flush(self) -> None:
+        """Hands over what was gathered, if the writer has done with what it had. Call it many times a second."""
+        dropped = self._dropped + self._writer.take_lost()
+        if dropped:
+            self._dropped = 0
+            self._on_dropped(dropped)
+            log.warning("access log lines dropped", count=dropped, why=self._writer.trouble or "they come too fast")
+        if self._gathered and self._writer.is_idle:
+            self._gathered.append(b"")
+            self._writer.write(b"\n".join(self._gathered))
+            self._gathered = []
+            self._gathered_bytes = 0
+
+    def close(self) -> None:
+        """Writes what is left, as far as that takes no longer than a second."""
+        until = time.monotonic() + CLOSE_TIMEOUT_S
+        self._writer.wait(until)
+        self.flush()
+        self._writer.wait(until)
+        self.flush()
+
+
+class LineWriter:
+    """Writes batches of lines on a thread; one at a time."""
+
+    def __init__(self, target: str) -> None:
+        """`target`: "stdout", "stderr" or the name of a file."""
+        self._target = target
+        self._fd = {"stdout": 1, "stderr": 2}.get(target, -1)
+        self._is_file = self._fd < 0
+        self._looked_at = 0.0
+        self._batches: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lost = 0  # lines; written by the thread while it is not idle, taken by the loop while it is
+        self.trouble = ""  # what the last write met
+        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<LineWriter {self._target}{'' if self.is_idle else ', writing'}{self.trouble and ': ' + self.trouble}>"
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being written."""
+        return self._idle.is_set()
+
+    def write(self, lines: bytes) -> None:
+        """Has the thread write them. Only while it is idle."""
+        self._idle.clear()
+        self._batches.put(lines)
+
+    def take_lost(self) -> int:
+        """How many lines could not be written since the last call."""
+        if not self.is_idle:
+            return 0
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def wait(self, until: float) -> None:
+        """Waits for the thread to be idle, until a moment of the monotonic clock at most."""
+        self._idle.wait(max(0.0, until - time.monotonic()))
+
+    # The thread.
+
+    def _run(self) -> None:
+        while True:
+            lines = self._batches.get()
+            written = 0
+            try:
+                if self._is_file:
+                    self._open()
+                for piece in pieces(lines, _is_regular(self._fd)):
+                    _write_all(self._fd, piece)
+                    written += len(piece)
+                self.trouble = ""
+            except OSError as error:  # no space, no reader, no directory
+                self._lost = lines.count(b"\n", written)
+                self.trouble = f"{self._target}: {error.strerror}"
+            self._idle.set()
+
+    def _open(self) -> None:
+        """Opens the file, and anew when another one has its name (logrotate) or none has."""
+        now = time.monotonic()
+        if self._fd >= 0:
+            if now - self._looked_at < REOPEN_PERIOD_S:
+                return
+            self._looked_at = now
+            try:
+                if os.path.samestat(os.fstat(self._fd), os.stat(self._target)):
+                    return
+            except FileNotFoundError:
+                pass
+            os.close(self._fd)
+            self._fd = -1
+        self._fd = os.open(self._target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._looked_at = now
+
+
+def _trace_id(traceparent: str) -> str:
+    """The trace of a `traceparent` (W3C Trace Context, section 3.2.2); empty: none."""
+    return traceparent[3:35] if len(traceparent) >= 55 and traceparent[2] == traceparent[35] == "-" else ""
+
+
+def pieces(lines: bytes, is_regular: bool) -> list[memoryview]:
+    """The writes that a batch takes: one for a file; for pipes and sockets whole lines of PIPE_BUF bytes together."""
+    view = memoryview(lines)
+    if is_regular:
+        return [view]
+    found, start = [], 0
+    while start < len(lines):
+        end = len(lines)
+        if end - start > select.PIPE_BUF:
+            end = lines.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+            if end <= start:  # one line that is longer
+                end = lines.find(b"\n", start) + 1
+        found.append(view[start:end])
+        start = end
+    return found
+
+
+def _is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _write_all(fd: int, piece: memoryview) -> None:
+    """Writes all of it, however slowly it is taken; somebody else may have set the descriptor non-blocking."""
+    while piece:
+        try:
+            piece = piece[os.write(fd, piece) :]
+        except BlockingIOError:
+            select.select([], [fd], [])

@@ -1,0 +1,122 @@
+"""CORS (the Fetch standard, section 3.2): which web pages may call the gateway, as headers of its answers.
+
+A service has no part in it: whatever it says with `access-control-...` headers is left out of its answers where a
+policy is in force, so that nobody has to ask which of two answers a browser believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastgw.config import Cors, Route
+from fastgw.messages import Head, HeaderList
+
+ALLOWED_ALWAYS = ("content-type", "prefer", "traceparent", "tracestate", "x-request-id")
+EXPOSED_ALWAYS = ("fastgw-outcome", "retry-after", "x-request-id")
+
+_VARY = ("vary", "origin")
+_VARY_PREFLIGHT = ("vary", "origin, access-control-request-method, access-control-request-headers")
+
+
+def is_preflight(head: Head) -> bool:
+    """A browser asks whether a page may send another request."""
+    return (
+        head.method == "OPTIONS"
+        and head.get("origin") is not None
+        and head.get("access-control-request-method") is not None
+    )
+
+
+class Policy:
+    """What `[cors]` or a route's own table says, made into headers."""
+
+    def __init__(self, cors: Cors, request_headers: Iterable[str] = (), response_headers: Iterable[str] = ()) -> None:
+        """
+        Args:
+            request_headers, response_headers: those of the route, lower case.
+        """
+        self._is_any = "*" in cors.origins
+        self._methods = cors.methods
+        self._allowed = ", ".join(_each_once((*ALLOWED_ALWAYS, *request_headers, *cors.headers)))
+        self._max_age_s = cors.max_age_ns // 1_000_000_000
+        self._grants: HeaderList = [("access-control-allow-credentials", "true")] if cors.credentials else []
+        self._private_network = cors.private_network
+        exposed = ", ".join(_each_once((*EXPOSED_ALWAYS, *response_headers, *cors.expose)))
+        # Caches may keep an answer for all pages only where all get the same one.
+        vary = [] if self._is_any else [_VARY]
+        self._answers: dict[str, HeaderList] = {
+            origin: [
+                ("access-control-allow-origin", origin),
+                *self._grants,
+                ("access-control-expose-headers", exposed),
+                *vary,
+            ]
+            for origin in cors.origins
+        }
+        self._to_others: HeaderList = self._answers["*"] if self._is_any else vary
+
+    def __repr__(self) -> str:
+        return f"<Policy for {', '.join(self._answers) or 'no page'}>"
+
+    def of_answer(self, origin: str | None) -> HeaderList:
+        """What an answer to a request with this Origin says; not to be changed."""
+        return self._answers.get(origin or "", self._to_others)
+
+    def of_preflight(self, head: Head, methods: Iterable[str]) -> HeaderList:
+        """What the answer to a preflight says. To an origin that may not, nothing: then the browser sends no more.
+
+        Args:
+            head: see `is_preflight`.
+            methods: those of the path's routes.
+        """
+        origin = head.get("origin") or ""
+        if not self._is_any and origin not in self._answers:
+            return [_VARY_PREFLIGHT]
+        headers = [
+            ("access-control-allow-origin", "*" if self._is_any else origin),
+            *self._grants,
+            ("access-control-allow-methods", ", ".join(self._methods or methods)),
+            ("access-control-allow-headers", self._allowed),
+            ("access-control-max-age", str(self._max_age_s)),
+            _VARY_PREFLIGHT,
+        ]
+        if self._private_network and head.get("access-control-request-private-network") == "true":
+            headers.append(("access-control-allow-private-network", "true"))
+        return headers
+
+
+def dressed(headers: HeaderList, cors_headers: HeaderList) -> HeaderList:
+    """The headers of an answer with those of its policy, and without what the service had to say about it."""
+    kept = [header for header in headers if not header[0].startswith("access-control-")]
+    return kept + cors_headers
+
+
+class Policies:
+    """Those of one configuration."""
+
+    def __init__(self, cors: Cors | None, routes: Iterable[Route]) -> None:
+        """
+        Args:
+            cors: of the requests that have no route; None or without origins: there is none.
+            routes: with their own.
+        """
+        self._default = Policy(cors) if cors is not None and cors.origins else None
+        self._of_routes = {
+            route.number: Policy(route.cors, route.request_headers, route.response_headers)
+            for route in routes
+            if route.cors is not None and route.cors.origins
+        }
+        self._unset = frozenset(route.number for route in routes) - self._of_routes.keys()
+
+    def __bool__(self) -> bool:
+        return self._default is not None or bool(self._of_routes)
+
+    def of(self, route_number: int | None) -> Policy | None:
+        """The policy for a route; None stands for requests without one."""
+        if route_number is None:
+            return self._default
+        return self._of_routes.get(route_number)
+
+
+def _each_once(names: Iterable[str]) -> Iterable[str]:
+    return dict.fromkeys(names)
