@@ -218,7 +218,7 @@ static inline const char *kl_load(const char *path)
 /* ---- partitions: records without key go where our own thread steers them ---- */
 typedef struct kl_topic {
     rd_kafka_topic_t *handle;
-    kl_partitioner *keyed;      /* for all others; NULL: librdkafka decides alone, and sends all without key to one */
+    kl_partitioner *keyed;      /* for those with key; NULL: librdkafka decides alone, and sends all without key to one */
     _Atomic int32_t partitions; /* how many there are, as of the last record; 0: not known yet */
     _Atomic int32_t steered;    /* the partition; below 0: `keyed` draws one */
 } kl_topic;
@@ -242,8 +242,8 @@ static inline kl_partitioner *kl_partitioner_named(const char *name)
     return NULL;
 }
 
-/* NULL: out of memory, or librdkafka refuses the name. */
-static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name)
+/* `keyed` is librdkafka's name of a partitioner, NULL: the client's. NULL: out of memory, or it refuses the name. */
+static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name, const char *keyed)
 {
     char partitioner[32] = "";
     size_t room = sizeof partitioner;
@@ -251,7 +251,7 @@ static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name)
     rd_kafka_topic_conf_t *conf = own ? kl.rd_kafka_default_topic_conf_dup(rk) : NULL;
     if (!conf) return free(own), NULL;
     kl.rd_kafka_topic_conf_get(conf, "partitioner", partitioner, &room);
-    own->keyed = kl_partitioner_named(partitioner);
+    own->keyed = kl_partitioner_named(keyed ? keyed : partitioner);
     atomic_init(&own->partitions, own->keyed ? 0 : 1); /* without it all that have no key go to one */
     atomic_init(&own->steered, -1);
     if (own->keyed) {

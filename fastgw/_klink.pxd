@@ -108,7 +108,7 @@ cdef extern from "_klink.h" nogil:
     # ---- sending
     ctypedef struct kl_topic:
         rd_kafka_topic_t* handle
-    kl_topic* kl_topic_open(rd_kafka_t*, const char* name)
+    kl_topic* kl_topic_open(rd_kafka_t*, const char* name, const char* keyed)
     void kl_topic_steer(kl_topic*, int32_t partition)
     int32_t kl_topic_partitions(kl_topic*)
     int kl_alarm_new()
@@ -181,6 +181,7 @@ cdef class Client:
 cdef class Producer(Client):
     cdef SlotRange slots  # None: deliveries are told as events
     cdef dict topics
+    cdef dict partitioners  # topic -> librdkafka's name of the one for records with key; the client's for all others
     cdef list down  # flights that have landed and were not told yet
     cdef int32_t[FLIGHTS] aloft  # flight -> records whose fate is not told
     cdef int strays  # the number that records without a flight get now

@@ -103,7 +103,15 @@ class Client:
         """Destroy the client. Waits for librdkafka's threads, without the GIL."""
 
 class Producer(Client):
-    def __init__(self, settings: list[tuple[str, str]], slots: SlotRange | None, event_fd: int) -> None: ...
+    def __init__(
+        self,
+        settings: list[tuple[str, str]],
+        slots: SlotRange | None,
+        event_fd: int,
+        partitioners: dict[str, str] | None = None,
+    ) -> None:
+        """`partitioners`: for some topics, librdkafka's name of the one for records with key."""
+
     def events(self) -> list[Delivered | Undelivered | ClientError | LogLine | Statistics]:
         """All that has come since the last call; `event_fd` tells when.
 

@@ -230,9 +230,10 @@ cdef object offsets(rd_kafka_event_t* event):
 
 @cython.no_gc_clear
 cdef class Producer(Client):
-    def __cinit__(self, list settings not None, SlotRange slots, int event_fd):
+    def __cinit__(self, list settings not None, SlotRange slots, int event_fd, dict partitioners=None):
         self.slots = slots
         self.topics = {}
+        self.partitioners = {topic: name.encode() for topic, name in partitioners.items()} if partitioners else {}
         self.down = []
         self.strays = FIRST_STRAYS
         self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, event_fd)
@@ -352,7 +353,8 @@ cdef class Producer(Client):
         cdef kl_topic* opened
         known = self.topics.get(name)
         if known is None:
-            opened = kl_topic_open(self.rk, name.encode())
+            keyed = self.partitioners.get(name)
+            opened = kl_topic_open(self.rk, name.encode(), PyBytes_AS_STRING(keyed) if keyed is not None else NULL)
             if opened == NULL:
                 raise ValueError(f"topic {name!r}: librdkafka refuses this name")
             known = self.topics[name] = PyCapsule_New(opened, NULL, NULL)

@@ -395,6 +395,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "The record key, where the service needs order per entity: `path.<name>`, `header.<name>`, "
         "`body.<JSON pointer>`. It is taken as it was written; 400 where it is missing or empty.",
         text("where to find the record key", spelling.record_key))] = ""
+    key_partitioner: Annotated[str, Setting(
+        "Which hash of `key` chooses the partition of the request's record: `crc32` as librdkafka, `murmur2` as Java's "
+        "clients and Kafka Streams, `fnv1a` as Sarama. For topics that are joined with others by key.",
+        choice("crc32", "murmur2", "fnv1a"))] = "crc32"
     partitioner: Annotated[str, Setting(
         "How the service's Kafka client chooses the reply's partition.",
         choice("auto", "murmur2", "crc32", "fnv1a", "header"))] = "auto"
@@ -668,6 +672,7 @@ def _clashes(parts: _Parts) -> Iterator[Mistake]:
     for number, route in parts.routes.items():
         yield from _route_clashes(route, f"route[{number}]", parts.gateway)
     yield from _ambiguities(parts.routes)
+    yield from _partitioner_clashes(parts.routes)
 
 
 def _gateway_clashes(gateway: Gateway) -> Iterator[Mistake]:
@@ -735,6 +740,21 @@ def _check_cors(cors: Cors, path: str) -> None:
     if cors.credentials:
         hint = "any page could act in the name of whoever visits it; list the origins"
         raise Mistake(f"{path}.credentials", 'false, because origins = "*"', "true", hint)
+
+
+def _partitioner_clashes(routes: Mapping[int, Route]) -> Iterator[Mistake]:
+    """One key of one topic goes to one partition, whichever route it comes by."""
+    firsts: dict[str, int] = {}
+    for number, route in routes.items():
+        path = f"route[{number}].key_partitioner"
+        if not route.key:
+            if route.key_partitioner != "crc32":
+                yield Mistake(path, "nothing, unless the route has a key", shown(route.key_partitioner))
+            continue
+        first = firsts.setdefault(route.topic, number)
+        if routes[first].key_partitioner != route.key_partitioner:
+            expected = f"{shown(routes[first].key_partitioner)}, as route[{first}] has it for the same topic"
+            yield Mistake(path, expected, shown(route.key_partitioner))
 
 
 def _ambiguities(routes: Mapping[int, Route]) -> Iterator[Mistake]:

@@ -8,6 +8,7 @@ differ in what they cost and in how exactly they know a record's fate, never in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -125,6 +126,8 @@ class LinkSettings(NamedTuple):
     fetch_wait_ms: int = 100
     queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
     record_bytes: int = 1_000_000  # the largest record that will be sent; this is librdkafka's own default
+    # Topic -> librdkafka's name of the partitioner for records with key; crc32, its own default, for all others.
+    partitioners: Mapping[str, str] = MappingProxyType({})
 
     def producer(self, delivery_class: int) -> Settings:
         """The properties of the producer of this delivery class."""
@@ -157,6 +160,24 @@ class LinkSettings(NamedTuple):
             "fetch.error.backoff.ms": 50,
             "isolation.level": "read_committed",
         }
+
+
+# Who sends records with key to which partition, as the routes' `key_partitioner` calls it: librdkafka's name for it.
+# Their `_random` is about empty keys, which no route sends.
+LIBRDKAFKA_PARTITIONERS: Mapping[str, str] = {
+    "crc32": "consistent_random",
+    "murmur2": "murmur2_random",
+    "fnv1a": "fnv1a_random",
+}
+
+
+def partitioners(routes: Iterable[Route]) -> dict[str, str]:
+    """`LinkSettings.partitioners` for these routes, which agree on it where they share a topic."""
+    return {
+        route.topic: LIBRDKAFKA_PARTITIONERS[route.key_partitioner]
+        for route in routes
+        if route.key and route.key_partitioner != "crc32"
+    }
 
 
 class Patience(NamedTuple):

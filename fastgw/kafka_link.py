@@ -68,8 +68,18 @@ class KafkaLink:
         # One for each delivery class, then one for each whose records do not stay together.
         self._classes = len(settings.delivery_timeouts_ms)
         plain = [settings.producer(number) | own for number in range(self._classes)]
-        self._producer_settings = [*plain, *(one | {"sticky.partitioning.linger.ms": 0} for one in plain)]
-        self._patience = [patience(timeout_ms) for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
+        spread = [one | {"sticky.partitioning.linger.ms": 0} for one in plain]
+        self._producer_settings = [*plain, *spread]
+        # And as many for each partitioner that some topic wants for its records with key: this API has one a producer.
+        self._keyed: dict[str, int] = {}  # topic -> the first of them
+        for partitioner in sorted(set(settings.partitioners.values())):
+            topics = [topic for topic, wanted in settings.partitioners.items() if wanted == partitioner]
+            self._keyed |= dict.fromkeys(topics, len(self._producer_settings))
+            self._producer_settings += [one | {"partitioner": partitioner} for one in spread]
+        self._patience = [
+            patience(settings.delivery_timeouts_ms[number % self._classes])
+            for number in range(len(self._producer_settings))
+        ]
         self._senders = [self._new_sender(number) for number in range(len(self._producer_settings))]
         self._spares: dict[int, _Sender] = {}  # number -> who would succeed its sender
         self._retired: list[_Sender] = []  # those that have a successor
@@ -89,7 +99,10 @@ class KafkaLink:
 
     def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:  # noqa: ARG002
         """Alone or not, it waits for others: this link has librdkafka make the batches."""
-        number = delivery_class + (self._classes if record.partition == SPREAD else 0)
+        first = self._classes if record.partition == SPREAD else 0
+        if record.key is not None:
+            first = self._keyed.get(record.topic, first)
+        number = first + delivery_class
         try:
             self._senders[number].send(record, max(record.partition, ANY), token, now_ns)
         except BufferError:

@@ -18,7 +18,7 @@ cdef class NativeLink:
     cdef list _producer_settings, _topics, _producers, _patience, _flights, _replace_from_ns, _retired
     cdef Consumer _consumer
     cdef set _reading
-    cdef dict _spares, _questions
+    cdef dict _spares, _questions, _partitioners
     cdef int64_t _question
     cdef bint _closed
 

@@ -122,6 +122,7 @@ class NativeLink:
         self._loop = loop
         self._slots = slots
         self._reply_topic = settings.reply_topic
+        self._partitioners = dict(settings.partitioners)
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._alarm_fd = _klink.alarm()
@@ -165,7 +166,7 @@ class NativeLink:
 
     def _new_producer(self, number: int) -> Producer:
         settings = self._producer_settings[number]
-        producer = _made(lambda: Producer(settings, self._slots, self._event_fd))
+        producer = _made(lambda: Producer(settings, self._slots, self._event_fd, self._partitioners))
         for topic in self._topics[number % self._classes]:
             producer.introduce(topic)
         return producer

@@ -135,6 +135,7 @@ class Worker:
             fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
             queue_messages=2 * self._config.gateway.slots,
             record_bytes=kafka_client.record_bytes(self._config.limits, self._config.routes),
+            partitioners=kafka_client.partitioners(self._config.routes),
         )
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:

@@ -23,6 +23,7 @@ class Taken(NamedTuple):
     key: bytes | None
     value: bytes
     headers: dict[str, bytes]
+    partition: int
 
     @property
     def correlation_id(self) -> bytes:
@@ -50,7 +51,9 @@ class HandService:
         while True:
             message = _next(self._consumer)
             if value is None or message.value() == value:
-                return Taken(message.topic(), message.key(), message.value(), dict(message.headers() or []))
+                return Taken(
+                    message.topic(), message.key(), message.value(), dict(message.headers() or []), message.partition()
+                )
 
     def reply(
         self, request: Taken, value: bytes | None = b"", headers: RecordHeaders = (), key: bytes | None = None

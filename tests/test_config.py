@@ -313,6 +313,12 @@ MISTAKES = {
     MINIMAL.replace("/orders", "/{a-b}"): ["route[0].path:", "letters, digits"],
     MINIMAL.replace("/orders", "/{a}/{a}"): ["route[0].path:", "a name of its own"],
     MINIMAL + 'key = "path.id"\n': ["route[0].key:", "a parameter of the route's path"],
+    MINIMAL + 'key_partitioner = "murmur2"\n': ["route[0].key_partitioner:", "unless the route has a key"],
+    MINIMAL + 'key = "body./id"\nkey_partitioner = "murmur3"\n': ["route[0].key_partitioner:", '"murmur2"?'],
+    MINIMAL + 'key = "body./id"\n' + ROUTE.replace("POST", "PUT") + 'key = "body./id"\nkey_partitioner = "murmur2"\n': [
+        "route[1].key_partitioner:",
+        '"crc32", as route[0] has it',
+    ],
     MINIMAL + 'key = "cookie.id"\n': ["route[0].key:", "header.x-customer"],
     MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./id"],
     MINIMAL + 'response_headers = ["Content-Length"]\n': ["route[0].response_headers[0]:", "never copied"],

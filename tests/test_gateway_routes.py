@@ -36,6 +36,12 @@ topic = "{orders}"
 key = "body./customer/ids/1"
 [[route]]
 method = "POST"
+path = "/joined/{{id}}"
+topic = "{joined}"
+key = "path.id"
+key_partitioner = "murmur2"
+[[route]]
+method = "POST"
 path = "/open"
 topic = "{orders}"
 request_headers = ["Authorization", "Cookie", "X-Tenant"]
@@ -46,12 +52,12 @@ response_headers = ["Set-Cookie", "X-Note"]
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, kafka_bootstrap, make_module_topics):
     """A gateway with a route of each kind, and a service whose replies are written by the tests."""
-    topics = make_module_topics({"replies": 4, "orders": 4})
+    topics = make_module_topics({"replies": 4, "orders": 4, "joined": 12})
     gateway = Gateway(
         tmp_path_factory.mktemp("routes"), kafka_bootstrap, topics["replies"], [], workers=1,
         more=ROUTES.format(**topics),
     )  # fmt: skip
-    with gateway, hand_service(kafka_bootstrap, [topics["orders"]]) as service:
+    with gateway, hand_service(kafka_bootstrap, [topics["orders"], topics["joined"]]) as service:
         yield SimpleNamespace(gateway=gateway, replies=topics["replies"], service=service)
 
 
@@ -112,6 +118,30 @@ def test_the_record_key_comes_from_where_the_route_says(shop, client, path, body
     taken, answer = exchange(shop, client, "POST", path, body, headers)
     assert taken.key == key
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(("key", "partition"), [("k", 8), ("21", 0), ("abc", 3), ("kafka", 4), ("1234", 0)])
+def test_a_key_goes_where_java_would_send_it_if_its_route_says_so(shop, client, key, partition):
+    taken, answer = exchange(shop, client, "POST", f"/joined/{key}", b"", [])
+    assert (taken.key, taken.partition) == (key.encode(), partition), "of twelve; crc32 would choose another one"
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("literal", "key"),
+    [("18446744073709551617", b"18446744073709551617"), ("18446744073709551618", b"18446744073709551618"),
+     ("1.0", b"1.0"), ("-0", b"-0"), ("1e3", b"1e3")],
+)  # fmt: skip
+def test_a_number_is_a_record_key_as_it_was_written(shop, client, literal, key):
+    body = b'{"customer": {"ids": [1, %s]}}' % literal.encode()
+    assert exchange(shop, client, "POST", "/by-body", body, [])[0].key == key
+
+
+@pytest.mark.parametrize("written", [b'""', b"null", b"true", b"{}", b"NaN"])
+def test_what_is_no_key_is_400(shop, client, written):
+    answer = client.request("POST", "/by-body", b'{"customer": {"ids": [1, %s]}}' % written)
+    assert (answer.status, answer.headers["fastgw-outcome"]) == (400, "not_recorded")
+    assert "expected a string or number" in answer.problem["detail"]
 
 
 SENT = ["Authorization: Bearer secret", "Cookie: session=secret", "X-Tenant: acme", "X-Other: 1",

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
-from fastgw.kafka_client import FROM_BEGINNING
+from fastgw.kafka_client import FROM_BEGINNING, LIBRDKAFKA_PARTITIONERS
 from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.links import KINDS, LinkOnALoop
 from tests.real_kafka.kafka_server import RealKafka
@@ -139,6 +139,38 @@ def test_records_with_a_key_keep_their_partition_and_their_order(house, partitio
     house.until(lambda: len(house.told.got) == 300)
     assert len({reply.partition for reply in house.told.got}) == 1
     assert [int(reply.value) for reply in house.told.got] == list(range(300))
+
+
+# Key -> its partition of 12 with murmur2, crc32, fnv1a. The first as Kafka's own Java class gives it.
+PARTITIONS_OF_KEYS = {
+    b"k": (8, 1, 10),
+    b"21": (0, 4, 0),
+    b"a-little-bit-long-string": (8, 6, 4),
+    b"a-little-bit-longer-string": (11, 2, 9),
+    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": (5, 1, 10),
+    b"abc": (3, 6, 11),
+    b"1234": (0, 7, 3),
+    b"550e8400-e29b-41d4-a716-446655440000": (11, 1, 4),
+    bytes.fromhex("0080ff7f01"): (7, 0, 2),
+    "ключ".encode(): (8, 6, 11),
+}
+
+
+@pytest.mark.parametrize("partition", [TOGETHER, SPREAD])
+@pytest.mark.parametrize(("place", "partitioner"), list(enumerate(["murmur2", "crc32", "fnv1a"])))
+def test_a_key_goes_to_the_partition_that_other_clients_choose(
+    kind, kafka_bootstrap, make_topics, place, partitioner, partition
+):
+    topic = make_topics({"replies": 12})["replies"]
+    wanted = {} if partitioner == "crc32" else {topic: LIBRDKAFKA_PARTITIONERS[partitioner]}
+    with LinkOnALoop(kind, kafka_bootstrap, topic, (5000, 30_000), partitioners=wanted) as house:
+        house.link.prepare(1, topic)
+        house.read(range(12))
+        for number, key in enumerate(PARTITIONS_OF_KEYS):
+            house.send_record(Record(topic, key, key, [], partition), number, delivery_class=1, company=number % 3)
+        house.until(lambda: len(house.told.got) == len(house.told.recorded) == len(PARTITIONS_OF_KEYS))
+        went = {reply.value: reply.partition for reply in house.told.got}
+        assert went == {key: partitions[place] for key, partitions in PARTITIONS_OF_KEYS.items()}
 
 
 def test_a_topic_that_does_not_exist_is_told(house):
