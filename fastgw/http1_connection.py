@@ -27,7 +27,7 @@ from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
 from fastgw.http1_wire import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks
-from fastgw.messages import NOBODY, HeaderList, Peer
+from fastgw.messages import NOBODY, HeaderList, Peer, no_head
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
 HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
@@ -423,7 +423,7 @@ class Connection:
         self._stop_watch()
         self._partial = None
         self._left = UNKNOWN
-        self._refuse(Refusal(ending, detail))
+        self._refuse(Refusal(ending, detail, head=no_head(self._peer)))
 
     def _break_off(self, ending: Ending, detail: str) -> None:
         """The body is not going to be complete."""

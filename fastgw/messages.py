@@ -81,6 +81,16 @@ class Head:
         return self._headers.get_all(key)
 
 
+class _NoLines:
+    def get_all(self, _key: str, /) -> Sequence[str]:
+        return ()
+
+
+def no_head(peer: Peer) -> Head:
+    """Stands for the head of what came and is no request."""
+    return Head("", "", "", _NoLines(), (), None, False, peer)
+
+
 def joined(name: str, lines: Sequence[str]) -> str | None:
     """The lines of one header as one value (RFC 9110, 5.3; Cookie: RFC 9113, 8.2.3). Empty lines add nothing."""
     if not lines:
