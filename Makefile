@@ -73,10 +73,14 @@ micro: $(VENV)/built
 	@exec $(BIN)/python -m pytest -q tests/bench --benchmark-enable --benchmark-only \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=$(or $(JSON),micro.json) $(ARGS)
 
-# Protocol conformance, TLS, and what crowds of hostile clients cost the others: a quarter of an hour. Needs Go.
+# Protocol conformance, TLS, what linters say of our answers, the clients that people use through reloads, and what
+# crowds of hostile clients cost the others: half an hour. Needs Go, for the clients also a JDK, Node and a real Kafka.
 hostile: $(VENV)/hostile
 	$(BIN)/python -m tests.hostile.h2spec $(VENV)/go/h2spec
 	$(BIN)/python -m tests.hostile.tls $(VENV)/sslyze/bin/sslyze
+	$(BIN)/python -m tests.hostile.lint $(VENV)/lint/bin/python
+	$(BIN)/python -m tests.hostile.openapi $(VENV)/lint/bin/schemathesis
+	$(BIN)/python -m tests.clients.trip --rounds 3
 	$(BIN)/python -m tests.hostile.crowds $(ARGS)
 
 # Every target for SECONDS; make fuzz ARGS="mesh ids" SECONDS=600 runs two of them. What is found is kept in .fuzz.
@@ -119,11 +123,13 @@ $(VENV)/fuzz: $(VENV)/built
 	@$(PIP) -r $(VENV)/fuzz-requires
 	@touch $@
 
-# sslyze in an environment of its own: it wants an older cryptography.
+# sslyze in an environment of its own: it wants an older cryptography. The linters bring half a web framework.
 $(VENV)/hostile: $(VENV)/built
 	@GOBIN=$(CURDIR)/$(VENV)/go go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
 	@$(BIN)/python -m venv $(VENV)/sslyze
 	@$(VENV)/sslyze/bin/python -m pip install --quiet --disable-pip-version-check sslyze==6.3.1
+	@$(BIN)/python -m venv $(VENV)/lint
+	@$(VENV)/lint/bin/python -m pip install --quiet --disable-pip-version-check httplint==2026.10.4 schemathesis==4.32.5
 	@touch $@
 
 define SUITABLE

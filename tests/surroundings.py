@@ -28,6 +28,7 @@ class Need(NamedTuple):
 
 
 NEEDS = {
+    "chromium": Need(lambda: shutil.which("chromium") is not None, "Debian: apt-get install chromium"),
     "curl": Need(fleet.has_curl, "Debian: apt-get install curl"),
     "go": Need(fleet.has_go, "Go 1.24 or later"),
     "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),

@@ -23,7 +23,7 @@ TAKEN = {"http2/3.5: Sends invalid connection preface"}
 
 def failures(program: str, port: str, report: Path) -> tuple[int, set[str]]:
     """How many cases there were, and which of them failed."""
-    command = [program, "-h", "127.0.0.1", "-p", port, "-P", "/raw", "-o", str(CASE_TIMEOUT_S), "-j", str(report)]
+    command = [program, "-h", "127.0.0.1", "-p", port, "-P", "/raw", "-o", str(CASE_TIMEOUT_S), "-S", "-j", str(report)]
     subprocess.run(command, stdout=subprocess.DEVNULL, timeout=TIMEOUT_S, check=False)
     count, failed = 0, set()
     for suite in ElementTree.parse(report).iter("testsuite"):
