@@ -41,6 +41,7 @@ from fastgw.settings import (
     text,
     type_of,
     under,
+    yes_or_no,
 )
 from fastgw.units import NS_PER_MS, NS_PER_S
 
@@ -166,6 +167,7 @@ _MODE = parsed(
     lambda kept: shown(f"{kept:04o}"),
 )
 _CLIENT_TIME = _duration("100ms", "10m")
+_PROXIES = list_of(text('a network such as "10.0.0.0/8", or "unix"', spelling.trusted_proxy), "a list of networks")
 _BIND = text('an address such as "0.0.0.0:8080" or "unix:/run/shop.sock"', spelling.bind)
 _ORIGINS = list_of(
     text('an origin such as "https://app.example.com"', spelling.origin),
@@ -213,6 +215,9 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     http: Annotated[str, Setting(
         "The HTTP versions that are spoken. `auto`: 1.1, with TLS also 2; on `granian` 2 without TLS as well.",
         choice("auto", "1", "2"))] = "auto"
+    proxy_protocol: Annotated[bool, Setting(
+        "Every connection begins with a PROXY protocol header, version 1 or 2, of one of `gateway.trusted_proxies`; "
+        "one without is refused. `express` only.", yes_or_no())] = False
     tls_cert: Annotated[str, Setting("PEM file with the certificate chain; together with `tls_key`.", _FILE)] = ""
     tls_key: Annotated[str, Setting("PEM file with the private key.", _FILE)] = ""
     tls_min: Annotated[str, Setting("The oldest TLS version that is accepted.", choice("1.2", "1.3"))] = "1.2"
@@ -248,7 +253,13 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         "How long a stopping process waits for its open requests.", _duration("0s", "1h"))] = 10 * NS_PER_S
     hosts: Annotated[tuple[str, ...], Setting(
         "The hosts that are served, without port; empty serves any.",
-_HOSTS)] = ()
+        _HOSTS)] = ()
+    trusted_proxies: Annotated[tuple[str, ...], Setting(
+        "The networks of the proxies in front of this gateway; `unix` for whoever connects to a Unix socket. They are "
+        "believed about who the client is, and nobody else.", _PROXIES)] = ()
+    forwarded: Annotated[str, Setting(
+        "The headers in which trusted proxies name the client: `X-Forwarded-For` and `-Proto`, or `Forwarded` "
+        "(RFC 7239).", choice("x-forwarded", "forwarded", "off"))] = "x-forwarded"
     run_dir: Annotated[str, Setting(
         "Directory for the sockets between the processes.", text("a directory", spelling.file_name),
         default="chosen at start", restart=True)] = ""
@@ -663,6 +674,8 @@ def _clashes(parts: _Parts) -> Iterator[Mistake]:
         yield from _gateway_clashes(parts.gateway)
     if parts.gateway and parts.admin:
         yield from _listen_clashes(parts.gateway.listens, parts.admin, parts.listen_path)
+    if parts.gateway:
+        yield from _proxy_clashes(parts.gateway, parts.listen_path)
     if parts.cluster:
         yield from _cluster_clashes(parts.cluster)
     if parts.kafka and parts.limits:
@@ -702,6 +715,20 @@ def _listen_clashes(listens: Iterable[Listen], admin: Admin, list_path: str) -> 
         if found := [taken[address] for address in addresses if address in taken]:
             yield Mistake(path, f"another address than {found[0]}", shown(listen.bind))
         taken = dict.fromkeys(addresses, path) | taken
+
+
+def _proxy_clashes(gateway: Gateway, list_path: str) -> Iterator[Mistake]:
+    for at, listen in enumerate(gateway.listens):
+        path = f"{list_path}[{at}].proxy_protocol"
+        if not listen.proxy_protocol:
+            continue
+        if not listen.is_express:  # granian reads its sockets itself, and knows no such header
+            wanted = 'front = "granian"' if listen.front == "granian" else 'http = "2"'
+            got = "true together with " + ("tls_cert" if listen.tls_cert else wanted)
+            yield Mistake(path, "an express listener", got, "let the proxy speak plain HTTP/1.1 to it")
+        if not gateway.trusted_proxies:
+            expected = f"the networks that may send the header, because {path} is set"
+            yield Mistake("gateway.trusted_proxies", expected, "none", 'such as ["10.0.0.0/8"]')
 
 
 def _cluster_clashes(cluster: Cluster) -> Iterator[Mistake]:

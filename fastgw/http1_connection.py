@@ -158,6 +158,31 @@ class Connection:
         else:
             self._read_partial(data)
 
+    # What stands before it until the PROXY protocol header has come (`proxied_connection`).
+
+    @property
+    def peer(self) -> Peer:
+        """The other end, as far as it is known by now."""
+        return self._peer
+
+    @property
+    def has_ended(self) -> bool:
+        """Nothing is read any more."""
+        return self._state == _ENDED
+
+    def await_start(self) -> None:
+        """Something has come, but not all of what is to come before the first request: it is not idle."""
+        self._partial = bytearray()
+
+    def start_as(self, peer: Peer) -> None:
+        """Requests may follow, of this client."""
+        self._partial = None
+        self._peer = peer
+
+    def refuse_start(self, detail: str) -> None:
+        """What came is not what has to come before the first request."""
+        self._refuse_all(errors.MALFORMED, detail)
+
     # What the front asks.
 
     @property
@@ -598,6 +623,8 @@ class Connection:
 
 def _peer_of(transport: Any) -> Peer:
     name = transport.get_extra_info("peername")
-    if not isinstance(name, tuple):  # a Unix socket, or one whose other end has left already
+    if name is None:  # it has left already; not to be taken for somebody on a Unix socket, who may be trusted
+        return Peer("unknown", 0, "http")
+    if not isinstance(name, tuple):
         return NOBODY
     return Peer(name[0], name[1], "http")

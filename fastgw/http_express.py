@@ -19,9 +19,11 @@ from typing import Any
 from fastgw.admission import Door
 from fastgw.config import Limits, Listen
 from fastgw.deadlines import Deadlines
+from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
 from fastgw.messages import Cut
+from fastgw.proxied_connection import ProxiedConnection
 from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients
 
 BACKLOG = 1024
@@ -34,8 +36,14 @@ REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those
 class ExpressFront:
     """One listening socket; the loop it is made on is the one that everything happens on."""
 
-    def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
-        """`fd` is a listening socket; it stays the caller's. TLS and HTTP/2 are not spoken here."""
+    def __init__(
+        self, fd: int, listen: Listen, limits: Limits, door: Door, forwarding: Forwarding = NOBODY_IS_TRUSTED
+    ) -> None:
+        """
+        Args:
+            fd: a listening socket; it stays the caller's. TLS and HTTP/2 are not spoken here.
+            forwarding: knows who may send PROXY protocol headers.
+        """
         assert not listen.tls_cert, "TLS is the other front's"
         assert listen.http != "2", "HTTP/2 is the other front's"
         self.door = door
@@ -58,6 +66,9 @@ class ExpressFront:
         self.deaf: set[Connection] = set()  # not read from: they have sent too far ahead
         self._connections: set[Connection] = set()
         self._quiet: dict[Connection, Cut] = {}  # for too long, this sweep has found, and why they go
+        self._new_connection: Any = partial(Connection, self)
+        if listen.proxy_protocol:
+            self._new_connection = partial(ProxiedConnection, self, forwarding.is_trusted)
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
@@ -70,17 +81,16 @@ class ExpressFront:
     async def start(self) -> None:
         """Begins to accept connections."""
         listening = socket.socket(fileno=os.dup(self._fd))
-        new_connection: Any = partial(Connection, self)
         if listening.family == socket.AF_UNIX:
             # The file is its maker's: a sibling goes on listening there when this server is closed.
             unix: Any = self._loop.create_unix_server
-            self._server = await unix(new_connection, sock=listening, backlog=BACKLOG, cleanup_socket=False)
+            self._server = await unix(self._new_connection, sock=listening, backlog=BACKLOG, cleanup_socket=False)
         else:
             # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
             timeout_s = self.limits.write_timeout_ns / 1e9
             self._slow_clients = SlowClients(listening, timeout_s, None, self.door.cut, self._lately_answered)
             self._slow_clients.start()
-            self._server = await self._loop.create_server(new_connection, sock=listening, backlog=BACKLOG)
+            self._server = await self._loop.create_server(self._new_connection, sock=listening, backlog=BACKLOG)
         self._sweep()
 
     def drain(self, lame_duck_s: float = 0.0) -> None:

@@ -3,12 +3,14 @@
 cimport cython
 
 from fastgw.admission cimport Admission
+from fastgw.forwarding cimport Forwarding
 from fastgw.messages cimport Head
 
 
 @cython.final
 cdef class Intake:
     cdef object _limits, _hosts, _root
+    cdef Forwarding _forwarding
     cdef set _served_hosts
     cdef dict _static
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fastgw import errors
 from fastgw.admission import UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
+from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.messages import Head, HeaderList, Headers
 from fastgw.request_path import BadPath, decoded_segments
 
@@ -34,14 +35,22 @@ class _Node:
 class Intake:
     """The routes and limits of one configuration."""
 
-    def __init__(self, routes: Iterable[Route], limits: Limits, hosts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        limits: Limits,
+        hosts: Sequence[str],
+        forwarding: Forwarding = NOBODY_IS_TRUSTED,
+    ) -> None:
         """
         Args:
             routes: checked by `config` (no two match the same request equally well).
             limits: sizes in bytes.
             hosts: the allowed hosts, lower case, without port; empty lets any in.
+            forwarding: finds out who the clients are.
         """
         self._limits = limits
+        self._forwarding = forwarding
         self._hosts = frozenset(hosts)
         self._served_hosts: set[str] = set()  # spellings that have been checked: most traffic is a set look-up away
         self._root = _Node()
@@ -70,6 +79,7 @@ class Intake:
 
     def admit(self, head: Head) -> Admission | Refusal:
         """The verdict on a request, from its head alone."""
+        head.client = self._forwarding.client_of(head)
         target_bytes = len(head.path) + len(head.query)
         if target_bytes > self._limits.max_target_bytes:
             expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"

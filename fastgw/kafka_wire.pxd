@@ -9,7 +9,7 @@ from fastgw.messages cimport Head
 
 @cython.final
 cdef class RequestWire:
-    cdef list _fixed, _copied
+    cdef list _fixed, _copied, _about_client
     cdef dict _methods, _paths
     cdef tuple _reply_partition_header, _deadline_header
     cdef int64_t _reply_partition, _deadline

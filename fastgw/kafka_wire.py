@@ -12,7 +12,7 @@ from typing import Protocol
 
 import orjson
 
-from fastgw import errors, ids
+from fastgw import errors, forwarding, ids
 from fastgw.messages import Head, HeaderList, Headers, Reply
 from fastgw.request_path import on_record
 
@@ -89,7 +89,9 @@ class RequestWire:
         self._fixed: RecordHeaders = [(REPLY_TO, reply_topic.encode()), ("http_route", http_route.encode())]
         self._methods = {method: ("http_method", method.encode()) for method in methods}
         self._copied = [(name, name) for name in FORWARDED_ALWAYS]
-        self._copied += [(name, f"http_header_{name}") for name in copied_headers]
+        copied = [(name, f"http_header_{name}") for name in copied_headers]
+        self._copied += [one for one in copied if not forwarding.is_about_client(one[0])]
+        self._about_client = [one for one in copied if forwarding.is_about_client(one[0])]
         # Where a route asks for it, it goes on the record like any other header, whatever it looks like.
         self._forwards_client_id = CLIENT_REQUEST_ID not in dict(self._copied)
         # What the request before had is mostly what this one has: the headers of a value, and that value.
@@ -115,6 +117,7 @@ class RequestWire:
         if deadline_epoch_ms != self._deadline:
             self._deadline = deadline_epoch_ms
             self._deadline_header = (DEADLINE, b"%d" % deadline_epoch_ms)
+        client = http_headers.client or forwarding.of_peer(http_headers.peer)
         out = [
             (CORRELATION_ID, correlation_id),
             self._reply_partition_header,
@@ -122,6 +125,7 @@ class RequestWire:
             self._methods[method],
             self._paths.get(path) or (PATH, on_record(path)),
             *self._fixed,
+            *client.record_headers,
         ]
         if query:
             out.append(("http_query", query.encode("ascii", "replace")))
@@ -131,6 +135,10 @@ class RequestWire:
             found = http_headers.get(name)
             if found is not None:
                 out.append((header, found.encode("latin-1")))
+        for name, header in self._about_client:
+            known = forwarding.told(name, http_headers, client)
+            if known is not None:
+                out.append((header, known.encode("latin-1")))
         if self._forwards_client_id:
             client_id = client_request_id(http_headers)
             if client_id:

@@ -9,7 +9,7 @@ cdef class Head:
     cdef readonly tuple hosts
     cdef readonly object content_length
     cdef readonly bint is_streamed
-    cdef public object peer
+    cdef public object peer, client
     cdef object _headers
     cpdef get(self, str key)
     cpdef get_all(self, str key)

@@ -38,6 +38,16 @@ class Peer(NamedTuple):
 NOBODY = Peer("", 0, "http")
 
 
+class Client(NamedTuple):
+    """Who sent a request, as far as it can be known; see `forwarding`."""
+
+    address: str  # canonical; "" on Unix sockets
+    scheme: str  # "http" or "https"
+    peer_address: str  # of who is connected: the client itself, or the last proxy
+    believed: str  # the family of headers in which that peer is believed to speak of others; "": it is not
+    record_headers: tuple[tuple[str, bytes], tuple[str, bytes]]
+
+
 class Head:
     """A request without its body, as a front has it: what is known when the decision about it is made.
 
@@ -50,6 +60,7 @@ class Head:
         content_length: None: not declared.
         is_streamed: a body of unknown length may follow, which the front bounds at `Admission.max_body_bytes`.
         peer: the other end of the connection.
+        client: who that speaks for; set by `Intake.admit`, None before it.
     """
 
     def __init__(
@@ -70,7 +81,13 @@ class Head:
         self.content_length = content_length
         self.is_streamed = is_streamed
         self.peer = peer
+        self.client: Client | None = None
         self._headers = headers
+
+    @property
+    def client_address(self) -> str:
+        """The client's IP address as far as it is known by now; "" on Unix sockets."""
+        return self.peer.address if self.client is None else self.client.address
 
     def get(self, key: str, /) -> str | None:
         """The value of that name, all its lines joined; None if there is no such line."""

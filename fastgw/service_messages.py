@@ -129,6 +129,16 @@ class Request:
         return found
 
     @property
+    def client_address(self) -> str:
+        """The client's IP address, as the gateway knows it; `unix:` for a client on a Unix socket."""
+        return self._text("http_client_address")
+
+    @property
+    def scheme(self) -> str:
+        """Whether the client spoke `http` or `https`, as the gateway knows it."""
+        return self._text("http_scheme")
+
+    @property
     def correlation_id(self) -> str:
         """What names this request in every log between the client and here."""
         return self._text(kafka_wire.CORRELATION_ID)

@@ -334,6 +334,17 @@ def choice(*words: str, instead: Callable[[str], str] = lambda _value: "") -> Ki
     return parsed(name, (str,), lambda value: check(str(value)), {"enum": list(words)})
 
 
+def yes_or_no() -> Kind:
+    """true or false."""
+
+    def check(value: bool | str) -> bool:
+        if value not in (True, False, "true", "false"):
+            raise ValueError
+        return value in (True, "true")
+
+    return parsed("true or false", (bool, FromEnvironment), check, {"type": "boolean"})
+
+
 def integer(least: int, most: int) -> Kind:
     """A whole number from `least` to `most`."""
 
@@ -430,7 +441,7 @@ def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema with room for `${NAME}` where it asks for a number, for one of some words, or for a pattern."""
     if "items" in schema:
         return {**schema, "items": _or_variable(schema["items"])}
-    if schema.get("type") == "integer" or "enum" in schema or "pattern" in schema:
+    if schema.get("type") in ("integer", "boolean") or "enum" in schema or "pattern" in schema:
         return {"anyOf": [schema, {"type": "string", "pattern": r"\$\{"}]}
     if "anyOf" in schema and all("$ref" not in one for one in schema["anyOf"]):
         return {"anyOf": [_or_variable(one) for one in schema["anyOf"]]}

@@ -6,6 +6,9 @@ Each function gives back what is kept, or raises ValueError with a hint for the 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_interface
+
+from fastgw import addresses
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -107,6 +110,18 @@ def host(value: str) -> str:
     if not _HOST(value):
         raise ValueError("a host name without scheme, port and path")
     return value.lower()
+
+
+def trusted_proxy(value: str) -> str:
+    """A network whose proxies are believed, or `unix` for whoever connects to a Unix socket."""
+    if value == "unix":
+        return value
+    try:
+        return str(addresses.network(value))
+    except ValueError as error:
+        if "host bits" in str(error):
+            raise ValueError(f'the network of this address is "{ip_interface(value).network}"') from None
+        raise ValueError('such as "10.0.0.0/8", "::1/128", a single address, or "unix"') from None
 
 
 def servers(value: str) -> str:

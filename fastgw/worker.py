@@ -44,6 +44,7 @@ from fastgw.cors import Policies
 from fastgw.entrance import Entrance
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Plan
+from fastgw.forwarding import Forwarding
 from fastgw.http_express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.intake import Intake
@@ -104,8 +105,9 @@ class Worker:
         self._exchange = Exchange(
             self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw, self._journal, notes
         )
+        self._forwarding = Forwarding(cfg.gateway.trusted_proxies, cfg.gateway.forwarded)
         self._entrance = Entrance(
-            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts),
+            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding),
             self._exchange,
             self._table,
             self._process,
@@ -401,10 +403,19 @@ class Worker:
         for fd, number in zip(listen_fds, listen_of, strict=True):
             listen = self._config.gateway.listens[number]
             _listen_again(fd)
-            front = _front_of(listen)(fd, listen, self._config.limits, self._entrance)
+            front = self._front(fd, listen)
             await front.start()
             self._fronts.append(front)
         self._reply_path_changed()
+
+    def _front(self, fd: int, listen: Listen) -> ExpressFront | GranianFront:
+        limits = self._config.limits
+        if listen.is_express:
+            return ExpressFront(fd, listen, limits, self._entrance, self._forwarding)
+        # Here and not at the top: its libraries cost a start 20 ms and a worker 4 MB, and few gateways need them.
+        from fastgw.http_granian import GranianFront
+
+        return GranianFront(fd, listen, limits, self._entrance)
 
     async def drain(self, orphaned: bool = False) -> None:
         """No new connections; what waits is answered, at the latest by the drain timeout; then everything is closed.
@@ -456,15 +467,6 @@ def _listen_again(fd: int) -> None:
     """The supervisor may have made the socket deaf while nobody was ready here; it sees us ready later than clients."""
     with socket.socket(fileno=os.dup(fd)) as listening:
         listening.listen(BACKLOG)
-
-
-def _front_of(listen: Listen) -> type[ExpressFront | GranianFront]:
-    if listen.is_express:
-        return ExpressFront
-    # Here and not at the top: its libraries cost a start 20 ms and a worker 4 MB, and few gateways need them.
-    from fastgw.http_granian import GranianFront
-
-    return GranianFront
 
 
 def _partition(has_key: bool, is_even: bool) -> int:

@@ -18,6 +18,7 @@ from tests.clients import fleet
 from tests.fronts import corpus
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
+HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
 
 
 class Need(NamedTuple):
@@ -34,6 +35,7 @@ NEEDS = {
     "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),
     "jdk": Need(fleet.has_jdk, "Debian: apt-get install openjdk-17-jdk-headless"),
     "node-clients": Need(fleet.has_packages, f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}"),
+    "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
 

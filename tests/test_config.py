@@ -25,6 +25,7 @@ GATEWAY = '[gateway]\nname = "shop"\n'
 KAFKA = '[kafka]\nbootstrap = "localhost:9092"\n'
 ROUTE = '[[route]]\nmethod = "POST"\npath = "/orders"\ntopic = "orders"\n'
 MINIMAL = GATEWAY + KAFKA + ROUTE
+TRUSTING = GATEWAY + 'trusted_proxies = ["10.0.0.0/8"]\n' + KAFKA + ROUTE
 
 
 def loads(content: str, **environ: str) -> Config:
@@ -373,6 +374,30 @@ MISTAKES = {
     GATEWAY + 'hosts = ["*.shop.test"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "name each host"],
     GATEWAY + 'listen = ["*:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", '"0.0.0.0:8080"'],
     GATEWAY + 'listen = ["http://a:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "without a scheme"],
+    # proxies
+    GATEWAY + 'trusted_proxies = ["10.0.0.1/8"]\n' + KAFKA + ROUTE: ["gateway.trusted_proxies[0]:", '"10.0.0.0/8"'],
+    GATEWAY + 'trusted_proxies = ["lb.internal"]\n' + KAFKA + ROUTE: ["gateway.trusted_proxies[0]:", '"::1/128"'],
+    GATEWAY + 'trusted_proxies = ["fe80::1%eth0"]\n' + KAFKA + ROUTE: ["gateway.trusted_proxies[0]:", '"unix"'],
+    GATEWAY + 'trusted_proxies = ["10.0.0.0/33"]\n' + KAFKA + ROUTE: ["gateway.trusted_proxies[0]:", '"10.0.0.0/8"'],
+    GATEWAY + 'trusted_proxies = ["10.0.0.1", "::ffff:10.0.0.1"]\n' + KAFKA + ROUTE: ["[1]:", "twice"],
+    GATEWAY + 'trusted_proxies = "10.0.0.1"\n' + KAFKA + ROUTE: ["gateway.trusted_proxies:", "a list of networks"],
+    GATEWAY + 'forwarded = "x-forwarded-for"\n' + KAFKA + ROUTE: ["gateway.forwarded:", 'did you mean "x-forwarded"?'],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nproxy_protocol = 1\n': ["listen[0].proxy_protocol:", "true or false", "got 1"],
+    MINIMAL + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\n': [
+        "gateway.trusted_proxies:",
+        "because listen[0].proxy_protocol is set",
+    ],
+    TRUSTING + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\nfront = "granian"\n': [
+        "listen[0].proxy_protocol:",
+        "an express listener",
+        'front = "granian"',
+    ],
+    TRUSTING + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\nhttp = "2"\n': ["proxy_protocol:", 'http = "2"'],
+    TRUSTING + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\ntls_cert = "c"\ntls_key = "k"\n': [
+        "proxy_protocol:",
+        "plain HTTP/1.1",
+        "tls_cert",
+    ],
     # environment
     GATEWAY.replace("shop", "${SHOP_NAME}") + KAFKA + ROUTE: ["gateway.name:", "SHOP_NAME", "${SHOP_NAME:-default}"],
     MINIMAL + 'request_headers = ["${X"]\n': ["route[0].request_headers[0]:", "${NAME}"],
@@ -627,6 +652,32 @@ def test_a_mistake_in_the_toml_is_told_in_plain_words(line: str, words: str) -> 
     assert words in lines[0]
     assert re.match(r"shop\.toml:[12]: column \d+: expected TOML, got: ", lines[0])
     assert lines[2].strip() == "^"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"), ("10.0.0.1", "10.0.0.1/32"), ("::1", "::1/128"), ("unix", "unix"),
+        ("2001:DB8::/32", "2001:db8::/32"), ("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("0.0.0.0/0", "0.0.0.0/0"),
+    ],
+)  # fmt: skip
+def test_a_network_of_proxies_is_kept_in_one_spelling(written: str, kept: str) -> None:
+    assert loads(TRUSTING.replace("10.0.0.0/8", written)).gateway.trusted_proxies == (kept,)
+
+
+def test_nobody_is_trusted_and_no_header_is_asked_for_unless_it_is_written() -> None:
+    gateway = loads(MINIMAL).gateway
+    assert gateway.trusted_proxies == ()
+    assert gateway.forwarded == "x-forwarded"
+    assert not gateway.listens[0].proxy_protocol
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"), [("true", True), ("false", False), ('"${P}"', True), ('"${Q:-false}"', False)]
+)
+def test_a_listener_asks_for_the_proxy_protocol(value: str, is_on: bool) -> None:
+    listen = f'[[listen]]\nbind = "a:1"\nproxy_protocol = {value}\n'
+    assert loads(TRUSTING + listen, P="true").gateway.listens[0].proxy_protocol is is_on
 
 
 # --- any text at all -------------------------------------------------------------------------------------------------

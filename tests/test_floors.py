@@ -29,6 +29,9 @@ FLOORS = {
 }
 FLOOR: dict[str, float] = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 
+# Stands before a connection until its PROXY protocol header has come.
+FLOOR["proxied_connection"] = FLOOR["http1_connection"] + 0.5
+
 # The clients of a front are watched from half a floor below it: it holds sockets, but knows no HTTP and no Kafka.
 FLOOR["slow_clients"] = FLOOR["http_granian"] - 0.5
 

@@ -100,6 +100,8 @@ def test_path_query_and_parameters_travel_as_record_headers(shop, client):
         "http_route": b"/shops/{shop}/items/{item}",
         "http_param_shop": b"M%C3%BCnchen",
         "http_param_item": b"7%20x",
+        "http_client_address": b"127.0.0.1",
+        "http_scheme": b"http",
     }
     assert taken.key is None
 

@@ -78,6 +78,8 @@ def test_a_request_record_carries_the_headers_of_the_plain_dialect():
         "http_query": b"a=b&c",
         "http_route": b"/orders/{id}",
         "http_param_id": b"7",
+        "http_client_address": b"unix:",
+        "http_scheme": b"http",
     }
 
 

@@ -23,6 +23,8 @@ GET_ORDER = {
     "http_query": b"limit=5&tag=a&tag=b&note=",
     "http_route": b"/orders/{id}",
     "http_param_id": b"caf%C3%A9%2F1",
+    "http_client_address": b"2001:db8::7",
+    "http_scheme": b"https",
     "content-type": b"application/json",
     "traceparent": b"00-abc-def-01",
     "http_header_x-tenant": b"acme",
@@ -40,6 +42,7 @@ def test_a_request_shows_what_the_client_asked() -> None:
         "traceparent": "00-abc-def-01",
         "x-tenant": "acme",
     }
+    assert (request.client_address, request.scheme) == ("2001:db8::7", "https")
     assert request.json() == {"a": 1}
     assert request.correlation_id == ID.decode()
     assert request.deadline == datetime(2023, 11, 14, 22, 13, 20, 500_000, UTC)

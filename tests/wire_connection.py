@@ -53,6 +53,9 @@ class FakeTransport:
         self.parts = 1  # of the last write
         self.protocol: Any = None
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
     def get_extra_info(self, name: str) -> Any:
         return ("192.0.2.7", 40_000) if name == "peername" else None
 

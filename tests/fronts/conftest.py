@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,14 @@ def serve(kind: FrontKind, loop_thread: LoopThread) -> Iterator[Serve]:
         tls_cert: str = "",
         tls_key: str = "",
         tls_min: str = "1.2",
+        proxy_protocol: bool = False,
+        gateway: dict[str, Any] | None = None,
         **limits: str | int,
     ) -> House:
         listen = {"http": http, "tls_cert": tls_cert, "tls_key": tls_key, "tls_min": tls_min}
-        house = House(loop_thread, kind, limits, hosts, bind, more_routes, **listen)
+        house = House(
+            loop_thread, kind, limits, hosts, bind, more_routes, gateway, proxy_protocol=proxy_protocol, **listen
+        )
         houses.append(house)
         return house
 

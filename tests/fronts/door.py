@@ -15,6 +15,7 @@ from fastgw.cors import Policies
 from fastgw.entrance import Entrance
 from fastgw.errors import Ending
 from fastgw.exchange import REFUSED, Exchange, Plan
+from fastgw.forwarding import Forwarding
 from fastgw.ids import IdMaker
 from fastgw.intake import Intake
 from fastgw.journal import Journal
@@ -100,6 +101,7 @@ class ScriptedDoor:
     def __init__(self, cfg: Config) -> None:
         self._loop = asyncio.get_running_loop()
         self.dropped: list[int] = []  # lines of the access log
+        self.forwarding = Forwarding(cfg.gateway.trusted_proxies, cfg.gateway.forwarded)
         table_fd, shared = table.create(node=1, workers=1, slots_per_process=cfg.gateway.slots)
         os.close(table_fd)  # the mapping lives on without it
         shared.register(0, os.getpid(), 0, 0)
@@ -126,7 +128,7 @@ class ScriptedDoor:
         self.exchange = Exchange(
             shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, journal, notes
         )
-        intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+        intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts, self.forwarding)
         has_policies = policies if policies else None
         self._entrance = Entrance(intake, self.exchange, shared, 0, journal, has_policies, keeps_heads=True)
         self.exchange.set_home(HOME, PARTITIONS)

@@ -6,12 +6,15 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 import uvloop
 
 from fastgw import listeners
 from fastgw.config import Listen
+from fastgw.http_express import ExpressFront
 from fastgw.messages import Record
 from tests.fronts.door import Defect, ScriptedDoor, configuration
 from tests.fronts.kinds import Front, FrontKind
@@ -67,16 +70,22 @@ class House:
         hosts: tuple[str, ...],
         bind: str,
         more_routes: str = "",
-        **listen: str,
+        gateway: dict[str, Any] | None = None,
+        **listen: Any,
     ) -> None:
+        """`gateway`: fields of its section that are not the default ones."""
         self._loop_thread = loop_thread
         self._clients: list[RawClient] = []
         cfg = configuration(limits, hosts, more_routes)
+        cfg = msgspec.structs.replace(cfg, gateway=msgspec.structs.replace(cfg.gateway, **gateway or {}))
         self.listeners = listeners.open_listeners([bind], workers=1)
         self.address = self.listeners.addresses[0]
         self.door: ScriptedDoor = loop_thread.call(ScriptedDoor, cfg)
         fd = self.listeners.fds_of(0)[0]
-        self.front: Front = loop_thread.call(kind.make, fd, Listen(bind=bind, **listen), cfg.limits, self.door)
+        make = kind.make
+        if listen.get("proxy_protocol"):
+            make = partial(ExpressFront, forwarding=self.door.forwarding)
+        self.front: Front = loop_thread.call(make, fd, Listen(bind=bind, **listen), cfg.limits, self.door)
         loop_thread.run(self.front.start())
 
     def client(self, **options: Any) -> RawClient:
