@@ -71,6 +71,7 @@ class Entrance:
         policy = policies.of(route.number)
         if policy is None:
             return None
+        self._intake.identify(head)
         headers = policy.of_preflight(head, sorted(routes))
         return Refusal(errors.ANSWERED, "", route.number, headers, head, is_preflight=True)
 

@@ -77,6 +77,10 @@ class Intake:
         if not names:
             self._static[route.path] = node
 
+    def identify(self, head: Head) -> None:
+        """Finds out who the client is; `admit` does so by itself."""
+        head.client = self._forwarding.client_of(head)
+
     def admit(self, head: Head) -> Admission | Refusal:
         """The verdict on a request, from its head alone."""
         head.client = self._forwarding.client_of(head)

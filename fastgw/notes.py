@@ -39,7 +39,7 @@ class Notes:
             head.method,
             head.path,
             head.query,
-            head.peer.address,
+            head.client_address,
             bytes_in,
             client_request_id(head),
             head.get("traceparent") or "",

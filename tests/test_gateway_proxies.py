@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,9 @@ from tests.waiting import eventually
 CLIENT = "127.0.0.9"  # HAProxy connects from 127.0.0.1, which alone is trusted
 
 GATEWAY = """
+[log]
+access = "all"
+access_file = "{folder}/access.log"
 [[listen]]
 bind = "127.0.0.1:{plain}"
 [[listen]]
@@ -91,7 +95,7 @@ def shop(tmp_path_factory, kafka_bootstrap, make_module_topics):
     topics = make_module_topics({"replies": 4, "who": 1})
     folder = tmp_path_factory.mktemp("proxies")
     ports = {name: free_port() for name in ("plain", "granian", "proxied")}
-    more = GATEWAY.format(topic=topics["who"], **ports)
+    more = GATEWAY.format(folder=folder, topic=topics["who"], **ports)
     trusts = 'trusted_proxies = ["127.0.0.1"]'
     with (
         Gateway(folder, kafka_bootstrap, topics["replies"], [], workers=1, more=more, settings=trusts) as gateway,
@@ -133,7 +137,20 @@ def ask(shop, connection, **headers):
     shop.service.reply(taken, b"you")
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"you")
-    return {name: value.decode() for name, value in taken.headers.items()}
+    record = {name: value.decode() for name, value in taken.headers.items()}
+    assert logged_client(shop, record["correlation_id"]) == record["http_client_address"]
+    return record
+
+
+def logged_client(shop, request_id):
+    """Whom the access log calls the client of this request."""
+
+    def look():
+        file = shop.folder / "access.log"  # made with the first line
+        lines = map(json.loads, file.read_text().splitlines() if file.exists() else [])
+        return [line["client"] for line in lines if line["request_id"] == request_id]
+
+    return eventually(look, message="a line in the access log")[0]
 
 
 @pytest.mark.needs("haproxy")
