@@ -32,6 +32,7 @@ log = structlog.get_logger("fastgw.access")
 GATHERED_BYTES_MAX = 4 << 20
 TARGET_CHARACTERS_MAX = 512  # with it a line is not longer than PIPE_BUF, even if each of them needs six bytes
 REOPEN_PERIOD_S = 1.0
+TELL_PERIOD_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 _chance = random.random
@@ -105,6 +106,8 @@ class AccessLog:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._dropped = 0
+        self._untold = 0  # dropped lines that no line of the gateway's log tells of yet
+        self._tell_from = 0.0
         self._epoch_ms = -1  # that the text below is of
         self._time = ""
         self._writer = LineWriter(settings.access_file)
@@ -179,7 +182,12 @@ class AccessLog:
         if dropped:
             self._dropped = 0
             self._on_dropped(dropped)
-            log.warning("access log lines dropped", count=dropped, why=self._writer.trouble or "they come too fast")
+            self._untold += dropped
+        if self._untold and time.monotonic() >= self._tell_from:
+            self._tell_from = time.monotonic() + TELL_PERIOD_S
+            why = self._writer.trouble or "they come faster than they are taken"
+            log.warning("access log lines dropped", count=self._untold, why=why)
+            self._untold = 0
         if self._gathered and self._writer.is_idle:
             self._gathered.append(b"")
             self._writer.write(b"\n".join(self._gathered))

@@ -519,6 +519,7 @@ def _read(content: str, source: str, environ: Mapping[str, str], *, files: bool)
         mistakes.found += _clashes(parts)
         if files:
             mistakes.found += _unreadable_files(parts)
+            mistakes.found += _unwritable_access_file(parts.log) if parts.log else []
     except RecursionError:
         raise ConfigError(f"{source}: expected a configuration, got tables nested too deeply") from None
     if mistakes.found:
@@ -812,6 +813,17 @@ def _unreadable_files(parts: _Parts) -> Iterator[Mistake]:
             yield Mistake(f"{path}.{name}", "a file that can be read", shown(getattr(listen, name)))
         if listen.tls_cert and listen.tls_key and not missing:
             yield from _certificate_mistakes(listen, path)
+
+
+def _unwritable_access_file(log: Log) -> Iterator[Mistake]:
+    target = log.access_file
+    if log.access == "off" or target in ("stdout", "stderr"):
+        return
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        yield Mistake("log.access_file", "a file in a directory that exists", shown(target))
+    elif os.path.isdir(target) or not os.access(target if os.path.exists(target) else folder, os.W_OK):
+        yield Mistake("log.access_file", "a file that can be written", shown(target))
 
 
 def _cannot_be_read(file: str) -> bool:

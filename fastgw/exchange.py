@@ -37,6 +37,7 @@ _PREFLIGHT = Ending(-1, "preflight", 204, errors.Outcome.NOT_RECORDED, False, ""
 _OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
+_ENDINGS = errors.ENDINGS
 _ANSWERED, _FATE_ANSWERED = errors.ANSWERED.number, Fate.ANSWERED  # looked up once: an enumeration is slow at it
 _FATES = {_ctable.LATE: Fate.LATE, _ctable.DUPLICATE: Fate.DUPLICATE, _ctable.FORGED: Fate.FORGED}
 
@@ -379,7 +380,7 @@ class Exchange:
         self._leave(plan)
         times = None if kept is None else self._slots.times(token)
         ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
-        self._tell(plan.name, raw, answer, told, errors.ENDINGS[ending_number], kept, times)
+        self._tell(plan.name, raw, answer, told, _ENDINGS[ending_number], kept, times)
         self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
         return _FATE_ANSWERED
 

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
+import structlog
 
-from fastgw import errors
+from fastgw import config, errors
 from fastgw.access_log import GATHERED_BYTES_MAX, AccessLog, LineWriter, Note, pieces
 from fastgw.config import Log
+from fastgw.errors import ConfigError
 from tests.waiting import eventually
 
 ID = b"00000000-0000-8000-8000-000000000001"
@@ -210,3 +212,50 @@ def test_pieces_are_whole_lines_of_what_a_pipe_takes_at_once():
     assert all(piece[-1:] == b"\n" for piece in found)
     assert all(len(piece) <= select.PIPE_BUF or bytes(piece).count(b"\n") == 1 for piece in found)
     assert [bytes(piece) for piece in pieces(batch, True)] == [bytes(batch)]
+
+
+def test_the_gateways_log_tells_of_dropped_lines_once_in_a_while(tmp_path):
+    lines = Lines(tmp_path / "nowhere" / "access.log")
+    with structlog.testing.capture_logs() as told:
+        for _ in range(20):
+            lines.write()
+            lines.log.close()
+    assert [line["event"] for line in told] == ["access log lines dropped"]
+    assert sum(lines.dropped) == 20
+
+
+@pytest.mark.parametrize("where", ["nowhere/access.log", "folder"])
+def test_a_file_that_could_not_be_written_is_a_mistake_in_the_configuration(tmp_path, where):
+    (tmp_path / "folder").mkdir()
+    text = f"""
+        [gateway]
+        name = "shop"
+        [kafka]
+        bootstrap = "localhost:9092"
+        [log]
+        access = "all"
+        access_file = "{tmp_path}/{where}"
+        [[route]]
+        method = "POST"
+        path = "/o"
+        topic = "orders"
+    """
+    file = tmp_path / "fastgw.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"log\.access_file"):
+        config.load(file)
+    file.write_text(text.replace(where, "access.log"))
+    config.load(file)
+
+
+@pytest.mark.parametrize(
+    ("sample", "is_taken"), [("0", True), ("0.01", True), ("1", True), ("1.1", False), ("-1", False)]
+)
+def test_a_sample_is_a_part(sample, is_taken):
+    text = f'[gateway]\nname = "s"\n[kafka]\nbootstrap = "k:9092"\n[log]\nsample = {sample}\n'
+    route = '[[route]]\nmethod = "POST"\npath = "/o"\ntopic = "orders"\n'
+    if is_taken:
+        assert config.loads(text + route).log.sample == float(sample)
+    else:
+        with pytest.raises(ConfigError, match=r"log\.sample"):
+            config.loads(text + route)

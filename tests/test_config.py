@@ -816,3 +816,12 @@ def test_every_field_of_every_section_is_a_setting() -> None:
     for section in SECTIONS.values():
         names = {field.name for field in msgspec.structs.fields(section)} - {"number"}
         assert names == {field.name for field in fields_of(section)}
+
+
+def test_answers_have_a_request_id_already():
+    text = (
+        '[gateway]\nname = "s"\n[kafka]\nbootstrap = "k:9092"\n[[route]]\nmethod = "POST"\npath = "/o"\ntopic = "o"\n'
+    )
+    with pytest.raises(ConfigError, match=r"every answer has one already"):
+        config.loads(f'{text}response_headers = ["X-Request-Id"]')
+    assert config.loads(f'{text}request_headers = ["X-Request-Id"]').routes[0].request_headers == ("x-request-id",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from h2.errors import ErrorCodes
 
@@ -29,6 +30,29 @@ def test_a_request_is_answered_with_what_the_service_said(house, client):
     assert (answer.status, answer.body, answer.values("fastgw-outcome")) == (200, b"hello", ["recorded"])
     admission, body = house.door.opened[0]
     assert (admission.method, admission.path, admission.query, body) == ("POST", "/echo", "a=%20", b"hello")
+
+
+def test_every_answer_names_its_request(house, client):
+    stream = client.request("/held", headers=[("x-request-id", "forged")])
+    record = house.held()[0]
+    house.reply(record, b"x", (("x-request-id", b"the service's own"),))
+    assert client.answer(stream).values("x-request-id") == [dict(record.headers)["correlation_id"].decode()]
+    refused = client.answer(client.request("/nowhere"))
+    assert refused.values("x-request-id") == [orjson.loads(refused.body)["request_id"]]
+
+
+def test_a_page_may_ask_and_reads_the_outcome(serve):
+    house = serve(http="2", more_routes='[cors]\norigins = ["https://app.example"]')
+    page = ("origin", "https://app.example")
+    with Http2Client(house.address) as client:
+        preflight = client.request("/echo", "OPTIONS", [page, ("access-control-request-method", "PUT")])
+        answer = client.answer(preflight)
+        assert (answer.status, answer.values("access-control-allow-origin")) == (204, [page[1]])
+        assert "PUT" in answer.values("access-control-allow-methods")[0]
+        answer = client.answer(client.request("/nowhere", headers=[page]))
+        assert (answer.status, answer.values("access-control-allow-origin")) == (404, [page[1]])
+        assert "fastgw-outcome" in answer.values("access-control-expose-headers")[0]
+    assert house.door.opened == []
 
 
 def test_both_versions_are_spoken_where_both_are_asked_for(serve):
