@@ -8,7 +8,7 @@ and answers those who call it by a name that it knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,6 +17,7 @@ from fastgw import __version__, _ctable, metrics
 from fastgw._ctable import Table
 from fastgw.config import Config
 from fastgw.messages import HeaderList
+from fastgw.metrics import ServiceState
 
 WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
 
@@ -39,6 +40,7 @@ class Admin:
 
     Attributes:
         config: the present configuration; a reload assigns another one.
+        services: asks what is known of the services whose consumer groups routes name.
     """
 
     def __init__(self, table: Table, config: Config, clock_ns: Callable[[], int]) -> None:
@@ -47,6 +49,7 @@ class Admin:
             clock_ns: the monotonic clock, the same for all processes of this machine.
         """
         self.config = config
+        self.services: Callable[[], Sequence[ServiceState]] = tuple
         self._table = table
         self._clock_ns = clock_ns
         self._pages: dict[str, Callable[[], Page]] = {
@@ -72,10 +75,25 @@ class Admin:
 
     def _readyz(self) -> Page:
         reasons = metrics.why_not_ready(self._table, metrics.worker_states(self._table, self._clock_ns()))
-        return page(503 if reasons else 200, _JSON, _json({"ready": not reasons, "reasons": reasons}))
+        told = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
+        return page(503 if reasons else 200, _JSON, _json(told))
+
+    def _warnings(self) -> list[str]:
+        """What keeps single routes from working. The node is ready all the same: the others are served, and no other
+        node could do better."""
+        return [
+            f'route "{name}": {service.detail} (service_group "{service.group}")'
+            for service in self.services()
+            if service.state in ("nobody", "backlog")
+            for name in self._names_of(service)
+        ]
+
+    def _names_of(self, service: ServiceState) -> list[str]:
+        names = self._route_names()
+        return [names.get(number, f"#{number}") for number in service.routes]
 
     def _metrics(self) -> Page:
-        text = metrics.render(self._table, self._route_names(), self._clock_ns())
+        text = metrics.render(self._table, self._route_names(), self._clock_ns(), self.services())
         return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
 
     def _status(self) -> Page:
@@ -95,8 +113,22 @@ class Admin:
             "draining": table.service_draining(),
             "workers": self._workers(now_ns),
             "partitions": self._partitions(),
+            "services": self._services(),
             "waiting": self._waiting(now_ns),
         }
+
+    def _services(self) -> list[dict[str, Any]]:
+        """The services whose consumer groups routes name."""
+        return [
+            {
+                "group": service.group,
+                "topic": service.topic,
+                "routes": self._names_of(service),
+                "state": service.state,
+                "detail": service.detail or None,
+            }
+            for service in self.services()
+        ]
 
     def _workers(self, now_ns: int) -> list[dict[str, Any]]:
         """Every living process; during a reload a worker slot has two."""

@@ -180,7 +180,9 @@ class Agent:
         def tell(waits_ns: dict[int, int]) -> None:
             self._table.write_waits(waits_ns, time.monotonic_ns())
 
-        return Consumers(self._config, tell, self._on_failure)
+        consumers = Consumers(self._config, tell, self._on_failure)
+        self._admin.services = lambda: consumers.states
+        return consumers
 
     def _new_membership(self) -> Membership:
         return Membership(self._config, self._take_over, self._on_failure)

@@ -19,14 +19,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
-from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from fastgw import client_log, kafka_client
+from fastgw import client_log, groups, kafka_client
 from fastgw.config import Config
+from fastgw.metrics import ServiceState
 
 log = structlog.get_logger("fastgw.consumers")
 
@@ -39,7 +40,14 @@ ASK_TIMEOUT_S = 3.0
 PERIOD_NS = int(PERIOD_S * 1e9)
 WINDOW_NS = 12_000_000_000  # twice the five seconds in which most clients commit, and more
 FOR_EVER_NS = 1 << 62  # a backlog of which nothing was done in a whole window
-_MOVING = (ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING)
+
+
+class Look(NamedTuple):
+    """What one look at a group and a topic has shown."""
+
+    consumers: int | None  # members that have partitions of the topic; None while that is being settled
+    progress: Progress | None  # None where nothing was ever committed
+    trouble: str  # why nobody takes what is in the topic, for people
 
 
 class Progress(NamedTuple):
@@ -94,6 +102,9 @@ class Consumers:
     """Asks for the services of all routes that name a group, on a thread of its own.
 
     Where Kafka does not say, nobody is refused.
+
+    Attributes:
+        states: what was found the last time; any thread may read it. Empty before the first look.
     """
 
     def __init__(self, config: Config, tell: Tell, on_failure: Callable[[BaseException], None]) -> None:
@@ -111,6 +122,8 @@ class Consumers:
         self._services = {pair: Service() for pair in self._routes}
         self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
         self._troubles = dict.fromkeys(self._routes, "")
+        self._absences = dict.fromkeys(self._routes, "")  # why nobody is there
+        self.states: tuple[ServiceState, ...] = ()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="consumers", daemon=True)
 
@@ -137,14 +150,29 @@ class Consumers:
     def _look(self, admin: AdminClient) -> None:
         for pair, service in self._services.items():
             try:
-                service.observe(time.monotonic_ns(), *_ask(admin, *pair))
+                seen = _ask(admin, *pair, self._absences[pair])
+                service.observe(time.monotonic_ns(), seen.consumers, seen.progress)
             except KafkaException as error:
                 self._note(pair, error.args[0].str())
                 self._waits[pair] = 0
             else:
                 self._note(pair, "")
+                if seen.consumers is not None:
+                    self._absences[pair] = seen.trouble
                 self._say(pair, service.wait_ns())
+        self.states = tuple(self._state(pair) for pair in self._routes)
         self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
+
+    def _state(self, pair: tuple[str, str]) -> ServiceState:
+        trouble, wait_ns = self._troubles[pair], self._waits[pair]
+        if trouble:
+            return ServiceState(*pair, tuple(self._routes[pair]), "unknown", f"Kafka does not say: {trouble}")
+        if wait_ns == NOBODY:
+            return ServiceState(*pair, tuple(self._routes[pair]), "nobody", self._absences[pair])
+        if wait_ns > 0:
+            told = "it takes none of its records" if wait_ns == FOR_EVER_NS else f"about {wait_ns / 1e9:.0f} s behind"
+            return ServiceState(*pair, tuple(self._routes[pair]), "backlog", told)
+        return ServiceState(*pair, tuple(self._routes[pair]), "there", "")
 
     def _note(self, pair: tuple[str, str], trouble: str) -> None:
         before, self._troubles[pair] = self._troubles[pair], trouble
@@ -156,31 +184,29 @@ class Consumers:
         before_ns, self._waits[pair] = self._waits[pair], wait_ns
         group, topic = pair
         if wait_ns == NOBODY != before_ns:
-            log.warning("nobody of the service is there", group=group, topic=topic)
+            log.warning("nobody of the service is there", group=group, topic=topic, why=self._absences[pair])
         elif wait_ns > 0 >= before_ns:
             log.warning("the service has a backlog", group=group, topic=topic, about_s=round(wait_ns / 1e9))
         elif wait_ns == 0 != before_ns:
             log.info("the service is there", group=group, topic=topic)
 
 
-def _ask(admin: AdminClient, group: str, topic: str) -> tuple[int | None, Progress | None]:
-    """What `Service.observe` wants to know.
+def _ask(admin: AdminClient, group: str, topic: str, known_trouble: str = "") -> Look:
+    """What is to be known of a group and a topic.
+
+    Args:
+        known_trouble: what the last look has shown; groups with nearly that name are looked for only once.
 
     Raises:
         KafkaException: Kafka did not say.
     """
-    (described,) = admin.describe_consumer_groups([group], request_timeout=ASK_TIMEOUT_S).values()
-    description = described.result()
+    seen = groups.look(admin, group, ASK_TIMEOUT_S)
     known = admin.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]
-    return _consumers(description, topic), _progress(admin, group, topic, list(known.partitions))
-
-
-def _consumers(description: Any, topic: str) -> int | None:
-    if description.state in _MOVING:
-        return None
-    return sum(
-        any(part.topic == topic for part in member.assignment.topic_partitions) for member in description.members
-    )
+    trouble = seen.trouble(topic)
+    if trouble and not seen.exists:
+        looked_before = known_trouble.startswith(trouble)
+        trouble = known_trouble if looked_before else seen.trouble(topic, groups.alike(admin, group, ASK_TIMEOUT_S))
+    return Look(seen.consumers(topic), _progress(admin, group, topic, list(known.partitions)), trouble)
 
 
 def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]) -> Progress | None:

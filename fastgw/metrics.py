@@ -30,6 +30,16 @@ Labels = tuple[tuple[str, object], ...]
 Sample = tuple[Labels, float]
 
 
+class ServiceState(NamedTuple):
+    """What is known of a service whose consumer group routes name."""
+
+    group: str
+    topic: str
+    routes: tuple[int, ...]  # their numbers
+    state: str  # "there", "nobody" (requests get 503 no_consumer), "backlog", "unknown"
+    detail: str  # for people; empty when it is there
+
+
 class WorkerState(NamedTuple):
     """One worker slot at one moment."""
 
@@ -76,13 +86,14 @@ def _why_not_serving(state: WorkerState) -> str:
     return f"no heartbeat for {state.heartbeat_age_ns / 1e9:.1f} s"
 
 
-def render(table: Table, routes: Mapping[int, str], now_ns: int) -> str:
+def render(table: Table, routes: Mapping[int, str], now_ns: int, services: Iterable[ServiceState] = ()) -> str:
     """All metrics as Prometheus text.
 
     Args:
         table: the shared table.
         routes: route number -> name, for the routes of the present configuration.
         now_ns: monotonic time.
+        services: of the routes that name a consumer group.
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
@@ -95,6 +106,7 @@ def render(table: Table, routes: Mapping[int, str], now_ns: int) -> str:
         _connections(table),
         _workers(table, states),
         _partitions(table, states),
+        _services(services, routes),
     ):
         lines.extend(family)
     return "\n".join(lines) + "\n"
@@ -202,6 +214,18 @@ def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:
         "The partition that replies to the worker are made to land on; -1: none at present.",
         [((("worker", state.worker),), state.process.home) for state in states if state.process is not None],
     )
+
+
+def _services(services: Iterable[ServiceState], routes: Mapping[int, str]) -> Iterator[str]:
+    samples = [
+        ((("route", routes[number]), ("group", one.group)), one.state != "nobody")
+        for one in services
+        for number in one.routes
+        if number in routes and one.state != "unknown"
+    ]
+    if samples:
+        text = "Whether somebody of the service is there to take requests; only for routes with service_group."
+        yield from _gauge("service_up", text, samples)
 
 
 def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewPartitions, NewTopic
 
+from fastgw import groups
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
 from fastgw.kafka_client import LinkSettings, client_settings, record_bytes
@@ -70,6 +71,7 @@ class Facts(NamedTuple):
     topics: Mapping[str, Topic]
     has_admin: bool  # False: the embedded broker, only metadata could be asked
     met: Met = Met({})
+    absences: Mapping[tuple[str, str], str] = {}  # (service_group, topic) -> why nobody takes what is in the topic
 
 
 class Finding(NamedTuple):
@@ -165,6 +167,15 @@ def users_of(config: Config) -> dict[str, list[str]]:
     return users
 
 
+def groups_of(config: Config) -> dict[tuple[str, str], list[str]]:
+    """The routes that name their service's consumer group, by (group, topic)."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for route in config.routes:
+        if route.service_group:
+            users.setdefault((route.service_group, route.topic), []).append(route.name)
+    return users
+
+
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +216,9 @@ def judge(config: Config, facts: Facts) -> Iterator[Finding]:
         yield from _judge_replication(topic)
         if name == config.gateway.response_topic:
             yield from _judge_response(config, topic, facts.has_admin)
+    for pair, users in groups_of(config).items():
+        if pair in facts.absences:
+            yield _judge_absence(pair[0], users, facts.absences[pair])
 
 
 def _judge_broker(address: str, why: str, facts: Facts) -> Finding:
@@ -217,6 +231,14 @@ def _judge_broker(address: str, why: str, facts: Facts) -> Finding:
     level: Level = "error" if len(facts.met.unreachable) == facts.brokers else "warning"
     advice = f"start it; or correct its advertised.listeners, if {address} is no address for this machine"
     return Finding(level, f"broker {address}", text, advice)
+
+
+def _judge_absence(group: str, users: list[str], why: str) -> Finding:
+    # A warning: the service may be started later.
+    advice = f"requests to route {_names(users)} get 503 no_consumer until a consumer of this group reads the topic"
+    if why.startswith("Kafka does not say"):
+        advice = f"{GRANT} DESCRIBE on the group; without it service_group does nothing"
+    return Finding("warning", f'service_group "{group}"', why, advice)
 
 
 def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> Finding:
@@ -297,7 +319,24 @@ def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:
         if len(facts.met.unreachable) == facts.brokers:
             away = [str(_judge_broker(address, why, facts)) for address, why in facts.met.unreachable.items()]
             raise BrokersUnreachable(f"kafka.bootstrap = {config.kafka.bootstrap} answers, but {'; '.join(away)}")
-        return facts._replace(topics=_described(admin, names, timeout_s))
+        topics = _described(admin, names, timeout_s)
+        return facts._replace(topics=topics, absences=_absences(config, admin, topics, timeout_s))
+
+
+def _absences(config: Config, admin: Any, topics: Mapping[str, Topic], timeout_s: float) -> dict[tuple[str, str], str]:
+    absences = {}
+    for group, topic in groups_of(config):
+        if not topics[topic].partitions:
+            continue  # that is said already
+        try:
+            seen = groups.look(admin, group, timeout_s)
+        except KafkaException as error:
+            absences[group, topic] = f"Kafka does not say who is there: {_why(error)}"
+            continue
+        near = () if seen.exists else groups.alike(admin, group, timeout_s)
+        if trouble := seen.trouble(topic, near):
+            absences[group, topic] = trouble
+    return absences
 
 
 def meet(admin: Any, brokers: Iterable[Any], troubles: Sequence[str], timeout_s: float) -> Met:

@@ -80,11 +80,15 @@ def test_a_process_that_answers_is_alive_whatever_the_workers_do(pages: Admin, s
 
 def test_ready_means_that_every_worker_serves(pages: Admin, shared: Table) -> None:
     page = pages.handle("GET", "/readyz")
-    assert (page.status, orjson.loads(page.body)) == (200, {"ready": True, "reasons": []})
+    assert (page.status, orjson.loads(page.body)) == (200, {"ready": True, "reasons": [], "warnings": []})
     shared.set_ready(0, False)
     page = pages.handle("GET", "/readyz")
     assert page.status == 503
-    assert orjson.loads(page.body) == {"ready": False, "reasons": ["worker 0: its reply path is not ready"]}
+    assert orjson.loads(page.body) == {
+        "ready": False,
+        "reasons": ["worker 0: its reply path is not ready"],
+        "warnings": [],
+    }
 
 
 def test_a_drain_is_seen_at_once(pages: Admin, shared: Table) -> None:
@@ -129,6 +133,7 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -
         "reasons": [],
         "draining": False,
         "partitions": {"topic": "shop.replies", "map_version": 1, "count": 4, "owners": [0, 1, None, 0]},
+        "services": [],
         "waiting": {"total": 0, "oldest": []},
     }
     assert workers[1] == {

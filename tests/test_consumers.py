@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from fastgw import config, consumers
-from fastgw.consumers import FOR_EVER_NS, NOBODY, PERIOD_NS, WINDOW_NS, Progress, Service
+from fastgw.consumers import FOR_EVER_NS, NOBODY, PERIOD_NS, WINDOW_NS, Look, Progress, Service
 
 S = 1_000_000_000
 LOOKS = WINDOW_NS // PERIOD_NS + 1
@@ -90,13 +90,16 @@ route = [
 def test_a_service_that_kafka_says_nothing_of_is_no_hindrance_to_others(monkeypatch):
     """One group that the gateway may not describe must not switch the look at all others off."""
 
-    def ask(_admin, group, _topic):
+    def ask(_admin, group, _topic, _known):
         if group == "secret":
             raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
-        return 0, None
+        return Look(0, None, "the consumer group has no members")
 
     monkeypatch.setattr(consumers, "_ask", ask)
     told = []
     one = consumers.Consumers(config.loads(CONFIG, "shop.toml", {}), told.append, pytest.fail)
     one._look(None)
     assert told == [{0: 0, 1: NOBODY}]
+    assert [(state.group, state.state) for state in one.states] == [("secret", "unknown"), ("open", "nobody")]
+    assert "GROUP_AUTHORIZATION_FAILED" in one.states[0].detail or "Group authorization" in one.states[0].detail
+    assert one.states[1].detail == "the consumer group has no members"

@@ -50,6 +50,9 @@ FLOOR["client_log"] = FLOOR["kafka_link"] - 0.5
 # Keeps for the access log what it wants to know at a request's end.
 FLOOR["notes"] = FLOOR["access_log"] + 0.5
 
+# What is asked about groups, for those who look at topics and at services.
+FLOOR["groups"] = FLOOR["topics"] - 0.5
+
 # Looks further at what `topics` looks at first.
 FLOOR["kafka_survey"] = FLOOR["topics"] + 0.5
 
@@ -103,6 +106,7 @@ ONLY_IN = {
         "kafka_survey",
         "membership",
         "consumers",
+        "groups",
         "service",
         "broker",
     },
@@ -249,7 +253,7 @@ def test_imports_point_down_only() -> None:
         ("__init__.py", "from fastgw.ids import parse", "it may import nobody"),
         ("kafka_link.py", "import granian", "only http_granian may know granian"),
         ("http_granian.py", "from granian.server.embed import Server", ""),
-        ("worker.py", "import confluent_kafka.admin", "only broker, consumers, kafka_link,"),
+        ("worker.py", "import confluent_kafka.admin", "only broker, consumers, groups, kafka_link,"),
         ("service.py", "from fastgw.config import Route", ""),
         ("service.py", "from fastgw.partitions import Map", "floors 0-1 only"),
         ("broker.py", "from fastgw.errors import Ending", "nothing of fastgw"),

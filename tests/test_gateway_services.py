@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from itertools import count
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from tests.commands import fastgw
 from tests.gateways import Gateway
 from tests.hand_service import hand_service, values_in
 from tests.outcome_table import assert_told, counted
@@ -106,3 +108,54 @@ def test_a_service_that_is_further_behind_than_a_request_can_wait_gets_no_more(g
         consumer.commit(offsets=[TopicPartition(orders, 0, end)], asynchronous=False)
         until(client, "expired")
     assert b"too much" not in values_in(kafka_bootstrap, orders)
+
+
+TYPO = """
+[[route]]
+name = "mistyped"
+method = "POST"
+path = "/mistyped"
+topic = "{orders}"
+service_group = "{orders}-servce"
+[[route]]
+name = "elsewhere"
+method = "POST"
+path = "/elsewhere"
+topic = "{others}"
+service_group = "{orders}-service"
+"""
+
+
+def test_a_service_group_with_a_typo_is_told_everywhere_and_the_node_stays_ready(
+    tmp_path, kafka_bootstrap, make_topics
+):
+    topics = make_topics({"replies": 2, "orders": 1, "others": 1})
+    orders, others = topics["orders"], topics["others"]
+    wrong = {
+        f"{orders}-servce": f'no such consumer group (did you mean "{orders}-service"',
+        f"{orders}-service": f"no member of the consumer group has a partition of topic {others}; they read {orders}",
+    }
+    gateway = Gateway(tmp_path, kafka_bootstrap, topics["replies"], [], workers=1, more=TYPO.format(**topics))
+    with member(kafka_bootstrap, orders), gateway:
+        code, out, _ = fastgw("check", "--live", gateway.config)
+        assert code == 0
+        for group, why in wrong.items():
+            assert f'warning: service_group "{group}": {why}' in out
+        _, out, _ = fastgw("doctor", "--json", gateway.config)
+        told = {one["check"]: one for one in json.loads(out)}
+        for group, why in wrong.items():
+            finding = told[f'service_group "{group}"']
+            assert finding["level"] == "warning"
+            assert finding["found"].startswith(why)
+
+        eventually(lambda: {one["state"] for one in gateway.status()["services"]} == {"nobody"}, 20, "both are missed")
+        services = {one["group"]: one for one in gateway.status()["services"]}
+        for group, why in wrong.items():
+            assert services[group]["detail"].startswith(why)
+        assert services[f"{orders}-servce"]["routes"] == ["mistyped"]
+        code, body = gateway.admin("/readyz")
+        assert code == 200, "other routes are served, and no other node could do better"
+        assert f'route "mistyped": {wrong[f"{orders}-servce"]}' in "".join(json.loads(body)["warnings"])
+        assert "fastgw_service_up" in gateway.admin("/metrics")[1].decode()
+        assert gateway.metric("fastgw_service_up", route="mistyped") == 0
+        assert "did you mean" in gateway.log_text

@@ -1,0 +1,68 @@
+"""What Kafka says about the consumer group that a route names as its service's, and what may be wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from confluent_kafka import ConsumerGroupState, KafkaException
+
+_MOVING = (ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING)
+_ALIKE = 0.7  # of difflib's ratio: "helo" and "hello" have 0.89
+TOPICS_SHOWN = 3
+
+
+class Group(NamedTuple):
+    """A consumer group as it is now."""
+
+    name: str
+    exists: bool
+    members: int
+    is_moving: bool  # it is being rebalanced: who has what is not settled
+    reads: tuple[str, ...]  # topic of each partition that each member has, once a member
+
+    def consumers(self, topic: str) -> int | None:
+        """Members that have partitions of the topic; None while that is being settled."""
+        return None if self.is_moving else self.reads.count(topic)
+
+    def trouble(self, topic: str, alike: Iterable[str] = ()) -> str:
+        """Why nobody takes what is in the topic; empty: somebody does, or it is being settled."""
+        if self.is_moving or topic in self.reads:
+            return ""
+        if not self.exists:
+            meant = " or ".join(f'"{name}"' for name in alike)
+            return "no such consumer group" + (f" (did you mean {meant}?)" if meant else "")
+        if not self.members:
+            return "the consumer group has no members"
+        others = sorted(set(self.reads))
+        shown = ", ".join(others[:TOPICS_SHOWN]) + (" and others" if len(others) > TOPICS_SHOWN else "")
+        return f"no member of the consumer group has a partition of topic {topic}; they read {shown or 'nothing'}"
+
+
+def look(admin: Any, name: str, timeout_s: float) -> Group:
+    """Asks for one group.
+
+    Raises:
+        KafkaException: Kafka did not say.
+    """
+    (described,) = admin.describe_consumer_groups([name], request_timeout=timeout_s).values()
+    found = described.result()
+    reads = tuple(
+        topic for member in found.members for topic in {part.topic for part in member.assignment.topic_partitions}
+    )
+    # A group that nobody knows is a dead one to Kafka.
+    return Group(name, found.state != ConsumerGroupState.DEAD, len(found.members), found.state in _MOVING, reads)
+
+
+def alike(admin: Any, name: str, timeout_s: float) -> list[str]:
+    """Groups with nearly that name, the likeliest first; empty where they may not be listed."""
+    try:
+        listed = admin.list_consumer_groups(request_timeout=timeout_s).result()
+    except KafkaException:
+        return []
+    return alike_among((group.group_id for group in listed.valid), name)
+
+
+def alike_among(names: Iterable[str], name: str) -> list[str]:
+    return difflib.get_close_matches(name, [other for other in names if other != name], cutoff=_ALIKE)
