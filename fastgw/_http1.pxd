@@ -2,6 +2,8 @@
 
 cimport cython
 
+from libc.stdint cimport uint64_t
+
 from fastgw.messages cimport Head
 
 cdef struct span:            # part of the head: [start, stop)
@@ -14,6 +16,7 @@ cdef class RequestHead(Head):
     cdef bytes _data          # keeps the bytes alive that the pointers below are into
     cdef const char* _start   # of the first header line
     cdef const char* _stop    # of the empty line
+    cdef uint64_t _names      # a bit for each header name, see bit_of
     cdef readonly Py_ssize_t end
     cdef readonly str fault
     cdef readonly str target

@@ -22,7 +22,7 @@ class RequestHead(Head):
         """As sent."""
     @property
     def is_plain(self) -> bool:
-        """The path begins with a slash, and there is no fragment."""
+        """HTTP/1.1 or 1.0, a path without fragment, and no other protocol is offered."""
     @property
     def is_http10(self) -> bool: ...
     @property

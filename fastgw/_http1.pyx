@@ -5,7 +5,7 @@ llhttp (in http_express's connections) decides whether these bytes are a head at
 and calls a fault whatever llhttp might read in another way: every line is looked at by the same rule, a name from the
 line's start to its first colon, a value from there to the line's end without the blanks around it.
 
-    POST /orders?a=1 HTTP/1.1 CR LF       exactly two blanks; nothing but 1.1 and 1.0
+    POST /orders?a=1 HTTP/1.1 CR LF       exactly two blanks; HTTP/1 of any minor version
     Host: shop.test CR LF                 the five names that decide something here are read in the first pass;
     X-Other: 1 CR LF                      all others are looked for when somebody asks, from the start
     CR LF
@@ -17,7 +17,7 @@ marked nogil touches no Python object and cannot fail.
 cimport cython
 from fastgw.messages cimport joined
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from fastgw.messages import NOBODY
@@ -52,6 +52,12 @@ cdef bint equals(span text, const char* name, Py_ssize_t size) noexcept nogil:
         if lower(text.start[i]) != name[i]:
             return False
     return True
+
+
+cdef inline uint64_t bit_of(const char* name, Py_ssize_t size) noexcept nogil:
+    """One of 64 bits for each name, `size` > 0, in any case: most names that nobody sent are known by it."""
+    cdef unsigned char first = lower(name[0]), last = lower(name[size - 1])
+    return <uint64_t>1 << ((7 * first + 3 * last + <uint64_t>size) & 63)
 
 
 cdef inline bint is_blank(char character) noexcept nogil:
@@ -192,6 +198,8 @@ cdef class RequestHead:
         cdef const char* name = PyUnicode_AsUTF8AndSize(key, &size)
         cdef const char* at = self._start
         cdef line_parts parts
+        if size == 0 or not self._names & bit_of(name, size):
+            return None
         while at < self._stop:
             parts = parts_of(line_at(at, self._stop))
             at = next_line(at, self._stop)
@@ -229,9 +237,9 @@ cdef class RequestHead:
         word.stop = <const char*>memchr(word.start, c" ", line.stop - word.start)
         if word.stop == NULL or word.stop == word.start:
             return self._find_fault("expected a request line of method, target and version, one blank between them")
+        self.is_plain = word.start[0] == c"/" and not has(word, c"#")
         self._read_version(word.stop + 1, line.stop)
         query = <const char*>memchr(word.start, c"?", word.stop - word.start)
-        self.is_plain = self.fault is None and word.start[0] == c"/" and not has(word, c"#")
         if query != NULL:
             self.target = text_of(word)
             self.query = text_of(span(query + 1, word.stop))
@@ -242,9 +250,11 @@ cdef class RequestHead:
         return 0
 
     cdef int _read_version(self, const char* start, const char* stop) except -1:
-        if stop - start != 8 or memcmp(start, b"HTTP/1.", 7) != 0 or not c"0" <= start[7] <= c"1":
-            return self._find_fault("expected HTTP/1.1 or 1.0; HTTP/2 is for TLS listeners and those with http = \"2\"")
+        if stop - start != 8 or memcmp(start, b"HTTP/1.", 7) != 0 or not c"0" <= start[7] <= c"9":
+            return self._find_fault("expected HTTP/1.1; HTTP/2 is for TLS listeners and those with http = \"2\"")
         self.is_http10 = start[7] == c"0"
+        if start[7] > c"1":  # a later minor version is the highest that we know (RFC 9110, 2.5)
+            self.is_plain = False
         return 0
 
     cdef int _read_headers(self) except -1:
@@ -261,6 +271,7 @@ cdef class RequestHead:
             if parts.name.start == parts.name.stop:
                 continue  # llhttp refuses it
             first = lower(parts.name.start[0])
+            self._names |= bit_of(parts.name.start, parts.name.stop - parts.name.start)
             if first == c"h":
                 if equals(parts.name, b"host", 4):
                     if not is_ascii(parts.value):  # must not hide from those who count Hosts
@@ -284,6 +295,9 @@ cdef class RequestHead:
             elif first == c"e":
                 if equals(parts.name, b"expect", 6):
                     self.is_expecting = True
+            elif first == c"u":
+                if equals(parts.name, b"upgrade", 7):
+                    self.is_plain = False
             elif first == c"p":  # not a standard, but llhttp obeys it
                 if equals(parts.name, b"proxy-connection", 16):
                     closes |= has_token(parts.value, b"close", 5)
@@ -296,6 +310,7 @@ cdef class RequestHead:
 
     cdef int _find_fault(self, str fault) except -1:
         self.is_plain = False
+        self._names = ~<uint64_t>0  # not all of them were seen
         if self.fault is None:
             self.fault = fault
         return 0

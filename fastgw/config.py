@@ -398,8 +398,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     methods: Annotated[tuple[str, ...], Setting(
         "The HTTP method, or a list of them.", list_of(_METHOD, "a method or a list of methods", alone=True, least=1),
         key="method")]
-    path: Annotated[str, Setting("The path; `{name}` stands for one segment.", _PATH)]
+    path: Annotated[str, Setting(
+        "The path; `{name}` stands for one segment, and `{name...}` at the end for the rest of the path, which may be "
+        "empty.", _PATH)]
     topic: Annotated[str, Setting("The request topic of the service.", _TOPIC)]
+    head: Annotated[bool, Setting(
+        "Whether HEAD is taken wherever GET is. The record says HEAD, and no content is sent.", _SWITCH)] = True
     timeout_ns: Annotated[int, Setting(
         "How long a request waits for its reply (504 beyond it).", _duration("10ms", "1h"))] = 5 * NS_PER_S
     key: Annotated[str, Setting(
@@ -643,6 +647,18 @@ def _read_routes(value: Any, parts: _Parts, mistakes: Mistakes) -> None:
                 parts.sound_routes.add(number)
 
 
+def _with_head(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """HEAD wherever GET is (RFC 9110, 9.1), but where a route of the same path has it or GET's route wants none."""
+    routes = tuple(routes)
+    taken = {_shape(route.path) for route in routes if "HEAD" in route.methods}
+    return tuple(
+        msgspec.structs.replace(route, methods=(*route.methods, "HEAD"))
+        if route.head and "GET" in route.methods and _shape(route.path) not in taken
+        else route
+        for route in routes
+    )
+
+
 def _joined(parts: _Parts, source: str) -> Config:
     assert parts.gateway is not None
     assert parts.limits is not None
@@ -658,7 +674,7 @@ def _joined(parts: _Parts, source: str) -> Config:
         admin=parts.admin,
         log=parts.log,
         cors=parts.cors,
-        routes=tuple(parts.routes.values()),
+        routes=_with_head(parts.routes.values()),
         source=source,
     )
 
@@ -753,7 +769,7 @@ def _route_clashes(route: Route, path: str, gateway: Gateway | None) -> Iterator
     if gateway and route.topic == gateway.response_topic:
         yield Mistake(f"{path}.topic", "another topic than gateway.response_topic", shown(route.topic))
     where, _, name = route.key.partition(".")
-    if where == "path" and f"{{{name}}}" not in route.path.split("/"):
+    if where == "path" and not {f"{{{name}}}", f"{{{name}...}}"} & set(route.path.split("/")):
         yield Mistake(f"{path}.key", "a parameter of the route's path", shown(route.key), f"path = {shown(route.path)}")
 
 
@@ -793,8 +809,7 @@ def _ambiguities(routes: Mapping[int, Route]) -> Iterator[Mistake]:
         first = names.setdefault(route.name, at)
         taken = None
         for method in route.methods:
-            shape = (method, *("{}" if segment.startswith("{") else segment for segment in route.path.split("/")))
-            same = shapes.setdefault(shape, at)
+            same = shapes.setdefault((method, *_shape(route.path)), at)
             if same != at and taken is None:
                 taken = same
                 got = f"{method} {route.path}"
@@ -803,6 +818,12 @@ def _ambiguities(routes: Mapping[int, Route]) -> Iterator[Mistake]:
                 )
         if first != at and taken is None:
             yield Mistake(f"route[{at}].name", f"another name than route[{first}].name", shown(route.name))
+
+
+def _shape(path: str) -> tuple[str, ...]:
+    """The path without the names of its parameters: what two routes have in common that match the same."""
+    kinds = {True: "{...}", False: "{}"}
+    return tuple(kinds[segment.endswith("...}")] if segment.startswith("{") else segment for segment in path.split("/"))
 
 
 def _unreadable_files(parts: _Parts) -> Iterator[Mistake]:

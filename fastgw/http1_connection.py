@@ -336,14 +336,16 @@ class Connection:
         message = self._message
         message.seen = False
         try:
-            if not head.is_plain:
+            if head.is_plain:
+                self._feed(data if at == 0 and end >= len(data) else data[at:end])
+            else:
                 http1_wire.complete(head)
-            self._feed(data if at == 0 and end >= len(data) else data[at:end])
+                self._feed(http1_wire.for_llhttp(data[at:head_end]) + data[head_end:end])
         except HttpParserInvalidMethodError:
             self._refuse_unknown_method(head, data[at:head_end])
             return len(data)
         except HttpParserUpgrade:
-            if not self._pass_by_upgrade():
+            if not self._pass_by_tunnel():
                 return len(data)
         except (BadHead, HttpParserError) as error:
             self._refuse_all(errors.MALFORMED, str(error))
@@ -401,15 +403,15 @@ class Connection:
             self._write(http1_wire.CONTINUE)
         self._take_verdict(verdict, data[at:head_end], data[head_end:end])
 
-    def _pass_by_upgrade(self) -> bool:
-        """The client offers another protocol or asks for a tunnel: it gets one answer in this one, and no more.
+    def _pass_by_tunnel(self) -> bool:
+        """The client asks for a tunnel (CONNECT): it gets one answer, and no more.
 
         llhttp has stopped behind the head and does not know the body. False where nobody does: it is refused.
         """
         self._feed = http1_wire.ignore
         self._keep_alive = False
         if self._left == UNKNOWN:
-            self._refuse_all(errors.MALFORMED, "expected no Upgrade together with a chunked body")
+            self._refuse_all(errors.MALFORMED, "expected no CONNECT together with a chunked body")
             return False
         self._message.seen = self._left == 0
         return True
@@ -419,7 +421,7 @@ class Connection:
         try:
             if not http1_wire.is_token(head.method):
                 raise BadHead("expected a method")
-            HttpRequestParser(None).feed_data(b"GET" + head_bytes[len(head.method) :])
+            HttpRequestParser(None).feed_data(b"GET" + http1_wire.for_llhttp(head_bytes)[len(head.method) :])
         except HttpParserUpgrade:
             pass
         except (BadHead, HttpParserError) as error:
@@ -476,7 +478,7 @@ class Connection:
             self._wire_bytes = 0
             self._new_parser(BodyCallbacks(self._body.extend, self._message.on_message_complete))
             self._message.seen = False
-            self._feed(head_bytes)
+            self._feed(http1_wire.for_llhttp(head_bytes))
 
     def _take_body(self, data: bytes, at: int) -> int:
         """Takes of the body what `data` has from `at` on; returns where it stopped."""
@@ -569,6 +571,8 @@ class Connection:
             self._write_unusual(status, head, body, request_id, CLOSE in headers)
 
     def _write_unusual(self, status: int, head: bytes, body: bytes, request_id: bytes, closes: bool) -> None:
+        if status == 205:  # RFC 9110, 15.3.6: it has a length, and that is 0
+            body = b""
         keeps = self._keep_alive and not closes and not self._front.draining
         lines = [head]
         if request_id:

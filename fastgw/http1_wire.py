@@ -34,6 +34,8 @@ SMALL_HEAD_BYTES = 4 * HEADERS_MAX  # "a:", CR, LF: a head below it cannot have 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch
 _ABSOLUTE = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE).fullmatch
+_LATER_VERSION = re.compile(rb"(?<= HTTP/1\.)[2-9](?=\r\n)").sub
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE).sub
 _DEFAULT_PORT = re.compile(r":(?:80)?$")
 
 # Written by the front itself, or about one connection only: an answer cannot bring them along.
@@ -61,6 +63,14 @@ def complete(head: RequestHead) -> None:
         raise BadHead("expected a target without fragment")
     if not head.path.startswith("/"):
         head.path, head.query = _absolute(head.target, head.hosts)
+
+
+def for_llhttp(head: bytes) -> bytes:
+    """The same head, of the same length, as HTTP/1.1 that offers no other protocol: it is going to be served as that.
+
+    llhttp knows no later minor version, and behind an offer it may read no body.
+    """
+    return _UPGRADE(b"X-Offer", _LATER_VERSION(b"1", head, count=1))
 
 
 def _absolute(target: str, hosts: Sequence[str]) -> tuple[str, str]:
@@ -135,7 +145,7 @@ class AnswerHeads:
             self.made.clear()
 
     def make(self, status: int, headers: HeaderList) -> tuple[bytes, bool]:
-        """The head for `status` and `headers`, and whether the answer is plain: has a body, and does not say `close`.
+        """The head for `status` and `headers`, and whether the answer is plain: it may have a body and goes on.
 
         The head ends behind the date: `x-request-id`, `content-length` (not for 204 and 304, which have no body) and
         the empty line are still to come. Headers that are the front's own to write are left out, and so are names and
@@ -151,8 +161,8 @@ class AnswerHeads:
             if name not in _NOT_AN_ANSWERS and _TOKEN(name) and _FIELD_VALUE(value):
                 lines.append(f"{name}: {value}\r\n")
         head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
-        has_body = status != 204 and status != 304
+        has_body = status not in (204, 304)
         if len(self.made) >= _CACHED_HEADS_MAX:
             self.made.clear()
-        made = self.made[key] = head, has_body and CLOSE not in headers
+        made = self.made[key] = head, has_body and status != 205 and CLOSE not in headers
         return made

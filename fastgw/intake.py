@@ -7,7 +7,7 @@ waits: the same head gets the same verdict.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
@@ -25,10 +25,14 @@ _HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients; hostile ones cannot m
 
 @dataclass(slots=True)
 class _Node:
-    """One place in the path: literal segments, at most one parameter, and the routes that end here."""
+    """One place in the path: literal segments, at most one parameter, and the routes that end here.
+
+    `rest` has the routes that take whatever follows.
+    """
 
     literals: dict[str, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
+    rest: _Node | None = None
     routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
 
 
@@ -67,7 +71,10 @@ class Intake:
     def _add(self, route: Route) -> None:
         node, names = self._root, []
         for segment in route.path.split("/")[1:]:
-            if segment.startswith("{"):
+            if segment.endswith("...}"):
+                names.append(segment[1:-4])
+                node.rest = node = node.rest or _Node()
+            elif segment.startswith("{"):
                 names.append(segment[1:-1])
                 node.parameter = node = node.parameter or _Node()
             else:
@@ -118,6 +125,9 @@ class Intake:
             return Refusal(
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
+        timeout_ns = _timeout_ns(route.timeout_ns, head)
+        if timeout_ns == 0:  # a record that nobody could answer
+            return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
         return Admission(
             route.number,
             head.method,
@@ -126,7 +136,7 @@ class Intake:
             tuple(zip(names, values, strict=True)) if names else (),
             head,
             body_bytes,
-            _timeout_ns(route.timeout_ns, head),
+            timeout_ns,
             route.max_body_bytes,
         )
 
@@ -167,7 +177,10 @@ def _closing(method: str) -> HeaderList | None:
 
 
 def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> tuple[_Node, tuple[str, ...]] | None:
-    """The leftmost-literal match, and the raw values of its parameters; its depth is that of the deepest template."""
+    """The leftmost-literal match, and the raw values of its parameters; its depth is that of the deepest template.
+
+    The rest of a path is what no other route takes, and may be empty or hold empty segments.
+    """
     if at == len(segments):
         return (node, ()) if node.routes else None
     literal = node.literals.get(segments[at])
@@ -179,6 +192,8 @@ def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> tuple[_
         found = _match(node.parameter, segments, raw, at + 1)
         if found is not None:
             return found[0], (raw[at], *found[1])
+    if node.rest is not None:
+        return node.rest, ("/".join(raw[at:]),)
     return None
 
 
@@ -188,16 +203,40 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.IGNORECASE).fullmatch
+_WAIT = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL).fullmatch
+_QUOTED_OR_NOT = re.compile(r'[,"\\]').finditer
 
 
 def _timeout_ns(route_timeout_ns: int, headers: Headers) -> int:
-    """The route's timeout, lowered by `Prefer: wait=N` seconds (RFC 7240, section 4.3); never raised."""
-    if headers.get("prefer") is None:
+    """The route's timeout, lowered by `Prefer: wait=N` seconds (RFC 7240, section 4.3); never raised.
+
+    Of several `wait` the first one counts (section 2).
+    """
+    prefer = headers.get("prefer")
+    if prefer is None:
         return route_timeout_ns
-    for line in headers.get_all("prefer"):
-        for preference in line.split(","):
-            wait = _WAIT(preference)
-            if wait is not None:
-                return min(route_timeout_ns, int(wait[1]) * 1_000_000_000)
+    for preference in _members(prefer):
+        wait = _WAIT(preference)
+        if wait is not None:
+            return min(route_timeout_ns, int(wait[1]) * 1_000_000_000)
     return route_timeout_ns
+
+
+def _members(value: str) -> Iterator[str]:
+    """What stands between the commas of a list; a comma in a quoted string separates nothing (RFC 9110, 5.6)."""
+    if '"' not in value:
+        yield from value.split(",")
+        return
+    start, is_quoted, escaped = 0, False, -1
+    for found in _QUOTED_OR_NOT(value):
+        at, mark = found.start(), found[0]
+        if at == escaped:
+            continue
+        if mark == '"':
+            is_quoted = not is_quoted
+        elif mark == "\\":
+            escaped = at + 1 if is_quoted else -1
+        elif not is_quoted:
+            yield value[start:at]
+            start = at + 1
+    yield value[start:]

@@ -26,7 +26,15 @@ CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
 
 CLIENT_REQUEST_ID = "x-request-id"
-FORWARDED_ALWAYS = (CONTENT_TYPE, "traceparent", "tracestate")
+# What says how the bytes of a request's body are to be read travels with them (RFC 9110, sections 8 and 14.4, RFC 6266,
+# RFC 9530), and so does the trace.
+FORWARDED_ALWAYS = (
+    CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition", "content-range",
+    "content-digest", "repr-digest", "traceparent", "tracestate",
+)  # fmt: skip
+
+# What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
+_ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
 
 # Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
 HOP_BY_HOP = frozenset(
@@ -131,15 +139,17 @@ class RequestWire:
             out.append(("http_query", query.encode("ascii", "replace")))
         for name, value in params:
             out.append((f"http_param_{name}", on_record(value)))
+        connection = http_headers.get("connection")
+        hops = () if connection is None or connection in _ABOUT_CONNECTION else _options(connection)
         for name, header in self._copied:
             found = http_headers.get(name)
-            if found is not None:
+            if found is not None and name not in hops:
                 out.append((header, found.encode("latin-1")))
         for name, header in self._about_client:
             known = forwarding.told(name, http_headers, client)
             if known is not None:
                 out.append((header, known.encode("latin-1")))
-        if self._forwards_client_id:
+        if self._forwards_client_id and CLIENT_REQUEST_ID not in hops:
             client_id = client_request_id(http_headers)
             if client_id:
                 out.append((f"http_header_{CLIENT_REQUEST_ID}", client_id.encode("ascii")))
@@ -150,6 +160,11 @@ def client_request_id(headers: Headers) -> str:
     """The client's own X-Request-Id, as it goes onto the record and into the access log; empty: none that could."""
     found = headers.get(CLIENT_REQUEST_ID)
     return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
+
+
+def _options(connection: str) -> frozenset[str]:
+    """The headers that are meant for the next hop alone, and so for nobody behind it."""
+    return frozenset(option.strip(" \t").lower() for option in connection.split(","))
 
 
 def decode_reply(message: Message) -> Reply:

@@ -269,6 +269,8 @@ class Service:
             handler = handlers.get(key)
             if handler is not None:
                 return handler
+        if method == b"HEAD":  # a GET whose content is not sent (RFC 9110, 9.3.2)
+            return handlers.get((b"GET", route)) or handlers.get((b"GET", b""))
         return None
 
     def _unknown(self, work: _Work) -> ReplyRecord:

@@ -16,6 +16,7 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
 # A header's name could have a * (RFC 9110, 5.6.2); whoever writes one here means a pattern.
 _HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
+_REST = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\.\.\.\}").fullmatch
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}").fullmatch
 _SERVER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
@@ -150,6 +151,8 @@ def no_single_method(value: str) -> str:
 def path(value: str) -> str:
     """A path template: segments separated by `/`, each literal or one `{parameter}`; percent signs are decoded.
 
+    The last one may be `{parameter...}`, the rest of the path.
+
     What other routers would read as a pattern is refused, with the words for it that this one knows: a route that took
     `*` or `:id` literally would match nobody's requests.
     """
@@ -165,9 +168,11 @@ def path(value: str) -> str:
         is_last = at == len(segments) - 1
         if segment in (".", "..") or (not segment and not is_last):
             raise ValueError("an empty segment, . or .. matches no request")
-        parameter = _PARAMETER(segment)
-        if parameter is not None:
+        parameter = _PARAMETER(segment) or (is_last and _REST(segment))
+        if parameter:
             names.append(parameter[1])
+        elif _REST(segment):
+            raise ValueError("only the last segment can stand for the rest of the path")
         else:
             _refuse_pattern(segment, "/".join(segments[:at]), is_last)
     if len(set(names)) < len(names):

@@ -241,8 +241,13 @@ def test_a_target_above_the_limit_is_414_on_static_paths_too():
         ('wait="1"', 1),
         ("WAIT = 1", 1),
         ("wait=1; foo=bar", 1),
-        ("wait=0", 0),
         (["respond-async", "wait=1"], 1),
+        (["", "wait=1"], 1),
+        ("wait=1, wait=2", 1),
+        ("wait=2, wait=1", 2),
+        ('foo="a, wait=1", bar', 2),
+        ('foo="a\\", wait=1", wait=1', 1),
+        ('foo="a, wait=1', 2),
         ("wait=100", 2),
         ("wait=x", 2),
         ("wait=-1", 2),
@@ -252,6 +257,96 @@ def test_a_target_above_the_limit_is_414_on_static_paths_too():
 )
 def test_prefer_wait_lowers_the_timeout_and_never_raises_it(prefer, seconds):
     assert admitted("GET", "/orders/7", prefer=prefer).timeout_ns == seconds * 1_000_000_000
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", 'respond-async, wait="00"', ["x", "wait = 0"]])
+def test_who_waits_for_nothing_gets_no_record_that_nobody_could_answer(prefer):
+    verdict = refused("GET", "/orders/7", prefer=prefer)
+    assert (verdict.ending, verdict.route_number) == (errors.MALFORMED, 1)
+    assert "Prefer: wait" in verdict.detail
+
+
+CATCH_ALL = """
+[gateway]
+name = "shop"
+[kafka]
+bootstrap = "localhost:9092"
+[[route]]
+method = "GET"
+path = "/files/{rest...}"
+topic = "orders"
+[[route]]
+method = "GET"
+path = "/files/{id}/size"
+topic = "orders"
+[[route]]
+method = "GET"
+path = "/files/list"
+topic = "orders"
+[[route]]
+method = ["GET", "POST"]
+path = "/all/{kind}/{rest...}"
+topic = "orders"
+head = false
+[[route]]
+method = "HEAD"
+path = "/all/{k}/{r...}"
+topic = "orders"
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "params"),
+    [
+        ("/files/", 0, (("rest", ""),)),
+        ("/files/a", 0, (("rest", "a"),)),
+        ("/files/a%2Fb//c/", 0, (("rest", "a%2Fb//c/"),)),
+        ("/files//", 0, (("rest", "/"),)),
+        ("/files/7/size", 1, (("id", "7"),)),
+        ("/files/7/size/", 0, (("rest", "7/size/"),)),
+        ("/files/list", 2, ()),
+        ("/files/list/", 0, (("rest", "list/"),)),
+        ("/all/x/", 3, (("kind", "x"), ("rest", ""))),
+        ("/all/x/y/z", 3, (("kind", "x"), ("rest", "y/z"))),
+    ],
+)
+def test_the_rest_of_a_path_is_what_no_other_route_takes(path, number, params):
+    cfg = config.loads(CATCH_ALL, "test.toml")
+    verdict = Intake(cfg.routes, cfg.limits, ()).admit(head("GET", path))
+    assert isinstance(verdict, Admission), verdict
+    assert (verdict.route_number, verdict.params) == (number, params)
+
+
+@pytest.mark.parametrize(
+    ("path", "ending"),
+    [
+        ("/files", errors.NO_ROUTE),
+        ("/all//x", errors.NO_ROUTE),
+        ("/files/../a", errors.MALFORMED),
+        ("/files/a/%2e%2e", errors.MALFORMED),
+    ],
+)
+def test_the_rest_of_a_path_begins_behind_a_slash_and_holds_no_dots(path, ending):
+    cfg = config.loads(CATCH_ALL, "test.toml")
+    assert refused("GET", path, intake=Intake(cfg.routes, cfg.limits, ())).ending is ending
+
+
+def test_head_is_taken_wherever_get_is_unless_it_is_switched_off():
+    cfg = config.loads(CATCH_ALL, "test.toml")
+    assert [route.methods for route in cfg.routes] == [
+        ("GET", "HEAD"),
+        ("GET", "HEAD"),
+        ("GET", "HEAD"),
+        ("GET", "POST"),
+        ("HEAD",),
+    ]
+    verdict = Intake(cfg.routes, cfg.limits, ()).admit(head("HEAD", "/all/x/y"))
+    assert isinstance(verdict, Admission)
+    assert verdict.route_number == 4
+    without = config.loads(CATCH_ALL.replace('/files/list"', '/files/list"\nhead = false'), "test.toml")
+    assert refused("HEAD", "/files/list", intake=Intake(without.routes, without.limits, ())).headers == [
+        ("allow", "GET")
+    ]
 
 
 @given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT"]))

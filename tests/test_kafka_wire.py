@@ -94,6 +94,28 @@ def test_only_listed_http_headers_are_copied_and_trace_headers_always():
     assert not [name for name in headers if "authorization" in name or "cookie" in name]
 
 
+def test_what_says_how_a_body_is_to_be_read_travels_with_it():
+    sent = {
+        "content-type": "text/plain", "content-encoding": "gzip", "content-language": "de", "content-location": "/a",
+        "content-disposition": "inline", "content-range": "bytes 0-1/2", "content-digest": "sha-256=:x:",
+        "repr-digest": "sha-256=:y:",
+    }  # fmt: skip
+    headers = request_headers(**sent, **{"content-length": "2", "content-other": "x"})
+    assert {name: value.decode() for name, value in headers.items() if name.startswith(("content-", "repr-"))} == sent
+
+
+@pytest.mark.parametrize("connection", ["x-tenant", "close, X-TENANT", "keep-alive,\tx-tenant ,traceparent"])
+def test_a_header_that_connection_names_is_not_forwarded(connection):
+    headers = request_headers(**{"x-tenant": "blue", "content-type": "a/b", "connection": connection})
+    assert "http_header_x-tenant" not in headers
+    assert headers["content-type"] == b"a/b"
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive", "Upgrade, HTTP2-Settings", "", "x-ten"])
+def test_what_connection_does_not_name_is_forwarded(connection):
+    assert "http_header_x-tenant" in request_headers(**{"x-tenant": "blue", "connection": connection})
+
+
 def test_authorization_is_copied_where_the_route_lists_it():
     assert request_headers(copied=("authorization",), authorization="Bearer x")["http_header_authorization"] == (
         b"Bearer x"
