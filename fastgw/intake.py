@@ -60,8 +60,10 @@ class Intake:
         self._root = _Node()
         # Most traffic is on paths without parameters: those are one dictionary look-up away.
         self._static: dict[str, _Node] = {}
+        self._methods: set[str] = set()  # of any route
         for route in routes:
             self._add(route)
+            self._methods.update(route.methods)
 
     @property
     def hosts_remembered(self) -> int:
@@ -98,6 +100,8 @@ class Intake:
         node = self._static.get(head.path)  # it is one of our own, without escapes: nothing is to be checked
         values: tuple[str, ...] = ()
         if node is None:
+            if head.path == "*" and head.method == "OPTIONS":
+                return self._check_host(head) or self._options_of_all()
             try:
                 segments = decoded_segments(head.path)
             except BadPath as bad:
@@ -139,6 +143,10 @@ class Intake:
             timeout_ns,
             route.max_body_bytes,
         )
+
+    def _options_of_all(self) -> Refusal:
+        """`OPTIONS *` asks about the gateway as a whole (RFC 9110, 9.3.7): there is no route and no record for it."""
+        return Refusal(errors.ANSWERED, "", headers=[("allow", ", ".join(sorted(self._methods)))], is_preflight=True)
 
     def routes_at(self, head: Head) -> dict[str, Route]:
         """The routes of the path by method; none where `admit` would refuse the request whatever its method is."""

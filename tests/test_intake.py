@@ -223,6 +223,13 @@ def test_a_body_of_unknown_length_is_taken_with_any_method(method, path):
     assert admitted(method, path, is_streamed=True, length=5).body_bytes == 5
 
 
+def test_options_of_everything_is_answered_with_all_methods_and_has_no_record():
+    verdict = refused("OPTIONS", "*")
+    assert (verdict.is_preflight, verdict.headers) == (True, [("allow", "GET, HEAD, POST")])
+    assert refused("OPTIONS", "*", hosts=()).ending is errors.MALFORMED
+    assert refused("GET", "*").ending is errors.MALFORMED
+
+
 def test_no_body_at_all_is_fine():
     assert admitted("POST", "/orders").body_bytes == 0
     assert admitted("GET", "/orders/7").body_bytes == 0

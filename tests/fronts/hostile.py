@@ -149,7 +149,6 @@ REQUEST_LINES = (
     _bad("TRACE", b"TRACE /echo HTTP/1.1\r\nHost: shop.test\r\n\r\n", 405),
     _bad("CONNECT", b"CONNECT shop.test:443 HTTP/1.1\r\nHost: shop.test:443\r\n\r\n"),
     _bad("CONNECT with a path", b"CONNECT /echo HTTP/1.1\r\nHost: shop.test\r\n\r\n", 405),
-    _bad("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
     _bad("no target", b"GET  HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
     _bad("a relative target", _get(b"echo")),
     _bad("a target with a blank", _get(b"/echo?a b")),
