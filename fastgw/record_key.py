@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from fastgw import forwarding
 from fastgw.admission import Params
 from fastgw.errors import KeyMissing
-from fastgw.messages import Headers
+from fastgw.messages import Head, Headers
 from fastgw.request_path import decoded
 
 KeyOf = Callable[[Headers, Params, bytes], bytes]
@@ -40,6 +41,8 @@ def key_of(spec: str) -> KeyOf | None:
     where, _, name = spec.partition(".")
     if where == "path":
         return lambda _headers, params, _body: _found(decoded(dict(params).get(name, "")), spec)
+    if where == "header" and forwarding.is_about_client(name):
+        return lambda headers, _params, _body: _found(_known(name, headers), spec)
     if where == "header":
         # One character is one byte of the client's, see messages.Head.
         return lambda headers, _params, _body: _found((headers.get(name) or "").encode("latin-1", "replace"), spec)
@@ -52,6 +55,13 @@ def _found(key: bytes, spec: str) -> bytes:
     if not key:
         raise _missing(spec, "nothing there, or an empty text")
     return key
+
+
+def _known(name: str, headers: Headers) -> bytes:
+    """What a record says in place of a header that speaks of the client, and that a client could write itself."""
+    assert isinstance(headers, Head), "they are asked for by name, and there is more to be asked"
+    known = forwarding.told(name, headers, headers.client or forwarding.of_peer(headers.peer))
+    return (known or "").encode("latin-1")
 
 
 def _missing(spec: str, got: str) -> KeyMissing:

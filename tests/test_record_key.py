@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.errors import KeyMissing
+from fastgw.forwarding import Forwarding
+from fastgw.messages import Head, Peer
 from fastgw.record_key import key_of
 
 PARAMS = (("id", "7"), ("shop", "blue"), ("odd", "a%2Fb+%ff"))
@@ -30,6 +34,16 @@ PARAMS = (("id", "7"), ("shop", "blue"), ("odd", "a%2Fb+%ff"))
 def test_a_key_is_found(spec, key):
     body = '{"customer":"c9","deep":{"list":[0,{"n":42}]},"a/b":"slash","t~":"tilde","name":"Юля"}'.encode()
     assert key_of(spec)({"x-tenant": "t1", "x-obs": "\xfc"}, PARAMS, body) == key
+
+
+@pytest.mark.parametrize("spec", ["header.x-real-ip", "header.x-forwarded-for", "header.x_real_ip"])
+def test_a_client_cannot_choose_the_key_of_another(spec):
+    lies = {"x-real-ip": "6.6.6.6", "x_real_ip": "6.6.6.6", "x-forwarded-for": "6.6.6.6"}
+    lines = SimpleNamespace(get_all=lambda name: [lies[name]] if name in lies else [])
+    head = Head("GET", "/", "", lines, ("shop.test",), None, False, Peer("192.0.2.7", 1, "http"))
+    assert key_of(spec)(head, (), b"") == b"192.0.2.7"
+    head.client = Forwarding(("192.0.2.7",), "x-forwarded").client_of(head)
+    assert key_of(spec)(head, (), b"") == {"header.x-forwarded-for": b"6.6.6.6, 192.0.2.7"}.get(spec, b"6.6.6.6")
 
 
 def test_no_setting_means_no_key():
