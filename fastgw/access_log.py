@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from fastgw import errors
 from fastgw.errors import Ending, Outcome
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ TELL_PERIOD_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 _chance = random.random
+_REPLIED = frozenset({errors.ANSWERED.number, errors.BAD_REPLY.number})
 _OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # an enumeration is slow at it
 
 
@@ -142,7 +144,8 @@ class AccessLog:
             total_ms = (now_ns - claimed_ns) // 1000 / 1000
             if recorded_ns:
                 queue_ms = max(0, recorded_ns - sent_ns) // 1000 / 1000
-                ack_to_reply_ms = (now_ns - recorded_ns) // 1000 / 1000
+                if ending.number in _REPLIED:
+                    ack_to_reply_ms = (now_ns - recorded_ns) // 1000 / 1000
         line = self._encode(
             Line(
                 self._now(),

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply, Tally
 from fastgw.notes import Notes
 from fastgw.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
 from fastgw.spread import Spread
+from fastgw.throttle import Throttle
 
 if TYPE_CHECKING:
     from fastgw.http_granian import GranianFront
@@ -71,6 +72,7 @@ STOP_READING_AFTER_NS = 1_000_000_000  # after others were told: they may have l
 # section 3), and what arrives while nobody reads is lost to everybody whose reply went astray.
 HAND_OVER_NS = 4_000_000_000
 ORPHAN_MORE_S = 3.0  # after the drain timeout, for a worker whose supervisor is gone
+END_OF_TIME_NS = 1 << 62
 EXIT_BROKEN = 70  # sysexits.h: an internal error
 SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
 
@@ -98,6 +100,7 @@ class Worker:
         plans = self._build_plans(classes)
         link = self._link
         self._journal = Journal()
+        self._poison = Throttle()  # of lines about replies that nothing could be made of
         policies = Policies(cfg.cors, cfg.routes)
         self._access_log = AccessLog(cfg.log, slot, self._count_dropped) if cfg.log.access != "off" else None
         names = {route.number: route.name for route in cfg.routes}
@@ -187,14 +190,20 @@ class Worker:
         self._exchange.undelivered(token, ending, detail)
 
     def replies(self, replies: Sequence[Reply]) -> None:
+        self._take_each(replies, self._take_reply)
+
+    def _take_each(self, replies: Sequence[Reply], take: Callable[[Reply, int], None]) -> None:
         now_ns = time.monotonic_ns()
         for reply in replies:
             try:
-                self._take_reply(reply, now_ns)
+                take(reply, now_ns)
             except MemoryError:
                 raise  # see _on_unhandled
             except Exception:  # one poisonous record must not cost the others of its batch their answers
-                log.exception("reply not handled", partition=reply.partition, offset=reply.offset)
+                held_back = self._poison.admit(("reply",), now_ns)
+                if held_back >= 0:
+                    where = {"partition": reply.partition, "offset": reply.offset}
+                    log.exception("reply not handled", **where, held_back=held_back)
                 self._table.count_fate(self._process, Fate.MALFORMED)
 
     def _take_reply(self, reply: Reply, now_ns: int) -> None:
@@ -241,13 +250,14 @@ class Worker:
         return Fate.ORPHAN if whose is Whose.ORPHAN else Fate.FOREIGN
 
     def forwarded(self, replies: list[Reply]) -> None:
-        now_ns = time.monotonic_ns()
-        for reply in replies:
-            cid = ids.parse(reply.correlation_id)
-            if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
-                self._resolve(cid, reply, now_ns)
-            else:
-                self._table.count_fate(self._process, Fate.ORPHAN)
+        self._take_each(replies, self._take_forwarded)
+
+    def _take_forwarded(self, reply: Reply, now_ns: int) -> None:
+        cid = ids.parse(reply.correlation_id)
+        if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
+            self._resolve(cid, reply, now_ns)
+        else:
+            self._table.count_fate(self._process, Fate.ORPHAN)
 
     @property
     def _address(self) -> tuple[int, int, int]:
@@ -455,6 +465,7 @@ class Worker:
         unsent = self._link.close(1.0)
         if self._access_log is not None:
             self._access_log.close()
+        self._journal.sum_up(END_OF_TIME_NS)
         log.info("drained", ended_early=ended, unsent=unsent)
         self.stopped.set()
 

@@ -259,3 +259,11 @@ def test_a_sample_is_a_part(sample, is_taken):
     else:
         with pytest.raises(ConfigError, match=r"log\.sample"):
             config.loads(text + route)
+
+
+@pytest.mark.parametrize(
+    ("ending", "has_reply"), [(errors.ANSWERED, True), (errors.BAD_REPLY, True), (errors.EXPIRED, False)]
+)
+def test_without_a_reply_there_is_no_time_to_it(lines, ending, has_reply):
+    lines.write(ending, ending.status)
+    assert ("ack_to_reply_ms" in lines.read()[0]) is has_reply
