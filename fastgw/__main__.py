@@ -1,7 +1,7 @@
 """`python -m fastgw`: the commands of `cli`, and the processes that the supervisor starts.
 
-Those, `worker`, `agent` and `standby`, are no commands for people. They are parsed here because a worker that died has
-to be back soon, and the libraries of the command line take 0.1 s to import.
+Those, `worker`, `agent`, `checker` and `standby`, are no commands for people. They are parsed here because a worker
+that died has to be back soon, and the libraries of the command line take 0.1 s to import.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fastgw.errors import FastgwError
 _CHILDREN = {
     "worker": ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
     "agent": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
+    "checker": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
 }
 
 
@@ -61,6 +62,10 @@ def _be(kind: str, arguments: Sequence[str]) -> int:
             from fastgw import worker
 
             return worker.main(**options)
+        if kind == "checker":
+            from fastgw import checker
+
+            return checker.main(**options)
         from fastgw import agent
 
         return agent.main(**options)
@@ -78,7 +83,7 @@ def parse_child(kind: str, arguments: Sequence[str]) -> dict[str, Any]:
     if kind == "worker":
         parser.add_argument("--listen-fds", type=_numbers, required=True)
         parser.add_argument("--listen-of", type=_numbers, required=True)
-    else:
+    if kind == "agent":
         parser.add_argument("--admin-fds", type=_numbers, default=[])
     return vars(parser.parse_args(arguments))
 

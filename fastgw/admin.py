@@ -9,6 +9,7 @@ and answers those who call it by a name that it knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,6 +19,7 @@ from fastgw._ctable import Table
 from fastgw.config import Config
 from fastgw.messages import HeaderList
 from fastgw.metrics import ServiceState
+from fastgw.state_file import State
 
 WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
 
@@ -43,11 +45,19 @@ class Admin:
         services: asks what is known of the services whose consumer groups routes name.
     """
 
-    def __init__(self, table: Table, config: Config, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        config: Config,
+        clock_ns: Callable[[], int],
+        supervisor: Callable[[], State | None] = lambda: None,
+    ) -> None:
         """
         Args:
             clock_ns: the monotonic clock, the same for all processes of this machine.
+            supervisor: what the supervisor says of itself now; None: nothing.
         """
+        self._supervisor = supervisor
         self.config = config
         self.services: Callable[[], Sequence[ServiceState]] = tuple
         self._table = table
@@ -93,7 +103,8 @@ class Admin:
         return [names.get(number, f"#{number}") for number in service.routes]
 
     def _metrics(self) -> Page:
-        text = metrics.render(self._table, self._route_names(), self._clock_ns(), self.services())
+        names, now_ns = self._route_names(), self._clock_ns()
+        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor())
         return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
 
     def _status(self) -> Page:
@@ -111,6 +122,7 @@ class Admin:
             "ready": not reasons,
             "reasons": reasons,
             "draining": table.service_draining(),
+            **_told_of(self._supervisor()),
             "workers": self._workers(now_ns),
             "partitions": self._partitions(),
             "services": self._services(),
@@ -188,6 +200,24 @@ def page(status: int, content_type: str, body: bytes) -> Page:
     """An answer that nobody may keep."""
     headers = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", "no-store")]
     return Page(status, headers, body)
+
+
+def _told_of(state: State | None) -> dict[str, Any]:
+    if state is None:
+        return {"supervisor": None, "reload": None}
+    last = state.reload
+    reload = last and {
+        "number": last.number,
+        "began": _time(last.began_s),
+        "ended": _time(last.ended_s),
+        "result": last.result,
+        "error": last.error or None,
+    }
+    return {"supervisor": {"pid": state.pid, "config": state.config}, "reload": reload}
+
+
+def _time(epoch_s: float | None) -> str | None:
+    return None if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")
 
 
 def _json(value: Any) -> bytes:

@@ -14,12 +14,13 @@ import socket
 import stat
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 from setproctitle import setproctitle
 
-from fastgw import _ctable, config, logs, table, topics
+from fastgw import _ctable, config, logs, state_file, table, topics
 from fastgw._ctable import Table
 from fastgw.admin import Admin
 from fastgw.admin_server import AdminServer
@@ -42,7 +43,7 @@ def main(
     ready_fd: int,
     life_fd: int,
     admin_fds: Sequence[int] = (),
-    run_dir: str = "",  # noqa: ARG001  (children are started alike; the agent has no files of its own)
+    run_dir: str = "",
 ) -> int:
     """The process: `fastgw agent`, started by the supervisor with everything it needs as inherited descriptors.
 
@@ -51,6 +52,7 @@ def main(
     Args:
         table_fd: the shared table.
         config_fd: the configuration as `config.to_json` wrote it.
+        run_dir: where the supervisor keeps its state, which the admin port shows. Empty: nowhere.
         ready_fd: a pipe; gets one line, `ready` or `error <why>`, and is closed. -1: nobody wants to know.
         life_fd: a pipe whose other end lives as long as the supervisor. -1: there is none.
         admin_fds: listening sockets of the admin port, one for each of its addresses; often none.
@@ -61,13 +63,13 @@ def main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it passes on SIGTERM
     logs.configure("agent")
     try:
-        agent = Agent(table.attach(table_fd), config_fd, admin_fds)
+        agent = Agent(table.attach(table_fd), config_fd, admin_fds, Path(run_dir) if run_dir else None)
         setproctitle(f"fastgw: {agent.name} agent")
         agent.start()
     except FastgwError as error:
-        _tell(ready_fd, f"error {' '.join(str(error).split())}\n")
+        tell(ready_fd, f"error {' '.join(str(error).split())}\n")
         return error.exit_code
-    _tell(ready_fd, "ready\n")
+    tell(ready_fd, "ready\n")
     return agent.run(life_fd)
 
 
@@ -85,12 +87,14 @@ def owners_of(partitions: frozenset[int], partition_count: int, workers: int) ->
 class Agent:
     """The parts of the agent, joined."""
 
-    def __init__(self, table: Table, config_fd: int, admin_fds: Sequence[int]) -> None:
+    def __init__(self, table: Table, config_fd: int, admin_fds: Sequence[int], run_dir: Path | None = None) -> None:
         self._table = table
         self._config_fd = config_fd
-        self._config = _read_config(config_fd)
+        self._config = read_config(config_fd)
         self.name = self._config.gateway.name
-        self._admin = Admin(table, self._config, time.monotonic_ns)
+        self._admin = Admin(
+            table, self._config, time.monotonic_ns, lambda: state_file.read(run_dir) if run_dir else None
+        )
         self._servers = [AdminServer(socket.socket(fileno=fd), self._admin) for fd in admin_fds]
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -160,7 +164,7 @@ class Agent:
 
     def _read_again(self) -> None:
         try:
-            fresh = _read_config(self._config_fd)
+            fresh = read_config(self._config_fd)
         except FastgwError as error:
             log.error("configuration not taken over", error=str(error))
             return
@@ -212,7 +216,12 @@ class Agent:
         self._wake_write.send(b"!")
 
 
-def _read_config(config_fd: int) -> Config:
+def read_config(config_fd: int) -> Config:
+    """What the supervisor hands over to a child.
+
+    Raises:
+        ConfigError: it is of another version.
+    """
     return config.from_json(_read_all(config_fd))
 
 
@@ -225,7 +234,8 @@ def _read_all(fd: int) -> bytes:
         return pipe.read()
 
 
-def _tell(ready_fd: int, line: str) -> None:
+def tell(ready_fd: int, line: str) -> None:
+    """Say the one line that the supervisor waits for."""
     if ready_fd < 0:
         return
     with os.fdopen(ready_fd, "w") as pipe:

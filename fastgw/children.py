@@ -22,7 +22,9 @@ from enum import Enum
 from math import inf
 from pathlib import Path
 
-CommandFor = Callable[[str], list[str]]  # kind of child ("worker", "agent", "standby") -> the command that starts one
+CommandFor = Callable[
+    [str], list[str]
+]  # kind of child ("worker", "agent", "checker", "standby") -> the command that starts one
 
 Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
 """Starts a process that has each of these descriptors and is told their numbers as options; raises OSError."""
@@ -42,7 +44,8 @@ class Child:
     """One child process. Its times are the parent's monotonic seconds.
 
     Attributes:
-        slot, generation: of a worker; -1 of the agent.
+        slot, generation: of a worker; -1 of the others.
+        refusal: why it does not become ready, where that is known; kept by the parent.
         state: kept by the parent.
         ready_at: when it said so.
         kill_at: when the parent's patience ends; infinity while nothing is expected of the child.
@@ -57,13 +60,15 @@ class Child:
         kill_at: float,
         slot: int = -1,
         generation: int = -1,
+        kind: str = "agent",
     ) -> None:
         """Start it with each of `fds` told as an option: {"--table-fd": [4]} or several numbers.
 
         Raises:
             OSError: the process could not be started.
         """
-        self.slot, self.generation = slot, generation
+        self.slot, self.generation, self._kind = slot, generation, kind
+        self.refusal = ""
         self.started_at, self.kill_at = now, kill_at
         self.ready_at = inf
         self.state = State.STARTING
@@ -94,7 +99,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        return f"worker {self.slot}.{self.generation}" if self.is_worker else "agent"
+        return f"worker {self.slot}.{self.generation}" if self.is_worker else self._kind
 
     def heard(self) -> str | None:
         """The line that the child has said; "" when it closed the pipe without one, None while more is to come."""

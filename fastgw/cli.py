@@ -88,6 +88,33 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 
 @app.command()
+def reload(
+    config: ConfigPath = DEFAULT_CONFIG,
+    pid: Annotated[
+        int | None, typer.Option(min=1, help="Which gateway, where several run with this file: its supervisor's pid.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait for the result, in seconds.")] = 300.0,
+) -> None:
+    """Have the running gateway read its configuration again, and wait until that is done.
+
+    The gateway is found by its configuration file, on this machine. It checks what `fastgw run` checks, topics too;
+    then it replaces its workers one by one. Ctrl-C ends the waiting, not the reload.
+
+    Exit code 0: the new configuration runs. Otherwise the old one does. Exit code 2: it was refused, or no gateway runs
+    with this file. Exit code 1: workers could not start with it and went back, or there is no result in time.
+    """
+
+    def work() -> int:
+        from fastgw import reload_request
+
+        done = reload_request.reload(config, pid, timeout)
+        print(f"{config}: reloaded by the gateway with pid {done.pid} in {done.took_s:.1f} s")
+        return 0
+
+    _finish(work)
+
+
+@app.command()
 def check(
     config: ConfigPath = DEFAULT_CONFIG,
     live: Annotated[

@@ -15,6 +15,7 @@ from fastgw import systemd, table
 from fastgw.config import Config
 from fastgw.errors import StartError
 from fastgw.listeners import SocketFile, open_listeners
+from fastgw.state_file import RUN_DIR_PREFIX
 
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -85,7 +86,7 @@ def _make_run_dir(configured: str) -> Path:
     place = next(filter(None, places), tempfile.gettempdir())
     try:
         Path(place).mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="fastgw-", dir=place))
+        return Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=place))
     except OSError as error:
         raise StartError(f"run directory in {place}: {error.strerror}") from error
 

@@ -16,6 +16,7 @@ from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.errors import ENDINGS
 from fastgw.messages import Cut, Fate, Tally
+from fastgw.state_file import RESULTS, State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
@@ -86,7 +87,13 @@ def _why_not_serving(state: WorkerState) -> str:
     return f"no heartbeat for {state.heartbeat_age_ns / 1e9:.1f} s"
 
 
-def render(table: Table, routes: Mapping[int, str], now_ns: int, services: Iterable[ServiceState] = ()) -> str:
+def render(
+    table: Table,
+    routes: Mapping[int, str],
+    now_ns: int,
+    services: Iterable[ServiceState] = (),
+    supervisor: State | None = None,
+) -> str:
     """All metrics as Prometheus text.
 
     Args:
@@ -94,6 +101,7 @@ def render(table: Table, routes: Mapping[int, str], now_ns: int, services: Itera
         routes: route number -> name, for the routes of the present configuration.
         now_ns: monotonic time.
         services: of the routes that name a consumer group.
+        supervisor: what the supervisor says of itself; None: nothing.
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
@@ -107,6 +115,7 @@ def render(table: Table, routes: Mapping[int, str], now_ns: int, services: Itera
         _workers(table, states),
         _partitions(table, states),
         _services(services, routes),
+        _reloads(supervisor),
     ):
         lines.extend(family)
     return "\n".join(lines) + "\n"
@@ -226,6 +235,18 @@ def _services(services: Iterable[ServiceState], routes: Mapping[int, str]) -> It
     if samples:
         text = "Whether somebody of the service is there to take requests; only for routes with service_group."
         yield from _gauge("service_up", text, samples)
+
+
+def _reloads(supervisor: State | None) -> Iterator[str]:
+    if supervisor is None:
+        return
+    results = [((("result", result),), supervisor.results.get(result, 0)) for result in RESULTS]
+    yield from _counter("reloads_total", "Reloads by what became of them.", results)
+    # Named as Prometheus names its own.
+    text = "Whether the configuration that was last asked for is the one that runs."
+    yield from _gauge("config_last_reload_successful", text, [((), supervisor.is_current)])
+    text = "When the last reload ended, or the start if there was none."
+    yield from _gauge("config_last_reload_timestamp_seconds", text, [((), round(supervisor.decided_s, 3))])
 
 
 def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:

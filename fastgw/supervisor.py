@@ -13,8 +13,9 @@ process, a `Slot` for each worker, at most one `Reload`.
     a worker hangs    (no heartbeat for 2.5 s after its first one) it is killed, and so it died
     the watchdog      of systemd is fed while a worker serves and every heart beats
     the agent dies    a successor starts, the workers do not notice; one that hangs for 15 s is killed
-    SIGHUP            the new configuration is read and checked; then slot by slot a new generation starts, and when it
-                      is ready the old one drains; if one does not become ready, the slots done so far go back
+    SIGHUP            the new configuration is read, and a checker asks Kafka what the agent asks at the start; then
+                      slot by slot a new generation starts, and when it is ready the old one drains; if one does not
+                      become ready, the slots done so far go back. The state file and systemd's status say what came
     SIGTERM, SIGINT   readiness goes false, the workers drain; what is left after the drain timeout is killed; exit 0
     a second SIGINT   everything is killed at once; exit 130
     we die            the children read EOF on the life pipe and end by themselves
@@ -35,10 +36,11 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import setproctitle
 import structlog
 
-from fastgw import config, logs, reload, systemd, table
+from fastgw import config, logs, reload, state_file, systemd, table
 from fastgw.children import Child, CommandFor, Start, State, by_exec, environment, fastgw_command
 from fastgw.config import Config
 from fastgw.errors import ConfigError, StartError
@@ -51,6 +53,7 @@ from fastgw.worker_slots import PATIENCE, BackOff, Patience, Slot, deaf_slots
 log = structlog.get_logger("fastgw.supervisor")
 
 EXIT_KILLED = 130  # what a shell says of a command that Ctrl-C ended
+STATUS_LENGTH_MAX = 1000  # systemctl shows it on one line
 
 
 class Phase(Enum):
@@ -77,6 +80,7 @@ class Reload:
     todo: deque[int]
     done: list[int] = field(default_factory=list)
     back: bool = False  # this roll undoes one that failed
+    error: str = ""  # why that one failed
 
 
 def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: Patience = PATIENCE) -> int:
@@ -112,6 +116,7 @@ class Supervisor:
         # Changed by reloads.
         self._edition = Edition(config.load(config_path), -1)
         self.name = self._edition.config.gateway.name  # a reload cannot change it
+        self._checking: tuple[Edition, Child] | None = None  # a reload whose configuration is being checked
         self._reload: Reload | None = None
         self._reload_wanted = False
         # The processes.
@@ -119,10 +124,12 @@ class Supervisor:
         self._slots = [Slot(number, BackOff(patience)) for number in range(workers)]
         self._agent: Child | None = None
         self._agent_back_off = BackOff(patience)
+        self._checkers: list[Child] = []
         self._standby: Standby | None = None
         self._standby_back_off = BackOff(patience)
         # Where it stands; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
+        self._state = state_file.of_this_process(self.name, config_path, time.time())
         self._start_by = inf
         self._watchdog_at = inf
         self._exit_code = 0
@@ -145,6 +152,10 @@ class Supervisor:
         return self._phase is Phase.DRAINING and not self._children()
 
     def _children(self) -> list[Child]:
+        return self._lasting() + self._checkers
+
+    def _lasting(self) -> list[Child]:
+        """The children that are to live on: their hearts beat."""
         agent = [self._agent] if self._agent else []
         return agent + self._workers()
 
@@ -159,11 +170,20 @@ class Supervisor:
         self._held = Holdings(settings)
         self._owned.callback(self._held.close)
         self._vital_signs = VitalSigns(self._held.table, self._patience)
+        self._owned.callback(os.close, state_file.hold(self._held.run_dir))
+        self._publish(self._state)
         self._edition = Edition(settings, in_memory(config.to_json(settings), sealed=True))
         self._owned.callback(lambda: os.close(self._edition.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
         self._owned.callback(os.close, self._agent_config_fd)
         self._owned.callback(self._end_the_rest)
+
+    def _publish(self, state: state_file.State) -> None:
+        self._state = state
+        try:
+            state_file.write(self._held.run_dir, state)
+        except OSError as error:
+            log.error("state file not written", run_dir=str(self._held.run_dir), error=str(error))
 
     def _open_signals(self) -> None:
         self._owned.callback(self._selector.close)
@@ -207,6 +227,7 @@ class Supervisor:
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
+        self._publish(msgspec.structs.replace(self._state, stage=state_file.SERVING))
         self._standby_back_off.start_at = time.monotonic()
         if self._watchdog_s is not None:
             self._watchdog_at = 0.0
@@ -223,7 +244,11 @@ class Supervisor:
 
     def _tell_ready(self) -> None:
         addresses = " ".join(self._held.listeners.addresses)
-        self._notifier.tell("READY=1", f"STATUS=serving {addresses} with {len(self._slots)} workers")
+        status = f"serving {addresses} with {len(self._slots)} workers"
+        last = self._state.reload
+        if last is not None and last.error:
+            status += f"; last reload {last.result}: {_in_one_line(last.error)}"
+        self._notifier.tell("READY=1", f"STATUS={status[:STATUS_LENGTH_MAX]}")
 
     def _spawn_agent(self) -> None:
         admin_fds = self._held.admin.fds_of(0)
@@ -262,7 +287,7 @@ class Supervisor:
         arguments = ["--run-dir", str(held.run_dir), *arguments]
         now = time.monotonic()
         try:
-            child = Child(self._start_of(kind, arguments), fds, now, now + self._patience.start, slot, generation)
+            child = Child(self._start_of(kind, arguments), fds, now, now + self._patience.start, slot, generation, kind)
         except OSError as error:
             log.error("child not started", child=kind, slot=slot, error=str(error))
             return None
@@ -332,6 +357,9 @@ class Supervisor:
     def _became_ready(self, child: Child) -> None:
         child.state, child.kill_at, child.ready_at = State.READY, inf, time.monotonic()
         log.info("child ready", child=child.name, pid=child.pid, took_s=round(child.ready_at - child.started_at, 3))
+        if child in self._checkers:
+            self._checked(child)
+            return
         if child is self._agent:
             if self._phase is Phase.STARTING_AGENT:
                 self._start_workers()
@@ -348,7 +376,9 @@ class Supervisor:
         """It says that it cannot start. At the first start that is the answer to the whole command."""
         if self._phase in (Phase.STARTING_AGENT, Phase.STARTING_WORKERS):
             raise StartError(why if child is self._agent else f"{child.name}: {why}")
-        log.error("child cannot start", child=child.name, why=why)
+        child.refusal = why
+        if child not in self._checkers:
+            log.error("child cannot start", child=child.name, why=why)
         child.state, child.kill_at = State.STOPPING, time.monotonic() + self._patience.agent_stop
 
     # Children that end.
@@ -363,7 +393,9 @@ class Supervisor:
         ran_s = time.monotonic() - child.started_at
         expected = child.state is State.STOPPING
         (log.info if expected else log.error)("child ended", child=child.name, how=how, ran_s=round(ran_s, 3))
-        if child is self._agent:
+        if child in self._checkers:
+            self._checker_ended(child, how)
+        elif child is self._agent:
             self._agent_ended(how, ran_s)
         else:
             self._worker_ended(self._slots[child.slot], child, how, ran_s)
@@ -384,7 +416,7 @@ class Supervisor:
                 slot.back_off.ended(time.monotonic(), ran_s)
         elif child is slot.incoming:
             slot.incoming = None
-            self._roll_failed(slot, how)
+            self._roll_failed(slot, child.refusal or how)
         else:
             slot.outgoing.remove(child)
             self._roll_next()  # it may have waited for this range in the table
@@ -413,7 +445,7 @@ class Supervisor:
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)
-        for child in self._vital_signs.hung(self._children(), now):
+        for child in self._vital_signs.hung(self._lasting(), now):
             log.error("child hangs: killed", child=child.name, pid=child.pid)
             child.kill()
         if now >= self._watchdog_at:
@@ -432,6 +464,8 @@ class Supervisor:
         for child in self._children():
             if now >= child.kill_at:
                 log.error("out of patience: killed", child=child.name, pid=child.pid, state=child.state.value)
+                if child.state is State.STARTING:
+                    child.refusal = f"not ready within {self._patience.start:g} s"
                 child.kill()
 
     def _feed_watchdog(self, now: float) -> None:
@@ -449,15 +483,41 @@ class Supervisor:
         """SIGHUP: read, check, then roll. Whatever is wrong with the new configuration, the old one stays."""
         self._reload_wanted = False
         self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
+        self._publish(self._state.begun(time.time()))
         try:
             edition = self._next_edition()
         except (ConfigError, OSError) as error:
-            log.error("reload refused, the old configuration stays", error=str(error))
-            self._tell_ready()
+            self._reload_refused(str(error))
             return
+        checker = self._spawn("checker", [], edition.fd, {})
+        if checker is None:
+            os.close(edition.fd)
+            self._reload_refused("the checker could not be started")
+            return
+        self._checkers.append(checker)
+        self._checking = edition, checker
+
+    def _reload_refused(self, why: str) -> None:
+        log.error("reload refused, the old configuration stays", error=_in_one_line(why))
+        self._reload_over(state_file.REFUSED, why)
+
+    def _checked(self, checker: Child) -> None:
+        """Kafka is as the new configuration needs it: the roll begins."""
+        checker.stop(time.monotonic() + self._patience.agent_stop)  # it has nothing more to do
+        if self._checking is None or checker is not self._checking[1]:
+            return
+        edition, self._checking = self._checking[0], None
         log.info("reloading", config=str(self._config_path))
         self._reload = Reload(edition, deque(range(len(self._slots))))
         self._roll_next()
+
+    def _checker_ended(self, checker: Child, how: str) -> None:
+        self._checkers.remove(checker)
+        if self._checking is None or checker is not self._checking[1]:
+            return
+        os.close(self._checking[0].fd)
+        self._checking = None
+        self._reload_refused(checker.refusal or f"the checker ended without a result ({how})")
 
     def _next_edition(self) -> Edition:
         before = self._edition.config
@@ -503,23 +563,26 @@ class Supervisor:
             return
         log.error("reload stopped, the old configuration stays", worker=slot.number, how=how, undone=failed.done)
         if failed.back:
-            self._reload_over()
+            self._reload_over(state_file.UNDONE, f"{failed.error}; on the way back, worker {slot.number}: {how}")
             return
         os.close(failed.edition.fd)
-        self._reload = Reload(self._edition, deque(failed.done), back=True)
+        self._reload = Reload(self._edition, deque(failed.done), back=True, error=f"worker {slot.number}: {how}")
         self._roll_next()
 
     def _reload_done(self) -> None:
         assert self._reload is not None
-        if not self._reload.back:
-            os.close(self._edition.fd)
-            self._edition = self._reload.edition
-            self._tell_agent()
-            log.info("reloaded", config=str(self._config_path))
-        self._reload_over()
+        done, self._reload = self._reload, None
+        if done.back:
+            self._reload_over(state_file.UNDONE, done.error)
+            return
+        os.close(self._edition.fd)
+        self._edition = done.edition
+        self._tell_agent()
+        log.info("reloaded", config=str(self._config_path))
+        self._reload_over(state_file.OK)
 
-    def _reload_over(self) -> None:
-        self._reload = None
+    def _reload_over(self, result: str, error: str = "") -> None:
+        self._publish(self._state.ended(time.time(), result, error))
         self._tell_ready()
         if self._reload_wanted:
             self._begin_reload()
@@ -552,17 +615,21 @@ class Supervisor:
                 self._kill_at_once()
 
     def _hung_up(self) -> None:
-        if self._phase is Phase.SERVING and self._reload is None:
+        if self._phase is Phase.SERVING and self._reload is None and self._checking is None:
             self._begin_reload()
         elif self._phase is not Phase.DRAINING:
             self._reload_wanted = True  # done after what is under way
 
     def _begin_drain(self, number: signal.Signals) -> None:
         log.info("draining", signal=number.name)
-        self._phase, self._start_by, self._reload = Phase.DRAINING, inf, None
+        self._phase, self._start_by = Phase.DRAINING, inf
+        self._reload = self._checking = None
+        for checker in self._checkers:
+            checker.kill()
         self._held.table.set_service_draining()  # first: readiness is false before any worker refuses
         to_the_end_us = int((self._drain_s() + self._patience.agent_stop) * 1e6)
         self._notifier.tell("STOPPING=1", "STATUS=draining", f"EXTEND_TIMEOUT_USEC={to_the_end_us}")
+        self._publish(msgspec.structs.replace(self._state, stage=state_file.DRAINING))
         self._end_standby()
         self._held.listeners.close()  # the workers' copies decide from now on when new connections are refused
         self._agent_back_off.cancel()
@@ -586,3 +653,7 @@ class Supervisor:
         self._exit_code = EXIT_KILLED
         for child in self._children():
             child.kill()
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip(" ^"))

@@ -1,7 +1,8 @@
-"""A fake worker and a fake agent for the tests of the supervisor, and the program that runs a supervisor with them.
+"""A fake worker, agent and checker for the tests of the supervisor, and the program that runs a supervisor with them.
 
 They keep the real contract (options, table record, readiness pipe, heartbeat, drain on SIGTERM, end with the
-supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (or FAKE_DIR/agent) tells them:
+supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (or FAKE_DIR/agent, or FAKE_DIR/checker)
+tells them:
 
     dies      ends before it is ready          refuses   says "error no such topic" and ends
     silent    never becomes ready              hangs     is ready, then its heart stops
@@ -144,6 +145,13 @@ def fake_agent(options: argparse.Namespace) -> None:
     child.event("drained")
 
 
+def fake_checker(options: argparse.Namespace) -> None:
+    child = FakeChild(options, "checker", "checker")
+    child.start()
+    while child.plan == "silent":
+        child.turn([])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
@@ -167,6 +175,8 @@ def main() -> int:
         fake_worker(options)
     elif options.kind == "agent":
         fake_agent(options)
+    elif options.kind == "checker":
+        fake_checker(options)
     else:
         return supervise(Path(options.config))
     return 0

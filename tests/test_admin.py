@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,11 +15,12 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fastgw import __version__, _ctable, admin_server, config, errors, table
+from fastgw import __version__, _ctable, admin_server, config, errors, state_file, table
 from fastgw._ctable import NOBODY, SlotRange, Table
 from fastgw.admin import PLAIN, WAITING_SHOWN, Admin, page
 from fastgw.admin_server import CONNECTIONS_MAX, AdminServer
 from fastgw.config import Config
+from fastgw.state_file import State
 from tests.waiting import eventually
 
 NOW_NS = 1_000_000_000_000
@@ -132,6 +134,8 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -
         "ready": True,
         "reasons": [],
         "draining": False,
+        "supervisor": None,
+        "reload": None,
         "partitions": {"topic": "shop.replies", "map_version": 1, "count": 4, "owners": [0, 1, None, 0]},
         "services": [],
         "waiting": {"total": 0, "oldest": []},
@@ -188,6 +192,43 @@ def test_status_lists_a_bounded_number_and_counts_all(pages: Admin, shared: Tabl
     waiting = status_of(pages)["waiting"]
     assert waiting["total"] == WAITING_SHOWN + 50
     assert [one["age_ms"] for one in waiting["oldest"]] == [float(age) for age in range(249, 49, -1)]
+
+
+def test_what_became_of_the_last_reload_is_in_status_and_metrics(shared: Table, cfg: Config) -> None:
+    state = state_file.of_this_process("shop", Path("/etc/shop.toml"), 1_700_000_000.0)
+    said: list[State] = [state]
+    pages = Admin(shared, cfg, lambda: NOW_NS, lambda: said[-1])
+
+    def samples() -> dict[str, float]:
+        families = text_string_to_metric_families(pages.handle("GET", "/metrics").body.decode())
+        found = [sample for family in families if "reload" in family.name for sample in family.samples]
+        return {f"{sample.name}{sample.labels.get('result', '')}": sample.value for sample in found}
+
+    assert status_of(pages)["reload"] is None
+    assert status_of(pages)["supervisor"] == {"pid": os.getpid(), "config": "/etc/shop.toml"}
+    assert samples() == {
+        "fastgw_reloads_totalok": 0,
+        "fastgw_reloads_totalrefused": 0,
+        "fastgw_reloads_totalundone": 0,
+        "fastgw_config_last_reload_successful": 1,
+        "fastgw_config_last_reload_timestamp_seconds": round(state.decided_s, 3),
+    }
+    said.append(said[-1].begun(1_700_000_001.5))
+    running = status_of(pages)["reload"]
+    assert (running["number"], running["result"], running["ended"], running["error"]) == (1, "running", None, None)
+    assert samples()["fastgw_config_last_reload_successful"] == 1
+    said.append(said[-1].ended(1_700_000_002.25, state_file.REFUSED, "no such topic"))
+    refused = status_of(pages)["reload"]
+    assert (refused["result"], refused["error"]) == ("refused", "no such topic")
+    assert refused["began"] == "2023-11-14T22:13:21.500+00:00"
+    assert refused["ended"] == "2023-11-14T22:13:22.250+00:00"
+    assert (samples()["fastgw_reloads_totalrefused"], samples()["fastgw_config_last_reload_successful"]) == (1, 0)
+    said.append(said[-1].begun(1_700_000_001.5))
+    assert samples()["fastgw_config_last_reload_successful"] == 0, "until it is known better"
+    said.append(said[-1].ended(1_700_000_002.25, state_file.OK))
+    assert status_of(pages)["reload"]["number"] == 2
+    assert (samples()["fastgw_reloads_totalok"], samples()["fastgw_config_last_reload_successful"]) == (1, 1)
+    assert samples()["fastgw_config_last_reload_timestamp_seconds"] == round(said[-1].decided_s, 3)
 
 
 def test_other_paths_and_methods_are_refused_with_what_would_be_right(pages: Admin) -> None:

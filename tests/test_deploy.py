@@ -91,13 +91,25 @@ def test_the_service_is_started_by_a_command_that_there_is() -> None:
     assert config.startswith("/etc/" + SERVICE["ConfigurationDirectory"][0])
 
 
+CONFIG_PATH = SERVICE["ExecStart"][0].split()[-1]
+
+
+def test_the_reload_is_a_command_that_says_what_came_of_it_before_systemd_loses_patience() -> None:
+    program, command, *options = SERVICE["ExecReload"][0].split()
+    assert program == SERVICE["ExecStart"][0].split()[0]
+    known = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    parsed = known.make_context(command, [option.replace("$MAINPID", "1") for option in options]).params
+    assert parsed == {"pid": 1, "timeout": 70.0, "config": Path(CONFIG_PATH)}
+    assert parsed["timeout"] < seconds("TimeoutStartSec")
+
+
 def test_only_the_supervisor_speaks_to_systemd_and_gets_its_signals() -> None:
     told = {key: SERVICE[key] for key in ("Type", "NotifyAccess", "KillMode", "ExecReload", "Restart", "OOMPolicy")}
     assert told == {
         "Type": ["notify"],
         "NotifyAccess": ["main"],
         "KillMode": ["mixed"],
-        "ExecReload": ["/bin/kill -HUP $MAINPID"],
+        "ExecReload": [f"/opt/fastgw/bin/fastgw reload --pid $MAINPID --timeout 70 {CONFIG_PATH}"],
         "Restart": ["always"],
         "OOMPolicy": ["continue"],
     }

@@ -17,13 +17,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines request_path",
-    1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines",
+    1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines state_file",
     2: "cors table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
     3: "http_granian http_express kafka_link kafka_native journal access_log mesh_links membership admin topics "
     "listeners systemd children standby host_survey consumers entrance",
     4: "worker agent holdings worker_slots",
     5: "supervisor doctor",
-    6: "demo demo_services",
+    6: "demo demo_services reload_request",
     7: "cli",
     8: "__main__",
 }
@@ -40,6 +40,9 @@ FLOOR |= {"addresses": FLOOR["spelling"] - 0.5, "forwarding": FLOOR["messages"] 
 
 # HTTP around what the admin port says.
 FLOOR["admin_server"] = FLOOR["admin"] + 0.5
+
+# Checks at a reload what the agent checks at the start, and says so alike.
+FLOOR["checker"] = FLOOR["agent"] + 0.5
 
 # Names the keys of a file as the settings do.
 FLOOR["toml_text"] = FLOOR["settings"] + 0.5

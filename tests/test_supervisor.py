@@ -311,6 +311,63 @@ def test_settings_that_need_a_restart_are_refused_by_name(service: Start) -> Non
     assert "gateway.workers: expected no change while the gateway runs" in refusal["error"]
 
 
+def test_a_reload_is_refused_when_the_checker_says_so_and_systemd_hears_why(service: Start) -> None:
+    one = service().start()
+    one.plan("checker", "refuses")
+    one.configure(topic="orders-2")
+    one.send(signal.SIGHUP)
+    (refusal,) = eventually(lambda: one.logged("reload refused, the old configuration stays"))
+    assert refusal["error"] == "no such topic"
+    assert one.events("checker started orders-2"), "it checks the new configuration"
+    assert len(one.events("worker")) == 2
+    eventually(lambda: one.tellings()[-1].endswith("with 2 workers; last reload refused: no such topic"))
+    one.behave("checker")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    assert one.events("worker 1.1 started orders-2")
+    eventually(lambda: one.tellings()[-1].endswith("with 2 workers"))
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [("dies", "the checker ended without a result (exit code 3)"), ("silent", "not ready within 3 s")]
+)
+def test_a_reload_is_refused_when_the_checker_has_no_result_and_nobody_waits_for_it(
+    service: Start, how: str, why: str
+) -> None:
+    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one.plan("checker", how)
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.events("checker started"))
+    os.kill(one.pid("worker 1.0"), signal.SIGKILL)
+    eventually(lambda: one.events("worker 1.1 started"))
+    (refusal,) = eventually(lambda: one.logged("reload refused, the old configuration stays"))
+    assert refusal["error"] == why
+    one.behave("checker")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+
+
+def test_a_signal_to_reload_during_a_check_is_done_after_it(service: Start) -> None:
+    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one.plan("checker", "silent")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.events("checker started"))
+    one.send(signal.SIGHUP)
+    one.behave("checker")
+    eventually(lambda: one.logged("reloaded"))
+    assert len(one.events("checker started")) == 2
+
+
+def test_the_end_does_not_wait_for_a_checker(service: Start) -> None:
+    one = service().start()
+    one.plan("checker", "silent")
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.events("checker started"))
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    eventually(lambda: not one.living())
+
+
 @pytest.mark.parametrize("how", ["dies", "refuses", "silent"])
 def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start, how: str) -> None:
     one = service({"FAKE_PATIENCE": "start=3"}).start()
