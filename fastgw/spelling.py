@@ -281,6 +281,8 @@ def answer_header(value: str) -> str:
     """A header that is copied from replies to answers, lower case."""
     if value.lower() == "x-request-id":
         raise ValueError("every answer has one already: the gateway's, which is the record's correlation id")
+    if value.lower() == "fastgw-outcome":
+        raise ValueError("the gateway says itself what became of a request, and no service in its place")
     return copied_header(value)
 
 

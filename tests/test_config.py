@@ -323,6 +323,7 @@ MISTAKES = {
     MINIMAL + 'key = "cookie.id"\n': ["route[0].key:", "header.x-customer"],
     MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./id"],
     MINIMAL + 'response_headers = ["Content-Length"]\n': ["route[0].response_headers[0]:", "never copied"],
+    MINIMAL + 'response_headers = ["Fastgw-Outcome"]\n': ["route[0].response_headers[0]:", "no service in its place"],
     MINIMAL + 'request_headers = ["a b"]\n': ["route[0].request_headers[0]:", "not a header name"],
     GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
         "route:",

@@ -82,6 +82,17 @@ def test_a_trusted_proxy_names_the_client_and_is_appended(serve):
 
 
 @fronts()
+@pytest.mark.parametrize("named", ["X-Forwarded-For, X-Forwarded-Proto", "keep-alive, forwarded, x-forwarded-for"])
+def test_a_client_cannot_have_its_proxy_s_word_taken_away_by_naming_it_in_connection(serve, named):
+    """RFC 9110, 7.6.1, has intermediaries remove what Connection names; a proxy that passes it on all the same gives
+    its clients a way to remove what it has written."""
+    house = serve(more_routes=PROXIED, gateway=TRUSTED)
+    record = recorded(house, f"Connection: {named}", *LIES)
+    assert (record["http_client_address"], record["http_scheme"]) == ("8.8.8.8", "https")
+    assert record["http_header_x-forwarded-for"] == "6.6.6.6, 7.7.7.7, 8.8.8.8, 127.0.0.1"
+
+
+@fronts()
 def test_forwarded_is_believed_where_it_is_chosen(serve):
     house = serve(more_routes=PROXIED, gateway=TRUSTED | {"forwarded": "forwarded"})
     record = recorded(house, *LIES, "Forwarded: for=192.0.2.7", "Forwarded: for=10.1.1.1;proto=http")
