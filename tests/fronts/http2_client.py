@@ -66,11 +66,12 @@ class Http2Client:
         body: bytes | None = None,
         *,
         authority: str | None = "shop.test",
+        scheme: str = "http",
         complete: bool = True,
     ) -> int:
         """Sends a request; returns its stream. Not `complete`: more of its body could follow."""
         stream = self.connection.get_next_available_stream_id()
-        pseudo = [(":method", method), (":scheme", "http"), (":path", path)]
+        pseudo = [(":method", method), (":scheme", scheme), (":path", path)]
         if authority is not None:
             pseudo.append((":authority", authority))
         self.connection.send_headers(stream, [*pseudo, *headers], end_stream=complete and body is None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fronts.kinds import FRONTS, UNIX, fronts
+from tests.fronts.http2_client import Http2Client
+from tests.fronts.kinds import FRONTS, HTTP2, TLS, UNIX, fronts
 from tests.fronts.test_answers import get
+from tests.fronts.test_tls import Authority
 
 PROXIED = """
 [[route]]
@@ -101,6 +103,33 @@ def test_forwarded_is_believed_where_it_is_chosen(serve):
         "for=6.6.6.6;proto=https, for=192.0.2.7, for=10.1.1.1;proto=http, for=127.0.0.1"
     )
     assert record["http_header_x-forwarded-for"] == "192.0.2.7"
+
+
+@fronts(HTTP2)
+@pytest.mark.parametrize(("gateway", "client", "scheme"), [({}, "127.0.0.1", "http"), (TRUSTED, "8.8.8.8", "https")])
+def test_over_http2_it_is_the_same_whatever_scheme_the_client_names(serve, gateway, client, scheme):
+    house = serve(more_routes=PROXIED, http="2", gateway=gateway)
+    lies = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in LIES)]
+    with Http2Client(house.address) as http2:
+        stream = http2.request("/proxied", headers=lies, scheme="https")
+        (record,) = house.held()
+        house.reply(record)
+        assert http2.answer(stream).status == 200
+    headers = {name: value.decode() for name, value in record.headers}
+    assert (headers["http_client_address"], headers["http_scheme"]) == (client, scheme)
+
+
+@fronts(TLS)
+@pytest.mark.parametrize(("gateway", "scheme"), [({}, "https"), (TRUSTED, "http")])
+def test_over_tls_the_scheme_is_https_unless_a_trusted_proxy_says_otherwise(serve, tmp_path, gateway, scheme):
+    authority = Authority(tmp_path)
+    house = serve(more_routes=PROXIED, gateway=gateway, **authority.files)
+    client = house.client(tls=authority.client("http/1.1"))
+    client.send(get("/proxied", "X-Forwarded-Proto: http"))
+    (record,) = house.held()
+    house.reply(record)
+    assert client.answer().status == 200
+    assert dict(record.headers)["http_scheme"] == scheme.encode()
 
 
 @fronts(UNIX)
