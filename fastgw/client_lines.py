@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 EVENT = "kafka client"
 FAILED = "FAIL"  # librdkafka's facility for connections that could not be made, or have ended
+RETRYING = ": retrying"  # such as a fresh cluster that has "Coordinator load in progress"; what fails says so itself
 DEBUG = "debug"
 _METHODS = ("error", "error", "error", "error", "warning", "info", "info", DEBUG)  # by syslog level
 
@@ -39,7 +40,12 @@ def of_error(name: str, text: str) -> Line:
 
 def of_log(level: int, facility: str, text: str) -> Line:
     """A log line of librdkafka; `level` as in syslog."""
-    method = DEBUG if facility == FAILED else _METHODS[level]
+    if facility == FAILED:
+        method = DEBUG
+    elif text.endswith(RETRYING):
+        method = "info"
+    else:
+        method = _METHODS[level]
     return Line(method, facility, _without_thread(text))
 
 

@@ -26,6 +26,11 @@ def test_a_log_line_keeps_its_level_and_loses_the_name_of_its_thread(level, meth
     assert line == Line(method, "COMMITFAIL", "127.0.0.1:9092/1: no")
 
 
+def test_what_librdkafka_tries_again_by_itself_is_no_warning():
+    text = "Failed to acquire idempotence PID from broker k:1/2: Broker: Coordinator load in progress: retrying"
+    assert of_log(4, "GETPID", text) == Line("info", "GETPID", text)
+
+
 def test_connections_that_were_closed_are_no_trouble_and_what_comes_as_an_error_is_not_told_twice():
     assert of_error("_ALL_BROKERS_DOWN", "1/1 brokers are down").method == "debug"
     assert of_error("_ALL_BROKERS_DOWN", "No brokers configured").method == "warning"
