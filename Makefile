@@ -73,13 +73,15 @@ micro: $(VENV)/built
 	@exec $(BIN)/python -m pytest -q tests/bench --benchmark-enable --benchmark-only \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=$(or $(JSON),micro.json) $(ARGS)
 
-# Protocol conformance, TLS, what linters say of our answers, the clients that people use through reloads, and what
-# crowds of hostile clients cost the others: half an hour. Needs Go, for the clients also a JDK, Node and a real Kafka.
+# Protocol conformance, TLS, what linters say of our answers, what Go's net/http makes of the same requests, the clients
+# that people use through reloads, and what crowds of hostile clients cost the others: half an hour. Needs Go, and for the
+# clients a JDK, Node and a real Kafka.
 hostile: $(VENV)/hostile
 	$(BIN)/python -m tests.hostile.h2spec $(VENV)/go/h2spec
 	$(BIN)/python -m tests.hostile.tls $(VENV)/sslyze/bin/sslyze
 	$(BIN)/python -m tests.hostile.lint $(VENV)/lint/bin/python
 	$(BIN)/python -m tests.hostile.openapi $(VENV)/lint/bin/schemathesis
+	$(BIN)/python -m tests.hostile.gosays $(VENV)/go/goserver
 	$(BIN)/python -m tests.clients.trip --rounds 3
 	$(BIN)/python -m tests.hostile.crowds $(ARGS)
 
@@ -126,6 +128,7 @@ $(VENV)/fuzz: $(VENV)/built
 # sslyze in an environment of its own: it wants an older cryptography. The linters bring half a web framework.
 $(VENV)/hostile: $(VENV)/built
 	@GOBIN=$(CURDIR)/$(VENV)/go go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+	@cd tests/hostile/go_server && go build -o $(CURDIR)/$(VENV)/go/goserver .
 	@$(BIN)/python -m venv $(VENV)/sslyze
 	@$(VENV)/sslyze/bin/python -m pip install --quiet --disable-pip-version-check sslyze==6.3.1
 	@$(BIN)/python -m venv $(VENV)/lint

@@ -1,0 +1,3 @@
+module fastgw/goserver
+
+go 1.24
