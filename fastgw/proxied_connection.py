@@ -61,8 +61,10 @@ class ProxiedConnection:
 
     def _check_sender(self) -> None:
         """Not when it connects: an answer to a client that has not spoken yet could be lost."""
-        if not self._is_trusted(self._connection.peer.address):
-            raise BadProxyHeader("expected a connection from one of gateway.trusted_proxies")
+        address = self._connection.peer.address
+        if not self._is_trusted(address):
+            got = address or "a Unix socket"
+            raise BadProxyHeader(f"expected a connection from one of gateway.trusted_proxies, got one from {got}")
 
     def _step_aside(self, data: bytes) -> None:
         self._transport.set_protocol(self._connection)

@@ -218,7 +218,7 @@ def test_a_header_from_outside_the_trusted_networks_is_refused(serve):
     client.send(V1 + get("/echo"))
     (answer,) = client.answers_until_end()
     assert answer.status == 400
-    assert b"trusted_proxies" in answer.body
+    assert b"trusted_proxies, got one from 127.0.0.1" in answer.body
     assert not house.door.heads
 
 
