@@ -389,6 +389,26 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True):
         _SWITCH)] = False
 
 
+class Compression(msgspec.Struct, frozen=True, kw_only=True):
+    """Compression of answers, for clients that send `Accept-Encoding`. Off while `encodings` is empty."""
+
+    encodings: Annotated[tuple[str, ...], Setting(
+        "What is offered; of those that a client likes equally the first is taken.",
+        list_of(choice("zstd", "gzip"), "a list of encodings"))] = ()
+    min_size_bytes: Annotated[int, Setting(
+        "Smaller answers stay as they are.", _size("0B", "1MiB"), key="min_size")] = 1024
+    # On the loop: see compression.py for what it costs.
+    max_size_bytes: Annotated[int, Setting(
+        "Larger answers stay as they are: while one is compressed (256KiB: 3 ms with gzip, 1 with zstd), all others of "
+        "its worker wait.", _size("1KiB", "1MiB"), key="max_size")] = 256 << 10
+    types: Annotated[tuple[str, ...], Setting(
+        "The content types; a `*` stands for anything.",
+        list_of(text("a content type", spelling.content_type), "a list of content types", least=1))] = (
+            "application/json", "application/*+json", "application/xml", "application/*+xml", "application/javascript",
+            "image/svg+xml", "text/*",
+        )
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route: which requests go to which topic."""
 
@@ -432,6 +452,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "Requests of this route that may wait at once, per worker. The routes share half of the slots evenly, and no "
         "other route takes those; the other half is there for whoever comes first.", integer(1, SLOTS_MAX),
         default="`gateway.slots`")] = 16384
+    compress: Annotated[bool, Setting(
+        "Whether `[compression]` is for this route. Not for answers in which a secret stands beside what a stranger "
+        "can choose (BREACH).", _SWITCH)] = True
     cors: Annotated[Cors | None, Setting(
         "Which web pages may call this route; a table stands for the whole of `[cors]`.", _CORS,
         default="`[cors]`")] = None
@@ -455,6 +478,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     admin: Admin = Admin()
     log: Log = Log()
     cors: Cors | None = None
+    compression: Compression = Compression()
     routes: tuple[Route, ...]
     source: str = ""  # the file's name, for messages
 
@@ -468,11 +492,12 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "admin": Admin,
     "log": Log,
     "cors": Cors,
+    "compression": Compression,
     "route": Route,
 }
 _TABLE_LISTS = ("listen", "route")
 _REQUIRED = ("gateway", "kafka", "route")
-_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log)
+_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression)
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -568,6 +593,7 @@ class _Parts(msgspec.Struct, kw_only=True):
     admin: Admin | None
     log: Log | None
     cors: Cors | None  # there is none, or it has a mistake
+    compression: Compression | None
     routes: dict[int, Route]
     sound_routes: set[int]  # the others have defaults where their mistakes are
     listen_path: str
@@ -598,6 +624,7 @@ def _read_parts(tree: dict[str, Any], mistakes: Mistakes) -> _Parts:
         admin=_section(Admin, tree, "admin", mistakes),
         log=_section(Log, tree, "log", mistakes),
         cors=cors,
+        compression=_section(Compression, tree, "compression", mistakes),
         routes={},
         sound_routes=set(),
         listen_path="listen" if "listen" in tree else "gateway.listen",
@@ -666,6 +693,7 @@ def _joined(parts: _Parts, source: str) -> Config:
     assert parts.cluster is not None
     assert parts.admin is not None
     assert parts.log is not None
+    assert parts.compression is not None
     return Config(
         gateway=parts.gateway,
         limits=parts.limits,
@@ -674,6 +702,7 @@ def _joined(parts: _Parts, source: str) -> Config:
         admin=parts.admin,
         log=parts.log,
         cors=parts.cors,
+        compression=parts.compression,
         routes=_with_head(parts.routes.values()),
         source=source,
     )
@@ -701,6 +730,10 @@ def _clashes(parts: _Parts) -> Iterator[Mistake]:
         yield Mistake("route", f"at most {ROUTES_MAX} routes", str(len(parts.routes)))
     for number, route in parts.routes.items():
         yield from _route_clashes(route, f"route[{number}]", parts.gateway)
+    if parts.compression and parts.compression.min_size_bytes > parts.compression.max_size_bytes:
+        most = units.format_bytes(parts.compression.max_size_bytes)
+        got = shown(units.format_bytes(parts.compression.min_size_bytes))
+        yield Mistake("compression.min_size", f"at most compression.max_size = {shown(most)}", got)
     yield from _ambiguities(parts.routes)
     yield from _partitioner_clashes(parts.routes)
 

@@ -18,7 +18,7 @@ cdef class Plan:
     cdef public str name, topic
     cdef public RequestWire wire
     cdef public ReplyWire reply_wire
-    cdef public object learner, spread, key_of
+    cdef public object learner, spread, key_of, compressor
 
 
 @cython.final

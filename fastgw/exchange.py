@@ -86,6 +86,12 @@ class Waits(Protocol):
     def observe(self, ack_to_reply_ns: int) -> None: ...
 
 
+class Compresses(Protocol):
+    """Has answers in fewer bytes."""
+
+    def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
+
+
 class Plan:
     """One route at run time: its settings, prepared, and how many of its requests are in the house."""
 
@@ -102,12 +108,14 @@ class Plan:
         key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
         delivery_class: int = 0,
         partition: int = TOGETHER,
+        compressor: Compresses | None = None,
     ) -> None:
         """
         Args:
             key_of: raises KeyMissing.
             delivery_class: picks the producer whose delivery timeout fits the route.
             partition: TOGETHER or SPREAD, with `key_of` always SPREAD; the worker changes it.
+            compressor: for answers; None: they go out as they are.
         """
         self.number = number
         self.name = name
@@ -120,6 +128,7 @@ class Plan:
         self.key_of = key_of
         self.delivery_class = delivery_class
         self.partition = partition
+        self.compressor = compressor
         self.in_flight = 0
         self.wait_ns = 0  # for its service, as far as is known; negative: for ever. Kept by the worker
 
@@ -281,6 +290,8 @@ class Exchange:
         slot = token = -1
         raw = b""
         try:
+            if plan.compressor is not None:
+                answer = plan.compressor.wrapping(answer, admission.headers)
             key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
             slot = self._slots.claim()
             if slot < 0:

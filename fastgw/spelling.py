@@ -15,6 +15,7 @@ TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
 # A header's name could have a * (RFC 9110, 5.6.2); whoever writes one here means a pattern.
 _HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]*\*?[A-Za-z0-9!#$&^_.+-]*").fullmatch
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
 _REST = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\.\.\.\}").fullmatch
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
@@ -226,6 +227,13 @@ def _refuse_pattern(segment: str, before: str, is_last: bool) -> None:
     # None of these stands in a URL as it is, but a closing $, which some do have at the start of a segment.
     if any(character in segment for character in '^|[]<>"`*') or segment.endswith("$") or segment in (".+", "(.+)"):
         raise ValueError(_NO_PATTERN)
+
+
+def content_type(value: str) -> str:
+    """A content type without parameters, lower case; each part may hold one `*`."""
+    if not _CONTENT_TYPE(value):
+        raise ValueError('such as "application/json", "text/*" or "application/*+json", without parameters')
+    return value.lower()
 
 
 def record_key(value: str) -> str:

@@ -39,7 +39,7 @@ from fastgw import (
 )
 from fastgw.access_log import AccessLog
 from fastgw.canary import Canary, Rivals
-from fastgw.config import Config, Listen
+from fastgw.config import Compression, Config, Listen
 from fastgw.cors import Policies
 from fastgw.entrance import Entrance
 from fastgw.errors import Ending
@@ -58,6 +58,7 @@ from fastgw.spread import Spread
 from fastgw.throttle import Throttle
 
 if TYPE_CHECKING:
+    from fastgw.compression import Compressor
     from fastgw.http_granian import GranianFront
 
 log = structlog.get_logger("fastgw.worker")
@@ -148,6 +149,7 @@ class Worker:
         # Routes of one topic are one service: they learn together.
         learners: dict[tuple[str, str], PartitionerLearner] = {}
         spreads: dict[tuple[str, str], Spread] = {}
+        compressor = _compressor(self._config.compression)
         plans = []
         for route in self._config.routes:
             learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))
@@ -170,6 +172,7 @@ class Worker:
                 record_key.key_of(route.key),
                 delivery_class,
                 _partition(route.key != "", spread.even),
+                compressor if route.compress else None,
             )
             self._link.prepare(delivery_class, plan.topic)
             if route.service_group:
@@ -478,6 +481,15 @@ def _listen_again(fd: int) -> None:
     """The supervisor may have made the socket deaf while nobody was ready here; it sees us ready later than clients."""
     with socket.socket(fileno=os.dup(fd)) as listening:
         listening.listen(BACKLOG)
+
+
+def _compressor(settings: Compression) -> Compressor | None:
+    if not settings.encodings:
+        return None
+    # Here and not at the top: its library costs a worker a megabyte, and few gateways need it.
+    from fastgw.compression import Compressor
+
+    return Compressor(settings)
 
 
 def _partition(has_key: bool, is_even: bool) -> int:

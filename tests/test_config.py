@@ -314,6 +314,12 @@ MISTAKES = {
     MINIMAL.replace("/orders", "/{a-b}"): ["route[0].path:", "letters, digits"],
     MINIMAL.replace("/orders", "/{a}/{a}"): ["route[0].path:", "a name of its own"],
     MINIMAL + 'key = "path.id"\n': ["route[0].key:", "a parameter of the route's path"],
+    MINIMAL + '[compression]\nencodings = ["br"]\n': ["compression.encodings[0]:", '"zstd" or "gzip"'],
+    MINIMAL + '[compression]\ntypes = ["json"]\n': ["compression.types[0]:", '"text/*"'],
+    MINIMAL + '[compression]\ntypes = ["*"]\n': ["compression.types[0]:", "application/*+json"],
+    MINIMAL + '[compression]\nmin_size = "512KiB"\n': ["compression.min_size:", 'compression.max_size = "256KiB"'],
+    MINIMAL + '[compression]\nmax_size = "2MiB"\n': ["compression.max_size:", "between 1KiB and 1MiB"],
+    MINIMAL + 'compress = "no"\n': ["route[0].compress:", "true or false"],
     MINIMAL + 'key_partitioner = "murmur2"\n': ["route[0].key_partitioner:", "unless the route has a key"],
     MINIMAL + 'key = "body./id"\nkey_partitioner = "murmur3"\n': ["route[0].key_partitioner:", '"murmur2"?'],
     MINIMAL + 'key = "body./id"\n' + ROUTE.replace("POST", "PUT") + 'key = "body./id"\nkey_partitioner = "murmur2"\n': [

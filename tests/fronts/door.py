@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from fastgw import config, errors, ids, table
 from fastgw.access_log import AccessLog
 from fastgw.admission import Admission, Refusal
+from fastgw.compression import Compressor
 from fastgw.config import Config
 from fastgw.cors import Policies
 from fastgw.entrance import Entrance
@@ -107,6 +108,7 @@ class ScriptedDoor:
         shared.register(0, os.getpid(), 0, 0)
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(PARTITIONS, [HOME], HOME)
+        compressor = Compressor(cfg.compression) if cfg.compression.encodings else None
         self._plans = [
             Plan(
                 route.number,
@@ -117,6 +119,7 @@ class ScriptedDoor:
                 Spread(route.spread),
                 route.max_in_flight,
                 ReplyWire(route.response_headers, cfg.limits.max_reply_bytes, cfg.limits.max_reply_headers_bytes),
+                compressor=compressor if route.compress else None,
             )
             for route in cfg.routes
         ]
