@@ -220,6 +220,7 @@ class Service:
         try:
             while not self._stop.is_set():
                 self._turn()
+                self._rarely.sum_up()
         finally:
             self._close()
 
@@ -567,6 +568,7 @@ class Service:
         self._producer.flush(self._stop_wait_s)
         self._store_offsets()
         self._consumer.close()
+        self._rarely.sum_up(at_end=True)
         log.info("stopped topic=%s %s", self.topic, " ".join(f"{k}={v}" for k, v in self.counts._asdict().items()))
 
     def _on_signal(self, signum: int, _frame: object) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastgw import client_lines
+from fastgw.throttle import PERIOD_NS, Throttle
 
 log = logging.getLogger("fastgw.service")
 
 AsyncJob = Callable[[], Coroutine[Any, Any, None]]
 
-LOG_INTERVAL_S = 10.0
 LOOP_STOP_WAIT_S = 1.0
 
 
@@ -117,26 +117,31 @@ class LoopThread:
 
 
 class Rarely:
-    """Lets one event of each kind pass every ten seconds, and says how many it held back before."""
+    """Lets one event of each kind pass every ten seconds, and says how many it held back. Any thread may call it."""
 
-    def __init__(self) -> None:
-        self._kinds: dict[str, tuple[float, int]] = {}  # when the next may pass, how many were held back
+    def __init__(self, period_ns: int = PERIOD_NS) -> None:
+        self._period_ns = period_ns
+        self._guard = threading.Lock()
+        self._throttle = Throttle(period_ns)  # guarded
 
     def passes(self, kind: str) -> int | None:
         """How many of this kind were held back since the last that passed; None: hold this one back, too."""
-        now_s = time.monotonic()
-        next_s, held_back = self._kinds.get(kind, (0.0, 0))
-        if now_s < next_s:
-            self._kinds[kind] = (next_s, held_back + 1)
-            return None
-        self._kinds[kind] = (now_s + LOG_INTERVAL_S, 0)
-        return held_back
+        with self._guard:
+            held_back = self._throttle.admit((kind,), time.monotonic_ns())
+        return held_back if held_back >= 0 else None
 
     def warn(self, event: str, detail: str) -> None:
         """Logs a warning, if one of this event may pass."""
         held_back = self.passes(event)
         if held_back is not None:
             log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
+
+    def sum_up(self, at_end: bool = False) -> None:
+        """Says what was held back and has stopped; `at_end`, or may go on."""
+        with self._guard:
+            ended = self._throttle.overdue(time.monotonic_ns() + (self._period_ns if at_end else 0))
+        for (event,), held_back in ended:
+            log.warning("%s: %d more lines like this were held back", event, held_back)
 
 
 class RarelyFilter(logging.Filter):

@@ -88,6 +88,17 @@ def test_a_warning_that_repeats_is_held_back(caplog: pytest.LogCaptureFixture) -
     assert [record.getMessage() for record in caplog.records] == ["kafka_error broker down", "other thing"]
 
 
+def test_what_was_held_back_is_counted_when_it_stops_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    ending = Rarely()
+    with caplog.at_level(logging.WARNING, "fastgw.service"):
+        for _ in range(3):
+            ending.warn("kafka_error", "broker down")
+        ending.sum_up()
+        assert len(caplog.records) == 1, "it may still go on"
+        ending.sum_up(at_end=True)
+    assert caplog.messages[-1] == "kafka_error: 2 more lines like this were held back"
+
+
 def test_a_client_says_each_kind_of_thing_once(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("fastgw.test.client")
     log.addFilter(RarelyFilter())
