@@ -24,7 +24,7 @@ class Refusal(NamedTuple):
     route_number: int | None = None  # None: no route is known
     headers: HeaderList | None = None  # further headers of the answer, such as `allow`
     head: Head | None = None  # whose it is, where somebody wants to know when it is answered (`messages.no_head`)
-    is_preflight: bool = False  # nothing is wrong: it is answered 204 with `headers`, and is no ending
+    is_options: bool = False  # nothing is wrong: the gateway itself answers it, 204 with `headers`; it is no ending
 
 
 class Admission:

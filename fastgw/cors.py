@@ -41,7 +41,8 @@ class Policy:
         self._max_age_s = cors.max_age_ns // 1_000_000_000
         self._grants: HeaderList = [("access-control-allow-credentials", "true")] if cors.credentials else []
         self._private_network = cors.private_network
-        exposed = ", ".join(_each_once((*EXPOSED_ALWAYS, *response_headers, *cors.expose)))
+        shown = [name for name in response_headers if not name.startswith("access-control-")]
+        exposed = ", ".join(_each_once((*EXPOSED_ALWAYS, *shown, *cors.expose)))
         # Caches may keep an answer for all pages only where all get the same one.
         vary = [] if self._is_any else [_VARY]
         self._answers: dict[str, HeaderList] = {

@@ -73,7 +73,7 @@ class Entrance:
             return None
         self._intake.identify(head)
         headers = policy.of_preflight(head, sorted(routes))
-        return Refusal(errors.ANSWERED, "", route.number, headers, head, is_preflight=True)
+        return Refusal(errors.ANSWERED, "", route.number, headers, head, is_options=True)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self._exchange.refuse(refusal, answer)

@@ -51,4 +51,5 @@ cdef class Exchange:
     cdef tuple _failed(self, Plan plan, ending, detail, bytes raw)
     cdef _note(self, head, route_number, bytes_in)
     cdef _tell(self, str route, bytes raw, answer, tuple told, ending, kept, times)
+    cdef _say(self, str route, bytes raw, answer, tuple told, ending, kept, times)
     cdef tuple _dressed(self, kept, tuple told, str route)

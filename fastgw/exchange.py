@@ -33,7 +33,7 @@ Withdraw = Callable[[int], bool]
 
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
-_PREFLIGHT = Ending(-1, "preflight", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
+_OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
 _OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
@@ -246,12 +246,10 @@ class Exchange:
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         """Answers and counts a request that may not enter."""
         raw = refusal_id()
-        if refusal.is_preflight:
-            self._table.extra(self._process, Tally.PREFLIGHTS, 1)  # noqa: S610  # no SQL far and wide
-            answer(204, refusal.headers or [], b"", raw)
+        if refusal.is_options:
+            self._table.extra(self._process, Tally.OPTIONS, 1)  # noqa: S610  # no SQL far and wide
             kept = self._note(refusal.head, refusal.route_number, 0)
-            if self._notes is not None and kept is not None:
-                self._notes.ended(kept, _PREFLIGHT, 204, raw, 0, None)
+            self._say("", raw, answer, (204, refusal.headers or [], b"", raw), _OPTIONS, kept, None)
             return
         number = _ctable.UNROUTED if refusal.route_number is None else refusal.route_number
         ending = refusal.ending
@@ -478,9 +476,20 @@ class Exchange:
         kept: object,
         times: tuple[int, int, int, int] | None,
     ) -> None:
+        """Answers, with what CORS adds."""
+        self._say(route, raw, answer, told if kept is None else self._dressed(kept, told, route), ending, kept, times)
+
+    def _say(
+        self,
+        route: str,
+        raw: bytes,
+        answer: Answer | None,
+        told: _Told,
+        ending: Ending,
+        kept: object,
+        times: tuple[int, int, int, int] | None,
+    ) -> None:
         """Answers. A front that fails at it must not cost the others of a batch or of a sweep their answers."""
-        if kept is not None:
-            told = self._dressed(kept, told, route)
         try:
             if answer is not None:
                 answer(*told)

@@ -146,7 +146,7 @@ class Intake:
 
     def _options_of_all(self) -> Refusal:
         """`OPTIONS *` asks about the gateway as a whole (RFC 9110, 9.3.7): there is no route and no record for it."""
-        return Refusal(errors.ANSWERED, "", headers=[("allow", ", ".join(sorted(self._methods)))], is_preflight=True)
+        return Refusal(errors.ANSWERED, "", headers=[("allow", ", ".join(sorted(self._methods)))], is_options=True)
 
     def routes_at(self, head: Head) -> dict[str, Route]:
         """The routes of the path by method; none where `admit` would refuse the request whatever its method is."""

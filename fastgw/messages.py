@@ -156,7 +156,7 @@ class Tally(IntEnum):
     """Other things that are counted; columns of the counters in shared memory, behind those of `Cut`."""
 
     ACCESS_LOG_DROPPED = 8  # lines that could not be written as fast as they came
-    PREFLIGHTS = 9  # of CORS, answered by the gateway
+    OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
 
 
 class Fate(IntEnum):

@@ -175,9 +175,9 @@ def _connections(table: Table) -> Iterator[str]:
         [((), table.extras(Tally.ACCESS_LOG_DROPPED))],
     )
     yield from _counter(
-        "preflights_total",
-        "CORS preflights that the gateway answered; they are no requests in fastgw_requests_total.",
-        [((), table.extras(Tally.PREFLIGHTS))],
+        "options_answered_total",
+        "CORS preflights and OPTIONS *, which the gateway answers; they are not in fastgw_requests_total.",
+        [((), table.extras(Tally.OPTIONS))],
     )
 
 

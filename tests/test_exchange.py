@@ -106,7 +106,7 @@ class Client:
 class House:
     """An exchange with everything around it."""
 
-    def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1):
+    def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1, notes=None):
         self.send, self.learner, self.journal = FakeSend(), FakeLearner(), FakeJournal()
         _, self.table = table.create(node=1, workers=1, slots_per_process=slots)
         self.table.register(0, 1, 0, 0)
@@ -123,7 +123,7 @@ class House:
         self.plan = self.plans[0]
         slot_range = self.table.open_range(0)
         self.exchange = Exchange(
-            self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw, self.journal
+            self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw, self.journal, notes
         )
         self.exchange.set_home(HOME, COUNT)
         self.exchange.open_gate()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import errors
-from fastgw.admission import Admission
+from fastgw.admission import Admission, Refusal
 from fastgw.ids import Partitioner
 from fastgw.messages import Fate, Head
 from tests.test_exchange import HEAD, MS, Client, House
@@ -55,8 +55,8 @@ BEFORE: dict[str, Callable[[House], None]] = {
 class FaultyHouse(House):
     """A house of which one part breaks at a time."""
 
-    def __init__(self) -> None:
-        super().__init__(slots=SLOTS)
+    def __init__(self, notes: object = None) -> None:
+        super().__init__(slots=SLOTS, notes=notes)
         self.head = HEAD
         self.whole_spread = self.plan.spread
         self.cancelled = 0  # so far
@@ -261,3 +261,46 @@ def play(house: FaultyHouse, end: str, token: int, is_sent: bool) -> None:
     elif is_sent:
         headers = {"reply": [], "odd reply": [("x-a", "no bytes")], "bad reply": [("status", b"1000")]}[end]
         house.exchange.resolve(*house.reply(headers=headers), 2)
+
+
+class BrokenNotes:
+    """Notes of which one step fails."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def _fail_at(self, step: str) -> None:
+        if step == self.step:
+            raise Defect
+
+    def take(self, *_: object) -> object:
+        self._fail_at("take")
+        return "kept"
+
+    def dressed(self, _kept: object, headers: object) -> object:
+        self._fail_at("dressed")
+        return headers
+
+    def ended(self, *_: object) -> None:
+        self._fail_at("ended")
+
+
+@pytest.mark.parametrize("step", ["take", "dressed", "ended"])
+def test_neither_cors_nor_the_access_log_can_cost_an_answer(step: str) -> None:
+    house = FaultyHouse(BrokenNotes(step))
+    clients = [Client() for _ in range(SLOTS)]
+    tokens = [house.ask(client) for client in clients]
+    assert house.exchange.resolve(*house.reply(0), 1) is Fate.ANSWERED
+    house.exchange.undelivered(tokens[1], errors.NOT_SENT, "no")
+    house.exchange.cancel(tokens[2])
+    house.exchange.expire(2000 * MS)
+    assert [answer[0] for client in clients for answer in client.answers] == [200, 503, 504]
+    refused, options, abandoned = Client(), Client(), Client()
+    house.exchange.refuse(Refusal(errors.NO_ROUTE, "", head=HEAD), refused)
+    house.exchange.refuse(Refusal(errors.ANSWERED, "", headers=[], head=HEAD, is_options=True), options)
+    admission = house.admission()
+    assert house.exchange.reserve(admission) is None
+    house.exchange.abandon(admission, errors.BODY_TIMEOUT, "", abandoned)
+    assert [client.only[0] for client in (refused, options, abandoned)] == [404, 204, 408]
+    assert house.journal.broken, "and the log says so"
+    house.assert_whole()

@@ -138,11 +138,11 @@ def test_a_client_that_leaves_has_the_line_of_499(shop):
 
 
 def test_a_preflight_is_answered_and_counted_without_a_record(shop, client):
-    before = shop.gateway.metric("fastgw_preflights_total")
+    before = shop.gateway.metric("fastgw_options_answered_total")
     headers = ["Origin: https://app.example", "Access-Control-Request-Method: POST"]
     client.ask("OPTIONS", "/orders", b"", headers)
     answer = client.answer()
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (204, "https://app.example")
     line = line_of(shop, answer.headers["x-request-id"])
-    assert (line["ending"], line["route"]) == ("preflight", "POST /orders")
-    assert shop.gateway.metric("fastgw_preflights_total") == before + 1
+    assert (line["ending"], line["route"]) == ("options", "POST /orders")
+    assert shop.gateway.metric("fastgw_options_answered_total") == before + 1

@@ -225,7 +225,7 @@ def test_a_body_of_unknown_length_is_taken_with_any_method(method, path):
 
 def test_options_of_everything_is_answered_with_all_methods_and_has_no_record():
     verdict = refused("OPTIONS", "*")
-    assert (verdict.is_preflight, verdict.headers) == (True, [("allow", "GET, HEAD, POST")])
+    assert (verdict.is_options, verdict.headers) == (True, [("allow", "GET, HEAD, POST")])
     assert refused("OPTIONS", "*", hosts=()).ending is errors.MALFORMED
     assert refused("GET", "*").ending is errors.MALFORMED
 
