@@ -128,7 +128,7 @@ $(VENV)/fuzz: $(VENV)/built
 # sslyze in an environment of its own: it wants an older cryptography. The linters bring half a web framework.
 $(VENV)/hostile: $(VENV)/built
 	@GOBIN=$(CURDIR)/$(VENV)/go go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
-	@cd tests/hostile/go_server && go build -o $(CURDIR)/$(VENV)/go/goserver .
+	@cd tests/hostile/go_server && go build -buildvcs=false -o $(CURDIR)/$(VENV)/go/goserver .
 	@$(BIN)/python -m venv $(VENV)/sslyze
 	@$(VENV)/sslyze/bin/python -m pip install --quiet --disable-pip-version-check sslyze==6.3.1
 	@$(BIN)/python -m venv $(VENV)/lint
