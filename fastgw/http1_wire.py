@@ -44,7 +44,9 @@ _NOT_AN_ANSWERS = frozenset(
 )
 _CACHED_HEADS_MAX = 1024
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+# As RFC 9110 has them; Python 3.11 still has the words of its predecessors.
+_RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | _RENAMED
 
 
 class BadHead(ValueError):

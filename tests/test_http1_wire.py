@@ -201,6 +201,19 @@ def test_an_answer_with_an_unknown_status_has_a_reason_all_the_same():
     assert heads.make(299, [])[0].startswith(b"HTTP/1.1 299 Unknown\r\n")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (413, b"Content Too Large"),
+        (414, b"URI Too Long"),
+        (416, b"Range Not Satisfiable"),
+        (422, b"Unprocessable Content"),
+    ],
+)
+def test_the_reason_is_as_rfc_9110_has_it(status, words):
+    assert AnswerHeads().make(status, [])[0].startswith(b"HTTP/1.1 %d %s\r\n" % (status, words))
+
+
 def test_an_answers_head_is_made_once_a_second():
     heads = AnswerHeads()
     heads.set_time(0.2)
