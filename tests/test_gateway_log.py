@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -146,3 +147,24 @@ def test_a_preflight_is_answered_and_counted_without_a_record(shop, client):
     line = line_of(shop, answer.headers["x-request-id"])
     assert (line["ending"], line["route"]) == ("options", "POST /orders")
     assert shop.gateway.metric("fastgw_options_answered_total") == before + 1
+
+
+def test_a_reload_switches_the_access_log_and_cors_on_and_off(shop):
+    def ask():
+        with RawConnection(shop.express) as client:
+            client.ask("GET", "/nowhere", b"", ["Origin: https://app.example"])
+            return client.answer()
+
+    with_both = shop.gateway.config.read_text()
+    assert "vary" in ask().headers
+    shop.gateway.config.write_text(
+        with_both.replace('access = "all"', 'access = "off"').replace("[cors]", "#").replace("origins =", "#")
+    )
+    shop.gateway.signal(signal.SIGHUP)
+    eventually(lambda: "vary" not in ask().headers, 20, "the new workers serve")
+    silent = ask().headers["x-request-id"]
+    shop.gateway.config.write_text(with_both)
+    shop.gateway.signal(signal.SIGHUP)
+    eventually(lambda: "vary" in ask().headers, 20, "the new workers serve")
+    line_of(shop, ask().headers["x-request-id"])
+    assert silent.encode() not in shop.access.read_bytes()
