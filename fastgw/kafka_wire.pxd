@@ -26,6 +26,7 @@ cdef class RequestWire:
 cdef class ReplyWire:
     cdef object _allowed
     cdef dict _made, _made_of_nothing
+    cdef object _memory
     cdef Py_ssize_t _max_body_bytes, _max_header_bytes
     cdef bint _shows_id
     cpdef tuple answer(self, reply)

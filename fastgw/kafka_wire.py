@@ -62,6 +62,7 @@ DEFAULT_CONTENT_TYPE = "application/json"
 
 # Kinds of reply headers that a route remembers, and how large they may be: services repeat themselves or never do.
 REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
+REMEMBERED_TOGETHER_MAX = 4096  # by all routes of a worker: 10 MB, however many routes there are
 
 _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
 # Of a client's own id: what needs no quotes in any log, and no more than a few of ours would take.
@@ -206,21 +207,36 @@ _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 _Made = tuple[int, HeaderList, bool]  # status, headers, whether the answer has content
 
 
+class Memory:
+    """How many kinds of reply headers the routes of a worker remember together; used by one thread."""
+
+    def __init__(self) -> None:
+        self.kinds = 0
+
+
 class ReplyWire:
     """What one route's replies become in HTTP. The same headers become the same answer, made once.
 
     The README has the rules, "What a reply may look like"; tests/test_odd_replies.py has a table of what they come to.
     """
 
-    def __init__(self, allowed: Iterable[str], max_body_bytes: int, max_header_bytes: int = 16 << 10) -> None:
+    def __init__(
+        self,
+        allowed: Iterable[str],
+        max_body_bytes: int,
+        max_header_bytes: int = 16 << 10,
+        memory: Memory | None = None,
+    ) -> None:
         """
         Args:
             allowed: lower-case names of the reply headers that the route lets through besides REPRESENTATION.
             max_body_bytes: of a reply; a larger one is no answer.
             max_header_bytes: of the headers that an answer takes over from its reply, as HTTP/1.1 writes them.
+            memory: shared with the other routes.
         """
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
+        self._memory = memory or Memory()
         self._allowed = frozenset(allowed) - HOP_BY_HOP
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
         self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
@@ -287,10 +303,12 @@ class ReplyWire:
     ) -> None:
         if sum(len(name) + len(value) for name, value in key) > REMEMBERED_BYTES_MAX:
             return
-        if self.remembered >= REMEMBERED_MAX:
+        if self.remembered >= REMEMBERED_MAX or self._memory.kinds >= REMEMBERED_TOGETHER_MAX:
+            self._memory.kinds -= self.remembered
             self._made.clear()
             self._made_of_nothing.clear()
         known[key] = made
+        self._memory.kinds += 1
 
 
 def _read(name: str, value: bytes) -> bytes:

@@ -150,6 +150,7 @@ class Worker:
         learners: dict[tuple[str, str], PartitionerLearner] = {}
         spreads: dict[tuple[str, str], Spread] = {}
         compressor = _compressor(self._config.compression)
+        memory = kafka_wire.Memory()
         plans = []
         for route in self._config.routes:
             learner = learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner))
@@ -168,6 +169,7 @@ class Worker:
                     route.response_headers,
                     self._config.limits.max_reply_bytes,
                     self._config.limits.max_reply_headers_bytes,
+                    memory,
                 ),
                 record_key.key_of(route.key),
                 delivery_class,

@@ -13,8 +13,10 @@ from fastgw import kafka_wire
 from fastgw.kafka_wire import (
     HOPS,
     REMEMBERED_MAX,
+    REMEMBERED_TOGETHER_MAX,
     REPRESENTATION,
     BadReply,
+    Memory,
     ReplyWire,
     RequestWire,
     decode_reply,
@@ -307,6 +309,19 @@ def test_what_is_remembered_of_replies_is_bounded_and_changes_no_answer():
     for size in (10_000, 10_001):
         wire.answer(reply([("x-note", b"x" * size)]))
         assert wire.remembered == before
+
+
+def test_what_all_routes_remember_together_is_bounded_as_well_and_none_is_left_without():
+    memory = Memory()
+    wires = [ReplyWire(["x-note"], LARGEST, memory=memory) for _ in range(40)]
+    for number in range(REMEMBERED_MAX):
+        for wire in wires:
+            for value in (b"{}", b""):
+                status, headers, _ = wire.answer(reply([("x-note", b"%d" % number)], value))
+                assert (status, dict(headers)["x-note"]) == (200, str(number))
+    assert memory.kinds == sum(wire.remembered for wire in wires) <= REMEMBERED_TOGETHER_MAX + len(wires)
+    assert memory.kinds > REMEMBERED_TOGETHER_MAX / 2
+    assert all(wire.remembered for wire in wires)
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.binary(max_size=30)), max_size=6))
