@@ -20,6 +20,7 @@ from granian.constants import Interfaces, Loops
 
 from fastgw import config
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import BodyMemory
 from fastgw.errors import Ending
 from fastgw.http_express import ExpressFront
 from fastgw.http_granian import GranianFront
@@ -50,6 +51,7 @@ class EchoDoor:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
+        self.bodies = BodyMemory(1 << 30, 1 << 30)
 
     def admit(self, head: Head) -> Admission | Refusal:
         return self._intake.admit(head)

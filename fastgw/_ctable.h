@@ -21,7 +21,7 @@
 
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
-    CT_LAYOUT_VERSION = 3,
+    CT_LAYOUT_VERSION = 4,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
     CT_NOBODY = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
@@ -93,6 +93,7 @@ typedef struct {
     ct_u64 in_flight;
     ct_u64 home_plus_1; /* 0: no home partition */
     ct_u64 applied_map_version;
+    ct_u64 body_bytes;  /* of request bodies that are coming in */
     ct_u64 used;        /* slots of the range that were ever claimed; the rest is untouched memory nobody need read */
     /* Complement of the lowest offset this process reads: untouched memory then says NOT_READING and costs nothing. */
     alignas(64) ct_u64 not_reads_from[CT_PARTITIONS_MAX];
@@ -459,6 +460,7 @@ static inline void ct_unregister(ct_process *process)
     ct_store_relaxed(&process->in_flight, 0);
     ct_store_relaxed(&process->home_plus_1, 0);
     ct_store_relaxed(&process->applied_map_version, 0);
+    ct_store_relaxed(&process->body_bytes, 0);
 }
 
 static inline void ct_register(const ct_view *view, uint32_t process, uint32_t pid, uint32_t worker,

@@ -28,6 +28,7 @@ cdef extern from "_ctable.h" nogil:
         ct_u64 in_flight
         ct_u64 home_plus_1
         ct_u64 applied_map_version
+        ct_u64 body_bytes
         ct_u64 used
         ct_u64* not_reads_from
     ctypedef struct ct_histogram:

@@ -57,6 +57,7 @@ class ProcessInfo(NamedTuple):
     in_flight: int
     home: int  # home partition, -1: none
     applied_map_version: int
+    body_bytes: int  # of request bodies that are coming in
 
 class Waiting(NamedTuple):
     slot: int
@@ -136,6 +137,7 @@ class Table:
     ) -> None:
         """`home_partition` -1: none."""
 
+    def set_body_bytes(self, process: int, body_bytes: int) -> None: ...
     def set_reads_from(self, process: int, partition: int, offset: int) -> None:
         """From now on this process sees every record of `partition` from `offset` on; NOT_READING: none."""
 

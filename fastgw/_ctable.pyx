@@ -8,8 +8,8 @@ that needs more than `reclaim`.
                   how long it would wait for its service
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
     processes     two for each worker slot: process = worker * 2 + generation % 2
-                  identity (pid, worker, generation, flags), heartbeat, in flight, home, and for each partition the
-                  lowest offset that it reads
+                  identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, and for each
+                  partition the lowest offset that it reads
     counters      one block for each process: fates, extras, and for each route endings and three histograms
     slots         one range for each process
 
@@ -95,7 +95,8 @@ BUCKETS = (*[CT_BOUND_NS[i] for i in range(CT_BOUNDS)], 2**64 - 1)
 
 ProcessInfo = namedtuple(
     "ProcessInfo",
-    "process pid worker generation ready draining heartbeat_ns in_flight home applied_map_version",
+    "process pid worker generation ready draining heartbeat_ns in_flight home applied_map_version "
+    "body_bytes",
 )
 Waiting = namedtuple(
     "Waiting", "slot process route home state claimed_ns sent_ns recorded_ns deadline_ns"
@@ -284,6 +285,9 @@ cdef class Table:
         ct_store_relaxed(&record.applied_map_version, applied_map_version)
         ct_store_release(&record.heartbeat_ns, now_ns)
 
+    def set_body_bytes(self, int64_t process, uint64_t body_bytes):
+        ct_store_relaxed(&self._process(process).body_bytes, body_bytes)
+
     def set_reads_from(self, int64_t process, int64_t partition, uint64_t offset):
         cdef ct_process* record = self._process(process)
         check_below("partition", partition, CT_PARTITIONS_MAX)
@@ -304,6 +308,7 @@ cdef class Table:
             (identity & CT_READY) != 0, (identity & CT_DRAINING) != 0,
             ct_load_acquire(&record.heartbeat_ns), ct_load_relaxed(&record.in_flight),
             <int> ct_load_relaxed(&record.home_plus_1) - 1, ct_load_relaxed(&record.applied_map_version),
+            ct_load_relaxed(&record.body_bytes),
         )
 
     def find(self, int64_t worker, int64_t generation):

@@ -154,6 +154,7 @@ class Admin:
                 "draining": info.draining,
                 "heartbeat_age_ms": _ms(now_ns - info.heartbeat_ns),
                 "in_flight": info.in_flight,
+                "body_bytes": info.body_bytes,
                 "home_partition": info.home if info.home >= 0 else None,
                 "map_version": info.applied_map_version,
             }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from fastgw.body_memory import BodyMemory
 from fastgw.errors import Ending
 from fastgw.messages import Answer, Cut, Head, HeaderList
 
@@ -61,7 +62,8 @@ class Admission:
 
 
 class Door(Protocol):
-    """What a front is given. Its calls follow one order for each request:
+    """What a front is given. `bodies` bounds what it holds of bodies that are coming in; its calls follow one order
+    for each request:
 
     admit ──> Refusal: refuse
           └─> Admission ──> the body came: open ──> token ──> gone, if the client leaves before the answer
@@ -69,6 +71,8 @@ class Door(Protocol):
 
     A front that cannot even make a Head of what it got calls `refuse` without `admit`.
     """
+
+    bodies: BodyMemory
 
     def admit(self, head: Head) -> Admission | Refusal:
         """May this request enter? An Admission holds a place until `open` or `abandon`."""

@@ -48,6 +48,7 @@ from fastgw.units import NS_PER_MS, NS_PER_S
 ROUTES_MAX = UNROUTED  # their numbers are rows of the counters in shared memory; the row after them is of no route
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
+BODY_MEMORY_BYTES, CONNECTION_BODY_MEMORY_BYTES = 64 << 20, 16 << 20
 METHODS = spelling.METHODS
 
 # --- kinds of values that are fastgw's own ---------------------------------------------------------------------------
@@ -288,10 +289,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout_ns: Annotated[int, Setting(
         "Time for the body to come in (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S
     idle_timeout_ns: Annotated[int, Setting(
-        "Time between two requests of a connection (`express`; `granian` takes `header_timeout` for it).",
+        "Time between two requests of a connection.",
         _CLIENT_TIME)] = 75 * NS_PER_S
     write_timeout_ns: Annotated[int, Setting(
         "Time for a client to take its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
+    body_memory_bytes: Annotated[int, Setting(
+        "Bytes of request bodies that one worker holds while they come in (503 beyond it).", _size("64KiB", "64GiB"),
+        default="`64MiB`, or one body of the largest `max_body`")] = BODY_MEMORY_BYTES
+    connection_body_memory_bytes: Annotated[int, Setting(
+        "The same for one connection; HTTP/2 has many bodies on one (503 beyond it).", _size("64KiB", "64GiB"),
+        default="`16MiB`, or one body of the largest `max_body`")] = CONNECTION_BODY_MEMORY_BYTES
     max_connections: Annotated[int, Setting("Open connections per worker and listener.", integer(1, 1_000_000))] = 16384
 
 
@@ -696,7 +703,7 @@ def _joined(parts: _Parts, source: str) -> Config:
     assert parts.compression is not None
     return Config(
         gateway=parts.gateway,
-        limits=parts.limits,
+        limits=_with_body_memory(parts.limits, parts.routes.values()),
         kafka=parts.kafka,
         cluster=parts.cluster,
         admin=parts.admin,
@@ -706,6 +713,20 @@ def _joined(parts: _Parts, source: str) -> Config:
         routes=_with_head(parts.routes.values()),
         source=source,
     )
+
+
+def _with_body_memory(limits: Limits, routes: Iterable[Route]) -> Limits:
+    """The defaults grow until they hold one body of the largest size."""
+    largest = _largest_body_bytes(limits, routes)
+    return msgspec.structs.replace(
+        limits,
+        body_memory_bytes=max(limits.body_memory_bytes, largest),
+        connection_body_memory_bytes=max(limits.connection_body_memory_bytes, largest),
+    )
+
+
+def _largest_body_bytes(limits: Limits, routes: Iterable[Route]) -> int:
+    return max([limits.max_body_bytes, *(route.max_body_bytes for route in routes)])
 
 
 # --- clashes between settings ----------------------------------------------------------------------------------------
@@ -793,9 +814,14 @@ def _cluster_clashes(cluster: Cluster) -> Iterator[Mistake]:
 def _size_clashes(kafka: Kafka, limits: Limits, routes: Iterable[Route]) -> Iterator[Mistake]:
     name = "message.max.bytes"
     most = kafka.client.get(name)
-    largest = max([limits.max_body_bytes, *(route.max_body_bytes for route in routes)])
+    largest = _largest_body_bytes(limits, routes)
     if isinstance(most, int) and most < largest:
         yield Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
+    defaults = {"body_memory": BODY_MEMORY_BYTES, "connection_body_memory": CONNECTION_BODY_MEMORY_BYTES}
+    for key, default in defaults.items():
+        kept = getattr(limits, f"{key}_bytes")
+        if kept < largest and kept != default:
+            yield Mistake(f"limits.{key}", f"at least the largest max_body, {largest} bytes", f"{kept} bytes")
 
 
 def _route_clashes(route: Route, path: str, gateway: Gateway | None) -> Iterator[Mistake]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
+SWEEP_S = 0.25  # between two sweeps of the fronts: the precision of their deadlines
+
 Thing = TypeVar("Thing", bound=Hashable)
 
 

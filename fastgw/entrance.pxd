@@ -10,6 +10,7 @@ from fastgw.intake cimport Intake
 
 @cython.final
 cdef class Entrance:
+    cdef readonly object bodies
     cdef Intake _intake
     cdef Exchange _exchange
     cdef Table _table

@@ -7,6 +7,7 @@ import time
 from fastgw import errors
 from fastgw._ctable import Table
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import BodyMemory
 from fastgw.cors import Policies, is_preflight
 from fastgw.errors import Ending
 from fastgw.exchange import Exchange, Journal
@@ -21,6 +22,7 @@ class Entrance:
         self,
         intake: Intake,
         exchange: Exchange,
+        bodies: BodyMemory,
         table: Table,
         process: int,
         journal: Journal,
@@ -31,6 +33,7 @@ class Entrance:
         Args:
             intake: knows who may enter.
             exchange: takes those who do.
+            bodies: bounds what the fronts hold of bodies that are coming in.
             table, process: where cut connections are counted.
             journal: told of errors that no code expects.
             policies: of CORS; None: nobody asked for it.
@@ -38,6 +41,7 @@ class Entrance:
         """
         self._intake = intake
         self._exchange = exchange
+        self.bodies = bodies
         self._table = table
         self._process = process
         self._journal = journal

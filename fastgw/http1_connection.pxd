@@ -19,7 +19,7 @@ cdef class Connection:
     cdef bytes _unread, _tail
     cdef bytearray _body
     cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
-    cdef Py_ssize_t _left, _wire_bytes
+    cdef Py_ssize_t _left, _wire_bytes, _held_bytes
     cdef object _token
 
     @cython.locals(at=Py_ssize_t)

@@ -97,6 +97,7 @@ class Connection:
         self._tail = b""  # the last bytes of the chunks so far, which may be half of an empty line
         self._wire_bytes = 0  # of the chunks, everything counted
         self._token = -1
+        self._held_bytes = 0  # what it has taken of the worker's memory for bodies
 
     def __repr__(self) -> str:
         return f"<Connection {_STATES[self._state]}, {len(self._unread)} bytes unread>"
@@ -122,6 +123,7 @@ class Connection:
         self._unread = b""
         self._partial = None
         self._answer = self._feed = self._write = None  # else this object and they hold each other
+        self._give_back()
         self._front.deaf.discard(self)
         self._front.let_go(self)
         if state == _WAITING and self._token >= 0:
@@ -202,6 +204,16 @@ class Connection:
     def is_idle_since(self, moment: float) -> bool:
         """Whether it is idle, and nothing has happened since that moment of the loop's clock."""
         return self.is_idle and self._quiet_since <= moment
+
+    @property
+    def is_busy(self) -> bool:
+        """A request of it is coming in or waits for its answer."""
+        return self._state == _WAITING or self._state == _BODY
+
+    @property
+    def quiet_since(self) -> float:
+        """When it was last answered, by the loop's clock: then, or up to one sweep later."""
+        return self._quiet_since
 
     def has_been_answered_since(self, moment: float) -> bool:
         """It is between two requests and has an answer of that moment of the loop's clock or later."""
@@ -459,6 +471,10 @@ class Connection:
         if admission is None:
             self.cut()  # refused and answered already
             return
+        self._abandon(admission, ending, detail)
+
+    def _abandon(self, admission: Admission, ending: Ending, detail: str) -> None:
+        self._give_back()
         self._keep_alive = False
         self._left = UNKNOWN
         self._token = -1
@@ -469,6 +485,11 @@ class Connection:
 
     def _begin_body(self, admission: Admission, head_bytes: bytes, body: bytes) -> None:
         """The first part of a body whose rest has not come."""
+        declared = 0 if self._left == UNKNOWN else len(body) + self._left
+        if not self._door.bodies.take(declared):
+            self._abandon(admission, errors.BODIES_FULL, self._door.bodies.why_full(declared))
+            return
+        self._held_bytes = declared
         self._state = _BODY
         self._admission = admission
         self._body = bytearray(body)
@@ -521,6 +542,12 @@ class Connection:
             self._body_ends()
         return at
 
+    def _give_back(self) -> None:
+        """What it held of a body is held no longer, or by the Kafka client."""
+        if self._held_bytes:
+            self._door.bodies.give(self._held_bytes)
+            self._held_bytes = 0
+
     def _is_within_limits(self) -> bool:
         """Whether a body in chunks may go on; breaks it off if not."""
         assert self._admission is not None, "refused bodies in chunks are not read"
@@ -528,6 +555,10 @@ class Connection:
         if got > limit:
             self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
             return False
+        if not self._door.bodies.take(got - self._held_bytes):
+            self._break_off(errors.BODIES_FULL, self._door.bodies.why_full(got - self._held_bytes))
+            return False
+        self._held_bytes = got
         if self._wire_bytes - got > self._front.limits.max_header_bytes + CHUNK_OVERHEAD * got:
             self._break_off(errors.MALFORMED, "expected less beside the body: chunk extensions, trailers, tiny chunks")
             return False
@@ -539,6 +570,7 @@ class Connection:
         if admission is not None:
             body, self._body = bytes(self._body), bytearray()
             self._open(admission, body)
+            self._give_back()
         elif not self._keep_alive:
             self._end()
         else:

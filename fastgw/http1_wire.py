@@ -42,7 +42,7 @@ _DEFAULT_PORT = re.compile(r":(?:80)?$")
 _NOT_AN_ANSWERS = frozenset(
     {"connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade", "x-request-id"}
 )
-_CACHED_HEADS_MAX = 1024
+_CACHED_HEADS_MAX, _CACHED_HEAD_BYTES_MAX = 1024, 2048
 
 # As RFC 9110 has them; Python 3.11 still has the words of its predecessors.
 _RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
@@ -164,7 +164,9 @@ class AnswerHeads:
                 lines.append(f"{name}: {value}\r\n")
         head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
         has_body = status not in (204, 304)
-        if len(self.made) >= _CACHED_HEADS_MAX:
-            self.made.clear()
-        made = self.made[key] = head, has_body and status != 205 and CLOSE not in headers
+        made = head, has_body and status != 205 and CLOSE not in headers
+        if len(head) <= _CACHED_HEAD_BYTES_MAX:
+            if len(self.made) >= _CACHED_HEADS_MAX:
+                self.made.clear()
+            self.made[key] = made
         return made

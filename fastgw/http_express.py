@@ -18,16 +18,15 @@ from typing import Any
 
 from fastgw.admission import Door
 from fastgw.config import Limits, Listen
-from fastgw.deadlines import Deadlines
+from fastgw.deadlines import SWEEP_S, Deadlines
 from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.http1_connection import Connection
 from fastgw.http1_wire import SMALL_HEAD_BYTES, AnswerHeads
 from fastgw.messages import Cut
 from fastgw.proxied_connection import ProxiedConnection
-from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients
+from fastgw.slow_clients import ROUND_PERIOD_MAX_S, SlowClients, Standing, Timeouts
 
 BACKLOG = 1024
-SWEEP_S = 0.25  # the precision of deadlines here
 LINGER_S = 2.0  # how long a client that still sends may take to read the answer that ends its connection
 QUIET_AT_ONCE = 64  # connections that are ended in one turn of the loop for having been quiet; half a millisecond
 REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those beyond are cut
@@ -72,6 +71,7 @@ class ExpressFront:
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
+        self._looked_at: dict[int, Connection] = {}  # in this round of `slow_clients`
         self._is_ending = False  # no connection can come any more
         self._ended = self._loop.create_future()
 
@@ -88,7 +88,7 @@ class ExpressFront:
         else:
             # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
             timeout_s = self.limits.write_timeout_ns / 1e9
-            self._slow_clients = SlowClients(listening, timeout_s, None, self.door.cut, self._lately_answered)
+            self._slow_clients = SlowClients(listening, Timeouts(timeout_s), self, self.door.cut)
             self._slow_clients.start()
             self._server = await self._loop.create_server(self._new_connection, sock=listening, backlog=BACKLOG)
         self._sweep()
@@ -178,12 +178,23 @@ class ExpressFront:
         self.door.cut(Cut.SLOW_READER)
         connection.cut()
 
-    def _lately_answered(self) -> Iterator[int]:
+    # What `slow_clients` asks.
+
+    def descriptors(self) -> Iterator[int]:
         """Who may still be taking an answer, or be found to have taken too long: thousands of others need no look."""
         moment = self.now - self.writes_due.timeout_s - 2 * ROUND_PERIOD_MAX_S
         for connection in list(self._connections):
             if connection.has_been_answered_since(moment):
-                yield connection.fileno()
+                fd = connection.fileno()
+                self._looked_at[fd] = connection
+                yield fd
+
+    def standing(self, fd: int, _connection: socket.socket) -> Standing | None:
+        connection = self._looked_at[fd]
+        return Standing(connection.is_busy, connection.quiet_since + SWEEP_S)
+
+    def round_ends(self) -> None:
+        self._looked_at.clear()
 
     def _end_deserted(self) -> None:
         """Who sent too far ahead is not read from; that its other end has closed has to be asked for."""

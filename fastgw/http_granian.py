@@ -5,10 +5,15 @@ measured at 16 and 64 connections and cost about a third of the whole gateway mo
 bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is called for each parsed request on granian's
 Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
 
-What granian lacks is added here: a deadline for bodies, and `slow_clients` for what its sockets would have to tell.
-What kills it is kept from it: a status outside 100-999 aborts the process, and so does a future that is pending when
-its last connection has ended; a third stop signal blocks it. The version is pinned, because all of this is found out
-and none of it promised; tests/test_http_granian.py has one test for each behaviour that is leaned on here.
+Of granian's two interfaces ASGI's is taken: it alone shows the path as it was sent, header values as bytes, and bodies
+in parts, which can be bounded. RSGI decodes the path (`%2F` is gone then), hides a value with a byte that is not ASCII,
+and has either the whole body or parts that look complete when they are not. ASGI costs some
+microseconds a request more (bench/README.md).
+
+What granian lacks is added here: a deadline and a limit for bodies, the time that a connection may be idle beside the
+time for a head, and `slow_clients` for what its sockets would have to tell. What kills it is kept from it: a status
+outside 100-999 aborts the process, and a third stop signal blocks it. The version is pinned, because all of this is
+found out and none of it promised; tests/test_http_granian.py has one test for each behaviour that is leaned on here.
 """
 
 from __future__ import annotations
@@ -18,35 +23,36 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import structlog
-from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
+from granian._granian import ASGIWorker, CallbackScheduler, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.rsgi import HTTPProtocol, Scope
 
 from fastgw import errors
 from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits, Listen
-from fastgw.deadlines import Deadlines
+from fastgw.deadlines import SWEEP_S, Deadlines
+from fastgw.errors import Ending
 from fastgw.messages import Head, HeaderList, Peer
-from fastgw.slow_clients import SlowClients
+from fastgw.slow_clients import SlowClients, Standing, Timeouts, all_descriptors
 
 log = structlog.get_logger("fastgw.http")
 
 BACKLOG = 1024
 HTTP1_BUFFER_BYTES_MIN = 16_384  # hyper panics below 8 KiB and refuses ordinary headers just above
 CLOSE = ("connection", "close")
-_NOT_ESCAPED = "/!$&'()*+,;=:@\"<>[\\]^`{|}"
-# HTTP/2 may send a body without Content-Length with any of them.
-_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+CHUNKED = ("chunked",)
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
+EVENT_STREAM = b"text/event-stream"  # granian begins to stream when it sees this content-type
 HTTP2_PING_MS_MAX = 15_000
-BODY_SWEEP_S = 0.25  # the precision of the body deadline
 WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
+RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
+FORGET_AFTER_S = 60.0  # a connection that no round has seen; one takes milliseconds
+HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
 
 
 class _Scheduler(CallbackScheduler):
@@ -79,35 +85,49 @@ def _no_task(*_: object) -> None:
     return None
 
 
+class _Client:
+    """One connection that has asked something, as far as its requests tell."""
+
+    __slots__ = ("answered_s", "open", "peer")
+
+    def __init__(self, peer: Peer, now: float) -> None:
+        self.peer = peer
+        self.open = 0  # requests that come in or wait
+        self.answered_s = now
+
+
 class GranianFront:
     """One listening socket served by granian; the loop it is made on is the one that everything happens on."""
 
     def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
         """`fd` is a listening socket; it stays the caller's."""
         self.door = door
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self._scheme = "https" if listen.tls_cert else "http"
         self._body_timeout_s = limits.body_timeout_ns / 1e9
-        # A connection may be silent while one of its requests waits. How long that can be, the requests tell.
-        self._longest_wait_ns = max(limits.header_timeout_ns, limits.body_timeout_ns)
         self._handed_over: deque[tuple[Any, Any]] = deque()  # filled by granian's threads, emptied by the loop
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self.reading: dict[int, _Body] = {}  # bodies on their way, oldest first
-        self._unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
+        self.unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
         self._draining = False
         # hyper keeps the limit itself, by the size of its buffer, from the smallest buffer that it can have upwards.
         self._small_max_header_bytes = (
             limits.max_header_bytes if limits.max_header_bytes < HTTP1_BUFFER_BYTES_MIN else 0
         )
-        self._ended = self._loop.create_future()
+        self._heads: dict[tuple[object, ...], list[tuple[bytes, bytes]]] = {}  # of answers, as granian wants them
+        self._clients: dict[tuple[str, str], _Client] = {}  # by address and port
+        self._seen: set[tuple[str, str]] = set()  # of those, in this round of `slow_clients`
+        self._ended = self.loop.create_future()
         self._stop = WorkerSignal()
-        self._stop.add_cb(partial(self._loop.call_soon_threadsafe, self._on_ended))
+        self._stop.add_cb(partial(self.loop.call_soon_threadsafe, self._on_ended))
         self._slow_clients: SlowClients | None = None
         with socket.socket(fileno=os.dup(fd)) as listening:
             self._is_unix = listening.family == socket.AF_UNIX
             if not self._is_unix:
-                # HTTP/1 alone has a deadline of its own for clients that say nothing.
-                longest_wait_s = self._longest_wait_s if listen.http != "1" else None
-                self._slow_clients = SlowClients(listening, limits.write_timeout_ns / 1e9, longest_wait_s, door.cut)
+                timeouts = Timeouts(
+                    limits.write_timeout_ns / 1e9, limits.header_timeout_ns / 1e9, limits.idle_timeout_ns / 1e9
+                )
+                self._slow_clients = SlowClients(listening, timeouts, self, door.cut)
         self._worker = _granian_worker(fd, self._is_unix, listen, limits)
 
     async def start(self) -> None:
@@ -131,12 +151,12 @@ class GranianFront:
             return
         self._draining = True
         if lame_duck_s:
-            self._loop.call_later(lame_duck_s, self._begin_to_end)
+            self.loop.call_later(lame_duck_s, self._begin_to_end)
         else:
             self._begin_to_end()
 
     def _begin_to_end(self) -> None:
-        self._unwatched.expire(math.inf)
+        self.unwatched.expire(math.inf)
         self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
@@ -149,8 +169,31 @@ class GranianFront:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def _longest_wait_s(self) -> float:
-        return self._longest_wait_ns / 1e9
+    # What `slow_clients` asks.
+
+    def descriptors(self) -> Iterator[int]:
+        return all_descriptors()
+
+    def standing(self, _fd: int, connection: socket.socket) -> Standing | None:
+        try:
+            address, port = connection.getpeername()[:2]
+        except OSError:
+            return None  # it has just ended
+        key = (address.partition("%")[0], str(port))  # Python names the interface of a link-local address
+        client = self._clients.get(key)
+        if client is None:
+            return None
+        self._seen.add(key)
+        return Standing(client.open > 0, client.answered_s)
+
+    def round_ends(self) -> None:
+        """Forgets the connections that are not there any more."""
+        gone = [key for key, client in self._clients.items() if not client.open and key not in self._seen]
+        for key in gone:
+            # One that has come, asked and been answered within this round may still be there, and unseen.
+            if self.loop.time() - self._clients[key].answered_s > FORGET_AFTER_S:
+                del self._clients[key]
+        self._seen = set()
 
     # granian's threads.
 
@@ -161,7 +204,7 @@ class GranianFront:
         self._handed_over.append((callback, argument))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._take_handed_over)
+            self.loop.call_soon_threadsafe(self._take_handed_over)
 
     # The loop.
 
@@ -178,36 +221,43 @@ class GranianFront:
                 log.exception("request not handled")
 
     def _take_request(self, watcher: Any) -> None:
+        proto = watcher.proto
         try:
-            self._begin(watcher.scope, watcher.proto)
+            self._begin(watcher.scope, proto)
         except Exception:
-            watcher.proto.response_bytes(500, [], b"")
+            _send(proto, 500, [], b"")
             raise
 
-    def _begin(self, scope: Scope, proto: HTTPProtocol) -> None:
-        is_http2 = scope.http_version == "2"
-        head = _head_of(scope, is_http2)
-        verdict = (self._small_max_header_bytes and self._check_header_bytes(scope.headers)) or self.door.admit(head)
-        answer = partial(_answer_http2, proto) if is_http2 else partial(self._answer_http1, proto)
+    def _begin(self, scope: dict[str, Any], proto: Any) -> None:
+        client = self._client_of(scope["client"])
+        headers = _Headers(scope["headers"])
+        verdict = (
+            (self._small_max_header_bytes and self._check_header_bytes(scope["headers"]))
+            or _check_framing(headers)
+            or self.door.admit(_head_of(scope, headers, client.peer))
+        )
+        request = _Request(self, proto, client, scope["http_version"])
         if isinstance(verdict, Refusal):
-            self.door.refuse(verdict, answer)
-            return
-        if verdict.timeout_ns > self._longest_wait_ns:
-            self._longest_wait_ns = verdict.timeout_ns
-        if verdict.body_bytes == UNKNOWN:  # there is no bound to what granian collects
-            self.door.abandon(verdict, errors.MALFORMED, "send a Content-Length; chunked bodies are not taken", answer)
+            self.door.refuse(verdict, request.answer)
         elif verdict.body_bytes:
-            _Body(self, proto, verdict, answer, self._loop.time() + self._body_timeout_s)
+            _Body(self, request, verdict, self.loop.time() + self._body_timeout_s)
         else:
-            self.open(proto, verdict, b"", answer)
+            self.open(request, verdict, b"")
 
-    def open(self, proto: HTTPProtocol, admission: Admission, body: bytes, answer: Any) -> None:
+    def _client_of(self, key: tuple[str, str]) -> _Client:
+        client = self._clients.get(key)
+        if client is None:
+            # On Unix sockets all clients are one: they are local, and nobody watches them.
+            peer = Peer("", 0, self._scheme) if self._is_unix else Peer(key[0], int(key[1]), self._scheme)
+            client = self._clients[key] = _Client(peer, self.loop.time())
+        return client
+
+    def open(self, request: _Request, admission: Admission, body: bytes) -> None:
         """Called when a request is complete."""
-        request = _Request(proto, answer, self.door, self._unwatched)
         if self._draining:
             request.watch()  # granian may end with any connection: see `_Request.watch`
         else:
-            self._unwatched.add(request, self._loop.time())
+            self.unwatched.add(request, self.loop.time())
         try:
             request.token = self.door.open(admission, body, request.answer)
         except MemoryError:
@@ -216,25 +266,35 @@ class GranianFront:
             log.exception("request not opened", route=admission.route_number)
             request.answer(500, [], b"", b"")
 
-    def _check_header_bytes(self, headers: Any) -> Refusal | None:
-        header_bytes = sum(len(name) + len(value) + 4 for name, value in headers.items())  # `: ` and the line's end
+    def _check_header_bytes(self, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+        header_bytes = sum(len(name) + len(value) + 4 for name, value in headers)  # `: ` and the line's end
         if header_bytes <= self._small_max_header_bytes:
             return None
         expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
         return Refusal(errors.HEADERS_TOO_LARGE, expected)
 
-    def _answer_http1(
-        self, proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes
-    ) -> None:
-        if self._draining and CLOSE not in headers:  # hyper adds it, but only once the signal has reached its thread
-            headers = [*headers, CLOSE]
-        _answer(proto, status, headers, body, request_id)
+    def heads_for(self, headers: HeaderList) -> list[tuple[bytes, bytes]]:
+        """The same headers as bytes, made once."""
+        key = tuple(headers)
+        made = self._heads.get(key)
+        if made is None:
+            made = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+            if sum(len(name) + len(value) for name, value in made) <= HEAD_REMEMBERED_BYTES_MAX:
+                if len(self._heads) >= HEADS_REMEMBERED_MAX:
+                    self._heads.clear()
+                self._heads[key] = made
+        return made
+
+    @property
+    def draining(self) -> bool:
+        """Answers end their connections."""
+        return self._draining
 
     def _sweep(self) -> None:
         if not self._ended.done():
-            self._loop.call_later(BODY_SWEEP_S, self._sweep)
-        now = self._loop.time()
-        self._unwatched.expire(now)
+            self.loop.call_later(SWEEP_S, self._sweep)
+        now = self.loop.time()
+        self.unwatched.expire(now)
         for body in list(self.reading.values()):
             if body.deadline > now:
                 break  # all deadlines are equally far from their start: the others are later
@@ -242,154 +302,302 @@ class GranianFront:
 
 
 class _Body:
-    """A body on its way: it comes, it breaks off, or its deadline passes. One of them wins."""
+    """A body on its way, part by part: it comes, it breaks off, or its deadline passes. One of them wins.
 
-    __slots__ = ("_admission", "_answer", "_front", "_future", "_proto", "deadline")
+    No part is asked for before there is room for it, and hyper reads no further than what was asked for: so what a
+    client sends beyond the limits stays in its hands.
 
-    def __init__(
-        self, front: GranianFront, proto: HTTPProtocol, admission: Admission, answer: Any, deadline: float
-    ) -> None:
+    A stream of HTTP/2 that its client resets with NO_ERROR or CANCEL looks like one that has ended (hyper takes both
+    for the end of the body). Where the length was declared it tells; where not, the request is asked for the end of its
+    client before it is believed: a reset is known by then.
+    """
+
+    __slots__ = ("_admission", "_front", "_future", "_got_bytes", "_held_bytes", "_parts", "_request", "deadline")
+
+    def __init__(self, front: GranianFront, request: _Request, admission: Admission, deadline: float) -> None:
         self._front = front
-        self._proto = proto
+        self._request = request
         self._admission = admission
-        self._answer = answer
+        self._parts: list[bytes] = []
+        self._got_bytes = 0
+        self._held_bytes = 0
+        self._future: Any = None
         self.deadline = deadline
         front.reading[id(self)] = self
-        self._future: Any = proto()
-        self._future.add_done_callback(self._on_done)
+        if admission.body_bytes == UNKNOWN or self._take(admission.body_bytes):
+            self._ask()
 
-    def _on_done(self, future: Any) -> None:
-        if self._front.reading.pop(id(self), None) is None:
+    def _take(self, size_bytes: int) -> bool:
+        """Whether there is room for that much more; refuses the request if not."""
+        memory, connection = self._front.door.bodies, self._request.connection
+        if memory.take(size_bytes, connection):
+            self._held_bytes += size_bytes
+            return True
+        self._break_off(errors.BODIES_FULL, memory.why_full(size_bytes, connection))
+        return False
+
+    def _ask(self) -> None:
+        future = self._future = self._request.proto.receive()
+        future.add_done_callback(self._on_part)
+
+    def _on_part(self, future: Any) -> None:
+        if self._future is not future:
             return  # the deadline was first
         self._future = None  # it holds this very method: a circle through Rust, which no collector can see
-        try:
-            body = future.result()
-        except Exception:  # granian raises its own for truncated and for broken framing alike; the client may be gone
-            body = b""
-        # An HTTP/2 stream that its client resets with NO_ERROR looks like one that has ended.
-        if len(body) != self._admission.body_bytes:
-            self._front.door.abandon(self._admission, errors.CANCELLED_EARLY, "the body ended early", self._answer)
+        message = future.result()
+        if message["type"] != "http.request":
+            self._cut_short()
             return
-        self._front.open(self._proto, self._admission, body, self._answer)
+        part = message["body"]
+        if part and not self._keep(part):
+            return
+        declared = self._admission.body_bytes
+        if declared == UNKNOWN:
+            if message["more_body"]:
+                self._ask()
+            elif self._may_be_reset():
+                self._ask_for_reset()
+            else:
+                self._complete()
+        elif self._got_bytes == declared:
+            self._complete()
+        elif message["more_body"]:
+            self._ask()
+        else:
+            self._cut_short()
+
+    def _keep(self, part: bytes) -> bool:
+        """Whether the body may go on after this part of it."""
+        self._got_bytes += len(part)
+        if self._admission.body_bytes == UNKNOWN:
+            limit = self._admission.max_body_bytes
+            if self._got_bytes > limit:
+                self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
+                return False
+            if not self._take(len(part)):
+                return False
+        self._parts.append(part)
+        return True
+
+    def _may_be_reset(self) -> bool:
+        # A request without a body, of a method that has none as a rule, has nothing that could be cut short.
+        return self._request.is_http2 and (self._got_bytes > 0 or self._admission.method in BODY_METHODS)
+
+    def _ask_for_reset(self) -> None:
+        future = self._future = self._request.proto.receive()
+        future.add_done_callback(self._on_reset)
+        self._front.loop.call_later(RESET_CHECK_S, self._on_no_reset, future)
+
+    def _on_reset(self, future: Any) -> None:
+        if self._future is future and not future.cancelled():
+            self._future = None
+            self._cut_short()
+
+    def _on_no_reset(self, future: Any) -> None:
+        if self._future is future:
+            self._future = None
+            future.cancel()
+            self._complete()
+
+    def _complete(self) -> None:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        del self._front.reading[id(self)]
+        self._front.open(self._request, self._admission, body)
+        self._give_back()
+
+    def _cut_short(self) -> None:
+        if self._admission.body_bytes == UNKNOWN and not self._request.is_http2:
+            # hyper says the same of broken chunks, whose client waits for an answer, and of one that has left.
+            self._break_off(errors.MALFORMED, "expected well-formed chunks up to the last one")
+        else:
+            self._break_off(errors.CANCELLED_EARLY, "the body ended early")
 
     def expire(self, timeout_s: float) -> None:
+        declared = self._admission.body_bytes
+        expected = "the whole body" if declared == UNKNOWN else f"{declared} bytes"
+        self._break_off(errors.BODY_TIMEOUT, f"expected {expected} within {timeout_s:g} s, got {self._got_bytes} bytes")
+
+    def _break_off(self, ending: Ending, detail: str) -> None:
+        """The body is not going to be complete."""
+        future, self._future = self._future, None
+        if future is not None:
+            future.cancel()
+        self._parts = []
         del self._front.reading[id(self)]
-        self._future.cancel()
-        self._future = None
-        detail = f"expected {self._admission.body_bytes} bytes within {timeout_s:g} s"
-        self._front.door.abandon(self._admission, errors.BODY_TIMEOUT, detail, self._answer)
+        self._front.door.abandon(self._admission, ending, detail, self._request.answer)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._held_bytes:
+            self._front.door.bodies.give(self._held_bytes, self._request.connection)
 
 
 class _Request:
-    """One that waits for its answer. Most are answered before anybody need know whether their clients are still there.
+    """One request, until it is answered.
 
-    To be told of that takes a task and a future of granian's for each request: a fifth of the whole gateway.
+    Most are answered before anybody need know whether their clients are still there. To be told of that takes a task
+    and a future of granian's for each request: a fifth of the whole gateway.
     """
 
-    __slots__ = ("_answer", "_door", "_gone", "_proto", "_unwatched", "token")
+    __slots__ = ("_front", "_gone", "_http_version", "_is_open", "client", "proto", "token")
 
-    def __init__(self, proto: HTTPProtocol, answer: Any, door: Door, unwatched: Deadlines[_Request]) -> None:
-        self._proto = proto
-        self._answer = answer
-        self._door = door
-        self._unwatched = unwatched
+    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
+        self._front = front
+        self._http_version = http_version
         self._gone: Any = None
+        self.proto = proto
+        self.client = client
         self.token = -1
+        self._is_open = True
+        client.open += 1
+
+    @property
+    def is_http2(self) -> bool:
+        return self._http_version == "2"
+
+    @property
+    def connection(self) -> _Client | None:
+        """What names its connection, where several bodies can come in on one."""
+        return self.client if self.is_http2 and self.client.peer.address else None
 
     def watch(self) -> None:
         """From now on a client that leaves is told of, and one that has left.
 
-        The future has to end before granian does: one that is left pending when the last connection has ended is
-        dropped by a thread without the GIL, which aborts the process. So it is asked for while the connection lives or
-        granian goes on, and `answer` ends it.
+        granian has to be asked before it ends, which it may do with any connection once it was told to stop.
         """
-        self._gone = self._proto.client_disconnect()
-        self._gone.add_done_callback(self._on_gone)
+        self._gone = self.proto.receive()
+        self._gone.add_done_callback(self._on_message)
+
+    def _on_message(self, future: Any) -> None:
+        if future is not self._gone:
+            return  # it has been answered
+        if future.result()["type"] == "http.request":  # the end of its body, which nobody had to read so far
+            self.watch()
+            return
+        self._gone = None
+        self._end()
+        self._front.door.gone(self.token)
+
+    def _end(self) -> None:
+        """It is answered, or nobody is there to be answered: its connection may count as idle."""
+        if self._is_open:
+            self._is_open = False
+            self.client.open -= 1
+            self.client.answered_s = self._front.loop.time()
 
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
-        gone, self._gone = self._gone, None  # it holds `_on_gone`: a circle through Rust, which no collector can see
-        if gone is None:
-            self._unwatched.discard(self)
-        else:
+        gone, self._gone = self._gone, None  # it holds `_on_message`: a circle through Rust, which no collector sees
+        if gone is not None:
             gone.cancel()
-        self._answer(status, headers, body, request_id)
+        front = self._front
+        front.unwatched.discard(self)
+        self._end()
+        if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
+            log.error("the core answered with an illegal status", status=status)
+            status, headers, body = 500, [], b""
+        if self._http_version == "2":
+            headers = [header for header in headers if header[0] not in CONNECTION_HEADERS]
+        elif self._http_version == "1":
+            # To a kept-alive client of HTTP/1.0 hyper would say both, `close` and `keep-alive`. It knows where the next
+            # request begins, or ends the connection by itself.
+            headers = [header for header in headers if header != CLOSE]
+        elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
+            headers = [*headers, CLOSE]
+        made = front.heads_for(headers)
+        if request_id:
+            made = [*made, (b"x-request-id", request_id)]
+        proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
+        _send(proto, status, made, body)
 
-    def _on_gone(self, left: Any) -> None:
-        self._gone = None
-        if not left.cancelled():
-            self._door.gone(self.token)
+
+def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    # As a stream an answer would go out in chunks: its length is declared, as that of any other.
+    if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers):
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+    try:
+        proto.send({"type": "http.response.start", "status": status, "headers": headers})
+    except Exception:
+        log.exception("granian does not take an answer's head", status=status)
+        proto.send({"type": "http.response.start", "status": 500, "headers": []})
+        body = b""
+    proto.send({"type": "http.response.body", "body": body})
 
 
-def _answer(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
-    if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
-        log.error("the core answered with an illegal status", status=status)
-        status, headers, body = 500, [], b""
-    if request_id:
-        headers = [*headers, ("x-request-id", request_id.decode("ascii"))]
-    proto.response_bytes(status, headers, body)
+class _Headers:
+    """The headers of a request by name; values as latin-1, which has a character for each byte."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        lines: dict[bytes, Any] = {}
+        for name, value in pairs:
+            if name in lines:
+                before = lines[name]
+                lines[name] = [*before, value] if type(before) is list else [before, value]
+            else:
+                lines[name] = value
+        self._lines = lines
+
+    def get_all(self, key: str, /) -> Sequence[str]:
+        found = self._lines.get(key.encode())
+        if found is None:
+            return ()
+        return [str(value, "latin-1") for value in found] if type(found) is list else (str(found, "latin-1"),)
 
 
-def _answer_http2(proto: HTTPProtocol, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
-    _answer(proto, status, [header for header in headers if header[0] not in CONNECTION_HEADERS], body, request_id)
+def _lower(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value.lower() for value in values)
 
 
-def _head_of(scope: Scope, is_http2: bool) -> Head:
-    headers: Any = scope.headers  # each access clones the whole header map: once is enough
-    length = headers.get("content-length")
+def _check_framing(headers: _Headers) -> Refusal | None:
+    """hyper takes every list that ends with `chunked`, and leaves the other encodings in the body."""
+    if _lower(headers.get_all("transfer-encoding")) not in ((), CHUNKED):
+        return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
+    return None
+
+
+def _head_of(scope: dict[str, Any], headers: _Headers, peer: Peer) -> Head:
+    lengths = headers.get_all("content-length")
+    is_http2 = scope["http_version"] == "2"
     return Head(
-        scope.method,
-        _escaped(scope.path),
-        scope.query_string,
+        scope["method"],
+        scope["raw_path"].decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
         headers,
-        _hosts(scope.authority, headers.get_all("host"), is_http2),
-        int(length) if length is not None else None,  # hyper has refused anything that is not a number
-        "transfer-encoding" in headers or (is_http2 and scope.method in _BODY_METHODS),
-        _peer(scope),
+        headers.get_all("host"),
+        int(lengths[0]) if lengths else None,  # hyper has refused anything that is not a number
+        # Whether an HTTP/2 stream has ended with its headers granian does not say.
+        is_http2 or bool(headers.get_all("transfer-encoding")),
+        peer,
     )
 
 
-def _escaped(path: str) -> str:
-    """granian has decoded it; what were no characters is left as it is, for the core to refuse."""
-    return path if "\ufffd" in path else quote(path, safe=_NOT_ESCAPED)
-
-
-def _peer(scope: Scope) -> Peer:
-    host, _, port = scope.client.rpartition(":")
-    return Peer(host.strip("[]"), int(port), scope.scheme) if port.isdigit() else Peer("", 0, scope.scheme)
-
-
-def _hosts(authority: str | None, hosts: list[str], is_http2: bool) -> list[str]:
-    """Every host that the request names: two names for it are two, and refused.
-
-    `authority` is that of an absolute target (RFC 9112, 3.2.2: a Host of its own is wanted all the same) or, in
-    HTTP/2, :authority, which takes the place of Host (RFC 9113, 8.3.1).
-    """
-    if authority is None or hosts == [authority]:
-        return hosts
-    return [authority, *hosts] if is_http2 or hosts else []
-
-
-def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> RSGIWorker:
+def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> ASGIWorker:
     header_timeout_ms = limits.header_timeout_ns // 1_000_000
+    # hyper has one timer for a late head and an idle connection; `slow_clients` sees to the shorter time.
+    idle_timeout_ms = max(header_timeout_ms, limits.idle_timeout_ns // 1_000_000)
     uses_tls = bool(listen.tls_cert)
-    return RSGIWorker(  # positional throughout: this is how granian's own servers call it
+    return ASGIWorker(  # positional throughout: this is how granian's own servers call it
         1,
         (None, SocketHolder(os.dup(fd), is_unix, BACKLOG)),  # granian closes what it is given
         None,
         1,  # runtime threads: one was measured best, the loop is the bottleneck
         4,  # tokio's blocking threads
-        1,  # Python threads: RSGI wants exactly one
+        1,  # Python threads: exactly one: the hook is called on it
         30,
         limits.max_connections,
         listen.http,
         HTTP1Settings(
-            header_read_timeout=header_timeout_ms,
+            header_read_timeout=idle_timeout_ms,
             max_buffer_size=max(HTTP1_BUFFER_BYTES_MIN, limits.max_header_bytes),
         ),
         HTTP2Settings(
             max_headers_size=limits.max_header_bytes,
             max_concurrent_streams=1024,
-            keep_alive_interval=min(HTTP2_PING_MS_MAX, header_timeout_ms),  # so a living client is never silent
+            # So a living client is never silent, and what it says besides heads is no head that is late.
+            keep_alive_interval=max(1, min(HTTP2_PING_MS_MAX, header_timeout_ms // 2)),
             keep_alive_timeout=10,
         ),
         False,  # WebSockets: not yet

@@ -20,6 +20,7 @@ from fastgw.request_path import BadPath, decoded_segments
 # RFC 9112, 3.2: a Host that is none is refused. RFC 3986 allows more characters in a name than any DNS name has; among
 # them the comma and the at-sign, with which two hosts are smuggled in one header.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
+_HOST_REMEMBERED_MAX = 255  # characters of a DNS name
 _HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients; hostile ones cannot make it grow
 
 
@@ -174,7 +175,7 @@ class Intake:
             return Refusal(errors.MALFORMED, "the Host is not a host name with or without port")
         if self._hosts and _without_port(host).lower() not in self._hosts:
             return Refusal(errors.MALFORMED, "this Host is not served here")
-        if len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
+        if len(host) <= _HOST_REMEMBERED_MAX and len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
             self._served_hosts.add(host)
         return None
 

@@ -49,6 +49,7 @@ class WorkerState(NamedTuple):
     serving: bool  # it is ready, not draining, and its loop turns
     heartbeat_age_ns: int  # 0 without a process
     in_flight: int  # requests of all living processes of this slot
+    body_bytes: int  # of request bodies that are coming in to them
 
 
 def worker_states(table: Table, now_ns: int) -> list[WorkerState]:
@@ -59,11 +60,13 @@ def worker_states(table: Table, now_ns: int) -> list[WorkerState]:
 def _worker_state(table: Table, worker: int, now_ns: int) -> WorkerState:
     living = [info for info in (table.process_info(2 * worker), table.process_info(2 * worker + 1)) if info]
     if not living:
-        return WorkerState(worker, None, False, 0, 0)
+        return WorkerState(worker, None, False, 0, 0, 0)
     # During a reload two generations live: the old one counts until the new one serves, or while it still drains alone.
     chosen = max(living, key=lambda info: (_serves(info, now_ns), not info.draining))
     in_flight = sum(info.in_flight for info in living)
-    return WorkerState(worker, chosen, _serves(chosen, now_ns), max(0, now_ns - chosen.heartbeat_ns), in_flight)
+    body_bytes = sum(info.body_bytes for info in living)
+    age_ns = max(0, now_ns - chosen.heartbeat_ns)
+    return WorkerState(worker, chosen, _serves(chosen, now_ns), age_ns, in_flight, body_bytes)
 
 
 def _serves(info: ProcessInfo, now_ns: int) -> bool:
@@ -187,6 +190,11 @@ def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:
 
     living = [(state, state.process) for state in states if state.process is not None]
     yield from _gauge("in_flight", "Requests that wait, by worker.", of_all(s.in_flight for s in states))
+    yield from _gauge(
+        "request_body_bytes",
+        "Bytes of request bodies that are coming in, by worker.",
+        of_all(s.body_bytes for s in states),
+    )
     yield from _gauge("slots", "The most requests one worker process can hold.", [((), table.slots_per_process)])
     yield from _gauge("worker_up", "Whether the worker has a process.", of_all(bool(s.process) for s in states))
     yield from _gauge("worker_ready", "Whether the worker serves requests.", of_all(s.serving for s in states))

@@ -1,14 +1,15 @@
-"""Ends the connections of clients that stand still, for a front whose sockets belong to somebody else.
+"""Ends the connections of clients that stand still, by what the kernel knows of their sockets.
 
-granian keeps its sockets to itself, has no deadline for a client that does not take its answer, and none for one that
-connects and says nothing where it has to find out the HTTP version first. But the kernel knows both (TCP_INFO), and
-/proc/self/fd has every socket of the process. So each round looks at all of them, or those that the front names, a few
-at a time:
+A front hears nothing of a client that takes its answer slowly once the kernel has all of it. granian keeps its sockets
+to itself altogether, and hyper has one timer for late heads and idle connections, and none where it has to find out
+the HTTP version first. But the kernel knows (TCP_INFO), and what a connection was doing the front knows (`Standing`).
+So each round looks at all sockets, or those that the front names, a few at a time:
 
-- *slow*: of what was queued for the client one write timeout ago, something is still not acknowledged. A client that
-  takes nothing at all is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on
-  time. This rule is for those that take a little now and then.
-- *silent*: nothing is queued, and nothing has moved in either direction for longer than any request may wait.
+- *slow*: the last answer was given one write timeout ago, and something is still queued for the client; or, where it
+  asks on meanwhile, of what was queued one write timeout ago something is still not acknowledged. A client that takes
+  nothing at all is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on time.
+- *silent*: it has begun a request head, or has never asked anything, and the head did not come within its timeout.
+- *idle*: its last request was answered longer ago than a connection may be idle.
 
 A socket is looked at through a duplicate of its descriptor, so that one which is closed meanwhile is not mistaken for
 another. Shutting it down is seen by its owner as the end of the client. Unix sockets have no TCP_INFO: they are local.
@@ -25,7 +26,7 @@ import struct
 import termios
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -37,7 +38,7 @@ LOOKS_AT_ONCE = 32  # a fifth of a millisecond of the loop's time (measured: 6 u
 NEXT_LOOKS_AFTER_S = 0.005
 ROUNDS_PER_TIMEOUT = 4  # so a deadline is kept to a quarter of the shortest timeout
 ROUND_PERIOD_MAX_S = 2.5
-SILENCE_SLACK_S = 1.0  # for an answer that is given at the very end of its time
+SILENCE_SLACK_S = 1.0  # the kernel counts in ticks, and what the client sends may be under way
 
 SO_COOKIE = 57  # a number that no other socket of this machine ever has (Linux 4.6); not in Python's socket module
 ESTABLISHED = 1
@@ -47,14 +48,43 @@ _TCP_INFO = struct.Struct("=B23xI16xI4xI64xQ16xI")
 _INT = struct.Struct("=i")
 
 
-class _Queued(NamedTuple):
-    """What one connection had to take at some moment."""
+class Standing(NamedTuple):
+    """What a front knows of one connection that has asked something."""
 
-    since: float
-    position: int  # of the last byte that was queued then, in all that was ever sent
+    is_busy: bool  # a request of it is coming in or waits for its answer
+    since_s: float  # when it was last answered, by the loop's clock
 
 
-def _all_descriptors() -> Iterator[int]:
+class Clients(Protocol):
+    """What is asked of the front whose clients are watched."""
+
+    def descriptors(self) -> Iterator[int]:
+        """Which to look at in this round. One that is about to be closed may be -1."""
+
+    def standing(self, fd: int, connection: socket.socket) -> Standing | None:
+        """Of the connection with this descriptor; None if it has not asked anything yet."""
+
+    def round_ends(self) -> None:
+        """Every descriptor has been looked at."""
+
+
+class Timeouts(NamedTuple):
+    """For how long a client may do what; None: the front sees to it itself."""
+
+    write_s: float  # for taking an answer
+    header_s: float | None = None  # for a request head, from its first byte or from the connection's beginning
+    idle_s: float | None = None  # between an answer and the next request
+
+
+class _Mark(NamedTuple):
+    """Something that was noticed of a connection at some moment."""
+
+    since_s: float
+    position: int  # a byte in all that was ever sent to the client
+
+
+def all_descriptors() -> Iterator[int]:
+    """Every descriptor of this process."""
     for entry in os.scandir("/proc/self/fd"):
         yield int(entry.name)
 
@@ -63,42 +93,35 @@ class SlowClients:
     """The clients of one listening TCP socket, which `start` begins to watch and `stop` leaves alone."""
 
     def __init__(
-        self,
-        listening: socket.socket,
-        write_timeout_s: float,
-        longest_wait_s: Callable[[], float] | None,
-        on_cut: Callable[[Cut], object],
-        descriptors: Callable[[], Iterator[int]] = _all_descriptors,
+        self, listening: socket.socket, timeouts: Timeouts, clients: Clients, on_cut: Callable[[Cut], object]
     ) -> None:
         """
         Args:
             listening: not kept; TCP_USER_TIMEOUT is set on it, and every accepted socket inherits that.
-            write_timeout_s: how long a client may take for what is queued for it.
-            longest_wait_s: for how long a client with a request may have to be silent, at most; asked in each round.
-                None: silent clients are none of our business.
             on_cut: told of each connection that was ended, and why.
-            descriptors: which to look at in a round, for a caller that knows better than to look at all. One that is
-                about to be closed may be -1.
         """
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(write_timeout_s * 1000)))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(timeouts.write_s * 1000)))
         self._family = listening.family
         host, self._port = listening.getsockname()[:2]
         self._host = None if ipaddress.ip_address(host).is_unspecified else host
-        self._write_timeout_s = write_timeout_s
-        self._longest_wait_s = longest_wait_s
+        self._timeouts = timeouts
+        self._clients = clients
         self._on_cut = on_cut
-        self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        # One round.
+        shortest_s = min(timeout_s for timeout_s in timeouts if timeout_s is not None)
+        self._period_s = min(ROUND_PERIOD_MAX_S, shortest_s / ROUNDS_PER_TIMEOUT)
+        # One round; by socket cookie: what was noticed in the last round, and in this one.
         self._fds: Iterator[int] = iter(())
-        self._queued: dict[int, _Queued] = {}  # by socket cookie: those that had something to take in the last round
-        self._still_queued: dict[int, _Queued] = {}  # and in this one
+        self._queued: dict[int, _Mark] = {}  # had something to take; the position is the end of it
+        self._still_queued: dict[int, _Mark] = {}
+        self._heads: dict[int, _Mark] = {}  # had begun a head; the position is all that was sent before
+        self._still_heads: dict[int, _Mark] = {}
         self._cut = 0
 
     def start(self) -> None:
         """Begins to look."""
-        self._after(self._period_s(), self._begin_round)
+        self._after(self._period_s, self._begin_round)
 
     def stop(self) -> None:
         """Looks no more. Safe to call twice."""
@@ -109,15 +132,9 @@ class SlowClients:
     def _after(self, delay_s: float, step: Callable[[], None]) -> None:
         self._timer = self._loop.call_later(delay_s, step)
 
-    def _period_s(self) -> float:
-        shortest = self._write_timeout_s
-        if self._longest_wait_s is not None:
-            shortest = min(shortest, self._longest_wait_s() + SILENCE_SLACK_S)
-        return min(ROUND_PERIOD_MAX_S, shortest / ROUNDS_PER_TIMEOUT)
-
     def _begin_round(self) -> None:
-        self._fds = self._descriptors()
-        self._still_queued = {}
+        self._fds = self._clients.descriptors()
+        self._still_queued, self._still_heads = {}, {}
         self._cut = 0
         self._go_on()
 
@@ -130,10 +147,11 @@ class SlowClients:
         if len(looks) == LOOKS_AT_ONCE:
             self._after(NEXT_LOOKS_AFTER_S, self._go_on)
             return
-        self._queued = self._still_queued
+        self._queued, self._heads = self._still_queued, self._still_heads
+        self._clients.round_ends()
         if self._cut:
             log.warning("clients that stood still were cut off", port=self._port, connections=self._cut)
-        self._after(self._period_s(), self._begin_round)
+        self._after(self._period_s, self._begin_round)
 
     def _look(self, fd: int, now: float) -> None:
         try:
@@ -150,33 +168,58 @@ class SlowClients:
                 info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
             except OSError:
                 return  # not TCP
-            if len(info) == _TCP_INFO.size and info[0] == ESTABLISHED:
-                self._judge(one, info, now)
+            if len(info) == _TCP_INFO.size and info[0] == ESTABLISHED and self._is_ours(one):
+                self._judge(one, info, self._clients.standing(fd, one), now)
 
-    def _judge(self, one: socket.socket, info: bytes, now: float) -> None:
+    def _judge(self, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
         _, unacknowledged, last_sent_ms, last_received_ms, acknowledged, unsent = _TCP_INFO.unpack(info)
         if unacknowledged or unsent:
-            if self._is_ours(one) and self._is_slow(one, acknowledged, now):
+            answered_long_ago = (
+                standing is not None and not standing.is_busy and now - standing.since_s > self._timeouts.write_s
+            )
+            if answered_long_ago or self._is_slow(one, acknowledged, now):
                 # Without this, what is queued would outlive the connection in the kernel.
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._cut_off(one, Cut.SLOW_READER)
-        elif self._longest_wait_s is not None:
+        elif self._timeouts.header_s is not None and not (standing is not None and standing.is_busy):
             silent_s = min(last_sent_ms, last_received_ms) / 1000
-            if silent_s > self._longest_wait_s() + SILENCE_SLACK_S and self._is_ours(one):
+            has_begun = last_received_ms < last_sent_ms  # the client spoke last
+            if self._is_late(standing, silent_s) or (has_begun and self._head_is_late(one, acknowledged, now)):
                 self._cut_off(one, Cut.SILENT)
+            elif self._is_idle(standing, now):
+                self._cut_off(one, Cut.IDLE)
 
     def _is_ours(self, one: socket.socket) -> bool:
         host, port = one.getsockname()[:2]
         return port == self._port and self._host in (host, None)
 
     def _is_slow(self, one: socket.socket, acknowledged: int, now: float) -> bool:
-        cookie = int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
+        cookie = _cookie_of(one)
         before = self._queued.get(cookie)
         if before is None or acknowledged >= before.position:
             (queued_bytes,) = _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
-            before = _Queued(now, acknowledged + queued_bytes)
+            before = _Mark(now, acknowledged + queued_bytes)
         self._still_queued[cookie] = before
-        return now - before.since > self._write_timeout_s
+        return now - before.since_s > self._timeouts.write_s
+
+    def _is_late(self, standing: Standing | None, silent_s: float) -> bool:
+        """It has never asked anything, and nothing moves. (HTTP/2 is pinged by the server: it is never silent.)"""
+        assert self._timeouts.header_s is not None
+        return standing is None and silent_s > self._timeouts.header_s + SILENCE_SLACK_S
+
+    def _head_is_late(self, one: socket.socket, acknowledged: int, now: float) -> bool:
+        """Bytes of a head have come, and no request. (What HTTP/2 clients say besides is followed by a ping.)"""
+        assert self._timeouts.header_s is not None
+        cookie = _cookie_of(one)
+        before = self._heads.get(cookie)
+        if before is None or before.position != acknowledged:
+            before = _Mark(now, acknowledged)
+        self._still_heads[cookie] = before
+        return now - before.since_s > self._timeouts.header_s + SILENCE_SLACK_S
+
+    def _is_idle(self, standing: Standing | None, now: float) -> bool:
+        idle_s = self._timeouts.idle_s
+        return standing is not None and idle_s is not None and now - standing.since_s > idle_s + SILENCE_SLACK_S
 
     def _cut_off(self, one: socket.socket, why: Cut) -> None:
         self._cut += 1
@@ -185,3 +228,7 @@ class SlowClients:
             one.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it has just ended by itself
+
+
+def _cookie_of(one: socket.socket) -> int:
+    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")

@@ -148,6 +148,7 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -
         "draining": False,
         "heartbeat_age_ms": 20.0,
         "in_flight": 3,
+        "body_bytes": 0,
         "home_partition": 1,
         "map_version": 1,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastgw import config, errors
+from fastgw.body_memory import BodyMemory
 from fastgw.entrance import Entrance
 from fastgw.intake import Intake
 from fastgw.messages import Head
@@ -29,7 +30,8 @@ class BrokenHeaders(FakeHeaders):
 def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
     house = House()
     cfg = config.loads(ROUTE, "test.toml")
-    entrance = Entrance(Intake(cfg.routes, cfg.limits, ()), house.exchange, house.table, 0, house.journal)
+    bodies = BodyMemory(1 << 20, 1 << 20)
+    entrance = Entrance(Intake(cfg.routes, cfg.limits, ()), house.exchange, bodies, house.table, 0, house.journal)
     verdict = entrance.admit(Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False))
     assert verdict.ending is errors.REFUSED_SEND
     assert len(house.journal.broken) == 1

@@ -44,6 +44,9 @@ FLOOR["admin_server"] = FLOOR["admin"] + 0.5
 # Checks at a reload what the agent checks at the start, and says so alike.
 FLOOR["checker"] = FLOOR["agent"] + 0.5
 
+# Is part of what a front is given.
+FLOOR["body_memory"] = FLOOR["admission"] - 0.5
+
 # Names the keys of a file as the settings do.
 FLOOR["toml_text"] = FLOOR["settings"] + 0.5
 

@@ -222,3 +222,9 @@ def test_an_answers_head_is_made_once_a_second():
     assert heads.made[200, ("x-a", "1")] is made
     heads.set_time(1.1)
     assert heads.made == {}
+
+
+def test_a_large_head_is_not_remembered() -> None:
+    heads = AnswerHeads()
+    heads.make(200, [("x-a", "1" * 4096)])
+    assert heads.made == {}

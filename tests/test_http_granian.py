@@ -72,7 +72,8 @@ class Bare:
         return self.loop_thread.call(function, *args)
 
     def answer(self, proto, status=200, headers=(), body=b"x"):
-        self.on_the_loop(proto.response_bytes, status, list(headers), body)
+        self.on_the_loop(proto.send, {"type": "http.response.start", "status": status, "headers": list(headers)})
+        self.on_the_loop(proto.send, {"type": "http.response.body", "body": body})
 
     def begin_to_stop(self) -> None:
         if not self.stopping:
@@ -168,7 +169,7 @@ def test_an_error_on_the_loop_does_not_poison_the_next_request(bare, client):
     client.send(GET)
     proto = bare.parsed()
     with pytest.raises(TypeError):
-        bare.on_the_loop(proto.response_bytes, "no status", [], b"")
+        bare.on_the_loop(proto.send, "no message")
     bare.answer(proto)
     client.send(GET)
     bare.answer(bare.parsed(2))
@@ -182,115 +183,195 @@ def test_a_request_that_is_forgotten_is_answered_500(bare, client):
     assert client.answer().status == 500
 
 
-def test_the_first_answer_wins_and_later_ones_are_ignored(bare, client):
+def test_the_first_answer_wins_and_a_later_one_is_an_error(bare, client):
     client.send(GET)
     proto = bare.parsed()
     bare.answer(proto, 201)
-    bare.answer(proto, 202)
+    with pytest.raises(RuntimeError, match="already started"):
+        bare.answer(proto, 202)
     client.send(GET)
     bare.answer(bare.parsed(2), 203)
     assert [client.answer().status, client.answer().status] == [201, 203]
 
 
+def test_an_answer_with_a_header_that_is_none_is_refused_and_another_can_be_given(bare, client):
+    client.send(GET)
+    proto = bare.parsed()
+    with pytest.raises(RuntimeError):
+        bare.answer(proto, 200, [(b"x-a", b"1\r\nx-b: 2")])
+    bare.answer(proto, 500)
+    assert client.answer().status == 500
+
+
+def test_header_values_of_answers_are_bytes(bare, client):
+    client.send(GET)
+    bare.answer(bare.parsed(), 200, [(b"x-a", "\u00e4".encode())])
+    assert dict(client.answer().headers)["x-a"] == "\u00e4".encode().decode("latin-1")
+
+
+def test_an_event_stream_is_sent_in_chunks_unless_its_length_is_declared(bare, client):
+    stream = (b"content-type", b"text/event-stream")
+    client.send(GET)
+    bare.answer(bare.parsed(), 200, [stream])
+    assert "content-length" not in dict(client.answer().headers)
+    client.send(GET)
+    bare.answer(bare.parsed(2), 200, [stream, (b"content-length", b"1")])
+    answer = client.answer()
+    assert (dict(answer.headers)["content-length"], answer.body) == ("1", b"x")
+
+
 # What is known of a request.
 
 
-def test_the_scope_has_the_decoded_path_the_raw_query_and_every_header_line(bare, client):
+def test_the_scope_has_the_raw_path_the_raw_query_and_every_header_line_as_bytes(bare, client):
     client.send(
         b"PUT /a%2Fb%20c%ff?x=%20 HTTP/1.1\r\nHost: one\r\nHost: two\r\nX-A: 1\r\nx-a: 2\r\nX-B: \xc3\xa4\r\n\r\n"
     )
     bare.answer(bare.parsed())
     scope = bare.watchers[0].scope
-    assert (scope.method, scope.http_version, scope.authority) == ("PUT", "1.1", None)
-    assert (scope.path, scope.query_string) == ("/a/b c\ufffd", "x=%20")
-    headers = scope.headers
-    assert (headers.get_all("host"), headers.get("x-a"), headers.get_all("x-a")) == (["one", "two"], "1", ["1", "2"])
-    assert ("x-a" in headers, "x-c" in headers) == (True, False)
-    assert headers.get("x-b") is None, "a value that is not ASCII is not there at all"
+    assert (scope["method"], scope["http_version"], scope["type"]) == ("PUT", "1.1", "http")
+    assert (scope["raw_path"], scope["query_string"]) == (b"/a%2Fb%20c%ff", b"x=%20")
+    assert scope["client"] == (client.sock.getsockname()[0], str(client.sock.getsockname()[1]))
+    # hyper keeps the lines of one name together; whose turn the names are is not promised.
+    assert sorted(scope["headers"]) == [
+        (b"host", b"one"), (b"host", b"two"), (b"x-a", b"1"), (b"x-a", b"2"), (b"x-b", b"\xc3\xa4")
+    ]  # fmt: skip
 
 
-def test_an_absolute_target_is_seen_as_an_authority(bare, client):
+def test_of_an_absolute_target_only_the_path_is_seen(bare, client):
     client.send(b"GET http://evil.test/a HTTP/1.1\r\nHost: shop.test\r\n\r\n")
     bare.answer(bare.parsed())
     scope = bare.watchers[0].scope
-    assert (scope.authority, scope.path) == ("evil.test", "/a")
+    assert (scope["raw_path"], scope["headers"]) == (b"/a", [(b"host", b"shop.test")])
 
 
-def test_over_http2_the_authority_is_no_host_header(serve):
+def test_over_http2_the_authority_stands_for_the_host_header(serve):
     bare = serve("2")
     with http2(bare) as client:
         stream = client.request("/a")
         bare.answer(bare.parsed())
         assert client.answer(stream).status == 200
     scope = bare.watchers[0].scope
-    assert (scope.http_version, scope.authority, scope.headers.get("host")) == ("2", "shop.test", None)
+    assert (scope["http_version"], scope["headers"][0]) == ("2", (b"host", b"shop.test"))
 
 
 def test_a_length_beside_chunks_is_not_there(bare, client):
     client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     bare.answer(bare.parsed())
-    headers = bare.watchers[0].scope.headers
-    assert (headers.get("content-length"), "transfer-encoding" in headers) == (None, True)
+    assert sorted(bare.watchers[0].scope["headers"]) == [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
 
 
 def test_two_equal_lengths_are_one(bare, client):
     client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello")
     bare.answer(bare.parsed())
-    assert bare.watchers[0].scope.headers.get_all("content-length") == ["5"]
+    assert (b"content-length", b"5") in bare.watchers[0].scope["headers"]
+    assert len(bare.watchers[0].scope["headers"]) == 2
 
 
 # Bodies.
 
 
-def test_the_future_of_a_body_has_all_of_it_and_tells_so_on_the_loop(bare, client):
+def part(body: bytes, more: bool):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+GONE = {"type": "http.disconnect"}
+
+
+def test_a_body_is_told_part_by_part_on_the_loop_and_so_is_its_end(bare, client):
     client.send(POST + b"he")
-    body = Told(bare, bare.parsed())
-    client.send(b"llo")
-    assert body.outcome() == b"hello"
-    assert body.threads == [bare.on_the_loop(threading.get_ident)]
-    bare.answer(bare.watchers[0].proto)
-
-
-@pytest.mark.parametrize("leave", ["close", "reset"])
-def test_the_future_of_a_body_that_breaks_off_raises(bare, client, leave):
-    client.send(POST + b"hell")
-    body = Told(bare, bare.parsed())
-    client.sock.close() if leave == "close" else client.reset()
-    assert body.outcome() == "RSGIProtocolClosed"
-
-
-def test_the_future_of_a_body_can_be_cancelled_and_the_request_be_answered(bare, client):
-    client.send(POST + b"hell")
-    body = Told(bare, bare.parsed())
-    body.cancel()
-    assert body.outcome() == "cancelled"
-    bare.answer(bare.watchers[0].proto, 408, [("connection", "close")])
-    answer = client.answer()
-    assert (answer.status, answer.closes) == (408, True)
-    assert client.rest() == b""
-
-
-def test_a_callback_for_a_body_that_is_there_already_is_called_all_the_same(bare, client):
-    client.send(POST + b"hello")
     proto = bare.parsed()
-    future = bare.on_the_loop(proto)
-    eventually(future.done)
-    body = Told(bare, lambda: future)
-    assert body.outcome() == b"hello"
+    first = Told(bare, proto.receive)
+    assert first.outcome() == part(b"he", True)
+    client.send(b"llo")
+    assert Told(bare, proto.receive).outcome() == part(b"llo", True)
+    assert Told(bare, proto.receive).outcome() == part(b"", False)
+    assert first.threads == [bare.on_the_loop(threading.get_ident)]
     bare.answer(proto)
 
 
-@pytest.mark.parametrize(
-    ("code", "outcome"), [(ErrorCodes.NO_ERROR, b"hell"), (ErrorCodes.CANCEL, "RSGIProtocolClosed")]
-)
-def test_over_http2_a_body_that_breaks_off_without_an_error_looks_complete(serve, code, outcome):
-    """Its length has to be checked, which hyper does not do."""
+def test_a_request_without_a_body_has_one_empty_part(bare, client):
+    client.send(GET)
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"", False)
+    bare.answer(proto)
+
+
+@pytest.mark.parametrize("leave", ["close", "reset"])
+def test_a_body_that_breaks_off_is_told_as_a_client_that_has_left(bare, client, leave):
+    client.send(POST + b"hell")
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"hell", True)
+    rest = Told(bare, proto.receive)
+    client.sock.close() if leave == "close" else client.reset()
+    assert rest.outcome() == GONE
+
+
+def test_so_is_one_whose_chunks_are_broken(bare, client):
+    client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\nzz\r\n")
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"he", True)
+    assert Told(bare, proto.receive).outcome() == GONE
+    bare.answer(proto, 400)
+    assert client.answer().status == 400
+
+
+def test_the_future_of_a_body_can_be_cancelled_and_the_request_be_answered(bare, client):
+    client.send(POST)
+    body = Told(bare, bare.parsed().receive)
+    body.cancel()
+    assert body.outcome() == "cancelled"
+    bare.answer(bare.watchers[0].proto, 408, [(b"connection", b"close")])
+    answer = client.answer()
+    assert (answer.status, answer.closes) == (408, True)
+    bare.watchers.clear()  # as long as somebody holds the request, hyper waits for the rest of its body
+    assert client.rest() == b""
+
+
+def test_a_callback_for_a_part_that_is_there_already_is_called_all_the_same(bare, client):
+    client.send(POST + b"hello")
+    proto = bare.parsed()
+    future = bare.on_the_loop(proto.receive)
+    eventually(future.done)
+    body = Told(bare, lambda: future)
+    assert body.outcome() == part(b"hello", True)
+    bare.answer(proto)
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.NO_ERROR, ErrorCodes.CANCEL])
+def test_over_http2_a_body_that_breaks_off_so_looks_complete_and_a_client_that_has_left_is_told_next(serve, code):
+    """Its length has to be checked, or its client be asked for."""
     bare = serve("2")
     with http2(bare) as client:
-        stream = client.request("/a", "POST", [("content-length", "5")], b"hell", complete=False)
-        body = Told(bare, bare.parsed())
+        stream = client.request("/a", "POST", [], b"hell", complete=False)
+        proto = bare.parsed()
+        assert Told(bare, proto.receive).outcome() == part(b"hell", True)
+        end = Told(bare, proto.receive)
         client.leave_stream(stream, code)
-        assert body.outcome() == outcome
+        assert end.outcome() in (part(b"", False), GONE)
+        if end.outcome() != GONE:
+            assert Told(bare, proto.receive).outcome() == GONE
+
+
+def test_over_http2_what_is_not_asked_for_stays_with_the_client(serve):
+    bare = serve("2")
+    with http2(bare) as client:
+        settled = client.request("/")  # its answer comes behind the server's settings, which open the window
+        bare.answer(bare.parsed())
+        client.answer(settled)
+        upload = client.request("/a", "POST", [], b"", complete=False)
+        sent = client.fill(upload)
+        assert sent > 500_000
+        proto = bare.parsed(2)
+        clock = client.request("/b")
+        bare.answer(bare.parsed(3))
+        client.answer(clock)
+        assert client.fill(upload) == 0
+        got = 0
+        while got < sent:
+            got += len(Told(bare, proto.receive).outcome()["body"])
+        eventually(lambda: client.read_some() and client.fill(upload) > 0, message="there is room again")
+        bare.answer(proto)
 
 
 # Clients that leave.
@@ -298,9 +379,11 @@ def test_over_http2_a_body_that_breaks_off_without_an_error_looks_complete(serve
 
 def test_a_client_that_leaves_is_told_once_and_on_the_loop(bare, client):
     client.send(GET)
-    gone = Told(bare, bare.parsed().client_disconnect)
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"", False)
+    gone = Told(bare, proto.receive)
     client.sock.close()
-    assert gone.outcome() is None
+    assert gone.outcome() == GONE
     assert gone.threads == [bare.on_the_loop(threading.get_ident)]
 
 
@@ -312,17 +395,30 @@ def test_a_client_that_has_left_before_anybody_asked_is_told_as_well(bare, clien
         other.send(GET)
         bare.answer(bare.parsed(2))
         assert other.answer().status == 200
-    gone = Told(bare, proto.client_disconnect)
-    assert gone.outcome() is None
+    messages = [Told(bare, proto.receive).outcome()]
+    if messages[0] != GONE:  # the end of the body comes first where it is known
+        messages.append(Told(bare, proto.receive).outcome())
+    assert messages[-1] == GONE
+
+
+def test_an_answer_ends_the_question_for_a_disconnect(bare, client):
+    client.send(GET)
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"", False)
+    gone = Told(bare, proto.receive)
+    bare.answer(proto)
+    assert client.answer().status == 200
+    assert gone.outcome() == GONE
 
 
 def test_asking_for_a_disconnect_can_be_taken_back(bare, client):
     client.send(GET)
-    gone = Told(bare, bare.parsed().client_disconnect)
+    proto = bare.parsed()
+    assert Told(bare, proto.receive).outcome() == part(b"", False)
+    gone = Told(bare, proto.receive)
     gone.cancel()
-    bare.answer(bare.watchers[0].proto)
+    bare.answer(proto)
     assert client.answer().status == 200
-    client.sock.close()
     assert gone.outcome() == "cancelled"
 
 
@@ -330,22 +426,11 @@ def test_over_http2_a_reset_stream_is_a_client_that_has_left(serve):
     bare = serve("2")
     with http2(bare) as client:
         stream = client.request("/a")
-        gone = Told(bare, bare.parsed().client_disconnect)
-        client.leave_stream(stream)
-        assert gone.outcome() is None
-
-
-def test_over_http2_a_stream_that_was_reset_before_anybody_asked_is_told_as_well(serve):
-    bare = serve("2")
-    with http2(bare) as client:
-        stream = client.request("/a")
         proto = bare.parsed()
+        assert Told(bare, proto.receive).outcome() == part(b"", False)
+        gone = Told(bare, proto.receive)
         client.leave_stream(stream)
-        client.request("/b")  # parsed behind the reset, on the same connection
-        other = bare.parsed(2)
-        gone = Told(bare, proto.client_disconnect)
-        assert gone.outcome() is None
-        bare.answer(other)
+        assert gone.outcome() == GONE
 
 
 # Sockets.
@@ -461,17 +546,21 @@ def test_a_status_that_is_none_aborts_the_process(status):
     assert "InvalidStatusCode" in done.stderr
 
 
-def test_a_future_that_is_pending_at_the_end_aborts_the_process():
+@pytest.mark.parametrize("answer", ["", "bare.answer(proto)\nclient.answer()"], ids=["unanswered", "answered"])
+def test_a_question_that_is_pending_at_the_end_does_no_harm(answer):
+    """RSGI's aborted the process."""
     done = run(
-        "gone = bare.on_the_loop(proto.client_disconnect)\n"
-        "bare.answer(proto)\n"
-        "client.answer()\n"
+        "body = bare.on_the_loop(proto.receive)\n"
+        "while not body.done(): pass\n"
+        "gone = bare.on_the_loop(proto.receive)\n"
+        f"{answer}\n"
+        "client.sock.close()\n"
         "bare.signal.set()\n"
         "bare.ended.wait(10)\n"
-        "threading.Event().wait(5)"
+        "del gone, body, proto\n"
+        "bare.watchers.clear()"
     )
-    assert done.returncode == -signal.SIGABRT, done
-    assert "Cannot drop pointer into Python heap" in done.stderr
+    assert "survived" in done.stdout, done
 
 
 def test_the_third_stop_signal_blocks_for_ever():

@@ -158,6 +158,12 @@ def test_many_different_hosts_are_not_remembered_for_ever():
     assert INTAKE.hosts_remembered <= 1024
 
 
+def test_a_long_host_is_not_remembered():
+    before = INTAKE.hosts_remembered
+    assert isinstance(INTAKE.admit(head(hosts=("h" * 256,))), Admission)
+    assert INTAKE.hosts_remembered == before
+
+
 def test_a_query_that_is_not_percent_encoded_is_refused():
     assert refused("GET", "/orders/7", query="a=\u00e4").ending is errors.MALFORMED
 

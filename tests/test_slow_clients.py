@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import time
 
 import pytest
 
 from fastgw.messages import Cut
-from fastgw.slow_clients import LOOKS_AT_ONCE, SlowClients
+from fastgw.slow_clients import LOOKS_AT_ONCE, SlowClients, Standing, Timeouts, all_descriptors
 from tests.fronts.houses import LoopThread
 from tests.waiting import eventually
 
-WAIT_S, WRITE_S = 0.1, 0.3  # silence is cut off a second after the wait
+HEADER_S, WRITE_S, IDLE_S = 0.1, 0.3, 0.4  # a late head, and an idle connection, is cut off a second later
+FOR_EVER_S = 1e9
 
 
 class Watched:
-    """A listening socket whose clients are watched, and both ends of their connections."""
+    """A listening socket whose clients are watched, both ends of their connections, and what a front knows of them."""
 
-    def __init__(
-        self, loop_thread: LoopThread, host: str, write_timeout_s: float, longest_wait_s: float | None
-    ) -> None:
+    def __init__(self, loop_thread: LoopThread, host: str, timeouts: Timeouts) -> None:
         self._call = loop_thread.call
         self.cuts: list[Cut] = []
         self._cut = self.cuts.append
+        self.standings: dict[int, Standing] = {}  # by the client's port
+        self.rounds = 0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.listening = socket.socket(family)
         self.listening.bind((host, 0))
         self.listening.listen(512)
-        wait = None if longest_wait_s is None else lambda: longest_wait_s
-        self.watch: SlowClients = self._call(SlowClients, self.listening, write_timeout_s, wait, self._cut)
+        self.watch: SlowClients = self._call(SlowClients, self.listening, timeouts, self, self._cut)
         self._call(self.watch.start)
         self.ends: list[socket.socket] = []
 
@@ -43,6 +45,26 @@ class Watched:
         client.setblocking(False)
         self.ends += [client, server]
         return client, server
+
+    # What the watch asks.
+
+    def descriptors(self):
+        return all_descriptors()
+
+    def standing(self, _fd, connection):
+        return self.standings.get(connection.getpeername()[1])
+
+    def round_ends(self) -> None:
+        self.rounds += 1
+
+    def asks(self, client: socket.socket) -> None:
+        """A request of this client waits."""
+        self.standings[client.getsockname()[1]] = Standing(True, 0.0)
+
+    def is_answered(self, client: socket.socket, ago_s: float = 0.0) -> None:
+        """It was, and is between two requests."""
+        now = self._call(lambda: asyncio.get_running_loop().time())
+        self.standings[client.getsockname()[1]] = Standing(False, now - ago_s)
 
     def close(self) -> None:
         self._call(self.watch.stop)
@@ -62,8 +84,8 @@ def loop_thread():
 def watch(loop_thread):
     watched = []
 
-    def start(host="127.0.0.1", write_timeout_s=WRITE_S, longest_wait_s=WAIT_S):
-        watched.append(Watched(loop_thread, host, write_timeout_s, longest_wait_s))
+    def start(host="127.0.0.1", write_s=WRITE_S, header_s=HEADER_S, idle_s=IDLE_S):
+        watched.append(Watched(loop_thread, host, Timeouts(write_s, header_s, idle_s)))
         return watched[-1]
 
     yield start
@@ -122,24 +144,94 @@ def test_a_client_that_says_or_hears_something_now_and_then_is_not_ended(watch):
     assert not is_ended(to_listener)
 
 
-def test_a_client_may_be_silent_for_as_long_as_a_request_may_wait(watch, loop_thread):
-    patient, clock = watch(longest_wait_s=60), watch(longest_wait_s=WAIT_S)
-    _, waiting = patient.connection()
-    _, silent = clock.connection()
+def test_a_client_whose_request_waits_may_be_silent(watch):
+    watched = watch()
+    waiting, server = watched.connection()
+    watched.asks(waiting)
+    _, silent = watched.connection()
     eventually(lambda: is_ended(silent))
-    assert not is_ended(waiting)
+    assert not is_ended(server)
+
+
+def test_an_idle_connection_has_its_own_time(watch):
+    watched = watch(idle_s=60)
+    recent, kept = watched.connection()
+    watched.is_answered(recent)
+    old, idle = watched.connection()
+    watched.is_answered(old, ago_s=62)
+    eventually(lambda: is_ended(idle))
+    assert not is_ended(kept)
+    assert watched.cuts == [Cut.IDLE]
+
+
+@pytest.mark.parametrize("has_asked", [False, True])
+def test_a_head_that_comes_byte_by_byte_and_not_in_time_ends_the_connection(watch, has_asked):
+    watched = watch(idle_s=FOR_EVER_S)
+    client, server = watched.connection()
+    server.send(b"the answer before")
+    if has_asked:
+        watched.is_answered(client)
+
+    def ended() -> bool:
+        client.send(b"G")
+        try:
+            return server.recv(65536) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
+    eventually(ended)
+    assert watched.cuts == [Cut.SILENT]
+
+
+def test_a_client_that_is_pinged_in_time_may_say_other_things_than_heads(watch):
+    """HTTP/2: answers to pings, acknowledged settings, windows."""
+    watched = watch(header_s=0.5)
+    client, server = watched.connection()
+    _, silent = watched.connection()
+
+    def silent_one_is_ended() -> bool:
+        server.send(b"ping")
+        client.send(b"pong")
+        read_a_little(server)
+        return is_ended(silent)
+
+    eventually(silent_one_is_ended)
+    assert watched.cuts == [Cut.SILENT]
 
 
 def test_silence_is_none_of_our_business_where_nobody_asked(watch):
-    unasked, clock = watch(longest_wait_s=None), watch()
+    unasked, clock = watch(header_s=None, idle_s=None), watch()
     _, server = unasked.connection()
     _, silent = clock.connection()
     eventually(lambda: is_ended(silent))
     assert not is_ended(server)
 
 
+def test_an_answer_has_one_write_timeout_however_often_a_little_of_it_is_taken(watch):
+    """The kernel takes more off the front's hands whenever a little was read: that is no new beginning."""
+    watched = watch(write_s=1.0, header_s=None, idle_s=None)
+    client, server = watched.connection()
+    fill(server)
+    begun_s = time.monotonic()
+    watched.is_answered(client)
+
+    def ended() -> bool:
+        if is_ended(server):
+            return True
+        fill(server)
+        for _ in range(1000):  # it keeps up well enough for everything that was queued at any moment
+            read_a_little(client)
+        return False
+
+    eventually(ended)
+    assert watched.cuts == [Cut.SLOW_READER]
+    assert time.monotonic() - begun_s > 1.0
+
+
 def test_a_reader_that_takes_a_little_now_and_then_is_ended(watch):
-    watched = watch(longest_wait_s=None)
+    watched = watch(header_s=None, idle_s=None)
     client, server = watched.connection()
     fill(server)
 
@@ -154,7 +246,7 @@ def test_a_reader_that_takes_a_little_now_and_then_is_ended(watch):
 
 
 def test_what_was_queued_for_a_slow_reader_is_dropped_with_it(watch):
-    watched = watch(longest_wait_s=None)
+    watched = watch(header_s=None, idle_s=None)
     client, server = watched.connection()
     fill(server)
 
@@ -176,7 +268,7 @@ def test_what_was_queued_for_a_slow_reader_is_dropped_with_it(watch):
 
 
 def test_a_reader_that_takes_nothing_is_ended_by_the_kernel(watch):
-    watched = watch(longest_wait_s=None)
+    watched = watch(header_s=None, idle_s=None)
     watched._call(watched.watch.stop)  # the watch is not needed for it
     _, server = watched.connection()
     fill(server)
@@ -185,7 +277,7 @@ def test_a_reader_that_takes_nothing_is_ended_by_the_kernel(watch):
 
 def test_a_reader_that_always_has_something_to_take_but_keeps_up_is_not_ended(watch):
     """A busy connection is never seen with an empty queue; what counts is that it moves on."""
-    watched = watch(longest_wait_s=None)
+    watched = watch(header_s=None, idle_s=None)
     (reader, busy), (_, stalled), (slow, trickling) = (watched.connection() for _ in range(3))
     fill(stalled)
     fill(trickling)
@@ -202,7 +294,7 @@ def test_a_reader_that_always_has_something_to_take_but_keeps_up_is_not_ended(wa
 
 
 def test_clients_of_another_address_are_left_alone(watch):
-    watched, clock = watch(longest_wait_s=WAIT_S), watch()
+    watched, clock = watch(), watch()
     _, ours = watched.connection()
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         _, silent = clock.connection()

@@ -88,13 +88,14 @@ def test_a_registered_process_is_found_until_it_is_unregistered() -> None:
     owner.register(3, 4242, 1, 5)
     assert owner.find(1, 5) == 3
     assert owner.find(1, 7) == -1, "the generation before it in the same range"
-    assert owner.process_info(3) == (3, 4242, 1, 5, False, False, 0, 0, -1, 0)
+    assert owner.process_info(3) == (3, 4242, 1, 5, False, False, 0, 0, -1, 0, 0)
     owner.set_ready(3, True)
     owner.heartbeat(3, 99, 12, 6, 4)
-    assert owner.process_info(3) == (3, 4242, 1, 5, True, False, 99, 12, 6, 4)
+    owner.set_body_bytes(3, 7)
+    assert owner.process_info(3) == (3, 4242, 1, 5, True, False, 99, 12, 6, 4, 7)
     owner.set_draining(3)
     owner.set_ready(3, False)
-    assert owner.process_info(3) == (3, 4242, 1, 5, False, True, 99, 12, 6, 4)
+    assert owner.process_info(3) == (3, 4242, 1, 5, False, True, 99, 12, 6, 4, 7)
     owner.unregister(3)
     owner.unregister(3)
     assert owner.find(1, 5) == -1
@@ -106,10 +107,11 @@ def test_who_takes_over_a_range_starts_with_a_clean_record_and_old_counters() ->
     owner.register(0, 1, 0, 0)
     owner.set_draining(0)
     owner.heartbeat(0, 5, 5, 5, 5)
+    owner.set_body_bytes(0, 5)
     owner.set_reads_from(0, 3, 17)
     owner.count(0, 1, 2)
     owner.register(0, 2, 0, 2)
-    assert owner.process_info(0) == (0, 2, 0, 2, False, False, 0, 0, -1, 0)
+    assert owner.process_info(0) == (0, 2, 0, 2, False, False, 0, 0, -1, 0, 0)
     assert owner.reads_from(0, 3) == NOT_READING
     assert owner.endings(1)[2] == 1
     assert owner.worker_starts(0) == 2
@@ -226,6 +228,7 @@ def test_a_duration_falls_into_the_first_bucket_that_holds_it(duration_ns: int, 
         ("set_reads_from", (0, 0, 1), [(2, 0, 1), (0, 4096, 1), (0, -1, 1)]),
         ("reads_from", (0, 0), [(2, 0), (0, 4096), (0, -1)]),
         ("heartbeat", (0, 1, 1, -1, 1), [(2, 1, 1, -1, 1), (0, 1, 1, -2, 1), (0, 1, 1, 4096, 1)]),
+        ("set_body_bytes", (0, 1), [(2, 1), (-1, 1)]),
         ("states", (0,), [(2,), (-1,)]),
         ("reclaim", (0,), [(2,), (-1,)]),
         ("open_range", (0,), [(2,), (-1,), (2**40,)]),
@@ -363,7 +366,7 @@ HEADER = "<QIIIIQ"  # magic, layout version, node, workers, slots per process, t
     [
         (0, 0, "expected magic 0x656c626174776766, got 0x0"),
         (0, 0x656C626174776767, "got 0x656c626174776767"),
-        (1, 1, "expected layout version 3, got 1"),
+        (1, 1, "expected layout version 4, got 1"),
         (3, 0, "expected 0 bytes for 0 workers"),
         (3, 2, "for 2 workers with 8 slots per process"),
         (3, 2**31, "workers"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastgw import config, problem
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import BodyMemory
 from fastgw.deadlines import Deadlines
 from fastgw.errors import Ending
 from fastgw.http1_connection import Connection
@@ -97,6 +98,7 @@ class RecordingDoor:
     """The real verdicts of the intake; /held waits for `answer_held`, everything else is echoed at once."""
 
     def __init__(self) -> None:
+        self.bodies = BodyMemory(1 << 20, 1 << 20)
         self.calls: list[tuple[Any, ...]] = []
         self.held: list[tuple[Answer, bytes]] = []
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from fastgw import config, errors, ids, table
 from fastgw.access_log import AccessLog
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import BodyMemory
 from fastgw.compression import Compressor
 from fastgw.config import Config
 from fastgw.cors import Policies
@@ -133,7 +134,10 @@ class ScriptedDoor:
         )
         intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts, self.forwarding)
         has_policies = policies if policies else None
-        self._entrance = Entrance(intake, self.exchange, shared, 0, journal, has_policies, keeps_heads=True)
+        self.bodies = BodyMemory(cfg.limits.body_memory_bytes, cfg.limits.connection_body_memory_bytes)
+        self._entrance = Entrance(
+            intake, self.exchange, self.bodies, shared, 0, journal, has_policies, keeps_heads=True
+        )
         self.exchange.set_home(HOME, PARTITIONS)
         self.exchange.open_gate()
         # What the front did, in its order.

@@ -44,8 +44,8 @@ def _bad(name: str, raw: bytes, *statuses: int, **by_front: int) -> Hostile:
 
 SMUGGLED = b"GET /echo?smuggled HTTP/1.1\r\nHost: shop.test\r\n\r\n"
 
-# hyper has one Transfer-Encoding for all that end in "chunked" and forgets a Content-Length beside it, so granian's
-# are refused for being chunked.
+# hyper forgets a Content-Length beside chunks, and ends the connection after the answer (RFC 9112, 6.1 allows it, and
+# Go's net/http does the same): granian serves such a request, and nothing behind it.
 FRAMING = (
     _bad("a negative length", _post(b"Content-Length: -1")),
     _bad("a signed length", _post(b"Content-Length: +5", body=b"hello")),
@@ -62,10 +62,12 @@ FRAMING = (
     _bad(
         "length and chunks",
         _post(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
+        granian=SERVED,
     ),
     _bad(
         "chunks and length",
         _post(b"Transfer-Encoding: chunked", b"Content-Length: 5", body=b"0\r\n\r\n" + SMUGGLED),
+        granian=SERVED,
     ),
     _bad(
         "chunked twice",
@@ -97,23 +99,24 @@ FRAMING = (
     _bad(
         "a chunk extension",
         _post(b"Transfer-Encoding: chunked", body=b"5;a=b\r\nhello\r\n0\r\n\r\n"),
-        express=SERVED,
+        SERVED,
     ),
     _bad("an endless chunk extension", _post(b"Transfer-Encoding: chunked", body=b"5;" + b"a" * 100_000)),
+    # Nobody reads trailers: this one means nothing to hyper, and is none to llhttp.
     _bad(
         "a trailer with a length",
         _post(b"Transfer-Encoding: chunked", body=b"0\r\nContent-Length: 9\r\n\r\n"),
+        granian=SERVED,
     ),
-    _bad("honest chunks", _post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n"), express=SERVED),
+    _bad("honest chunks", _post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n"), SERVED),
 )
 
 HEADERS = (
     _bad("no Host", b"GET /echo HTTP/1.1\r\n\r\n"),
     _bad("two Hosts", _get(b"/echo", b"Host: shop.test", b"Host: evil.test")),
     _bad("the same Host twice", _get(b"/echo", b"Host: shop.test", b"Host: shop.test")),
-    # granian shows no header whose value is not ASCII, and nothing that would tell that there was one.
-    _bad("two Hosts, the first not ASCII", _get(b"/echo", b"Host: \xe4.test", b"Host: shop.test"), granian=SERVED),
-    _bad("two Hosts, the last not ASCII", _get(b"/echo", b"Host: shop.test", b"Host: \xe4.test"), granian=SERVED),
+    _bad("two Hosts, the first not ASCII", _get(b"/echo", b"Host: \xe4.test", b"Host: shop.test")),
+    _bad("two Hosts, the last not ASCII", _get(b"/echo", b"Host: shop.test", b"Host: \xe4.test")),
     _bad("a Host that is not ASCII", _get(b"/echo", "Host: ä.test".encode())),
     _bad("two Hosts in one", _get(b"/echo", b"Host: shop.test, evil.test")),
     _bad("a Host with a blank", _get(b"/echo", b"Host: shop test")),
@@ -157,9 +160,11 @@ REQUEST_LINES = (
     _bad("a target with NUL", _get(b"/echo\0")),
     _bad("a target with raw UTF-8", _get("/echo?ä".encode())),
     _bad("a target with a fragment", _get(b"/echo#x"), granian=SERVED),
-    _bad("an absolute target of another host", _get(b"http://evil.test/echo")),
-    _bad("an absolute target with credentials", _get(b"http://a:b@shop.test/echo")),
-    _bad("an absolute target without Host", b"GET http://shop.test/echo HTTP/1.1\r\n\r\n"),
+    # granian shows the path of an absolute target alone, and its authority where there is no Host. Nothing but
+    # `gateway.hosts` looks at an authority, and it looks at what is shown.
+    _bad("an absolute target of another host", _get(b"http://evil.test/echo"), granian=SERVED),
+    _bad("an absolute target with credentials", _get(b"http://a:b@shop.test/echo"), granian=SERVED),
+    _bad("an absolute target without Host", b"GET http://shop.test/echo HTTP/1.1\r\n\r\n", granian=SERVED),
     _bad("a target of another scheme", _get(b"ftp://shop.test/echo"), granian=SERVED),
     _bad("a dot-dot segment", _get(b"/items/../echo")),
     _bad("an encoded dot-dot segment", _get(b"/items/%2e%2e/echo")),

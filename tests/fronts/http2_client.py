@@ -84,6 +84,21 @@ class Http2Client:
         """A whole request with a body and its length."""
         return self.request(path, "POST", [("content-length", str(len(body)))], body)
 
+    def fill(self, stream: int) -> int:
+        """Sends as much of a body as the server's windows take; returns how much that was."""
+        sent = 0
+        while (room := self.connection.local_flow_control_window(stream)) > 0:
+            piece = bytes(min(room, self.connection.max_outbound_frame_size))
+            self.connection.send_data(stream, piece)
+            self.flush()
+            sent += len(piece)
+        return sent
+
+    def read_some(self) -> bool:
+        """Reads once; True."""
+        self._receive()
+        return True
+
     def answer(self, stream: int) -> Answer:
         """The whole answer on a stream, which has to end without a reset."""
         self._until(lambda: self._has(h2.events.StreamEnded, stream) or self._has(h2.events.StreamReset, stream))

@@ -55,7 +55,7 @@ def test_a_reader_that_takes_nothing_gives_up_its_connection(serve):
 @every_front
 def test_a_reader_that_keeps_up_may_take_longer_than_the_timeout(serve):
     """Each piece in its time: a large answer over a thin line is no attack."""
-    house = serve(write_timeout="200ms")
+    house = serve(write_timeout="1s")
     house.door.raw_answer = (200, [], HUGE)
     clock = house.client(receive_buffer_bytes=4096)  # a stalled reader: when it is cut off, the time has passed
     clock.send(get("/raw"))

@@ -31,7 +31,7 @@ def test_requests_are_answered_on_a_kept_alive_connection(house):
 
 def test_a_silent_client_is_ended_in_time(serve, bind):
     """There is no DEFER_ACCEPT here: it is accepted at once."""
-    client = serve(bind=bind, header_timeout="200ms").client()
+    client = serve(bind=bind, header_timeout="200ms", idle_timeout="200ms").client()
     assert client.rest() == b""
 
 

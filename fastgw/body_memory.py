@@ -1,0 +1,78 @@
+"""How many bytes of request bodies one worker holds while they come in, and how many of one connection.
+
+A body is in memory from its first byte until it is complete and its record is in the Kafka client's queue, which has a
+limit of its own. Without this limit the product of connections, streams and `max_body` would be the limit: a single
+HTTP/2 connection can have 1,000 bodies under way.
+
+A body whose length is declared takes all of it at once: so one that was begun can be finished, and bodies cannot wait
+for each other. One that comes in chunks takes each as it comes. There is no queue: the request that does not fit is
+refused (503, nothing is recorded), which a client can repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+TRIM_FROM_BYTES = 16 << 20  # of what was held and is free now; below it a trim costs more than it gives back
+
+
+class BodyMemory:
+    """The bodies that are coming in to one worker, on all of its listeners."""
+
+    __slots__ = ("_of_connections", "_peak_bytes", "connection_max_bytes", "held_bytes", "max_bytes")
+
+    def __init__(self, max_bytes: int, connection_max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.connection_max_bytes = connection_max_bytes
+        self.held_bytes = 0
+        self._peak_bytes = 0  # since memory was last given back
+        self._of_connections: dict[Hashable, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<BodyMemory {self.held_bytes} of {self.max_bytes} bytes, {len(self._of_connections)} connections>"
+
+    def take(self, size_bytes: int, connection: Hashable = None) -> bool:
+        """Takes room for a body, or for a part of one; False if there is none. `give` it back.
+
+        Args:
+            size_bytes: how much.
+            connection: names the connection where several bodies can come in on one; None where only one can.
+        """
+        if not size_bytes:
+            return True
+        held = self.held_bytes + size_bytes
+        if held > self.max_bytes:
+            return False
+        if connection is not None:
+            of_connection = self._of_connections.get(connection, 0) + size_bytes
+            if of_connection > self.connection_max_bytes:
+                return False
+            self._of_connections[connection] = of_connection
+        self.held_bytes = held
+        if held > self._peak_bytes:
+            self._peak_bytes = held
+        return True
+
+    def give(self, size_bytes: int, connection: Hashable = None) -> None:
+        """Gives back what was taken, all at once or in parts."""
+        self.held_bytes -= size_bytes
+        if connection is not None:
+            left = self._of_connections[connection] - size_bytes
+            if left:
+                self._of_connections[connection] = left
+            else:
+                del self._of_connections[connection]
+
+    def why_full(self, size_bytes: int, connection: Hashable = None) -> str:
+        """What to tell a client whose body of this size does not fit."""
+        if self.held_bytes + size_bytes > self.max_bytes:
+            return f"this worker takes in at most {self.max_bytes} bytes of request bodies at once; send it again later"
+        assert connection is not None, "a connection with one body has no limit of its own"
+        return f"one connection may send at most {self.connection_max_bytes} bytes of request bodies at once"
+
+    def is_worth_a_trim(self) -> bool:
+        """Whether much of what was held is free by now; asks for it once for each such peak."""
+        if self._peak_bytes - self.held_bytes < TRIM_FROM_BYTES or self.held_bytes > self._peak_bytes // 4:
+            return False
+        self._peak_bytes = self.held_bytes
+        return True

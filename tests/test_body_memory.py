@@ -1,0 +1,65 @@
+"""Room for request bodies: what one worker, and one connection, may hold at once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.body_memory import TRIM_FROM_BYTES, BodyMemory
+
+
+def test_a_worker_takes_no_more_than_its_limit_and_what_is_given_back_can_be_taken_again():
+    memory = BodyMemory(100, 100)
+    assert memory.take(60)
+    assert not memory.take(41)
+    assert "at most 100 bytes" in memory.why_full(41)
+    assert memory.take(40)
+    memory.give(60)
+    assert memory.take(60)
+    assert memory.held_bytes == 100
+
+
+def test_one_connection_has_a_limit_of_its_own_and_others_are_not_touched_by_it():
+    memory = BodyMemory(100, 30)
+    assert memory.take(20, "a")
+    assert not memory.take(11, "a")
+    assert "one connection" in memory.why_full(11, "a")
+    assert memory.take(30, "b")
+    memory.give(20, "a")
+    assert memory.take(30, "a")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 40)), max_size=60), st.randoms(use_true_random=False))
+def test_whatever_is_taken_and_given_back_the_limits_hold_and_nothing_is_left(wishes, random):
+    memory = BodyMemory(100, 50)
+    taken = []
+    for connection, size in wishes:
+        if memory.take(size, connection):
+            taken.append((connection, size))
+        if taken and random.random() < 0.5:
+            connection, size = taken.pop(random.randrange(len(taken)))
+            memory.give(size, connection)
+        assert memory.held_bytes == sum(size for _, size in taken) <= 100
+        for name in "abc":
+            assert sum(size for connection, size in taken if connection == name) <= 50
+    for connection, size in taken:
+        memory.give(size, connection)
+    assert repr(memory) == "<BodyMemory 0 of 100 bytes, 0 connections>"
+
+
+def test_nothing_is_taken_for_an_empty_body():
+    memory = BodyMemory(0, 0)
+    assert memory.take(0, "a")
+    assert repr(memory) == "<BodyMemory 0 of 0 bytes, 0 connections>"
+
+
+def test_a_trim_is_worth_it_once_after_a_peak_that_has_passed():
+    memory = BodyMemory(1 << 30, 1 << 30)
+    memory.take(TRIM_FROM_BYTES)
+    assert not memory.is_worth_a_trim(), "it is still in use"
+    memory.give(TRIM_FROM_BYTES)
+    assert memory.is_worth_a_trim()
+    assert not memory.is_worth_a_trim(), "once for each peak"
+    memory.take(TRIM_FROM_BYTES - 1)
+    memory.give(TRIM_FROM_BYTES - 1)
+    assert not memory.is_worth_a_trim(), "too little"
