@@ -44,16 +44,21 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
-# What says how the bytes of a body are to be read travels with them: the representation headers of RFC 9110, section 8,
-# and the range that a 206 is (14.4). Everything else of a reply is let through by its route.
+# The same of a reply's body, and the validators that go with it. All other headers of a reply its route lets through.
 REPRESENTATION = frozenset(
-    {CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-range", "etag", "last-modified"}
-)
-ONCE = REPRESENTATION - {"content-encoding", "content-language"}  # not lists: of several lines the last one counts
+    {
+        CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition",
+        "content-range", "content-digest", "repr-digest", "etag", "last-modified",
+    }
+)  # fmt: skip
+_LISTS = frozenset({"content-encoding", "content-language", "content-digest", "repr-digest"})
+ONCE = REPRESENTATION - _LISTS  # of several lines the last one counts
 
 # Answers that end with their headers (RFC 9110, 15.3.5, 15.3.6, 15.4.5), and what says nothing without content.
 WITHOUT_CONTENT = frozenset({204, 205, 304})
-ABOUT_CONTENT = frozenset({CONTENT_TYPE, "content-encoding", "content-language", "content-range"})
+ABOUT_CONTENT = frozenset(
+    {CONTENT_TYPE, "content-encoding", "content-language", "content-disposition", "content-range", "content-digest"}
+)
 
 LINE_BYTES = 4  # of a header in HTTP/1.1, besides its name and its value
 

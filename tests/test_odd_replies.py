@@ -204,6 +204,10 @@ REPRESENTATION = [
     told(("etag", rb'"\"abc\""'), name="an etag in JSON", told=[("etag", '"abc"'), JSON]),
     told(("etag", rb'"W/\"abc\""'), name="a weak etag in JSON", told=[("etag", 'W/"abc"'), JSON]),
     told(("etag", b'"1"'), ("ETag", b'"2"'), name="two etags", told=[("etag", '"2"'), JSON]),
+    told(("content-disposition", b"inline"), ("content-disposition", b'attachment; filename="a.csv"'), name="a file",
+         told=[("content-disposition", 'attachment; filename="a.csv"'), JSON]),
+    told(("content-digest", b"sha-256=:AA==:"), ("repr-digest", b"sha-256=:AA==:"), name="digests",
+         told=[("content-digest", "sha-256=:AA==:"), ("repr-digest", "sha-256=:AA==:"), JSON]),
     told(("last-modified", b'"Mon, 30 Nov 2026 00:00:00 GMT"'), name="a date in JSON",
          told=[("last-modified", "Mon, 30 Nov 2026 00:00:00 GMT"), JSON]),
 ]  # fmt: skip
