@@ -74,7 +74,10 @@ class AdminServer:
         self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._serves.set()  # nobody waits for a server that could not begin
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
