@@ -234,6 +234,7 @@ class GranianFront:
         verdict = (
             (self._small_max_header_bytes and self._check_header_bytes(scope["headers"]))
             or _check_framing(headers)
+            or _check_expectation(headers, scope["http_version"])
             or self.door.admit(_head_of(scope, headers, client.peer))
         )
         request = _Request(self, proto, client, scope["http_version"])
@@ -556,6 +557,13 @@ def _check_framing(headers: _Headers) -> Refusal | None:
     if _lower(headers.get_all("transfer-encoding")) not in ((), CHUNKED):
         return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
     return None
+
+
+def _check_expectation(headers: _Headers, version: str) -> Refusal | None:
+    """hyper sees to `100-continue` and passes over every other; RFC 9110, 10.1.1: refuse it, but not in HTTP/1.0 ("1")."""
+    if _lower(headers.get_all("expect")) in ((), ("100-continue",)) or version == "1":
+        return None
+    return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
 
 
 def _head_of(scope: dict[str, Any], headers: _Headers, peer: Peer) -> Head:

@@ -265,6 +265,17 @@ def test_a_client_that_asks_first_and_does_not_wait_is_served(house):
     assert (answers[-1].status, answers[-1].body) == (200, b"hello")
 
 
+def test_a_client_that_expects_anything_else_is_refused_and_http_1_0_may_not_expect(house):
+    client = house.client()
+    client.send(get("/echo", "Expect: the-unexpected"))
+    assert client.answer().status == 417
+    assert house.door.opened == []
+    old = house.client()
+    old.versions = ("HTTP/1.1", "HTTP/1.0")
+    old.send(b"GET /echo HTTP/1.0\r\nHost: shop.test\r\nExpect: the-unexpected\r\n\r\n")
+    assert old.answer().status == 200
+
+
 def test_the_answer_comes_when_the_service_replies_and_not_before(house):
     client = house.client()
     client.send(get("/held"))

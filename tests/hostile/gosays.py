@@ -157,6 +157,7 @@ TAKEN = {
     "a fragment": "no part of a target; hyper cuts it off, Go takes it for a part of the path",
     "granian: a bare LF before": BLANK_LINES,
     "granian: a caret and a backtick": HYPER,
+    "granian: HTTP/1.2": HYPER,
     "granian: 100 headers": "hyper's maximum is 100 with Host",
     "valid/rfc9112_leading_crlf_01": BLANK_LINES,
     "invalid/rfc9112_leading_crlf_02": BLANK_LINES,
