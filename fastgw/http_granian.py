@@ -560,7 +560,7 @@ def _check_framing(headers: _Headers) -> Refusal | None:
 
 
 def _check_expectation(headers: _Headers, version: str) -> Refusal | None:
-    """hyper sees to `100-continue` and passes over every other; RFC 9110, 10.1.1: refuse it, but not in HTTP/1.0 ("1")."""
+    """hyper sees to `100-continue` and passes over every other. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1)."""
     if _lower(headers.get_all("expect")) in ((), ("100-continue",)) or version == "1":
         return None
     return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
