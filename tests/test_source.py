@@ -7,9 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from fastgw import __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "fastgw"
@@ -49,20 +54,29 @@ def test_the_linters_find_nothing(tool: str) -> None:
         pytest.fail(f"{tool}:\n{done.stdout}", pytrace=False)
 
 
+class Built(NamedTuple):
+    """A wheel that was built from nothing."""
+
+    folder: Path
+    said: str  # by the build
+    wheel: Path
+
+
 @pytest.fixture(scope="module")
-def build_output(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a build of the extensions from nothing prints, in a directory of its own."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """As `pip wheel` builds it, in a folder of its own; without pip, which hides what a build says."""
     there = tmp_path_factory.mktemp("build")
-    shutil.copy(REPOSITORY / "setup.py", there)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(REPOSITORY / name, there)
     (there / "fastgw").mkdir()
-    for ending in ("py", "pyx", "pxd", "h"):
+    for ending in ("py", "pyi", "pyx", "pxd", "h", "typed"):
         for source in PACKAGE.glob(f"*.{ending}"):
             shutil.copy(source, there / "fastgw")
-    command = [sys.executable, "setup.py", "build_ext", "--build-lib", "out"]
+    command = [sys.executable, "setup.py", "bdist_wheel"]
     done = run(*command, cwd=there, timeout_s=BUILD_TIMEOUT_S, FASTGW_CFLAGS=QUICKLY)
     assert done.returncode == 0, f"\n{done.stdout}"
-    assert {built.name.partition(".")[0] for built in there.glob("out/fastgw/*.so")} == compiled_modules()
-    return done.stdout
+    (wheel,) = (there / "dist").iterdir()
+    return Built(there, done.stdout, wheel)
 
 
 def compiled_modules() -> set[str]:
@@ -75,15 +89,43 @@ def compiled_modules() -> set[str]:
 
 
 @pytest.mark.timeout(BUILD_TIMEOUT_S + 10)
-def test_the_extensions_compile_with_all_warnings_on(build_output: str) -> None:
-    assert "-Wall" in build_output
-    assert "-Wextra" in build_output
+def test_the_extensions_compile_with_all_warnings_on(built: Built) -> None:
+    assert "-Wall" in built.said
+    assert "-Wextra" in built.said
+    names = zipfile.ZipFile(built.wheel).namelist()
+    assert {Path(name).name.partition(".")[0] for name in names if name.endswith(".so")} == compiled_modules()
 
 
 @pytest.mark.parametrize("what", ["warning:", "performance hint:"])
-def test_the_extensions_compile_without_a_word(build_output: str, what: str) -> None:
-    said = [line for line in build_output.splitlines() if what in line]
+def test_the_extensions_compile_without_a_word(built: Built, what: str) -> None:
+    said = [line for line in built.said.splitlines() if what in line]
     assert not said, "\n" + "\n".join(said)
+
+
+def test_the_wheel_is_installed_as_the_page_about_production_says(built: Built, tmp_path: Path) -> None:
+    page = (REPOSITORY / "deploy" / "README.md").read_text()
+    names = set(re.findall(r"\S+\.whl", page))
+    assert names, "the page says how a wheel is installed"
+    for name in names:
+        named = re.sub(r"\d+\.\d+\.\d+", __version__, name)
+        assert list(built.folder.glob(named)) == [built.wheel], f"{name} is not the name of {built.wheel.name}"
+    opt = tmp_path / "fastgw-0"
+    for command in (
+        [sys.executable, "-m", "venv", opt],
+        # The packages that it needs come from this environment, not from an index.
+        [opt / "bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", built.wheel],
+    ):
+        done = run(*map(str, command), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    (site,) = opt.glob("lib/python*/site-packages")
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "fastgw").symlink_to(opt.name)
+    fastgw = str(tmp_path / "fastgw/bin/fastgw")
+    assert run(fastgw, "--version", cwd=tmp_path).stdout == f"fastgw {__version__}\n"
+    done = run(fastgw, "check", str(REPOSITORY / "examples/shop.toml"), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    where = run(str(opt / "bin/python"), "-c", "from fastgw import _ctable; print(_ctable.__file__)", cwd=tmp_path)
+    assert where.stdout.startswith(str(site))
 
 
 def test_no_file_in_git_names_a_path_of_one_machine() -> None:
