@@ -17,9 +17,18 @@ SANITIZED_TESTS := $(patsubst %,tests/test_%.py,\
 SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=halt_on_error=1
 
+define PREPARE
+command -v cc >/dev/null || { echo "fastgw: there is no C compiler, cc (Debian: apt-get install gcc)" >&2; exit 1; }; \
+for python in $(PYTHONS); do \
+    if $$python -c "$$SUITABLE" 2>/dev/null; then exec $$python prepare.py $(1); fi; \
+done; \
+echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
+    "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
+endef
+
 .PHONY: demo test check soak leaks sanitize soak-all bench micro hostile fuzz clean
 
-demo: $(VENV)/built
+demo: $(firstword $(wildcard $(VENV)/built) $(VENV)/quick)
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
 
 # One module or test: make test ARGS="tests/test_ids.py -x"
@@ -95,24 +104,13 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-# Two steps, so that a change in a .pyx compiles again without asking the package index for everything again.
-$(VENV)/built: $(VENV)/installed $(NATIVE)
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+# A demo runs as soon as it can; what is there already for everything else serves it as well.
+$(VENV)/quick: prepare.py pyproject.toml setup.py $(NATIVE)
+	@$(call PREPARE,quick)
 	@touch $@
 
-$(VENV)/installed: pyproject.toml setup.py
-	@command -v cc >/dev/null || { echo "fastgw: there is no C compiler, cc (Debian: apt-get install gcc)" >&2; exit 1; }
-	@for python in $(PYTHONS); do \
-	    if $$python -c "$$SUITABLE" 2>/dev/null; then \
-	        echo "fastgw: creating $(VENV) with $$python"; exec $$python -m venv $(VENV); \
-	    fi; \
-	done; \
-	echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
-	    "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
-	@echo "fastgw: installing what pyproject.toml names and building the extension (a minute or two)"
-	@$(BIN)/python -c "$$BUILD_REQUIRES" > $(VENV)/build-requires
-	@$(PIP) -r $(VENV)/build-requires
-	@$(PIP) --no-build-isolation --editable '.[dev]'
+$(VENV)/built: prepare.py pyproject.toml setup.py $(NATIVE)
+	@$(call PREPARE,full)
 	@touch $@
 
 $(VENV)/bench: $(VENV)/built
@@ -142,14 +140,6 @@ header = os.path.join(sysconfig.get_path("include"), "Python.h")
 sys.exit(not (sys.version_info >= (3, 11) and find_spec("ensurepip") and os.path.exists(header)))
 endef
 export SUITABLE
-
-# In the environment itself and not in pip's throw-away one, whose Cython would compile everything a second time.
-define BUILD_REQUIRES
-import tomllib
-with open("pyproject.toml", "rb") as file:
-    print(*tomllib.load(file)["build-system"]["requires"], sep="\n")
-endef
-export BUILD_REQUIRES
 
 # An extra without building fastgw a second time.
 define EXTRA_REQUIRES

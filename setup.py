@@ -19,16 +19,21 @@ FLAGS += shlex.split(os.environ.get("FASTGW_CFLAGS", ""))  # of two that contrad
 native = glob("fastgw/*.pyx")
 compiled = [str(path.with_suffix(".py")) for path in Path("fastgw").glob("*.pxd") if path.with_suffix(".py").exists()]
 
-setup(
-    ext_modules=cythonize(
+
+def extensions() -> list[Extension]:
+    if os.environ.get("FASTGW_EXTENSIONS") == "no":
+        return []  # an editable installation of what has been compiled in place already (prepare.py)
+    return cythonize(
         [
             # cythonize finds the headers that a source or a .pxd names, so that only what includes them is built again.
             Extension(f"fastgw.{Path(source).stem}", [source], extra_compile_args=FLAGS)
             for source in sorted(native + compiled)
         ],
+        nthreads=CORES,
         language_level=3,
         # Annotations are for mypy, which has another idea of an int than C; what C is told stands in the .pxd.
         compiler_directives={"annotation_typing": False},
-    ),
-    options={"build_ext": {"parallel": CORES}},
-)
+    )
+
+
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": CORES}})
