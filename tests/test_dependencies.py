@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OURS = {"fastgw", "tests", "bench", "setup"}
+OURS = {"fastgw", "tests", "bench", "prepare"}
 # Packages of the extras "bench" and "fuzz", which are not installed everywhere, where the module's name is another.
 DISTRIBUTION_OF = {"hdrh": "hdrhistogram"}
 EXTRAS_FOR = {"fastgw": (), "tests": ("dev",), "tests/fuzz": ("dev", "fuzz"), "bench": ("dev", "bench")}
