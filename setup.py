@@ -29,7 +29,6 @@ def extensions() -> list[Extension]:
             Extension(f"fastgw.{Path(source).stem}", [source], extra_compile_args=FLAGS)
             for source in sorted(native + compiled)
         ],
-        nthreads=CORES,
         language_level=3,
         # Annotations are for mypy, which has another idea of an int than C; what C is told stands in the .pxd.
         compiler_directives={"annotation_typing": False},

@@ -252,8 +252,9 @@ def judge_host(config: Config, host: Host, files: int, measured: bool) -> Iterat
 
 def judge_files(config: Config, files: int, measured: bool) -> Finding:
     """Descriptors of a worker against its connections."""
-    # The limit is that of a listener; all of them are in one process.
-    needed = config.limits.max_connections * len(config.gateway.listens) + OWN_FILES
+    # The limit is that of a listening address, of which localhost is two; all of them are in one process.
+    addresses = sum(2 if listen.bind.lower().startswith("localhost:") else 1 for listen in config.gateway.listens)
+    needed = config.limits.max_connections * addresses + OWN_FILES
     whose = "a running worker" if measured else "a gateway started from here"
     found = f"{'without limit' if files >= 1 << 62 else files} for {whose}, needed are {needed}"
     if files < needed:

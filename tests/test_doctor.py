@@ -195,6 +195,8 @@ def test_too_few_descriptors() -> None:
 def test_every_listener_has_its_own_connections() -> None:
     two = configured(more='[[listen]]\nbind = "127.0.0.1:1"\n[[listen]]\nbind = "127.0.0.1:2"')
     assert doctor.judge_files(two, 16896, measured=False).found.endswith("needed are 33280")
+    localhost = configured(more='[[listen]]\nbind = "localhost:1"')
+    assert doctor.judge_files(localhost, 16896, measured=False).found.endswith("needed are 33280")
 
 
 def test_a_short_accept_queue() -> None:
