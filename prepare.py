@@ -139,6 +139,11 @@ def is_newer(marker: Path, *others: str) -> bool:
     return marker.exists() and all(marker.stat().st_mtime >= (ROOT / other).stat().st_mtime for other in others)
 
 
+def works(python: Path) -> bool:
+    """It is there, and so is the Python that it was made with."""
+    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+
+
 def main(kind: str) -> None:
     in_a_hurry = kind == "quick"
     environ = HURRY if in_a_hurry else {}
@@ -152,9 +157,11 @@ def main(kind: str) -> None:
         needed = list(project["project"]["dependencies"])
         if not in_a_hurry:
             needed += project["project"]["optional-dependencies"]["dev"]
-        steps = Steps(4)
-        venv = [sys.executable, "-m", "venv", str(VENV)]
-        steps.run(f"creating .venv with {sys.executable}", [lambda: Job("venv", venv, lambda _line: "")])
+        is_new = not works(PYTHON)
+        steps = Steps(3 + is_new)
+        if is_new:
+            venv = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+            steps.run(f"creating .venv with {sys.executable}", [lambda: Job("venv", venv, lambda _line: "")])
         # Not in pip's throw-away environment, whose Cython would compile everything a second time.
         steps.run("installing the compiler's tools", [lambda: install(*project["build-system"]["requires"])])
         steps.run("installing packages, compiling fastgw", [lambda: install(*needed), build])
