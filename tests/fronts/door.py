@@ -147,7 +147,8 @@ class ScriptedDoor:
         self.abandoned: list[tuple[Ending, str]] = []
         self.gone_tokens: list[int] = []
         self.cuts: list[Cut] = []
-        # What the service has, and what it says.
+        # What is in Kafka, what of it the service has not answered, and what it says.
+        self.records: list[Record] = []
         self.held: list[Record] = []
         self.raw_answer: tuple[int, HeaderList, bytes] = (200, [], b"")
 
@@ -197,6 +198,7 @@ class ScriptedDoor:
     # The service.
 
     def _send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
+        self.records.append(record)
         if record.topic == "echo":
             self._loop.call_soon(self.reply, record, record.value)
         else:

@@ -1,0 +1,83 @@
+"""Odd and legal requests: both fronts give the same answer and write the same record, or there is a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from fastgw.messages import Record
+from tests.fronts import odd_requests
+from tests.fronts.houses import House, LoopThread
+from tests.fronts.kinds import FRONTS, FrontKind
+from tests.fronts.odd_requests import EVERY_RECORD, ODD, Odd, Outcome, raw_request
+from tests.fronts.raw_http import RawClient
+from tests.waiting import eventually
+
+NEXT = raw_request("/echo?next")
+
+
+class OldClient(RawClient):
+    versions = ("HTTP/1.1", "HTTP/1.0")  # a server may answer a client of 1.0 in its version (RFC 9110, 6.2)
+
+
+@pytest.fixture(scope="module", params=FRONTS, ids=[kind.name for kind in FRONTS])
+def kind(request: pytest.FixtureRequest) -> FrontKind:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def house(kind: FrontKind, loop_thread: LoopThread) -> Iterator[House]:
+    """One front for all rows."""
+    house = House(loop_thread, kind, {}, (), "127.0.0.1:0", odd_requests.ROUTES, http="1")
+    yield house
+    house.leave()
+
+
+def test_there_are_enough_rows_and_each_has_a_name_of_its_own():
+    assert len(ODD) >= 300
+    assert [name for name, count in Counter(row.name for row in ODD).items() if count > 1] == []
+
+
+def test_every_stated_difference_is_one_and_has_a_reason():
+    fronts = {kind.name for kind in FRONTS}
+    for row in ODD:
+        assert row.differences.keys() <= fronts, row.name
+        for difference in row.differences.values():
+            assert difference.outcome != row.outcome, row.name
+            assert difference.reason, row.name
+
+
+@pytest.mark.parametrize("row", ODD, ids=[row.name for row in ODD])
+def test_an_odd_request_has_the_stated_answer_and_record(row, kind, house):
+    difference = row.differences.get(kind.name)
+    assert _play(row, house) == (difference.outcome if difference else row.outcome)
+
+
+def _play(row: Odd, house: House) -> Outcome:
+    """Sends one row and an ordinary request behind it; leaves nothing behind for the next row."""
+    house.door.records.clear()
+    with OldClient(house.address) as client:
+        client.send_while_open(row.raw)
+        status = client.answer(row.method).status
+        goes_on = _is_served(client)
+    eventually(house.empty, message=f"{row.name} leaves nothing behind")
+    records = [record for record in house.door.records if ("http_query", b"next") not in record.headers]
+    assert len(records) <= 1, records
+    return Outcome(status, _shown(records[0]) if records else None, goes_on)
+
+
+def _is_served(client: RawClient) -> bool:
+    """Whether a further request on the connection is answered, rather than the connection ended."""
+    client.send_while_open(NEXT)
+    try:
+        return client.answer().status == 200
+    except AssertionError:
+        return False
+
+
+def _shown(record: Record) -> odd_requests.Record:
+    headers = [(name, value) for name, value in record.headers if name not in EVERY_RECORD]
+    assert len(dict(headers)) == len(headers), f"a header is there twice: {headers}"
+    return {"": record.value, **dict(headers)}
