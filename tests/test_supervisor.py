@@ -268,7 +268,7 @@ def test_when_the_supervisor_is_killed_no_child_stays(service: Start) -> None:
 
 
 def test_a_reload_replaces_every_worker_one_after_the_other_and_tells_the_agent(service: Start) -> None:
-    one = service().start()
+    one = service({"FAKE_PATIENCE": "hung=10"}).start()
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
@@ -334,7 +334,7 @@ def test_a_reload_is_refused_when_the_checker_says_so_and_systemd_hears_why(serv
 def test_a_reload_is_refused_when_the_checker_has_no_result_and_nobody_waits_for_it(
     service: Start, how: str, why: str
 ) -> None:
-    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
     one.plan("checker", how)
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("checker started"))
@@ -348,7 +348,7 @@ def test_a_reload_is_refused_when_the_checker_has_no_result_and_nobody_waits_for
 
 
 def test_a_signal_to_reload_during_a_check_is_done_after_it(service: Start) -> None:
-    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
     one.plan("checker", "silent")
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("checker started"))
@@ -370,7 +370,7 @@ def test_the_end_does_not_wait_for_a_checker(service: Start) -> None:
 
 @pytest.mark.parametrize("how", ["dies", "refuses", "silent"])
 def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start, how: str) -> None:
-    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
     one.plan("worker-1", how)
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
@@ -413,7 +413,7 @@ def test_a_third_generation_waits_for_the_table_range_of_one_that_still_drains(s
 def test_a_worker_that_dies_during_a_reload_before_its_turn_comes_back_with_the_old_configuration(
     service: Start,
 ) -> None:
-    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
     one.plan("worker-0", "silent")  # the roll stands at slot 0
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
