@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fastgw"
 FLOORS = {
     0: "errors ids messages units settings spelling deadlines request_path",
     1: "config kafka_wire mesh_wire http1_wire problem admission pace proxy_protocol throttle client_lines state_file",
-    2: "cors table exchange intake partitions metrics record_key canary kafka_client http1_connection spread reload",
+    2: "cors compression table exchange intake partitions metrics record_key canary kafka_client http1_connection "
+    "spread reload",
     3: "http_granian http_express kafka_link kafka_native journal access_log mesh_links membership admin topics "
     "listeners systemd children standby host_survey consumers entrance",
     4: "worker agent holdings worker_slots",
