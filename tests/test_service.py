@@ -205,6 +205,16 @@ def test_the_most_exact_handler_is_called(place: Place) -> None:
     assert answers == [b"GET /orders/{id}", b"/orders/{id}", b"PUT", b"all"]
 
 
+def test_head_is_answered_by_the_handler_of_get_unless_it_has_one(place: Place) -> None:
+    service = place.service()
+    for route in ("GET /orders/{id}", "GET /baskets", "HEAD /baskets"):
+        service.handle(route)(lambda _request, route=route: route)
+    with serving(service):
+        asked = [("HEAD", "/orders/{id}"), ("HEAD", "/baskets")]
+        answers = [place.requester.ask(http_method=method, http_route=route).value() for method, route in asked]
+    assert answers == [b"GET /orders/{id}", b"HEAD /baskets"]
+
+
 def test_an_unknown_route_is_told_which_ones_there_are(place: Place) -> None:
     service = place.service()
     service.handle("POST /orders")(lambda _request: None)
