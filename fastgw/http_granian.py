@@ -36,6 +36,7 @@ from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits, Listen
 from fastgw.deadlines import SWEEP_S, Deadlines
 from fastgw.errors import Ending
+from fastgw.ids import refusal_id
 from fastgw.messages import Head, HeaderList, Peer
 from fastgw.slow_clients import SlowClients, Standing, Timeouts, all_descriptors
 
@@ -225,18 +226,19 @@ class GranianFront:
         try:
             self._begin(watcher.scope, proto)
         except Exception:
-            _send(proto, 500, [], b"")
+            _send(proto, 500, [(b"x-request-id", refusal_id())], b"")
             raise
 
     def _begin(self, scope: dict[str, Any], proto: Any) -> None:
         client = self._client_of(scope["client"])
         headers = _Headers(scope["headers"])
-        verdict = (
+        head = _head_of(scope, headers, client.peer)
+        refusal = (
             (self._small_max_header_bytes and self._check_header_bytes(scope["headers"]))
             or _check_framing(headers)
             or _check_expectation(headers, scope["http_version"])
-            or self.door.admit(_head_of(scope, headers, client.peer))
         )
+        verdict = refusal._replace(head=head) if refusal else self.door.admit(head)
         request = _Request(self, proto, client, scope["http_version"])
         if isinstance(verdict, Refusal):
             self.door.refuse(verdict, request.answer)
@@ -265,7 +267,7 @@ class GranianFront:
             raise  # ends the worker
         except Exception:
             log.exception("request not opened", route=admission.route_number)
-            request.answer(500, [], b"", b"")
+            request.answer(500, [], b"", refusal_id())
 
     def _check_header_bytes(self, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
         header_bytes = sum(len(name) + len(value) + 4 for name, value in headers)  # `: ` and the line's end

@@ -142,3 +142,15 @@ def test_who_came_just_in_time_and_does_not_go_on_is_late_after_all(serve, tmp_p
     client = house.client()
     be_busy_until_it_is_late(house, client, b"GET /ec")
     assert client.answer().status == 408
+
+
+def test_a_page_reads_what_the_front_refuses_by_itself_where_its_head_could_be_read(serve):
+    house = serve(more_routes='[cors]\norigins = "*"')
+    client = house.client()
+    client.send(
+        get("/echo", "Origin: https://app.example", "Expect: the moon", "Content-Length: 1", method="POST") + b"x"
+    )
+    answer = client.answer()
+    assert answer.status == 417
+    assert answer.values("access-control-allow-origin") == ["*"]
+    assert house.door.opened == []

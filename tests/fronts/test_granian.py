@@ -33,3 +33,13 @@ def test_a_request_that_has_waited_for_long_leaves_nothing_behind(house, end):
         client.sock.close()
         eventually(lambda: len(house.door.gone_tokens) == 1)
     eventually(lambda: not waiting(), message="nothing is left of it")
+
+
+def test_a_page_reads_what_the_front_refuses_by_itself_where_its_head_could_be_read(serve):
+    house = serve(more_routes='[cors]\norigins = "*"')
+    client = house.client()
+    client.send(get("/echo", "Origin: https://app.example", "Transfer-Encoding: gzip, chunked", method="POST") + b"x")
+    answer = client.answer()
+    assert answer.status == 400
+    assert answer.values("access-control-allow-origin") == ["*"]
+    assert house.door.opened == []
