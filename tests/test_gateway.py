@@ -81,7 +81,7 @@ def test_a_request_that_is_never_answered_is_504_recorded_at_its_deadline(shop):
     folder, bootstrap, replies, topics = shop
     with (
         replier(bootstrap, "silent", topics),
-        Gateway(folder, bootstrap, replies, topics, workers=1, timeout="1s") as gateway,
+        Gateway(folder, bootstrap, replies, topics, workers=1, timeout="2s") as gateway,
     ):
 
         async def ask():
@@ -90,14 +90,14 @@ def test_a_request_that_is_never_answered_is_504_recorded_at_its_deadline(shop):
             began = time.monotonic()
             answer = await connection.request("POST", paths(topics)[0], b"x")
             lowered = time.monotonic()
-            shorter = await connection.request("POST", paths(topics)[0], b"x", ["Prefer: wait=0"])
+            shorter = await connection.request("POST", paths(topics)[0], b"x", ["Prefer: wait=1"])
             return answer, lowered - began, shorter, time.monotonic() - lowered
 
         (status, headers, body), took_s, (shorter, _, _), shorter_s = asyncio.run(ask())
         assert (status, headers["fastgw-outcome"], json.loads(body)["outcome"]) == (504, "recorded", "recorded")
-        assert 1.0 <= took_s <= 1.1
+        assert 2.0 <= took_s <= 2.1
         assert shorter == 504
-        assert shorter_s < 0.1
+        assert 1.0 <= shorter_s <= 1.1
         eventually(lambda: gateway.metric("fastgw_in_flight") == 0, 5, "nothing is left in flight")
 
 

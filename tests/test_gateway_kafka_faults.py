@@ -30,6 +30,7 @@ from tests.waiting import eventually
 
 SLOTS = 16
 QUEUE = 2 * SLOTS  # records that one producer of a worker holds
+TOGETHER = SLOTS // 2  # requests of one route that find slots in any case
 
 ROUTES = """
 [[route]]
@@ -156,7 +157,7 @@ def test_a_record_for_a_broker_that_died_was_never_sent_and_is_not_there(shop, c
 @pytest.mark.ending("expired_unknown")
 def test_a_deadline_before_kafka_has_confirmed_is_504_unknown_and_the_record_follows(shop, client, body):
     with frozen(shop), counted(shop.gateway, "expired_unknown"):
-        assert_told(client.request("POST", "/orders", body, ["Prefer: wait=0"]), "expired_unknown")
+        assert_told(client.request("POST", "/orders", body, ["Prefer: wait=1"]), "expired_unknown")
     eventually(lambda: count_recorded(shop, body) == 1, 10, "it was delivered after its deadline")
 
 
@@ -201,9 +202,16 @@ def test_a_client_that_leaves_while_its_request_is_held_back_is_counted_as_never
 def test_with_the_queue_towards_kafka_full_a_request_is_503_and_not_recorded(shop, client, body):
     before = len(values_in(shop.kafka.bootstrap, "orders"))
     with frozen(shop), counted(shop.gateway, "queue_full"):
-        # These end at once and leave their slots; their records stay in the queue.
-        for number in range(QUEUE):
-            assert_told(client.request("POST", "/anywhere", b"%d" % number, ["Prefer: wait=0"]), "expired_unknown")
+        # Their clients leave, and with them their slots; their records stay in the queue.
+        waiting = lambda: shop.gateway.status()["waiting"]["total"]  # noqa: E731
+        for _ in range(QUEUE // TOGETHER):
+            clients = [RawConnection(shop.gateway.port) for _ in range(TOGETHER)]
+            for one in clients:
+                one.ask("POST", "/anywhere", b"queued")
+            eventually(lambda: waiting() == TOGETHER, 5, "they wait")
+            for one in clients:
+                one.close()
+            eventually(lambda: waiting() == 0, 5, "they have ended")
         assert_told(client.request("POST", "/anywhere", body), "queue_full")
     eventually(lambda: len(values_in(shop.kafka.bootstrap, "orders")) == before + QUEUE, 10, "the queue is delivered")
     assert count_recorded(shop, body) == 0
