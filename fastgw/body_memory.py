@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-TRIM_FROM_BYTES = 16 << 20  # of what was held and is free now; below it a trim costs more than it gives back
-
 
 class BodyMemory:
     """The bodies that are coming in to one worker, on all of its listeners."""
 
-    __slots__ = ("_of_connections", "_peak_bytes", "connection_max_bytes", "held_bytes", "max_bytes")
+    __slots__ = ("_of_connections", "connection_max_bytes", "held_bytes", "max_bytes")
 
     def __init__(self, max_bytes: int, connection_max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.connection_max_bytes = connection_max_bytes
         self.held_bytes = 0
-        self._peak_bytes = 0  # since memory was last given back
         self._of_connections: dict[Hashable, int] = {}
 
     def __repr__(self) -> str:
@@ -49,8 +46,6 @@ class BodyMemory:
                 return False
             self._of_connections[connection] = of_connection
         self.held_bytes = held
-        if held > self._peak_bytes:
-            self._peak_bytes = held
         return True
 
     def give(self, size_bytes: int, connection: Hashable = None) -> None:
@@ -69,10 +64,3 @@ class BodyMemory:
             return f"this worker takes in at most {self.max_bytes} bytes of request bodies at once; send it again later"
         assert connection is not None, "a connection with one body has no limit of its own"
         return f"one connection may send at most {self.connection_max_bytes} bytes of request bodies at once"
-
-    def is_worth_a_trim(self) -> bool:
-        """Whether much of what was held is free by now; asks for it once for each such peak."""
-        if self._peak_bytes - self.held_bytes < TRIM_FROM_BYTES or self.held_bytes > self._peak_bytes // 4:
-            return False
-        self._peak_bytes = self.held_bytes
-        return True

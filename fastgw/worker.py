@@ -10,13 +10,11 @@ delivery reports, the heartbeat, a new partition map, the canary.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +51,7 @@ from fastgw.ids import CorrelationId, IdMaker, Partitioner
 from fastgw.intake import Intake
 from fastgw.journal import Journal
 from fastgw.kafka_client import LinkSettings
+from fastgw.memory_trim import MemoryTrim
 from fastgw.mesh_links import MeshLinks
 from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply, Tally
 from fastgw.notes import Notes
@@ -125,6 +124,7 @@ class Worker:
             policies or None,
             notes is not None,
         )
+        self._memory_trim = MemoryTrim()
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
         self._rivals = Rivals()
@@ -404,8 +404,7 @@ class Worker:
                 self._ownership.rotate_home(now_ns)
                 self._home_changed(now_ns)
         self._table.set_body_bytes(self._process, self._bodies.held_bytes)
-        if self._bodies.is_worth_a_trim():
-            _trim_memory()
+        self._memory_trim.look(now_ns)
         self._table.heartbeat(
             self._process, now_ns, self._exchange.in_flight, self._ownership.home, self._ownership.map_version
         )
@@ -486,18 +485,6 @@ class Worker:
     def _leaves_a_group(self) -> bool:
         """Whether other nodes take over our partitions now: until they read them, replies still come here."""
         return self._config.cluster.mode == "group" and self._table.service_draining()
-
-
-def _trim_memory() -> None:
-    """Gives freed memory back to the system, on a thread of its own.
-
-    glibc keeps what is freed below something that is still in use, and learns to keep ever larger blocks: after 1,000
-    bodies of 1 MiB that is most of them. Going through its lists takes milliseconds, which the loop has not got; ctypes
-    gives up the GIL meanwhile. A C library without the call (musl) gives back by itself.
-    """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        threading.Thread(target=malloc_trim, args=(0,), name="trim", daemon=True).start()
 
 
 def _listen_again(fd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.body_memory import TRIM_FROM_BYTES, BodyMemory
+from fastgw.body_memory import BodyMemory
 
 
 def test_a_worker_takes_no_more_than_its_limit_and_what_is_given_back_can_be_taken_again():
@@ -51,15 +51,3 @@ def test_nothing_is_taken_for_an_empty_body():
     memory = BodyMemory(0, 0)
     assert memory.take(0, "a")
     assert repr(memory) == "<BodyMemory 0 of 0 bytes, 0 connections>"
-
-
-def test_a_trim_is_worth_it_once_after_a_peak_that_has_passed():
-    memory = BodyMemory(1 << 30, 1 << 30)
-    memory.take(TRIM_FROM_BYTES)
-    assert not memory.is_worth_a_trim(), "it is still in use"
-    memory.give(TRIM_FROM_BYTES)
-    assert memory.is_worth_a_trim()
-    assert not memory.is_worth_a_trim(), "once for each peak"
-    memory.take(TRIM_FROM_BYTES - 1)
-    memory.give(TRIM_FROM_BYTES - 1)
-    assert not memory.is_worth_a_trim(), "too little"

@@ -21,7 +21,7 @@ FLOORS = {
     2: "cors compression table exchange intake partitions metrics record_key canary kafka_client http1_connection "
     "spread reload",
     3: "http_granian http_express kafka_link kafka_native journal access_log mesh_links membership admin topics "
-    "listeners systemd children standby host_survey consumers entrance",
+    "memory_trim listeners systemd children standby host_survey consumers entrance",
     4: "worker agent holdings worker_slots",
     5: "supervisor doctor",
     6: "demo demo_services reload_request",
