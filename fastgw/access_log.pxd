@@ -26,6 +26,7 @@ cdef class AccessLog:
 
     @cython.locals(now_ns=int64_t, claimed_ns=int64_t, sent_ns=int64_t, recorded_ns=int64_t, line=bytes)
     cpdef write(self, Note note, ending, int status, bytes request_id, Py_ssize_t bytes_out, tuple times)
+
     @cython.locals(epoch_ms=int64_t)
     cdef str _now(self)
 
