@@ -208,7 +208,11 @@ class SlowClients:
         return standing is None and silent_s > self._timeouts.header_s + SILENCE_SLACK_S
 
     def _head_is_late(self, one: socket.socket, acknowledged: int, now: float) -> bool:
-        """Bytes of a head have come, and no request. (What HTTP/2 clients say besides is followed by a ping.)"""
+        """Bytes of a head have come, and no request. (What HTTP/2 clients say besides is followed by a ping.)
+
+        A head that begins in the same tick of the kernel as the answer before it is seen once more of it comes. If
+        none does, the connection is an idle one.
+        """
         assert self._timeouts.header_s is not None
         cookie = _cookie_of(one)
         before = self._heads.get(cookie)

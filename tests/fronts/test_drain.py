@@ -124,6 +124,34 @@ def test_in_a_reload_an_idle_connection_gets_one_last_answer(house):
     house.closed()
 
 
+def test_a_kept_alive_client_of_http_1_0_is_told_one_thing_and_that_comes_true(house):
+    client = house.client()
+    client.versions = ("HTTP/1.1", "HTTP/1.0")
+    client.send(b"GET /held HTTP/1.0\r\nHost: shop.test\r\nConnection: keep-alive\r\n\r\n")
+    record = house.held()[0]
+    house.drain()
+    house.reply(record, b"answered")
+    answer = client.answer()
+    assert (answer.status, answer.body) == (200, b"answered")
+    assert answer.values("connection") in (["close"], [])
+    assert client.rest() == b""
+    house.closed()
+
+
+def test_in_a_reload_a_kept_alive_client_of_http_1_0_is_not_told_both(house, kind):
+    client = house.client()
+    client.versions = ("HTTP/1.1", "HTTP/1.0")
+    request = b"GET /echo HTTP/1.0\r\nHost: shop.test\r\nConnection: keep-alive\r\n\r\n"
+    client.send(request)
+    assert client.answer().values("connection") == ["keep-alive"]
+    house.call(house.front.drain, 0.5)
+    client.send(request)
+    # hyper cannot be told to end a connection of HTTP/1.0: it is kept, and ended when the others are.
+    assert client.answer().values("connection") == [{"express": "close", "granian": "keep-alive"}[kind.name]]
+    assert client.rest() == b""
+    house.closed()
+
+
 def test_draining_twice_is_draining_once(house):
     client = house.client()
     client.send(get("/held"))

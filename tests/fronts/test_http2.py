@@ -7,6 +7,7 @@ import pytest
 from h2.errors import ErrorCodes
 
 from fastgw import errors
+from fastgw.messages import Cut
 from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import HTTP2, fronts
 from tests.waiting import eventually
@@ -311,6 +312,14 @@ def test_draining_says_goodbye_and_answers_what_waits(house, client):
     assert client.answer(stream).body == b"answered"
     client.end()
     house.closed()
+
+
+def test_an_idle_connection_is_ended_in_its_time_however_many_pings_it_answers(serve):
+    house = serve(http="2", idle_timeout="300ms", header_timeout="300ms")
+    with Http2Client(house.address) as client:
+        assert client.answer(client.request("/echo")).status == 200
+        client.end()
+    eventually(lambda: house.door.cuts == [Cut.IDLE])
 
 
 def test_draining_ends_an_idle_connection(house, client):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw import errors
-from tests.fronts.kinds import REFUSES, fronts
+from tests.fronts.kinds import HTTP2, REFUSES, fronts
 from tests.fronts.test_answers import get
 from tests.waiting import eventually
 
@@ -130,6 +130,41 @@ def _is_cut_off(client) -> bool:
 
 def test_a_kept_alive_connection_that_is_idle_is_ended(serve):
     client = serve(header_timeout="200ms", idle_timeout="200ms").client()
+    client.send(get("/echo"))
+    assert client.answer().status == 200
+    assert client.rest() == b""
+
+
+def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(serve):
+    """Both times are kept, whichever is the longer: connection pools of proxies count on the one."""
+    house = serve(header_timeout="200ms", idle_timeout="1m")
+    kept, late = house.client(), house.client()
+    for client in (kept, late):
+        client.send(get("/echo"))
+        assert client.answer().status == 200
+    late.send(get("/echo", "X-A: 1")[:-5])
+    late.sock.settimeout(0.01)
+    eventually(lambda: _has_ended(late), message="a head that trickles has had its time")
+    kept.send(get("/echo"))
+    assert kept.answer().status == 200
+
+
+def _has_ended(client) -> bool:
+    """Sends one byte more of a header; whether the server has ended the connection, with or without a word."""
+    client.send_while_open(b"1")
+    try:
+        return client.sock.recv(1) in (b"", b"H")
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("http", ["1", "auto"])
+def test_an_idle_connection_is_ended_in_its_own_time(serve, http, kind):
+    if http == "auto" and HTTP2 not in kind.abilities:
+        http = "1"
+    client = serve(header_timeout="1m", idle_timeout="200ms", http=http).client()
     client.send(get("/echo"))
     assert client.answer().status == 200
     assert client.rest() == b""
