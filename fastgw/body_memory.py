@@ -63,4 +63,5 @@ class BodyMemory:
         if self.held_bytes + size_bytes > self.max_bytes:
             return f"this worker takes in at most {self.max_bytes} bytes of request bodies at once; send it again later"
         assert connection is not None, "a connection with one body has no limit of its own"
-        return f"one connection may send at most {self.connection_max_bytes} bytes of request bodies at once"
+        limit = f"one connection may send at most {self.connection_max_bytes} bytes of request bodies at once"
+        return f"{limit}; send it again later"

@@ -59,7 +59,9 @@ class Entrance:
             raise  # ends the worker
         except Exception:
             self._journal.broke("request not admitted", "", b"")
-            return Refusal(errors.REFUSED_SEND, "an error of the gateway's own; its log has it")
+            return Refusal(
+                errors.REFUSED_SEND, "an internal error of the gateway: its log has it under this request_id"
+            )
         refusal = verdict if isinstance(verdict, Refusal) else self._exchange.reserve(verdict)
         if refusal is None:
             return verdict

@@ -44,9 +44,7 @@ MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed", c
 NO_ROUTE = Ending(2, "no_route", 404, _N, False, "No route matches this path")
 WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not take this method")
 BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly", closes=True)
-BODIES_FULL = Ending(
-    5, "bodies_full", 503, _N, True, "This worker holds as many bytes of request bodies as it may", RETRY_AFTER_S
-)
+BODIES_FULL = Ending(5, "bodies_full", 503, _N, True, "Too many bytes of request bodies are coming in", RETRY_AFTER_S)
 BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large", closes=True)
 TARGET_TOO_LONG = Ending(7, "target_too_long", 414, _N, False, "The request target is too long")
 HEADERS_TOO_LARGE = Ending(8, "headers_too_large", 431, _N, False, "The request headers are too large")
@@ -76,13 +74,13 @@ CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left
 REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The record could not be handed to Kafka", alarming=True)
 NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time", RETRY_AFTER_S, alarming=True)
 HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers came too slowly")
-EXPECTATION_FAILED = Ending(27, "expectation_failed", 417, _N, False, "The request expects what is not offered")
+EXPECTATION_FAILED = Ending(
+    27, "expectation_failed", 417, _N, False, "The Expect header asks for what is not supported"
+)
 CONNECTION_CAP = Ending(
     28, "connection_cap", 503, _N, True, "This gateway process has too many connections", RETRY_AFTER_S
 )
-NO_CONSUMER = Ending(
-    29, "no_consumer", 503, _N, True, "Nobody of the service is there to take the request", RETRY_AFTER_S
-)
+NO_CONSUMER = Ending(29, "no_consumer", 503, _N, True, "No consumer is available for this route", RETRY_AFTER_S)
 BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait", RETRY_AFTER_S)
 
 ENDINGS: tuple[Ending, ...] = tuple(

@@ -34,7 +34,7 @@ Withdraw = Callable[[int], bool]
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 _OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
-_OWN_ERROR = "an error of the gateway's own; its log has it under this request_id"
+_OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
 _ENDINGS = errors.ENDINGS
@@ -186,7 +186,7 @@ class Exchange:
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
         self._closed_by: Ending | None = errors.NOT_READY
-        self._closed_why = "the reply path is being set up"
+        self._closed_why = "this worker does not receive replies from Kafka yet"
         self.epoch_offset_ns = 0  # wall clock minus monotonic clock, kept fresh by the worker
 
     def __repr__(self) -> str:
@@ -229,7 +229,9 @@ class Exchange:
             return _hopeless(plan)
         if plan.in_flight >= self._own:
             if self._shared_left <= 0:
-                return Refusal(errors.TABLE_FULL, "the slots that are left are kept for other routes", number)
+                return Refusal(
+                    errors.TABLE_FULL, "this route has used its slots, the others are reserved for other routes", number
+                )
             self._shared_left -= 1
         plan.in_flight += 1
         return None
@@ -423,7 +425,7 @@ class Exchange:
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
         elif state >= 0 and self._is_withdrawn(token):
-            self._end(token, errors.NOT_SENT, f"{why}: the record waited for its batch to leave")
+            self._end(token, errors.NOT_SENT, f"{why}: the record had not been sent")
         elif state >= 0:
             self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
 
@@ -521,7 +523,7 @@ class Exchange:
 
 def _hopeless(plan: Plan) -> Refusal:
     if plan.wait_ns < 0:
-        return Refusal(errors.NO_CONSUMER, f"the service of {plan.name!r} is not there", plan.number)
+        return Refusal(errors.NO_CONSUMER, f"no consumer of {plan.name!r} has a partition of its topic", plan.number)
     behind_s = plan.wait_ns / 1e9
     return Refusal(errors.BACKLOG, f"the service of {plan.name!r} is {behind_s:.0f} s behind", plan.number)
 

@@ -560,7 +560,9 @@ class Connection:
             return False
         self._held_bytes = got
         if self._wire_bytes - got > self._front.limits.max_header_bytes + CHUNK_OVERHEAD * got:
-            self._break_off(errors.MALFORMED, "expected less beside the body: chunk extensions, trailers, tiny chunks")
+            self._break_off(
+                errors.MALFORMED, "expected fewer bytes of chunk sizes, chunk extensions and trailers beside the body"
+            )
             return False
         return True
 

@@ -174,7 +174,7 @@ class Intake:
         if not _HOST(host):
             return Refusal(errors.MALFORMED, "the Host is not a host name with or without port")
         if self._hosts and _without_port(host).lower() not in self._hosts:
-            return Refusal(errors.MALFORMED, "this Host is not served here")
+            return Refusal(errors.MALFORMED, "this Host is not served here (gateway.hosts)")
         if len(host) <= _HOST_REMEMBERED_MAX and len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
             self._served_hosts.add(host)
         return None

@@ -239,7 +239,7 @@ class NativeLink:
         now_ns = time.monotonic_ns()
         for flights, given in zip(self._flights, self._patience, strict=True):
             for token in flights.expired(now_ns - given.unsent_ns, GIVEN_UP_AT_ONCE):
-                self._events.undelivered(token, errors.NOT_SENT, "the record waited for its batch to leave")
+                self._events.undelivered(token, errors.NOT_SENT, "the record had not been sent")
             flights.leave(now_ns)
 
     # What comes back.

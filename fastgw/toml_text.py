@@ -196,7 +196,7 @@ _PLAIN_WORDS = {
     "Cannot declare": "a table that is something else already",
     "Invalid hex value": "an escape without its hexadecimal digits",
     "Escaped character is not": "an escape that is no character",
-    "Invalid date or datetime": "a date that there is not",
+    "Invalid date or datetime": "an invalid date",
 }
 
 
