@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -24,10 +25,11 @@ def configure(process_name: str) -> None:
     """
     level = logging.getLevelNamesMapping().get(os.environ.get("FASTGW_LOG_LEVEL", "info").upper(), logging.INFO)
     steps = _steps(process_name)
+    stderr: Any = _Forgiving(sys.stderr)
     structlog.configure(
         processors=[*steps, _renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries (granian, confluent-kafka) speak through `logging`: the same lines for them, warnings and worse.
@@ -39,6 +41,24 @@ def configure(process_name: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+class _Forgiving:
+    """A stream that may be on a full disk, or that nobody reads any more: whoever logs goes on all the same.
+
+    A line is lost then. With an error in its place a request would have no answer, as the log is told first.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _steps(process_name: str) -> list[Processor]:

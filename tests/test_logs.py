@@ -61,3 +61,12 @@ def test_the_level_can_be_set_and_a_wrong_one_counts_as_info() -> None:
     assert '"detail"' in lines(FASTGW_LOG_LEVEL="debug")[0]
     assert len(lines(FASTGW_LOG_LEVEL="error")) == 1
     assert len(lines(FASTGW_LOG_LEVEL="loud")) == 3
+
+
+def test_a_disk_that_is_full_costs_the_line_and_not_who_writes_it() -> None:
+    """The gateway's log is told of a request before its client is: an error there would be a lost answer."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM + "print('went on')"], stdout=subprocess.PIPE, stderr=full, text=True
+        )
+    assert done.stdout == "went on\n"
