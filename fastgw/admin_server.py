@@ -91,7 +91,8 @@ class AdminServer:
     def opened(self, connection: _Connection) -> None:
         self._open[connection] = None
         if len(self._open) > CONNECTIONS_MAX:
-            next(iter(self._open)).abort()
+            oldest, _ = self._open.popitem(last=False)  # it is told that it is lost only after others have come
+            oldest.abort()
 
     def closed(self, connection: _Connection) -> None:
         self._open.pop(connection, None)
@@ -215,9 +216,11 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_writable = False
+        self._transport.pause_reading()  # what it sends while it takes nothing would pile up here
 
     def resume_writing(self) -> None:
         self._is_writable = True
+        self._transport.resume_reading()
         self._go_on()
 
     def _wait(self, seconds: float) -> None:
@@ -243,7 +246,7 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        if not self._transport.is_closing():
+        if self._is_writable and not self._transport.is_closing():
             self._transport.resume_reading()
         self._go_on()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import re
@@ -461,6 +462,17 @@ def test_requests_wait_until_the_answers_before_them_are_taken(server: AdminServ
         assert len(made) == 1
 
 
+def test_what_a_client_sends_while_it_takes_nothing_stays_in_the_kernel(server: AdminServer, pages: Admin) -> None:
+    pages._pages["/large"] = lambda: page(200, PLAIN, b"x" * (8 << 20))
+    with connect(server) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: any(not one._is_writable for one in list(server._open)))
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.sendall(b"x" * (64 << 20))
+        assert all(len(one._received) < 1 << 20 for one in list(server._open))
+
+
 def test_a_client_that_says_nothing_is_hung_up_on(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin_server, "IDLE_TIMEOUT_S", 0.05)
     assert exchange(server, b"GET /livez HT") == b""
@@ -474,6 +486,26 @@ def test_idle_connections_do_not_lock_out_a_probe(server: AdminServer) -> None:
     for connection in idle:
         connection.close()
     eventually(lambda: len(server._open) == 0)
+
+
+def test_connections_that_come_all_at_once_are_no_more_than_there_may_be(server: AdminServer) -> None:
+    class Transport(asyncio.Transport):
+        def abort(self) -> None:
+            aborted.append(self)  # as asyncio does: the protocol is told later
+
+    async def come() -> None:
+        for _ in range(3 * CONNECTIONS_MAX):
+            one = admin_server._Connection(server)
+            one.connection_made(Transport())
+            made.append(one)
+
+    aborted: list[Transport] = []
+    made: list[admin_server._Connection] = []
+    asyncio.run(come())
+    assert len({id(one) for one in aborted}) == 2 * CONNECTIONS_MAX
+    for one in made:
+        one.connection_lost(None)
+    assert not server._open
 
 
 def test_a_client_that_breaks_off_harms_nobody(server: AdminServer) -> None:
