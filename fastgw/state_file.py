@@ -38,7 +38,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     name: str
-    config: str  # absolute
+    config: str  # absolute, as it was named: a link in it may lead elsewhere by now
     stage: str = STARTING
     reload: Reload | None = None  # the last one
     results: dict[str, int] = {}
@@ -64,7 +64,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 def of_this_process(name: str, config: Path, now_s: float) -> State:
     """The state of a supervisor that begins."""
-    return State(pid=os.getpid(), name=name, config=str(config.resolve()), decided_s=now_s)
+    return State(pid=os.getpid(), name=name, config=os.path.abspath(config), decided_s=now_s)
 
 
 def hold(run_dir: Path) -> int:
@@ -110,12 +110,14 @@ def read(run_dir: Path) -> State | None:
 
 def find(places: Iterable[Path], config: Path) -> dict[Path, State]:
     """The supervisors that run with this configuration file, by run directory; `places` is where to look for those."""
-    wanted = str(config.resolve())
+    wanted = os.path.realpath(config)
     found: dict[Path, State] = {}
     for place in places:
         for run_dir in _directories(place):
             state = read(run_dir)
-            if state is None or state.config != wanted or state.pid in {one.pid for one in found.values()}:
+            if state is None or state.pid in {one.pid for one in found.values()}:
+                continue
+            if os.path.realpath(state.config) != wanted:
                 continue
             if is_held(run_dir) and _may_speak_for(run_dir, state.pid):
                 found[run_dir] = state

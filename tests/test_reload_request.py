@@ -210,6 +210,17 @@ def test_a_supervisor_is_known_by_what_it_holds(tmp_path: Path, held: Path) -> N
     assert list(state_file.find([tmp_path], link)) == [held], "the same file by another name"
 
 
+def test_a_link_that_was_moved_since_the_start_is_followed(tmp_path: Path, held: Path) -> None:
+    """As Kubernetes does with a ConfigMap, and many a deployment with its current release: then comes the reload."""
+    named, old, new = tmp_path / "shop.toml", tmp_path / "old.toml", tmp_path / "new.toml"
+    named.symlink_to(old)
+    state_file.write(held, state_file.of_this_process("shop", named, 0.0))
+    named.unlink()
+    named.symlink_to(new)
+    assert list(state_file.find([tmp_path], named)) == [held]
+    assert state_file.find([tmp_path], old) == {}
+
+
 def test_what_nobody_holds_was_left_by_one_that_was_killed(tmp_path: Path, held: Path) -> None:
     dead = tmp_path / "fastgw-dead"
     dead.mkdir()
