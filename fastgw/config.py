@@ -815,6 +815,8 @@ def _size_clashes(kafka: Kafka, limits: Limits, routes: Iterable[Route]) -> Iter
     name = "message.max.bytes"
     most = kafka.client.get(name)
     largest = _largest_body_bytes(limits, routes)
+    if isinstance(most, str):  # librdkafka takes either
+        most = int(most) if most.isascii() and most.isdigit() else None
     if isinstance(most, int) and most < largest:
         yield Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
     defaults = {"body_memory": BODY_MEMORY_BYTES, "connection_body_memory": CONNECTION_BODY_MEMORY_BYTES}

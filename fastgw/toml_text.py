@@ -39,8 +39,10 @@ def lines_of(content: str) -> dict[str, int]:
 
 def line_of(lines: dict[str, int], path: str) -> int | None:
     """The line of `path`, or of the nearest thing around it, such as the table in which a key is missing."""
-    around = [known for known in lines if path == known or path.startswith((known + ".", known + "["))]
-    return lines[max(around, key=len)] if around else None
+    end = len(path)
+    while end > 0 and path[:end] not in lines:
+        end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
+    return lines[path[:end]] if end > 0 else None
 
 
 class _Lost(Exception):

@@ -275,6 +275,7 @@ MISTAKES = {
     MINIMAL + "[cluster]\nnode_count = 3\n": ["cluster.node_count:", '"static"', '"single"'],
     MINIMAL + '[cluster]\nmode = "static"\nnode_count = 3\nnode_index = 3\n': ["cluster.node_index:", "count from 0"],
     GATEWAY + KAFKA + '[kafka.client]\n"message.max.bytes" = 1000\n' + ROUTE: ['"message.max.bytes":', "max_body"],
+    GATEWAY + KAFKA + '[kafka.client]\n"message.max.bytes" = "1000"\n' + ROUTE: ['"message.max.bytes":', "max_body"],
     MINIMAL.replace('"orders"', '"shop.replies"'): ["route[0].topic:", "gateway.response_topic"],
     # librdkafka properties
     GATEWAY + KAFKA + '[kafka.client]\n"acks" = 1\n' + ROUTE: ["kafka.client.acks:", "whether the request is recorded"],
