@@ -160,6 +160,8 @@ class Consumers:
                 if seen.consumers is not None:
                     self._absences[pair] = seen.trouble
                 self._say(pair, service.wait_ns())
+        if self._stopping.is_set():
+            return  # Kafka was slow, and nobody waits for it any more: a successor may tell of other routes by now
         self.states = tuple(self._state(pair) for pair in self._routes)
         self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
 

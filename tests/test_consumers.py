@@ -103,3 +103,17 @@ def test_a_service_that_kafka_says_nothing_of_is_no_hindrance_to_others(monkeypa
     assert [(state.group, state.state) for state in one.states] == [("secret", "unknown"), ("open", "nobody")]
     assert "GROUP_AUTHORIZATION_FAILED" in one.states[0].detail or "Group authorization" in one.states[0].detail
     assert one.states[1].detail == "the consumer group has no members"
+
+
+def test_who_was_stopped_while_kafka_was_slow_tells_nothing_more(monkeypatch):
+    """The numbers may be those of other routes by now."""
+    told = []
+    one = consumers.Consumers(config.loads(CONFIG, "shop.toml", {}), told.append, pytest.fail)
+
+    def ask(*_):
+        one._stopping.set()
+        return Look(0, None, "the consumer group has no members")
+
+    monkeypatch.setattr(consumers, "_ask", ask)
+    one._look(None)
+    assert told == []
