@@ -16,6 +16,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -25,7 +26,7 @@ PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--pr
 
 # Markers: what was done stands in .venv beside the time when.
 INSTALLED = VENV / "installed"
-HURRIED = VENV / "hurried"  # the extensions are those of `quick`
+HURRIED = VENV / "hurried"  # some of the extensions are those of `quick`
 
 # A third of the time that -O3 takes. A demo has no use for the rest.
 HURRY = {"FASTGW_CFLAGS": "-O1 -g0"}
@@ -124,6 +125,11 @@ def compiler_words(modules: int) -> Callable[[str], str]:
     return words
 
 
+def compile_in_a_hurry() -> Job:
+    HURRIED.touch()  # first: whoever interrupts it has modules that look as if they were compiled well
+    return compile_extensions(**HURRY)
+
+
 def compile_extensions(*options: str, **environ: str) -> Job:
     native = [path.with_suffix("") for path in (ROOT / "fastgw").glob("*.pyx")]
     python = [path for path in (ROOT / "fastgw").glob("*.pxd") if path.with_suffix(".py").exists()]
@@ -146,10 +152,9 @@ def works(python: Path) -> bool:
 
 def main(kind: str) -> None:
     in_a_hurry = kind == "quick"
-    environ = HURRY if in_a_hurry else {}
     # What was compiled in a hurry is newer than its source, and has to be compiled again all the same.
     options = ["--force"] if not in_a_hurry and HURRIED.exists() else []
-    build = lambda: compile_extensions(*options, **environ)  # noqa: E731
+    build: Callable[[], Job] = compile_in_a_hurry if in_a_hurry else partial(compile_extensions, *options)
     if not in_a_hurry and is_newer(INSTALLED, "pyproject.toml", "setup.py"):
         Steps(1).run("compiling what has changed", [build])
     else:
@@ -171,7 +176,8 @@ def main(kind: str) -> None:
         steps.run("installing the command", [lambda: Job("pip install", command, pip_words, **only_python)])
         if not in_a_hurry:
             INSTALLED.touch()
-    HURRIED.touch() if in_a_hurry else HURRIED.unlink(missing_ok=True)
+    if not in_a_hurry:
+        HURRIED.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

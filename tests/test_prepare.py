@@ -63,3 +63,12 @@ def test_a_marker_is_newer_than_what_it_stands_for_or_is_none(tmp_path: Path) ->
     assert is_newer(marker, str(other))
     os.utime(marker, (0, 0))
     assert not is_newer(marker, str(other))
+
+
+def test_modules_that_were_compiled_in_a_hurry_are_marked_before_the_first_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever interrupts `make demo` would otherwise have them in `make test` and in every benchmark."""
+    monkeypatch.setattr(prepare, "HURRIED", tmp_path / "hurried")
+    monkeypatch.setattr(prepare, "compile_extensions", lambda **_: prepare.HURRIED.exists())
+    assert prepare.compile_in_a_hurry()
