@@ -107,7 +107,6 @@ class Policies:
             for route in routes
             if route.cors is not None and route.cors.origins
         }
-        self._unset = frozenset(route.number for route in routes) - self._of_routes.keys()
 
     def __bool__(self) -> bool:
         return self._default is not None or bool(self._of_routes)

@@ -40,7 +40,7 @@ class Journal:
             log.exception(what, route=route, request_id=request, **_more(held_back))
 
     def sum_up(self, now_ns: int) -> None:
-        """Says how many were held back where no further line has said it. Call it every few seconds."""
+        """Says how many were held back where no further line has said it. Call it often."""
         for (name, route), held_back in self._endings.overdue(now_ns):
             log.warning("more requests failed", ending=name, route=route, count=held_back)
         for (what, route), held_back in self._errors.overdue(now_ns):
