@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import queue
 import random
+import re
 import select
 import stat
 import threading
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger("fastgw.access")
 
 GATHERED_BYTES_MAX = 4 << 20
-TARGET_CHARACTERS_MAX = 512  # with it a line is not longer than PIPE_BUF, even if each of them needs six bytes
+# With these a line is not longer than PIPE_BUF, even if each character takes two bytes; none that takes more comes in.
+TARGET_CHARACTERS_MAX = 512
+METHOD_CHARACTERS_MAX = 32
 REOPEN_PERIOD_S = 1.0
 TELL_PERIOD_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?").fullmatch
 _chance = random.random
 _REPLIED = frozenset({errors.ANSWERED.number, errors.BAD_REPLY.number})
 _OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # an enumeration is slow at it
@@ -129,7 +133,7 @@ class AccessLog:
         """The line of a request that has just ended.
 
         Args:
-            bytes_out: of the answer's body.
+            bytes_out: of the answer's body, before it is compressed.
             times: when it was claimed, sent and recorded (monotonic, ns; 0: never), and its deadline.
         """
         if status < 400 and not (self._logs_all and (self._sample >= 1.0 or _chance() < self._sample)):
@@ -155,12 +159,12 @@ class AccessLog:
                 _OUTCOMES[ending.outcome],
                 self._worker,
                 note.route,
-                note.method,
+                note.method[:METHOD_CHARACTERS_MAX],
                 note.path[:TARGET_CHARACTERS_MAX] if self._has_path else "",
                 note.query[:TARGET_CHARACTERS_MAX] if self._has_query else "",
                 note.client,
                 note.bytes_in,
-                bytes_out,
+                0 if note.method == "HEAD" else bytes_out,
                 queue_ms,
                 ack_to_reply_ms,
                 total_ms,
@@ -285,7 +289,8 @@ class LineWriter:
 
 def _trace_id(traceparent: str) -> str:
     """The trace of a `traceparent` (W3C Trace Context, section 3.2.2); empty: none."""
-    return traceparent[3:35] if len(traceparent) >= 55 and traceparent[2] == traceparent[35] == "-" else ""
+    match = _TRACEPARENT(traceparent) if traceparent else None
+    return match[1] if match else ""
 
 
 def pieces(lines: bytes, is_regular: bool) -> list[memoryview]:

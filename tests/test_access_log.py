@@ -59,6 +59,28 @@ def test_a_line_has_all_that_is_known(lines):
     }  # fmt: skip
 
 
+def test_an_answer_to_head_has_no_bytes(lines):
+    lines.write(note=Note("GET /o", "HEAD", "/o", "", "", 0, "", ""))
+    assert "bytes_out" not in lines.read()[0], "0 is left out"
+
+
+@pytest.mark.parametrize("trace", ["z" * 32, "\x85" * 32, "0AF7651916CD43DD8448EB211C80319C"])
+def test_a_trace_that_is_none_is_left_out(lines, trace):
+    lines.write(note=Note("", "GET", "/", "", "", 0, "", f"00-{trace}-b7ad6b7169203331-01"))
+    assert "trace_id" not in lines.read()[0]
+
+
+@pytest.mark.parametrize("more", ["", "-and-what-a-later-version-has"])
+def test_a_trace_of_any_version_is_shown(lines, more):
+    lines.write(note=Note("", "GET", "/", "", "", 0, "", f"01-{TRACE}-b7ad6b7169203331-01{more}"))
+    assert lines.read()[0]["trace_id"] == TRACE
+
+
+def test_no_method_makes_a_line_long(lines):
+    lines.write(note=Note("", "X" * 9000, "/", "", "", 0, "", ""))
+    assert lines.read()[0]["method"] == "X" * 32
+
+
 def test_the_time_is_utc_with_milliseconds(lines):
     lines.write()
     time_text = lines.read()[0]["time"]
