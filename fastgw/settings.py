@@ -162,6 +162,11 @@ def looks_secret(name: str) -> bool:
     return _SECRET_WORD(name) is not None
 
 
+def holds_secret(text: str) -> bool:
+    """Whether there is one in it, as far as such things can be recognised."""
+    return _SECRET_TEXT(text) is not None or _USER_AND_PASSWORD.search(text) is not None
+
+
 def shown_at(path: str, value: Any) -> str:
     """The value of a key for a message, unless it may be a secret."""
     return HIDDEN if path.startswith("kafka.client") or looks_secret(path) else shown(value)

@@ -11,7 +11,7 @@ import tomllib
 from bisect import bisect_right
 from contextlib import suppress
 
-from fastgw.settings import looks_secret, under
+from fastgw.settings import holds_secret, looks_secret, under
 
 LINE_SHOWN_MAX = 100
 
@@ -214,16 +214,18 @@ def _no_value(here: str) -> str:
 
 
 _BEGINS_KEY = re.compile(rf"\s*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)\s*=\s*[^=\s]").match
+_IS_CLIENT = re.compile(r"\s*(?:kafka\s*\.\s*)?client\s*[.=]").match
 _BEGINS_TABLE = re.compile(r"\s*\[+\s*[\"'A-Za-z]").match
 
 
 def _may_hold_secret(texts: list[str], line: int) -> bool:
     """Looks at the statement that the line belongs to: a text of several lines says in its first whose it is."""
     begin = next((at for at in range(line - 1, -1, -1) if _BEGINS_KEY(texts[at]) or _BEGINS_TABLE(texts[at])), 0)
-    if looks_secret("\n".join(texts[begin:line])):
+    statement = "\n".join(texts[begin:line])
+    if looks_secret(statement) or holds_secret(statement):
         return True
     table = next((text for text in reversed(texts[:line]) if _BEGINS_TABLE(text)), "")
-    return begin < line - 1 and "client" in table
+    return "client" in table or _IS_CLIENT(statement) is not None  # any value there may be one
 
 
 def _pointed_at(text: str, at: int) -> str:

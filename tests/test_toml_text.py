@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.settings import under
-from fastgw.toml_text import line_of, lines_of
+from fastgw.toml_text import explain, line_of, lines_of
 
 DOCUMENT = (
     '''# a comment with [brackets] = 1
@@ -139,3 +139,24 @@ def test_every_key_and_entry_that_tomllib_finds_has_its_line(drawn: tuple[str, d
 @example('"\\ud800" = 1')
 def test_no_text_at_all_raises_anything(document: str) -> None:
     assert all(line >= 1 for line in lines_of(document).values())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '[kafka]\nbootstrap = "user:hunter2@k:9092',
+        '[kafka]\nclient = {"sasl.username" = "hunter2" "x" = 1}',
+        '[kafka]\nclient.x = "hunter2',
+        'kafka.client = {"sasl.username" = "hunter2" "x" = 1}',
+        '[kafka.client]\n"sasl.username" = "hunter2',
+        '[kafka.client]\n"sasl.oauthbearer.config" = "principal=hunter2',
+        "[kafka.client]\nuser: hunter2",
+    ],
+)
+def test_a_line_in_which_any_value_may_be_a_secret_is_not_shown(line: str) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError) as caught:
+        tomllib.loads(line + "\n")
+    at, words = explain(line + "\n", str(caught.value))
+    assert at == line.count("\n") + 1
+    assert "hunter2" not in words
+    assert "may hold a secret" in words
