@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 FILE_NAME = "supervisor.json"
+BYTES_MAX = 1 << 20
 RUN_DIR_PREFIX = "fastgw-"  # of the directories that supervisors make for themselves
 
 STARTING, SERVING, DRAINING = "starting", "serving", "draining"
@@ -103,7 +104,12 @@ def write(run_dir: Path, state: State) -> None:
 def read(run_dir: Path) -> State | None:
     """What a supervisor wrote, or None: nothing that could be read."""
     try:
-        return msgspec.json.decode((run_dir / FILE_NAME).read_bytes(), type=State)
+        # In a directory for everybody somebody may have put a pipe there: nobody waits for what comes out of it.
+        fd = os.open(run_dir / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return msgspec.json.decode(os.read(fd, BYTES_MAX), type=State)
+        finally:
+            os.close(fd)
     except (OSError, msgspec.MsgspecError):
         return None
 

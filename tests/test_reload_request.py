@@ -256,6 +256,13 @@ def test_a_file_that_is_none_is_passed_by(tmp_path: Path, text: str) -> None:
     assert state_file.find([tmp_path, tmp_path / "none"], tmp_path / "shop.toml") == {}
 
 
+def test_a_pipe_in_its_place_stops_nobody(tmp_path: Path) -> None:
+    run_dir = tmp_path / "fastgw-x"
+    run_dir.mkdir()
+    os.mkfifo(run_dir / state_file.FILE_NAME)
+    assert state_file.find([tmp_path], tmp_path / "shop.toml") == {}
+
+
 # --- the command ---
 
 
