@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -63,9 +64,11 @@ class ClientLog:
 
     def _come_back(self) -> None:
         if self._timer is None:
-            self._timer = threading.Timer(self._period_s, self._look)
-            self._timer.daemon = True
-            self._timer.start()
+            timer = threading.Timer(self._period_s, self._look)
+            timer.daemon = True
+            with suppress(RuntimeError):  # no thread to be had now: the next line that is held back tries again
+                timer.start()
+                self._timer = timer
 
     def _look(self) -> None:
         with self._guard:

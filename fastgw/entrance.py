@@ -10,7 +10,7 @@ from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.cors import Policies, is_preflight
 from fastgw.errors import Ending
-from fastgw.exchange import Exchange, Journal
+from fastgw.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.intake import Intake
 from fastgw.messages import Answer, Cut, Head
 
@@ -59,9 +59,8 @@ class Entrance:
             raise  # ends the worker
         except Exception:
             self._journal.broke("request not admitted", "", b"")
-            return Refusal(
-                errors.REFUSED_SEND, "an internal error of the gateway: its log has it under this request_id"
-            )
+            kept = head if self._keeps_heads else None
+            return Refusal(errors.REFUSED_SEND, OWN_ERROR, head=kept)
         refusal = verdict if isinstance(verdict, Refusal) else self._exchange.reserve(verdict)
         if refusal is None:
             return verdict

@@ -34,7 +34,7 @@ Withdraw = Callable[[int], bool]
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 _OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
-_OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
+OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
 
 _ENDINGS = errors.ENDINGS
@@ -319,7 +319,7 @@ class Exchange:
                 self._slots.abandon(slot)
             raw = raw or refusal_id()
             self._journal.broke("request not made into a record", plan.name, raw)
-            return self._turn_away(plan, errors.REFUSED_SEND, _OWN_ERROR, answer, kept, raw)
+            return self._turn_away(plan, errors.REFUSED_SEND, OWN_ERROR, answer, kept, raw)
         # From here on whoever ends the slot finds whom to answer, `send` itself included.
         self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
         try:
@@ -335,7 +335,7 @@ class Exchange:
             self._journal.broke("record not sent", plan.name, raw)
             # How far it came nobody can say, unless it still waits here.
             self.undelivered(
-                token, errors.REFUSED_SEND if self._is_withdrawn(token) else errors.SEND_UNKNOWN, _OWN_ERROR
+                token, errors.REFUSED_SEND if self._is_withdrawn(token) else errors.SEND_UNKNOWN, OWN_ERROR
             )
             return REFUSED
         self._slots.sent(token, now_ns)
@@ -387,7 +387,7 @@ class Exchange:
         except Exception:
             self._journal.broke("reply not made into an answer", plan.name, raw)
             ending_number = errors.BAD_REPLY.number
-            told = self._failed(plan, errors.BAD_REPLY, _OWN_ERROR, raw)
+            told = self._failed(plan, errors.BAD_REPLY, OWN_ERROR, raw)
         self._leave(plan)
         times = None if kept is None else self._slots.times(token)
         ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)

@@ -12,6 +12,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 LOOK_EVERY_NS = 5_000_000_000
 PAUSE_MAX_NS = 60_000_000_000
@@ -30,7 +31,8 @@ def trim() -> None:
     """Tells the C library, on a thread of its own."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
-        threading.Thread(target=malloc_trim, args=(0,), name="trim", daemon=True).start()
+        with suppress(RuntimeError):  # no thread to be had now: another time. It must not cost the loop its heartbeat
+            threading.Thread(target=malloc_trim, args=(0,), name="trim", daemon=True).start()
 
 
 class MemoryTrim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 from confluent_kafka import KafkaError
@@ -78,3 +79,18 @@ def test_debug_lines_are_for_those_who_ask_and_come_all():
         for _ in range(50):
             told.log(logging.DEBUG, "%s [%s] %s", "BROKER", "rdkafka#producer-1", "[thrd:x]: state")
     assert len(lines) == 50
+
+
+def test_without_a_thread_to_be_had_the_next_line_tries_again(monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    told = ClientLog(50 * MS)
+    with capture_logs() as lines:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            for _ in range(3):
+                told.client_error(KafkaError(KafkaError._TRANSPORT, REFUSED))
+        told.client_error(KafkaError(KafkaError._TRANSPORT, REFUSED))
+        eventually(lambda: len(lines) == 2)
+    assert lines[-1]["held_back"] == 3

@@ -36,3 +36,12 @@ def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
     assert verdict.ending is errors.REFUSED_SEND
     assert len(house.journal.broken) == 1
     house.assert_empty()
+
+
+def test_whose_head_broke_it_is_kept_for_the_access_log_and_cors():
+    house = House()
+    cfg = config.loads(ROUTE, "test.toml")
+    bodies, intake = BodyMemory(1 << 20, 1 << 20), Intake(cfg.routes, cfg.limits, ())
+    entrance = Entrance(intake, house.exchange, bodies, house.table, 0, house.journal, keeps_heads=True)
+    head = Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False)
+    assert entrance.admit(head).head is head

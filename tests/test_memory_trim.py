@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
+from fastgw import memory_trim
 from fastgw.memory_trim import SPARE_BYTES, MemoryTrim
 
 START = 100 << 20
@@ -39,6 +41,7 @@ def test_a_process_that_needs_to_be_large_is_trimmed_once_a_minute():
 # Small blocks with one in a thousand that stays: nothing of it can go back without being told.
 FRAGMENTED = """
 import gc, time
+from fastgw import memory_trim
 from fastgw.memory_trim import resident_bytes, trim
 blocks = [bytearray(8192) for _ in range(16384)]
 kept = blocks[::1000]
@@ -56,3 +59,13 @@ while resident_bytes() > grown - (96 << 20):
 def test_a_trim_gives_back_what_lies_between_blocks_in_use():
     done = subprocess.run([sys.executable, "-c", FRAGMENTED], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_a_thread_to_be_had_it_is_left_for_another_time(monkeypatch):
+    """On the loop's tick, before its heartbeat: an error would have the worker killed."""
+
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    memory_trim.trim()
