@@ -33,6 +33,7 @@ log = structlog.get_logger("fastgw.agent")
 
 BEAT_S = 1.0  # between two signs of life, while nothing happens
 LOOK_FOR_DRAIN_S = 0.1  # how soon the other nodes of a group hear that this one goes
+TOLD_MAX = 3000  # characters of why it cannot start: the supervisor takes 4,096 bytes
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor's patience with a stopping agent
 
 
@@ -238,5 +239,7 @@ def tell(ready_fd: int, line: str) -> None:
     """Say the one line that the supervisor waits for."""
     if ready_fd < 0:
         return
+    if len(line) > TOLD_MAX:
+        line = f"{line[:TOLD_MAX]} ... and more; `fastgw check --live` tells all of it\n"
     with os.fdopen(ready_fd, "w") as pipe:
         pipe.write(line)

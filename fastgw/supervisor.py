@@ -281,7 +281,11 @@ class Supervisor:
         generation: int = -1,
     ) -> Child | None:
         held = self._held
-        own_config_fd = opened_anew(config_fd)
+        try:
+            own_config_fd = opened_anew(config_fd)
+        except OSError as error:  # no descriptor is left
+            log.error("child not started", child=kind, slot=slot, error=str(error))
+            return None
         fds = {"--table-fd": [held.table_fd], "--config-fd": [own_config_fd], "--life-fd": [held.life_fd], **more_fds}
         fds = {option: numbers for option, numbers in fds.items() if numbers}
         arguments = ["--run-dir", str(held.run_dir), *arguments]

@@ -15,8 +15,9 @@ import pytest
 
 from fastgw import _ctable, agent, config, errors, table
 from fastgw._ctable import NOBODY, Table
-from fastgw.agent import Agent, owners_of
+from fastgw.agent import Agent, owners_of, tell
 from fastgw.broker import EmbeddedBroker
+from fastgw.children import SAID_BYTES_MAX
 from fastgw.config import Config
 from tests.conftest import MakeTopics
 from tests.waiting import eventually
@@ -339,3 +340,12 @@ def test_nodes_of_a_group_have_maps_that_fit_together(
     process.terminate()
     assert process.wait(END_S) == 0
     eventually(lambda: NOBODY not in first.table.read_map()[1], SETTLED_S)
+
+
+def test_what_keeps_it_from_starting_is_told_in_as_much_as_the_supervisor_takes():
+    reading, writing = os.pipe()
+    tell(writing, "error " + "a topic is missing; " * 1000 + "\n")
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read()
+    assert len(told) < SAID_BYTES_MAX
+    assert told.endswith(b"`fastgw check --live` tells all of it\n")
