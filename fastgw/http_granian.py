@@ -248,11 +248,11 @@ class GranianFront:
             self.open(request, verdict, b"")
 
     def _client_of(self, key: tuple[str, str]) -> _Client:
+        if self._is_unix:  # all clients are one, also those with names: they are local, and nobody watches them
+            key = ("", "0")
         client = self._clients.get(key)
         if client is None:
-            # On Unix sockets all clients are one: they are local, and nobody watches them.
-            peer = Peer("", 0, self._scheme) if self._is_unix else Peer(key[0], int(key[1]), self._scheme)
-            client = self._clients[key] = _Client(peer, self.loop.time())
+            client = self._clients[key] = _Client(Peer(key[0], int(key[1]), self._scheme), self.loop.time())
         return client
 
     def open(self, request: _Request, admission: Admission, body: bytes) -> None:
@@ -397,9 +397,8 @@ class _Body:
             self._cut_short()
 
     def _on_no_reset(self, future: Any) -> None:
-        if self._future is future:
+        if self._future is future and future.cancel():  # else it is done: `_on_reset` is on its way
             self._future = None
-            future.cancel()
             self._complete()
 
     def _complete(self) -> None:
@@ -470,18 +469,26 @@ class _Request:
 
         granian has to be asked before it ends, which it may do with any connection once it was told to stop.
         """
-        self._gone = self.proto.receive()
-        self._gone.add_done_callback(self._on_message)
+        gone = self.proto.receive()
+        if not hasattr(gone, "add_done_callback"):  # no future: granian has told of it, in one that was cancelled
+            self._front.loop.call_soon(self._has_left)  # not from here: it may be about to be opened
+            return
+        self._gone = gone
+        gone.add_done_callback(self._on_message)
 
     def _on_message(self, future: Any) -> None:
         if future is not self._gone:
             return  # it has been answered
         if future.result()["type"] == "http.request":  # the end of its body, which nobody had to read so far
             self.watch()
-            return
+        else:
+            self._has_left()
+
+    def _has_left(self) -> None:
         self._gone = None
-        self._end()
-        self._front.door.gone(self.token)
+        if self._is_open:
+            self._end()
+            self._front.door.gone(self.token)
 
     def _end(self) -> None:
         """It is answered, or nobody is there to be answered: its connection may count as idle."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import socket
+import time
 
 import pytest
 
-from fastgw import http_granian
+from fastgw import errors, http_granian
+from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import FRONTS
 from tests.fronts.test_answers import get
 from tests.waiting import eventually
@@ -33,6 +36,55 @@ def test_a_request_that_has_waited_for_long_leaves_nothing_behind(house, end):
         client.sock.close()
         eventually(lambda: len(house.door.gone_tokens) == 1)
     eventually(lambda: not waiting(), message="nothing is left of it")
+
+
+class WithoutFuture:
+    """granian's side of a request, once it has told of the client's leaving in a future that was cancelled."""
+
+    def __init__(self, proto) -> None:
+        self.send = proto.send
+
+    def receive(self) -> object:
+        return object()
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_client_of_which_granian_has_told_already_is_gone(house, monkeypatch, draining):
+    begin = http_granian.GranianFront._begin
+    without_future = lambda self, scope, proto: begin(self, scope, WithoutFuture(proto))  # noqa: E731
+    monkeypatch.setattr(http_granian.GranianFront, "_begin", without_future)
+    client = house.client()
+    if draining:
+        house.call(house.front.drain, 1.0)
+    client.send(get("/held"))
+    eventually(lambda: len(house.door.gone_tokens) == 1)
+    assert house.empty()
+    assert house.call(lambda: [one.open for one in house.front._clients.values()]) == [0]
+
+
+def test_a_reset_that_came_in_time_counts_however_busy_the_loop_was(serve, monkeypatch):
+    monkeypatch.setattr(http_granian, "RESET_CHECK_S", 0.2)
+    house = serve(http="2")
+    with Http2Client(house.address) as client:
+        stream = client.request("/echo", "POST", body=b"hello")
+        eventually(lambda: [body for body in house.front.reading.values() if body._got_bytes and body._future])
+        time.sleep(0.05)  # what it asks for now is whether it was reset
+        house._loop_thread.loop.call_soon_threadsafe(time.sleep, 0.4)
+        client.leave_stream(stream)
+        eventually(lambda: house.door.abandoned or house.door.opened)
+    assert [ending for ending, _ in house.door.abandoned] == [errors.CANCELLED_EARLY]
+    assert house.door.opened == []
+
+
+def test_clients_of_a_unix_socket_that_have_names_are_one_as_well(serve, tmp_path):
+    house = serve(bind=f"unix:{tmp_path}/shop.sock")
+    for number in range(3):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.bind(f"{tmp_path}/{number}")
+            client.connect(f"{tmp_path}/shop.sock")
+            client.send(get("/echo"))
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert len(house.front._clients) == 1
 
 
 def test_a_page_reads_what_the_front_refuses_by_itself_where_its_head_could_be_read(serve):
