@@ -5,9 +5,10 @@ to itself altogether, and hyper has one timer for late heads and idle connection
 the HTTP version first. But the kernel knows (TCP_INFO), and what a connection was doing the front knows (`Standing`).
 So each round looks at all sockets, or those that the front names, a few at a time:
 
-- *slow*: the last answer was given one write timeout ago, and something is still queued for the client; or, where it
-  asks on meanwhile, of what was queued one write timeout ago something is still not acknowledged. A client that takes
-  nothing at all is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on time.
+- *slow*: the last answer was given one write timeout ago, and something is queued for the client in two rounds; or,
+  where it asks on meanwhile, of what was queued one write timeout ago something is still not acknowledged. A client
+  that takes nothing is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on
+  time.
 - *silent*: it has begun a request head, or has never asked anything, and the head did not come within its timeout.
 - *idle*: its last request was answered longer ago than a connection may be idle.
 
@@ -174,10 +175,13 @@ class SlowClients:
     def _judge(self, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
         _, unacknowledged, last_sent_ms, last_received_ms, acknowledged, unsent = _TCP_INFO.unpack(info)
         if unacknowledged or unsent:
+            cookie = _cookie_of(one)
+            # HTTP/2 connections are pinged long after their last answers: a ping is gone by the next round.
+            was_queued = cookie in self._queued
             answered_long_ago = (
                 standing is not None and not standing.is_busy and now - standing.since_s > self._timeouts.write_s
             )
-            if answered_long_ago or self._is_slow(one, acknowledged, now):
+            if self._is_slow(one, cookie, acknowledged, now) or (answered_long_ago and was_queued):
                 # Without this, what is queued would outlive the connection in the kernel.
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._cut_off(one, Cut.SLOW_READER)
@@ -193,8 +197,7 @@ class SlowClients:
         host, port = one.getsockname()[:2]
         return port == self._port and self._host in (host, None)
 
-    def _is_slow(self, one: socket.socket, acknowledged: int, now: float) -> bool:
-        cookie = _cookie_of(one)
+    def _is_slow(self, one: socket.socket, cookie: int, acknowledged: int, now: float) -> bool:
         before = self._queued.get(cookie)
         if before is None or acknowledged >= before.position:
             (queued_bytes,) = _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))

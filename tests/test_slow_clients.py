@@ -230,6 +230,22 @@ def test_an_answer_has_one_write_timeout_however_often_a_little_of_it_is_taken(w
     assert time.monotonic() - begun_s > 1.0
 
 
+def test_what_is_sent_long_after_the_answer_is_no_answer_that_is_not_taken(watch):
+    """Such as the pings of HTTP/2: one is under way for a moment, and that moment may be the one of a look."""
+    watched = watch(write_s=2.0, header_s=None, idle_s=None)  # a round takes half a second
+    client, server = watched.connection()
+    watched.is_answered(client, ago_s=100.0)
+    for _ in range(2):
+        rounds = watched.rounds
+        fill(server)
+        eventually(lambda rounds=rounds: watched.rounds > rounds)
+        for _ in range(5000):
+            read_a_little(client)
+        rounds = watched.rounds
+        eventually(lambda rounds=rounds: watched.rounds > rounds)
+    assert watched.cuts == []
+
+
 def test_a_reader_that_takes_a_little_now_and_then_is_ended(watch):
     watched = watch(header_s=None, idle_s=None)
     client, server = watched.connection()
