@@ -474,6 +474,7 @@ class Connection:
         self._abandon(admission, ending, detail)
 
     def _abandon(self, admission: Admission, ending: Ending, detail: str) -> None:
+        self._body.clear()  # not another one: the parser of chunks has this one, too
         self._give_back()
         self._keep_alive = False
         self._left = UNKNOWN
