@@ -52,7 +52,6 @@ HTTP2_PING_MS_MAX = 15_000
 WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
 RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
-FORGET_AFTER_S = 60.0  # a connection that no round has seen; one takes milliseconds
 HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
 
 
@@ -118,6 +117,7 @@ class GranianFront:
         self._heads: dict[tuple[object, ...], list[tuple[bytes, bytes]]] = {}  # of answers, as granian wants them
         self._clients: dict[tuple[str, str], _Client] = {}  # by address and port
         self._seen: set[tuple[str, str]] = set()  # of those, in this round of `slow_clients`
+        self._round_began_s = 0.0
         self._ended = self.loop.create_future()
         self._stop = WorkerSignal()
         self._stop.add_cb(partial(self.loop.call_soon_threadsafe, self._on_ended))
@@ -173,6 +173,7 @@ class GranianFront:
     # What `slow_clients` asks.
 
     def descriptors(self) -> Iterator[int]:
+        self._round_began_s = self.loop.time()
         return all_descriptors()
 
     def standing(self, _fd: int, connection: socket.socket) -> Standing | None:
@@ -188,12 +189,15 @@ class GranianFront:
         return Standing(client.open > 0, client.answered_s)
 
     def round_ends(self) -> None:
-        """Forgets the connections that are not there any more."""
-        gone = [key for key, client in self._clients.items() if not client.open and key not in self._seen]
+        """Forgets the connections that are not there any more: they were when it began, and nobody has seen them."""
+        began_s, seen = self._round_began_s, self._seen
+        gone = [
+            key
+            for key, client in self._clients.items()
+            if client.answered_s < began_s and not client.open and key not in seen
+        ]
         for key in gone:
-            # One that has come, asked and been answered within this round may still be there, and unseen.
-            if self.loop.time() - self._clients[key].answered_s > FORGET_AFTER_S:
-                del self._clients[key]
+            del self._clients[key]
         self._seen = set()
 
     # granian's threads.

@@ -76,6 +76,20 @@ def test_a_reset_that_came_in_time_counts_however_busy_the_loop_was(serve, monke
     assert house.door.opened == []
 
 
+def test_a_connection_is_remembered_until_it_ends(serve):
+    house = serve(header_timeout="400ms")
+    clients = [house.client() for _ in range(5)]
+    for client in clients:
+        client.send(get("/echo"))
+        client.answer()
+    assert len(house.front._clients) == 5
+    for client in clients[1:]:
+        client.sock.close()
+    eventually(lambda: len(house.front._clients) == 1)
+    time.sleep(0.5)  # some rounds
+    assert [key[1] for key in house.front._clients] == [str(clients[0].sock.getsockname()[1])]
+
+
 def test_clients_of_a_unix_socket_that_have_names_are_one_as_well(serve, tmp_path):
     house = serve(bind=f"unix:{tmp_path}/shop.sock")
     for number in range(3):
