@@ -76,6 +76,28 @@ def test_a_reset_that_came_in_time_counts_however_busy_the_loop_was(serve, monke
     assert house.door.opened == []
 
 
+def chunked(*chunks: bytes) -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return get("/echo", "Transfer-Encoding: chunked", method="POST") + body + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_body_may_have_few_small_parts_or_many_larger_ones(house, size):
+    """A part costs as much as a small request, however small it is."""
+    chunks = [b"a" * size] * (1000 if size == 1 else 4000)
+    client = house.client()
+    client.send(chunked(*chunks))
+    assert client.answer().body == b"".join(chunks)
+
+
+def test_a_body_of_many_small_parts_is_refused(house):
+    client = house.client()
+    client.send(chunked(*[b"a"] * 2000))
+    assert client.answer().status == 400
+    assert [ending for ending, _ in house.door.abandoned] == [errors.MALFORMED]
+    assert house.door.bodies.held_bytes == 0
+
+
 def test_a_connection_is_remembered_until_it_ends(serve):
     house = serve(header_timeout="400ms")
     clients = [house.client() for _ in range(5)]
