@@ -23,6 +23,11 @@ def parsed(text: str) -> Address | None:
         return None
 
 
+def as_told(address: str) -> str:
+    """A socket's own address in the spelling that everybody is told; what is no address stays as it is."""
+    return str(parsed(address) or address) if ":" in address else address
+
+
 def network(text: str) -> Network:
     """A network such as "10.0.0.0/8"; an address is a network of one.
 

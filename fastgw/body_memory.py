@@ -4,9 +4,9 @@ A body is in memory from its first byte until it is complete and its record is i
 limit of its own. Without this limit the product of connections, streams and `max_body` would be the limit: a single
 HTTP/2 connection can have 1,000 bodies under way.
 
-A body whose length is declared takes all of it at once: so one that was begun can be finished, and bodies cannot wait
-for each other. One that comes in chunks takes each as it comes. There is no queue: the request that does not fit is
-refused (503, nothing is recorded), which a client can repeat.
+A body takes what has come of it, not what it declared: else 64 heads that declare 1 MiB each, and nothing behind them,
+would keep every other body out for as long as `body_timeout`. A body that cannot fit even now is refused at its head.
+There is no queue: the request whose next part does not fit is refused (503, nothing is recorded), and can be repeated.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class BodyMemory:
     def __repr__(self) -> str:
         return f"<BodyMemory {self.held_bytes} of {self.max_bytes} bytes, {len(self._of_connections)} connections>"
 
+    def has_room(self, size_bytes: int, connection: Hashable = None) -> bool:
+        """Whether so much more would fit now."""
+        if self.held_bytes + size_bytes > self.max_bytes:
+            return False
+        return connection is None or self._of_connections.get(connection, 0) + size_bytes <= self.connection_max_bytes
+
     def take(self, size_bytes: int, connection: Hashable = None) -> bool:
-        """Takes room for a body, or for a part of one; False if there is none. `give` it back.
+        """Takes room for a part of a body; False if there is none. `give` it back.
 
         Args:
             size_bytes: how much.
             connection: names the connection where several bodies can come in on one; None where only one can.
         """
-        if not size_bytes:
-            return True
-        held = self.held_bytes + size_bytes
-        if held > self.max_bytes:
+        if not self.has_room(size_bytes, connection):
             return False
-        if connection is not None:
-            of_connection = self._of_connections.get(connection, 0) + size_bytes
-            if of_connection > self.connection_max_bytes:
-                return False
-            self._of_connections[connection] = of_connection
-        self.held_bytes = held
+        if connection is not None and size_bytes:
+            self._of_connections[connection] = self._of_connections.get(connection, 0) + size_bytes
+        self.held_bytes += size_bytes
         return True
 
     def give(self, size_bytes: int, connection: Hashable = None) -> None:

@@ -22,6 +22,7 @@ from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserU
 
 from fastgw import errors, http1_wire
 from fastgw._http1 import MessageEnd, RequestHead, scan, whole_answer
+from fastgw.addresses import as_told
 from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.deadlines import Deadlines
@@ -486,11 +487,12 @@ class Connection:
 
     def _begin_body(self, admission: Admission, head_bytes: bytes, body: bytes) -> None:
         """The first part of a body whose rest has not come."""
-        declared = 0 if self._left == UNKNOWN else len(body) + self._left
-        if not self._door.bodies.take(declared):
-            self._abandon(admission, errors.BODIES_FULL, self._door.bodies.why_full(declared))
+        bodies = self._door.bodies
+        whole = len(body) + max(0, self._left)
+        if not (bodies.has_room(whole) and bodies.take(len(body))):
+            self._abandon(admission, errors.BODIES_FULL, bodies.why_full(whole))
             return
-        self._held_bytes = declared
+        self._held_bytes = len(body)
         self._state = _BODY
         self._admission = admission
         self._body = bytearray(body)
@@ -510,6 +512,10 @@ class Connection:
         self._left -= len(piece)
         self._feed(piece)
         if self._admission is not None:
+            if not self._door.bodies.take(len(piece)):
+                self._break_off(errors.BODIES_FULL, self._door.bodies.why_full(len(piece)))
+                return len(data)
+            self._held_bytes += len(piece)
             self._body += piece
         at += len(piece)
         if self._left == 0:
@@ -532,8 +538,8 @@ class Connection:
                 return len(data)
             self._wire_bytes += end - start
             start = end
-            if not self._is_within_limits():
-                return len(data)
+        if not self._is_within_limits():  # once for all of it: empty lines cost enough
+            return len(data)
         at += start - len(self._tail)
         self._tail = joined[max(0, start - 3) : start]
         if self._message.seen:
@@ -637,7 +643,10 @@ class Connection:
             self._state = _BODY  # of a refused request, to be skipped
         elif self._unread or self._unflushed:
             self._state = _STALLED
-            if not self._unflushed:
+            if self._unflushed:
+                if self._watch is None:  # another deadline may have run when the client began to stand still
+                    self._start(self._front.writes_due)
+            else:
                 self._front.call_soon(self._go_on)  # not from here: whoever answers may be in the middle of it
         else:
             self._state = _HEAD
@@ -666,4 +675,4 @@ def _peer_of(transport: Any) -> Peer:
         return Peer("unknown", 0, "http")
     if not isinstance(name, tuple):
         return NOBODY
-    return Peer(name[0], name[1], "http")
+    return Peer(as_told(name[0]), name[1], "http")

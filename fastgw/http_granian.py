@@ -32,6 +32,7 @@ from granian._granian import ASGIWorker, CallbackScheduler, SocketHolder, Worker
 from granian.http import HTTP1Settings, HTTP2Settings
 
 from fastgw import errors
+from fastgw.addresses import as_told
 from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits, Listen
 from fastgw.deadlines import SWEEP_S, Deadlines
@@ -258,7 +259,8 @@ class GranianFront:
             key = ("", "0")
         client = self._clients.get(key)
         if client is None:
-            client = self._clients[key] = _Client(Peer(key[0], int(key[1]), self._scheme), self.loop.time())
+            peer = Peer(as_told(key[0]), int(key[1]), self._scheme)
+            client = self._clients[key] = _Client(peer, self.loop.time())
         return client
 
     def open(self, request: _Request, admission: Admission, body: bytes) -> None:
@@ -303,11 +305,11 @@ class GranianFront:
         if not self._ended.done():
             self.loop.call_later(SWEEP_S, self._sweep)
         now = self.loop.time()
-        self.unwatched.expire(now)
         for body in list(self.reading.values()):
             if body.deadline > now:
                 break  # all deadlines are equally far from their start: the others are later
             body.expire(self._body_timeout_s)
+        self.unwatched.expire(now)
 
 
 class _Body:
@@ -336,14 +338,13 @@ class _Body:
         self._future: Any = None
         self.deadline = deadline
         front.reading[id(self)] = self
-        if admission.body_bytes == UNKNOWN or self._take(admission.body_bytes):
+        if self._has_room(max(0, admission.body_bytes)):
             self._ask()
 
-    def _take(self, size_bytes: int) -> bool:
+    def _has_room(self, size_bytes: int) -> bool:
         """Whether there is room for that much more; refuses the request if not."""
         memory, connection = self._front.door.bodies, self._request.connection
-        if memory.take(size_bytes, connection):
-            self._held_bytes += size_bytes
+        if memory.has_room(size_bytes, connection):
             return True
         self._break_off(errors.BODIES_FULL, memory.why_full(size_bytes, connection))
         return False
@@ -389,9 +390,11 @@ class _Body:
             if self._got_bytes > limit:
                 self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
                 return False
-            if not self._take(len(part)):
-                return False
+        if not self._has_room(len(part)):
+            return False
         if part:
+            self._front.door.bodies.take(len(part), self._request.connection)
+            self._held_bytes += len(part)
             self._parts.append(part)
         return True
 
@@ -419,8 +422,10 @@ class _Body:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
         del self._front.reading[id(self)]
-        self._front.open(self._request, self._admission, body)
-        self._give_back()
+        try:
+            self._front.open(self._request, self._admission, body)
+        finally:
+            self._give_back()
 
     def _cut_short(self) -> None:
         if self._admission.body_bytes == UNKNOWN and not self._request.is_http2:
@@ -583,7 +588,7 @@ def _check_framing(headers: _Headers) -> Refusal | None:
 
 def _check_expectation(headers: _Headers, version: str) -> Refusal | None:
     """hyper sees to `100-continue` and passes over every other. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1)."""
-    if _lower(headers.get_all("expect")) in ((), ("100-continue",)) or version == "1":
+    if {*_lower(headers.get_all("expect"))} <= {"100-continue"} or version == "1":
         return None
     return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
 

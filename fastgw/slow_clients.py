@@ -190,7 +190,8 @@ class SlowClients:
             has_begun = last_received_ms < last_sent_ms  # the client spoke last
             if self._is_late(standing, silent_s) or (has_begun and self._head_is_late(one, acknowledged, now)):
                 self._cut_off(one, Cut.SILENT)
-            elif self._is_idle(standing, now):
+            # One that was heard of a moment ago may have asked, and nobody has looked at it yet.
+            elif self._is_idle(standing, now) and last_received_ms > 500 * self._period_s:
                 self._cut_off(one, Cut.IDLE)
 
     def _is_ours(self, one: socket.socket) -> bool:

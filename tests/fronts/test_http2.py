@@ -141,26 +141,46 @@ def test_two_lengths_that_differ_are_refused(house):
     assert house.door.opened == []
 
 
+def begin_body(client, declared, sent):
+    """A request whose body has come in part; returns its stream."""
+    stream = client.request("/echo", "POST", [("content-length", str(declared))], b"", complete=False)
+    while sent:
+        piece = min(sent, client.connection.max_outbound_frame_size)
+        client.connection.send_data(stream, bytes(piece))
+        sent -= piece
+    client.flush()
+    return stream
+
+
 def test_the_bodies_of_one_connection_are_bounded_and_another_is_served(serve):
     house = serve(http="2", max_body="32KiB", connection_body_memory="64KiB", body_memory="96KiB")
-    length = [("content-length", "32768")]
     with Http2Client(house.address) as one, Http2Client(house.address) as other, Http2Client(house.address) as third:
-        first, second = (one.request("/echo", "POST", length, b"x", complete=False) for _ in range(2))
-        eventually(lambda: house.door.bodies.held_bytes == 65536)
-        refused = one.answer(one.request("/echo", "POST", length, b"x", complete=False))
+        for client in (one, other, third):
+            client.answer(client.request("/echo"))  # behind the settings that open the windows
+        begun = [(one, begin_body(one, 32768, 32767)) for _ in range(2)]
+        eventually(lambda: house.door.bodies.held_bytes == 2 * 32767)
+        refused = one.answer(one.post("/echo", bytes(3)))
         assert (refused.status, dict(refused.headers)["retry-after"]) == (503, "1")
         assert b"one connection" in refused.body
-        held = other.request("/echo", "POST", length, b"x", complete=False)
-        eventually(lambda: house.door.bodies.held_bytes == 98304)
-        assert b"this worker" in third.answer(third.request("/echo", "POST", length, b"x", complete=False)).body
+        begun.append((other, begin_body(other, 32768, 32767)))
+        eventually(lambda: house.door.bodies.held_bytes == 3 * 32767)
+        assert b"this worker" in third.answer(third.post("/echo", bytes(4))).body
         assert third.answer(third.request("/echo")).status == 200, "a request without a body needs no room"
-        for client, stream in ((one, first), (one, second), (other, held)):
-            client.connection.send_data(stream, bytes(32767)[: client.connection.max_outbound_frame_size])
-            client.connection.send_data(stream, bytes(32767 - 16384), end_stream=True)
+        for client, stream in begun:
+            client.connection.send_data(stream, b"x", end_stream=True)
             client.flush()
             assert len(client.answer(stream).body) == 32768
     assert house.door.bodies.held_bytes == 0
     assert [ending for ending, _ in house.door.abandoned] == [errors.BODIES_FULL] * 2
+
+
+def test_heads_that_declare_bodies_and_send_none_keep_nobody_out(serve):
+    house = serve(http="2", max_body="32KiB", connection_body_memory="64KiB", body_memory="64KiB")
+    with Http2Client(house.address) as hostile, Http2Client(house.address) as client:
+        for _ in range(50):
+            begin_body(hostile, 32768, 0)
+        eventually(lambda: len(house.door.heads) == 50)
+        assert client.answer(client.post("/echo", bytes(16384))).status == 200
 
 
 def test_a_body_beyond_the_limit_is_413_before_it_is_sent(house, client):
