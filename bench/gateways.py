@@ -150,6 +150,10 @@ VARIANTS: dict[str, FastgwSettings] = {
     "fastgw-public": FastgwSettings(kafka={"link": "public"}),
 }
 
+# The same from another checkout, built in place: what a change costs is told by both in one run.
+BEFORE_VARIABLE = "FASTGW_BEFORE"
+VARIANTS |= {name.replace("fastgw", "before"): settings for name, settings in VARIANTS.items()}
+
 
 def variant(name: str) -> FastgwSettings:
     """The settings of a variant of fastgw.
@@ -157,6 +161,8 @@ def variant(name: str) -> FastgwSettings:
     Raises:
         Unavailable: this version's configuration does not know what makes the variant.
     """
+    if name.startswith("before") and not os.environ.get(BEFORE_VARIABLE):
+        raise Unavailable(f"{name}: {BEFORE_VARIABLE} does not name the folder of another checkout")
     settings, schema = VARIANTS[name], config.json_schema()
     front = schema["$defs"]["listen"]["properties"]["front"]
     link = schema["properties"]["kafka"]["properties"].get("link")
@@ -200,11 +206,14 @@ def _toml(title: str, values: dict[str, Any]) -> str:
 
 
 def start_fastgw(stage: Stage, name: str, settings: FastgwSettings, topics: Topics, warm_up_s: float = 2.0) -> Gateway:
-    """Start fastgw from this checkout; it is ready when this returns."""
+    """Start fastgw from this checkout, or from the one before; it is ready when this returns."""
     ports = Ports(free_port(), free_port(), free_port())
     file = stage.folder / f"{name}-{ports.plain}.toml"
     file.write_text(fastgw_config(settings, stage.bootstrap, topics, ports))
-    running = stage.start(Running([sys.executable, "-m", "fastgw", "run", str(file)], file.with_suffix(".log")))
+    command = [sys.executable, "-m", "fastgw", "run", str(file)]
+    checkout = Path(os.environ[BEFORE_VARIABLE]) if name.startswith("before") else None
+    path = {"PYTHONPATH": str(checkout)} if checkout else None
+    running = stage.start(Running(command, file.with_suffix(".log"), path, checkout))
     gateway = Gateway(name, ports.plain, running, topics, warm_up_s)
     gateway.http2_port, gateway.admin_port = ports.http2, ports.admin
     return gateway.wait_until_ready()
