@@ -7,6 +7,7 @@ them. The embedded broker has no admin API (it names no controller); there the f
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ REACH_TIMEOUT_S = 5.0
 MEET_LOOK_S = 0.05  # between two looks whether all brokers have answered
 MEET_AGAIN_S = 1.5  # for which a broker that cannot be reached is tried again
 UNRESOLVED = "Failed to resolve"  # as librdkafka says it
+# A broker that it knows by number, which it has from a bootstrap address: where that one said that it is.
+_ADVERTISED = re.compile(r"(?:[a-z_]+://)?(\S+:\d+)/\d+: (.*)").match
 PARTITIONS_MAX = 4096  # the home partition in a correlation id has 12 bits
 RESPONSE_RETENTION_MS = 3_600_000  # replies are not an archive
 REQUEST_PARTITIONS = 4
@@ -222,13 +225,16 @@ def judge(config: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_broker(address: str, why: str, facts: Facts) -> Finding:
+    # One of several may be restarting just now.
+    return _unreachable(address, why, "error" if len(facts.met.unreachable) == facts.brokers else "warning")
+
+
+def _unreachable(address: str, why: str, level: Level) -> Finding:
     host = address.rpartition(":")[0]
     text = f"expected to reach it at the address that it advertises, got: {why}"
     if UNRESOLVED in why:
         advice = f"correct the broker's advertised.listeners, or have this machine resolve {host}"
         return Finding("error", f"broker {address}", text, advice)
-    # One of several may be restarting just now.
-    level: Level = "error" if len(facts.met.unreachable) == facts.brokers else "warning"
     advice = f"start it; or correct its advertised.listeners, if {address} is no address for this machine"
     return Finding(level, f"broker {address}", text, advice)
 
@@ -420,6 +426,8 @@ def _metadata(config: Config, admin: Any, troubles: list[str], timeout_s: float)
     except KafkaException as error:
         admin.poll(0)
         why = troubles[0] if troubles else _why(error)
+        if advertised := _ADVERTISED(why):  # the bootstrap address has answered, and sent us to nobody
+            raise BrokersUnreachable(str(_unreachable(advertised[1], advertised[2], "error"))) from None
         expected = f"expected a broker within {timeout_s:g} s"
         raise StartError(f"kafka.bootstrap = {config.kafka.bootstrap}: {expected}, got: {why}") from None
 

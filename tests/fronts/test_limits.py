@@ -31,6 +31,16 @@ def test_a_body_at_the_limit_is_served(serve):
     assert client.answer().status == 200
 
 
+def test_a_reply_with_headers_beyond_the_limit_is_502(serve):
+    house = serve(max_reply_headers="1KiB")
+    client = house.client()
+    for size, status in ((900, 200), (1100, 502)):
+        client.send(get("/held"))
+        house.reply(house.held()[0], b"x", (("content-type", b"a/" + b"b" * size),))
+        assert client.answer().status == status
+        house.door.held.clear()
+
+
 def test_a_huge_body_is_refused_while_it_is_being_sent(house):
     """The client is still writing: the answer must reach it all the same, and the rest is not read for ever."""
     client = house.client()
