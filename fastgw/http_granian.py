@@ -51,6 +51,7 @@ CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in H
 EVENT_STREAM = b"text/event-stream"  # granian begins to stream when it sees this content-type
 HTTP2_PING_MS_MAX = 15_000
 WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
+SMALL_BODY_BYTES = 16_384  # comes at once, as a rule: whether there is room for more is asked when more has come
 RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
 # Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
@@ -91,8 +92,6 @@ def _no_task(*_: object) -> None:
 class _Client:
     """One connection that has asked something, as far as its requests tell."""
 
-    __slots__ = ("answered_s", "open", "peer")
-
     def __init__(self, peer: Peer, now: float) -> None:
         self.peer = peer
         self.open = 0  # requests that come in or wait
@@ -117,7 +116,7 @@ class GranianFront:
         self._small_max_header_bytes = (
             limits.max_header_bytes if limits.max_header_bytes < HTTP1_BUFFER_BYTES_MIN else 0
         )
-        self._heads: dict[tuple[object, ...], list[tuple[bytes, bytes]]] = {}  # of answers, as granian wants them
+        self._heads: dict[tuple[object, ...], tuple[list[tuple[bytes, bytes]], bool]] = {}  # of answers
         self._clients: dict[tuple[str, str], _Client] = {}  # by address and port
         self._seen: set[tuple[str, str]] = set()  # of those, in this round of `slow_clients`
         self._round_began_s = 0.0
@@ -239,14 +238,13 @@ class GranianFront:
     def _begin(self, scope: dict[str, Any], proto: Any) -> None:
         client = self._client_of(scope["client"])
         headers = _Headers(scope["headers"])
-        head = _head_of(scope, headers, client.peer)
-        refusal = (
-            (self._small_max_header_bytes and self._check_header_bytes(scope["headers"]))
-            or _check_framing(headers)
-            or _check_expectation(headers, scope["http_version"])
-        )
+        version = scope["http_version"]
+        head = _head_of(scope, headers, version, client.peer)
+        refusal = headers.refusal(version)
+        if self._small_max_header_bytes and refusal is None:
+            refusal = self._check_header_bytes(scope["headers"])
         verdict = refusal._replace(head=head) if refusal else self.door.admit(head)
-        request = _Request(self, proto, client, scope["http_version"])
+        request = _Request(self, proto, client, version)
         if isinstance(verdict, Refusal):
             self.door.refuse(verdict, request.answer)
         elif verdict.body_bytes:
@@ -284,13 +282,15 @@ class GranianFront:
         expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
         return Refusal(errors.HEADERS_TOO_LARGE, expected)
 
-    def heads_for(self, headers: HeaderList) -> list[tuple[bytes, bytes]]:
-        """The same headers as bytes, made once."""
+    def heads_for(self, headers: HeaderList) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """The same headers as bytes, and whether granian would begin to stream for them; made once."""
         key = tuple(headers)
         made = self._heads.get(key)
         if made is None:
-            made = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
-            if sum(len(name) + len(value) for name, value in made) <= HEAD_REMEMBERED_BYTES_MAX:
+            lines = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+            streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in lines)
+            made = lines, streams
+            if sum(len(name) + len(value) for name, value in lines) <= HEAD_REMEMBERED_BYTES_MAX:
                 if len(self._heads) >= HEADS_REMEMBERED_MAX:
                     self._heads.clear()
                 self._heads[key] = made
@@ -323,10 +323,6 @@ class _Body:
     client before it is believed: a reset is known by then.
     """
 
-    __slots__ = (
-        "_admission", "_front", "_future", "_got_bytes", "_held_bytes", "_part_count", "_parts", "_request", "deadline",
-    )  # fmt: skip
-
     def __init__(self, front: GranianFront, request: _Request, admission: Admission, deadline: float) -> None:
         self._front = front
         self._request = request
@@ -338,7 +334,7 @@ class _Body:
         self._future: Any = None
         self.deadline = deadline
         front.reading[id(self)] = self
-        if self._has_room(max(0, admission.body_bytes)):
+        if admission.body_bytes <= SMALL_BODY_BYTES or self._has_room(admission.body_bytes):
             self._ask()
 
     def _has_room(self, size_bytes: int) -> bool:
@@ -361,18 +357,22 @@ class _Body:
         if message["type"] != "http.request":
             self._cut_short()
             return
-        if not self._keep(message["body"]):
-            return
+        part = message["body"]
         declared = self._admission.body_bytes
+        if len(part) == declared and not self._got_bytes:  # the likely way: all of it at once
+            self._complete(part)
+            return
+        if not self._keep(part):
+            return
         if declared == UNKNOWN:
             if message["more_body"]:
                 self._ask()
             elif self._may_be_reset():
                 self._ask_for_reset()
             else:
-                self._complete()
+                self._complete(self._joined())
         elif self._got_bytes == declared:
-            self._complete()
+            self._complete(self._joined())
         elif message["more_body"]:
             self._ask()
         else:
@@ -415,12 +415,13 @@ class _Body:
     def _on_no_reset(self, future: Any) -> None:
         if self._future is future and future.cancel():  # else it is done: `_on_reset` is on its way
             self._future = None
-            self._complete()
+            self._complete(self._joined())
 
-    def _complete(self) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
+    def _joined(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _complete(self, body: bytes) -> None:
         del self._front.reading[id(self)]
         try:
             self._front.open(self._request, self._admission, body)
@@ -460,8 +461,6 @@ class _Request:
     Most are answered before anybody need know whether their clients are still there. To be told of that takes a task
     and a future of granian's for each request: a fifth of the whole gateway.
     """
-
-    __slots__ = ("_front", "_gone", "_http_version", "_is_open", "client", "proto", "token")
 
     def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
         self._front = front
@@ -533,17 +532,16 @@ class _Request:
             headers = [header for header in headers if header != CLOSE]
         elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
             headers = [*headers, CLOSE]
-        made = front.heads_for(headers)
+        lines, streams = front.heads_for(headers)
         if request_id:
-            made = [*made, (b"x-request-id", request_id)]
+            lines = [*lines, (b"x-request-id", request_id)]
+        if streams:  # as a stream it would go out in chunks: its length is declared, as that of any other answer
+            lines = [*lines, (b"content-length", b"%d" % len(body))]
         proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
-        _send(proto, status, made, body)
+        _send(proto, status, lines, body)
 
 
 def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    # As a stream an answer would go out in chunks: its length is declared, as that of any other.
-    if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers):
-        headers = [*headers, (b"content-length", b"%d" % len(body))]
     try:
         proto.send({"type": "http.response.start", "status": status, "headers": headers})
     except Exception:
@@ -555,8 +553,6 @@ def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: byt
 
 class _Headers:
     """The headers of a request by name; values as latin-1, which has a character for each byte."""
-
-    __slots__ = ("_lines",)
 
     def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         lines: dict[bytes, Any] = {}
@@ -574,37 +570,39 @@ class _Headers:
             return ()
         return [str(value, "latin-1") for value in found] if type(found) is list else (str(found, "latin-1"),)
 
+    def first(self, name: bytes) -> bytes | None:
+        """The value of the first line of that name."""
+        found = self._lines.get(name)
+        return found[0] if type(found) is list else found
+
+    def refusal(self, version: str) -> Refusal | None:
+        """What hyper lets pass and fastgw does not.
+
+        It takes every list of encodings that ends with `chunked`, and leaves the others in the body. It sees to
+        `100-continue` and passes over every other expectation. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1).
+        """
+        if b"transfer-encoding" in self._lines and _lower(self.get_all("transfer-encoding")) != CHUNKED:
+            return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
+        if b"expect" in self._lines and version != "1" and {*_lower(self.get_all("expect"))} != {"100-continue"}:
+            return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
+        return None
+
 
 def _lower(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
 
-def _check_framing(headers: _Headers) -> Refusal | None:
-    """hyper takes every list that ends with `chunked`, and leaves the other encodings in the body."""
-    if _lower(headers.get_all("transfer-encoding")) not in ((), CHUNKED):
-        return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
-    return None
-
-
-def _check_expectation(headers: _Headers, version: str) -> Refusal | None:
-    """hyper sees to `100-continue` and passes over every other. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1)."""
-    if {*_lower(headers.get_all("expect"))} <= {"100-continue"} or version == "1":
-        return None
-    return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
-
-
-def _head_of(scope: dict[str, Any], headers: _Headers, peer: Peer) -> Head:
-    lengths = headers.get_all("content-length")
-    is_http2 = scope["http_version"] == "2"
+def _head_of(scope: dict[str, Any], headers: _Headers, version: str, peer: Peer) -> Head:
+    length = headers.first(b"content-length")
     return Head(
         scope["method"],
         scope["raw_path"].decode("latin-1"),
         scope["query_string"].decode("latin-1"),
         headers,
         headers.get_all("host"),
-        int(lengths[0]) if lengths else None,  # hyper has refused anything that is not a number
+        int(length) if length is not None else None,  # hyper has refused anything that is not a number
         # Whether an HTTP/2 stream has ended with its headers granian does not say.
-        is_http2 or bool(headers.get_all("transfer-encoding")),
+        version == "2" or headers.first(b"transfer-encoding") is not None,
         peer,
     )
 

@@ -159,12 +159,12 @@ def test_the_bodies_of_one_connection_are_bounded_and_another_is_served(serve):
             client.answer(client.request("/echo"))  # behind the settings that open the windows
         begun = [(one, begin_body(one, 32768, 32767)) for _ in range(2)]
         eventually(lambda: house.door.bodies.held_bytes == 2 * 32767)
-        refused = one.answer(one.post("/echo", bytes(3)))
+        refused = one.answer(begin_body(one, 32768, 16384))
         assert (refused.status, dict(refused.headers)["retry-after"]) == (503, "1")
         assert b"one connection" in refused.body
         begun.append((other, begin_body(other, 32768, 32767)))
         eventually(lambda: house.door.bodies.held_bytes == 3 * 32767)
-        assert b"this worker" in third.answer(third.post("/echo", bytes(4))).body
+        assert b"this worker" in third.answer(begin_body(third, 32768, 16384)).body
         assert third.answer(third.request("/echo")).status == 200, "a request without a body needs no room"
         for client, stream in begun:
             client.connection.send_data(stream, b"x", end_stream=True)
