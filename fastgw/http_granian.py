@@ -52,6 +52,7 @@ EVENT_STREAM = b"text/event-stream"  # granian begins to stream when it sees thi
 HTTP2_PING_MS_MAX = 15_000
 WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
 SMALL_BODY_BYTES = 16_384  # comes at once, as a rule: whether there is room for more is asked when more has come
+STOP_CHECK_S, STOP_PATIENCE_S = 0.005, 1.0  # how often, and how long, it is looked whether everybody is watched
 RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
 # Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
@@ -111,7 +112,10 @@ class GranianFront:
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self.reading: dict[int, _Body] = {}  # bodies on their way, oldest first
         self.unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
+        self.half_watched: set[_Request] = set()  # asked for the end of their bodies, so that they can be watched
         self._draining = False
+        self.stopped = False  # granian has been told to end
+        self._stop_by = 0.0
         # hyper keeps the limit itself, by the size of its buffer, from the smallest buffer that it can have upwards.
         self._small_max_header_bytes = (
             limits.max_header_bytes if limits.max_header_bytes < HTTP1_BUFFER_BYTES_MIN else 0
@@ -153,14 +157,24 @@ class GranianFront:
         if self._draining:
             return
         self._draining = True
+        self._stop_by = self.loop.time() + lame_duck_s + STOP_PATIENCE_S
         if lame_duck_s:
             self.loop.call_later(lame_duck_s, self._begin_to_end)
         else:
             self._begin_to_end()
 
     def _begin_to_end(self) -> None:
+        """Tells granian to stop, once everybody who waits is watched.
+
+        granian ends with its last connection, and whatever is asked of it at that moment is dropped by a thread without
+        the GIL, which aborts the process. So nothing is asked any more from here on that can be done without.
+        """
         self.unwatched.expire(math.inf)
-        self._stop.set()  # once: further ones would block this thread for good
+        if self.half_watched and self.loop.time() < self._stop_by:
+            self.loop.call_later(STOP_CHECK_S, self._begin_to_end)
+        elif not self.stopped:
+            self.stopped = True
+            self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
         """Returns when every connection has ended after `drain`."""
@@ -264,7 +278,7 @@ class GranianFront:
     def open(self, request: _Request, admission: Admission, body: bytes) -> None:
         """Called when a request is complete."""
         if self._draining:
-            request.watch()  # granian may end with any connection: see `_Request.watch`
+            request.watch()  # while granian can be asked: see `_begin_to_end`
         else:
             self.unwatched.add(request, self.loop.time())
         try:
@@ -403,6 +417,9 @@ class _Body:
         return self._request.is_http2 and (self._got_bytes > 0 or self._admission.method in BODY_METHODS)
 
     def _ask_for_reset(self) -> None:
+        if self._front.stopped:  # too late to ask, and a body that was cut short must not be taken for a whole one
+            self._break_off(errors.DRAINING, "this gateway is shutting down")
+            return
         future = self._future = self._request.proto.receive()
         future.add_done_callback(self._on_reset)
         self._front.loop.call_later(RESET_CHECK_S, self._on_no_reset, future)
@@ -484,25 +501,32 @@ class _Request:
     def watch(self) -> None:
         """From now on a client that leaves is told of, and one that has left.
 
-        granian has to be asked before it ends, which it may do with any connection once it was told to stop.
+        Once granian has been told to stop it is too late to ask: see `GranianFront._begin_to_end`.
         """
+        if self._front.stopped:
+            return
         gone = self.proto.receive()
         if not hasattr(gone, "add_done_callback"):  # no future: granian has told of it, in one that was cancelled
             self._front.loop.call_soon(self._has_left)  # not from here: it may be about to be opened
             return
         self._gone = gone
+        self._front.half_watched.add(self)
         gone.add_done_callback(self._on_message)
 
     def _on_message(self, future: Any) -> None:
         if future is not self._gone:
             return  # it has been answered
-        if future.result()["type"] == "http.request":  # the end of its body, which nobody had to read so far
-            self.watch()
-        else:
+        self._gone = None
+        if future.result()["type"] != "http.request":
             self._has_left()
+            return
+        # The end of its body, which nobody had to read so far.
+        self.watch()
+        self._front.half_watched.discard(self)
 
     def _has_left(self) -> None:
         self._gone = None
+        self._front.half_watched.discard(self)
         if self._is_open:
             self._end()
             self._front.door.gone(self.token)
@@ -520,6 +544,7 @@ class _Request:
             gone.cancel()
         front = self._front
         front.unwatched.discard(self)
+        front.half_watched.discard(self)
         self._end()
         if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
             log.error("the core answered with an illegal status", status=status)
