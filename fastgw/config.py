@@ -781,7 +781,7 @@ def _listen_clashes(listens: Iterable[Listen], admin: Admin, list_path: str) -> 
             yield Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
         for name in ("mode", "group"):
             if getattr(listen, name) not in (None, "") and not listen.bind.startswith("unix:"):
-                yield Mistake(f"{path}.{name}", "only with a Unix socket", f"bind = {shown(listen.bind)}")
+                yield Mistake(f"{path}.{name}", "nothing, unless bind is a Unix socket", f"bind = {shown(listen.bind)}")
         addresses = spelling.listened_on(listen.bind)
         if found := [taken[address] for address in addresses if address in taken]:
             yield Mistake(path, f"another address than {found[0]}", shown(listen.bind))
