@@ -220,3 +220,16 @@ def test_a_client_that_leaves_while_draining_is_reported(house):
     client.reset()
     eventually(lambda: house.door.gone_tokens)
     house.closed()
+
+
+def test_however_soon_a_client_leaves_in_a_drain_it_is_reported(serve):
+    """granian ends with its last connection: what it is asked at that moment is lost, or aborts the process."""
+    for _ in range(50):
+        house = serve()
+        client = house.client()
+        client.send(get("/held"))
+        house.held()
+        house.drain()
+        client.sock.close()
+        eventually(lambda house=house: len(house.door.gone_tokens) == 1)
+        house.closed()
