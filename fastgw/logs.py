@@ -29,7 +29,8 @@ def configure(process_name: str) -> None:
     structlog.configure(
         processors=[*steps, _renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stderr),
+        # Each line is one write: the processes of a gateway share a file.
+        logger_factory=structlog.WriteLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries (granian, confluent-kafka) speak through `logging`: the same lines for them, warnings and worse.
