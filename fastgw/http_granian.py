@@ -329,8 +329,8 @@ class GranianFront:
 class _Body:
     """A body on its way, part by part: it comes, it breaks off, or its deadline passes. One of them wins.
 
-    No part is asked for before there is room for it, and hyper reads no further than what was asked for: so what a
-    client sends beyond the limits stays in its hands.
+    A part is charged once it has come, and the next one is asked for only after that. hyper reads no further than what
+    was asked for: so what a client sends beyond the limits stays in its hands.
 
     A stream of HTTP/2 that its client resets with NO_ERROR or CANCEL looks like one that has ended (hyper takes both
     for the end of the body). Where the length was declared it tells; where not, the request is asked for the end of its
