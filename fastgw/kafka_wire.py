@@ -26,12 +26,13 @@ CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
 
 CLIENT_REQUEST_ID = "x-request-id"
-# What says how the bytes of a request's body are to be read travels with them (RFC 9110, sections 8 and 14.4, RFC 6266,
-# RFC 9530), and so does the trace.
-FORWARDED_ALWAYS = (
+# How the bytes of a body are to be read (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
+_OF_BODIES = (
     CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition", "content-range",
-    "content-digest", "repr-digest", "traceparent", "tracestate",
+    "content-digest", "repr-digest",
 )  # fmt: skip
+# These travel with a request's body, and so does the trace.
+FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
 
 # What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
 _ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
@@ -44,13 +45,8 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
-# The same of a reply's body, and the validators that go with it. All other headers of a reply its route lets through.
-REPRESENTATION = frozenset(
-    {
-        CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition",
-        "content-range", "content-digest", "repr-digest", "etag", "last-modified",
-    }
-)  # fmt: skip
+# These travel with a reply's body, and so do its validators. All other headers of a reply its route lets through.
+REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
 _LISTS = frozenset({"content-encoding", "content-language", "content-digest", "repr-digest"})
 ONCE = REPRESENTATION - _LISTS  # of several lines the last one counts
 
