@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.children import Child, State, by_exec, environment, fastgw_command
+from tests.alone import left_open
 from tests.waiting import eventually
 
 
@@ -51,11 +52,8 @@ def test_a_line_without_end_is_cut() -> None:
 
 
 def test_its_end_is_told_in_words_and_frees_its_descriptors() -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    one = child("sys.exit(7)")
-    assert one.ends_within(10)
-    assert one.reap() == "exit code 7"
-    assert set(os.listdir("/proc/self/fd")) == before
+    act = 'one = child("sys.exit(7)"); print(one.ends_within(10), one.reap())'
+    assert left_open("from tests.test_children import child\n", act) == "True exit code 7\nleft open:\n"
 
 
 def test_stopping_is_asked_first_and_remembered() -> None:
@@ -86,11 +84,17 @@ def test_it_inherits_the_descriptors_it_is_told_of_and_no_others(tmp_path: Path)
     assert len(words[4:]) == 3 + len(numbers) + ready_fd_and_the_listing_itself
 
 
+NOWHERE = """
+try:
+    Child(by_exec(["/nowhere/at/all"], {}), {}, 0.0, 60.0)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
 def test_a_command_that_does_not_exist_is_an_error_that_leaves_nothing_open() -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(FileNotFoundError):
-        Child(by_exec(["/nowhere/at/all"], {}), {}, 0.0, inf)
-    assert set(os.listdir("/proc/self/fd")) == before
+    imports = "from fastgw.children import Child, by_exec\n"
+    assert left_open(imports, NOWHERE) == "FileNotFoundError\nleft open:\n"
 
 
 def test_the_environment_lacks_what_is_ours_alone_and_a_checkout_finds_itself(monkeypatch: pytest.MonkeyPatch) -> None:

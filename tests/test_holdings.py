@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fastgw import config
 from fastgw.config import Config
 from fastgw.errors import StartError
 from fastgw.holdings import Holdings, in_memory, opened_anew, rewrite
+from tests.alone import left_open
 
 TEXT = """
 [gateway]
@@ -76,14 +76,24 @@ def test_a_run_directory_that_cannot_be_is_a_start_error(tmp_path: Path) -> None
         Holdings(settings(run_dir=str(tmp_path / "file")))
 
 
-def test_what_was_opened_before_a_failure_is_closed(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        before = set(os.listdir("/proc/self/fd"))
-        with pytest.raises(StartError, match="in use"):
-            Holdings(settings(admin=f"127.0.0.1:{taken.getsockname()[1]}"))
-        assert set(os.listdir("/proc/self/fd")) == before
+FAILING = """
+with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    try:
+        Holdings(settings(admin=f"127.0.0.1:{taken.getsockname()[1]}"))
+    except StartError as error:
+        print(error)
+"""
+
+
+def test_what_was_opened_before_a_failure_is_closed() -> None:
+    imports = (
+        "import socket\nfrom fastgw.errors import StartError\nfrom tests.test_holdings import Holdings, settings\n"
+    )
+    *error, left = left_open(imports, FAILING).splitlines()
+    assert "in use" in "".join(error)
+    assert left == "left open:"
 
 
 def test_sealed_memory_cannot_be_changed_and_each_opening_reads_from_the_start() -> None:
