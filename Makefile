@@ -3,16 +3,17 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-TYPED := $(wildcard fastgw/*.pxd)
-NATIVE := $(wildcard fastgw/*.pyx $(TYPED:.pxd=.py)) $(TYPED) $(wildcard fastgw/*.h)
+TYPED := $(wildcard fastgw/*.pxd fastgw/*/*.pxd)
+NATIVE := $(wildcard fastgw/*.pyx fastgw/*/*.pyx $(TYPED:.pxd=.py) fastgw/*.h fastgw/*/*.h) $(TYPED)
 WHAT ?= suite
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 SANITIZED := build/sanitized
-SANITIZED_TESTS := $(patsubst %,tests/test_%.py,\
-    klink ids table table_model table_slots http1_wire http_express exchange flights intake kafka_wire)
+SANITIZED_TESTS := tests/test_ids.py $(patsubst %,tests/%.py,table/test_table table/test_table_model \
+    table/test_table_slots http/test_heads http/test_express core/test_exchange core/test_routing kafka/test_klink \
+    kafka/test_batching dialects/test_plain)
 # Python's own allocator would hide what is done to memory.
 SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=halt_on_error=1
@@ -56,12 +57,12 @@ leaks: $(VENV)/built
 sanitize: $(VENV)/bench
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r fastgw tests bench setup.py pyproject.toml $(SANITIZED)
-	rm -f $(SANITIZED)/fastgw/*.so
+	find $(SANITIZED)/fastgw -name "*.so" -delete
 	cd $(SANITIZED) && CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined" \
 	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m pytest -q -m "not real_kafka" \
 	    -k "not leak" $(SANITIZED_TESTS)
-	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m bench.bench_link native --messages 100000
+	cd $(SANITIZED) && $(SANITIZING) $(CURDIR)/$(BIN)/python -m bench.questions.link native --messages 100000
 
 # Everything that takes hours, one after the other: faults, leaks, sanitizers, ten million records through the native
 # link, hostile clients, the fuzzer.
@@ -69,17 +70,17 @@ soak-all:
 	$(MAKE) soak
 	$(MAKE) leaks
 	$(MAKE) sanitize
-	$(MAKE) bench WHAT=bench_link ARGS="native --rounds 100"
+	$(MAKE) bench WHAT=link ARGS="native --rounds 100"
 	$(MAKE) hostile
 	$(MAKE) fuzz SECONDS=$(or $(SECONDS),600)
 
 # make bench, make bench QUICK=1, make bench WHAT="growth workers"; see bench/README.md for what there is.
 bench: $(VENV)/bench
-	@exec $(BIN)/python -m bench.$(WHAT) $(if $(QUICK),--quick) $(ARGS)
+	@exec $(BIN)/python -m bench.questions.$(WHAT) $(if $(QUICK),--quick) $(ARGS)
 
 # Two versions: make micro JSON=before.json, change something, make micro JSON=after.json, then bench.compare of both.
 micro: $(VENV)/built
-	@exec $(BIN)/python -m pytest -q tests/bench --benchmark-enable --benchmark-only \
+	@exec $(BIN)/python -m pytest -q tests/micro --benchmark-enable --benchmark-only \
 	    --benchmark-columns=min,median,iqr,rounds --benchmark-json=$(or $(JSON),micro.json) $(ARGS)
 
 # Protocol conformance, TLS, what linters say of our answers, what Go's net/http makes of the same requests, the clients
@@ -100,7 +101,8 @@ fuzz: $(VENV)/fuzz
 
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
-	rm -rf $(VENV) build dist bench/.build *.egg-info fastgw/*.so fastgw/*.c
+	rm -rf $(VENV) build dist bench/.build *.egg-info
+	find fastgw -name "*.so" -delete -o -name "*.c" -delete
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
 

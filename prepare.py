@@ -131,8 +131,8 @@ def compile_in_a_hurry() -> Job:
 
 
 def compile_extensions(*options: str, **environ: str) -> Job:
-    native = [path.with_suffix("") for path in (ROOT / "fastgw").glob("*.pyx")]
-    python = [path for path in (ROOT / "fastgw").glob("*.pxd") if path.with_suffix(".py").exists()]
+    native = [path.with_suffix("") for path in (ROOT / "fastgw").rglob("*.pyx")]
+    python = [path for path in (ROOT / "fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()]
     command = [str(PYTHON), "setup.py", "build_ext", "--inplace", *options]
     return Job("compiling", command, compiler_words(len(native) + len(python)), **environ)
 

@@ -6,7 +6,6 @@ calls C types and has Cython compile it; the .py stays what people read, lint an
 
 import os
 import shlex
-from glob import glob
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -16,8 +15,12 @@ CORES = os.cpu_count() or 1
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 FLAGS += shlex.split(os.environ.get("FASTGW_CFLAGS", ""))  # of two that contradict the later wins: "-O1" is quick
 
-native = glob("fastgw/*.pyx")
-compiled = [str(path.with_suffix(".py")) for path in Path("fastgw").glob("*.pxd") if path.with_suffix(".py").exists()]
+native = list(Path("fastgw").rglob("*.pyx"))
+compiled = [path.with_suffix(".py") for path in Path("fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()]
+
+
+def module(source: Path) -> str:
+    return ".".join(source.with_suffix("").parts)
 
 
 def extensions() -> list[Extension]:
@@ -26,7 +29,8 @@ def extensions() -> list[Extension]:
     return cythonize(
         [
             # cythonize finds the headers that a source or a .pxd names, so that only what includes them is built again.
-            Extension(f"fastgw.{Path(source).stem}", [source], extra_compile_args=FLAGS)
+            # A module of a package includes those of the table, which stand in the root, through its .pxd.
+            Extension(module(source), [str(source)], extra_compile_args=FLAGS, include_dirs=["fastgw"])
             for source in sorted(native + compiled)
         ],
         language_level=3,

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import result
-from bench.commands import run
-from bench.processes import BenchError
-from bench.rounds import ratio_of
+from bench.report import result
+from bench.rig.commands import run
+from bench.rig.processes import BenchError
+from bench.rig.rounds import ratio_of
 
 SLOWER, FASTER, SAME, UNSURE, NEW, GONE = "SLOWER", "faster", "same", "unsure", "new", "gone"
 UNUSABLE = 2

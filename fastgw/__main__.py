@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit(_stand_by(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in _CHILDREN:
         sys.exit(_be(sys.argv[1], sys.argv[2:]))
-    from fastgw import cli
+    from fastgw.cli import main as cli
 
     cli.main()
 
@@ -39,8 +39,8 @@ def _stand_by(arguments: Sequence[str]) -> int:
     _do_without_rich()
     from setproctitle import setproctitle
 
-    from fastgw import worker  # noqa: F401  this is what takes the time
-    from fastgw.standby import await_role
+    from fastgw.supervisor.standby import await_role
+    from fastgw.worker import worker  # noqa: F401  this is what takes the time
 
     setproctitle(f"fastgw: {options.name} standby")
     role = await_role(options.standby_fd)
@@ -59,14 +59,14 @@ def _be(kind: str, arguments: Sequence[str]) -> int:
     _do_without_rich()
     try:
         if kind == "worker":
-            from fastgw import worker
+            from fastgw.worker import worker
 
             return worker.main(**options)
         if kind == "checker":
-            from fastgw import checker
+            from fastgw.agent import checker
 
             return checker.main(**options)
-        from fastgw import agent
+        from fastgw.agent import agent
 
         return agent.main(**options)
     except FastgwError as error:

@@ -6,15 +6,50 @@ user's descriptors are hidden from us; then the user is what can be said. Nothin
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastgw.errors import StartError
+
+UNIX_PREFIX = "unix:"
+PRIVILEGED_BELOW = 1024
 PROC = Path("/proc")
 LISTENS = "0A"  # TCP_LISTEN in /proc/net/tcp
 ACCEPTS = 1 << 16  # __SO_ACCEPTCON, the flag of a listening socket in /proc/net/unix
 TITLE_CHARS_MAX = 60
+
+
+def bind_error(bind: str, error: OSError, setting: str) -> StartError:
+    """The message for an operator when `bind`, the value of `setting`, cannot be listened on."""
+    is_tcp = not bind.startswith(UNIX_PREFIX)
+    if error.errno == errno.EADDRINUSE:
+        return in_use(bind, holder_of_port(port_of(bind)) if is_tcp else "", setting)
+    why = f"address {bind}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno == errno.EACCES and is_tcp and port_of(bind) < PRIVILEGED_BELOW:
+        # ip_unprivileged_port_start may have moved the border; it is where people meet it that counts.
+        return StartError(f"{why}; ports below {PRIVILEGED_BELOW} need CAP_NET_BIND_SERVICE, or change {setting}")
+    if error.errno == errno.EAFNOSUPPORT:
+        return StartError(f"{why}; this machine has no IPv6, change {setting} (0.0.0.0 is every IPv4 address)")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(f"{why}; this machine does not have it (see `ip address`), change {setting}")
+    return StartError(f"{why}; change {setting}")
+
+
+def in_use(bind: str, holder: str, setting: str) -> StartError:
+    if holder.startswith(f"process {os.getpid()} "):
+        return StartError(f"address {bind} in use by another address of this gateway; change {setting}")
+    by, what = (f" by {holder}", "end that process") if holder else ("", "end the process that listens there")
+    return StartError(f"address {bind} in use{by}; {what}, or change {setting}")
+
+
+def port_of(bind: str) -> int:
+    try:
+        return int(bind.rpartition(":")[2])
+    except ValueError as error:
+        raise StartError(f"address {bind}: expected host:port of this machine ({error})") from error
 
 
 def holder_of_port(port: int, proc: Path = PROC) -> str:

@@ -14,8 +14,8 @@ from typing import Protocol
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from fastgw.broker import EmbeddedBroker
-from tests.real_kafka.choice import REQUIRE_VARIABLE, KafkaForTests
+from fastgw.demo.broker import EmbeddedBroker
+from tests.brokers.choice import REQUIRE_VARIABLE, KafkaForTests
 from tests.surroundings import Surroundings
 from tests.waiting import eventually
 

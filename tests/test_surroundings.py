@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-NEEDY = "tests/test_deploy.py::test_the_service_is_locked_up"
+from tests.places import REPOSITORY
+
+NEEDY = "tests/deploy/test_deploy.py::test_the_service_is_locked_up"
 
 
 def run_without_tools(place: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", NEEDY],
-        cwd=ROOT, env={**os.environ, "PATH": str(place), **environ}, capture_output=True, text=True, check=False,
+        cwd=REPOSITORY, env={**os.environ, "PATH": str(place), **environ}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ static void read_one_partition(rd_kafka_t *consumer) {
     rd_kafka_topic_partition_list_destroy(list);
 }
 
-/* As fastgw's public link has them (kafka_link.py). The native one makes its batches itself (flights.py): as large. */
+/* As fastgw's public link has them (fastgw/kafka/public_link.py). The native one makes its batches itself (batching.py): as large. */
 static const setting_t PRODUCER[] = {
     {"linger.ms", "1"},
     {"enable.idempotence", "true"},

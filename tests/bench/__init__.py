@@ -1,1 +1,0 @@
-"""Micro-benchmarks. `make test` runs each once, so that none rots; `make micro` measures, bench/compare.py judges."""

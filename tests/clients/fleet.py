@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from tests.places import REPOSITORY
+
 HERE = Path(__file__).resolve().parent
 NPM_RELEASES = ("undici@7.30.2", "axios@1.21.1")
 FETCH_S = 180

@@ -24,12 +24,12 @@ from pathlib import Path
 import trustme
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.brokers.choice import KafkaForTests
 from tests.clients.fleet import EXPRESS, GRANIAN, TLS, Fleet, fleet
 from tests.clients.judge import Verdict, judge
 from tests.faults.echo_service import echo_service
 from tests.faults.topic_slice import TopicSlice
-from tests.gateways import Gateway, free_port
-from tests.real_kafka.choice import KafkaForTests
+from tests.gateway.gateways import Gateway, free_port
 from tests.waiting import eventually
 
 CONNECTIONS = 2

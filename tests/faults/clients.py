@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.actors.load import Connection
 from tests.faults.oracle import ANSWERED, CUT, REFUSED, SILENT, Told
-from tests.load import Connection
 from tests.waiting import eventually
 
 PROBLEM_TYPE = "urn:fastgw:problem:"

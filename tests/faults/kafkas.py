@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from fastgw.broker import MockCluster
+from fastgw.demo.broker import MockCluster
+from tests.brokers.kafka_server import BRIEF, RealKafka
 from tests.faults.produce_answers import ProduceAnswers
 from tests.faults.wire_proxy import WireProxy
-from tests.gateways import free_port
-from tests.real_kafka.kafka_server import BRIEF, RealKafka
+from tests.gateway.gateways import free_port
 
 ASK_S = 5.0
 

@@ -25,13 +25,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.brokers.kafka_server import RealKafka
 from tests.faults import reply_scenarios
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import SLOW
 from tests.faults.kafkas import Kafka
 from tests.faults.stage import Furniture, House, Stage, open_house, wait
 from tests.faults.worker_scenarios import is_replaced
-from tests.real_kafka.kafka_server import RealKafka
 from tests.waiting import eventually
 
 HOUSE = House(workers=2)

@@ -11,7 +11,7 @@ from tests.faults.clients import Habits
 from tests.faults.oracle import ANSWERED, CUT
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
-from tests.gateways import Gateway
+from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
 
 GROUP = House(nodes=3, workers=1, cluster="group", reply_partitions=12)

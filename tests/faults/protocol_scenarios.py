@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError
 
-from fastgw.broker import MockCluster
+from fastgw.demo.broker import MockCluster
 from tests.faults.kafkas import REQUESTS_BROKER
 from tests.faults.play import ANY, Scenario
 from tests.faults.produce_answers import PRODUCE

@@ -13,13 +13,13 @@ from confluent_kafka import Producer
 
 from fastgw import ids
 from fastgw.ids import IdMaker, Partitioner
+from tests.actors.raw_producer import produce_raw
 from tests.faults.clients import Habits
 from tests.faults.echo_service import CUT_ID, HUGE, LATE, POISON, TWICE
 from tests.faults.oracle import ANSWERED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
 from tests.faults.worker_scenarios import is_replaced, some_worker
-from tests.raw_producer import produce_raw
 from tests.waiting import eventually
 
 HOUSE = House(workers=2)

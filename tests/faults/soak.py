@@ -25,12 +25,12 @@ from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 
+from tests.brokers.choice import KafkaForTests
 from tests.faults import results
 from tests.faults.kafkas import Kafkas
 from tests.faults.play import Report, Scenario, in_all, play, row
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Stage, open_house
-from tests.real_kafka.choice import KafkaForTests
 
 REQUESTS = 100_000
 TELL_EVERY_S = 10.0

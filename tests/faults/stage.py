@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
-from tests.gateways import Gateway
+from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
 
 TOPIC_S = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import Producer
 
-from fastgw.broker import EmbeddedBroker
+from fastgw.demo.broker import EmbeddedBroker
 from tests.faults.topic_slice import EvidenceLost, TopicSlice
 
 LARGE = b"x" * 900_000

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastgw.worker_slots import PATIENCE
+from fastgw.supervisor.worker_slots import PATIENCE
 from tests.faults.clients import Habits
 from tests.faults.oracle import CUT, REFUSED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage, wait
-from tests.gateways import title_of
+from tests.gateway.gateways import title_of
 from tests.waiting import eventually
 
 HOUSE = House(workers=4)

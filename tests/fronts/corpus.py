@@ -15,10 +15,11 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tests.places import REPOSITORY
+
 RELEASE = "gunicorn==27.0.1"
 FETCH_TIMEOUT_S = 120
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _HEX = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 _ESCAPES = {b"\\r": b"\r", b"\\n": b"\n", b"\\t": b"\t", b"\\0": b"\0"}
 

@@ -8,24 +8,24 @@ import time
 from collections.abc import Sequence
 
 from fastgw import config, errors, ids, table
-from fastgw.access_log import AccessLog
 from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
-from fastgw.compression import Compressor
 from fastgw.config import Config
-from fastgw.cors import Policies
-from fastgw.entrance import Entrance
+from fastgw.core.exchange import REFUSED, Exchange, Plan
+from fastgw.core.partitions import PartitionerLearner
+from fastgw.core.routing import Intake
+from fastgw.core.spread import Spread
+from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.errors import Ending
-from fastgw.exchange import REFUSED, Exchange, Plan
 from fastgw.forwarding import Forwarding
+from fastgw.http.compression import Compressor
+from fastgw.http.cors import Policies
 from fastgw.ids import IdMaker
-from fastgw.intake import Intake
-from fastgw.journal import Journal
-from fastgw.kafka_wire import ReplyWire, RequestWire
 from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
-from fastgw.notes import Notes
-from fastgw.partitions import PartitionerLearner
-from fastgw.spread import Spread
+from fastgw.worker.access_log import AccessLog
+from fastgw.worker.door import Entrance
+from fastgw.worker.journal import Journal
+from fastgw.worker.notes import Notes
 
 ROUTES = """
 [gateway]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 import uvloop
 
-from fastgw import listeners
 from fastgw.config import Listen
-from fastgw.http_express import ExpressFront
+from fastgw.http.express import ExpressFront
 from fastgw.messages import Record
+from fastgw.supervisor import listeners
 from tests.fronts.door import Defect, ScriptedDoor, configuration
 from tests.fronts.kinds import Front, FrontKind
 from tests.fronts.raw_http import RawClient

@@ -9,8 +9,8 @@ import pytest
 
 from fastgw.admission import Door
 from fastgw.config import Limits, Listen
-from fastgw.http_express import ExpressFront
-from fastgw.http_granian import GranianFront
+from fastgw.http.express import ExpressFront
+from fastgw.http.granian import GranianFront
 
 HTTP2, TLS, UNIX, CHUNKED = "HTTP/2", "TLS", "Unix sockets", "chunked bodies"
 HALF_CLOSE = "answers a client that has ended its sending"  # without it, such a client counts as gone

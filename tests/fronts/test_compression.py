@@ -1,4 +1,4 @@
-"""Answers that are compressed on request, as they reach a client; the rules are in tests/test_compression.py."""
+"""Answers that are compressed on request, as they reach a client; the rules are in tests/http/test_compression.py."""
 
 from __future__ import annotations
 

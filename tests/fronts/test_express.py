@@ -78,7 +78,7 @@ def test_a_slow_reader_is_cut_and_the_others_are_not(serve):
 
 
 def test_too_many_connections_beyond_the_limit_are_cut_without_a_word(serve, monkeypatch, tmp_path):
-    monkeypatch.setattr("fastgw.http_express.REFUSED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr("fastgw.http.express.REFUSED_AT_ONCE_MAX", 1)
     house = serve(max_connections=1, bind=f"unix:{tmp_path}/http.sock")
     served, told, cut = house.client(), house.client(), house.client()
     assert told.answer().status == 503
@@ -101,7 +101,7 @@ def test_connections_that_are_idle_or_silent_for_too_long_are_ended_and_counted(
 
 
 def test_quiet_connections_are_ended_a_few_at_a_time_until_none_is_left(serve, monkeypatch, tmp_path):
-    monkeypatch.setattr("fastgw.http_express.QUIET_AT_ONCE", 2)
+    monkeypatch.setattr("fastgw.http.express.QUIET_AT_ONCE", 2)
     house = serve(header_timeout="200ms", bind=f"unix:{tmp_path}/http.sock")
     for silent in [house.client() for _ in range(7)]:
         assert silent.rest() == b""

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from fastgw import errors, http_granian
+from fastgw import errors
+from fastgw.http import granian
 from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import FRONTS
 from tests.fronts.test_answers import get
@@ -17,9 +18,9 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.parametrize("kind", [kind for kind in FRONTS if kind.name == "granian"], ids=["granian"])
 
 
-def waiting() -> list[http_granian._Request]:
+def waiting() -> list[granian._Request]:
     gc.collect()
-    return [one for one in gc.get_objects() if type(one) is http_granian._Request]
+    return [one for one in gc.get_objects() if type(one) is granian._Request]
 
 
 @pytest.mark.parametrize("end", ["is answered", "is left by its client"])
@@ -50,9 +51,9 @@ class WithoutFuture:
 
 @pytest.mark.parametrize("draining", [False, True])
 def test_a_client_of_which_granian_has_told_already_is_gone(house, monkeypatch, draining):
-    begin = http_granian.GranianFront._begin
+    begin = granian.GranianFront._begin
     without_future = lambda self, scope, proto: begin(self, scope, WithoutFuture(proto))  # noqa: E731
-    monkeypatch.setattr(http_granian.GranianFront, "_begin", without_future)
+    monkeypatch.setattr(granian.GranianFront, "_begin", without_future)
     client = house.client()
     if draining:
         house.call(house.front.drain, 1.0)
@@ -63,7 +64,7 @@ def test_a_client_of_which_granian_has_told_already_is_gone(house, monkeypatch, 
 
 
 def test_a_reset_that_came_in_time_counts_however_busy_the_loop_was(serve, monkeypatch):
-    monkeypatch.setattr(http_granian, "RESET_CHECK_S", 0.2)
+    monkeypatch.setattr(granian, "RESET_CHECK_S", 0.2)
     house = serve(http="2")
     with Http2Client(house.address) as client:
         stream = client.request("/echo", "POST", body=b"hello")

@@ -4,7 +4,8 @@ ConfigError."""
 
 from __future__ import annotations
 
-from fastgw import config, reload
+from fastgw import config
+from fastgw.config import changes
 from fastgw.errors import ConfigError
 
 _WHOLE = """
@@ -60,7 +61,7 @@ def target(data: bytes) -> None:
         told = str(error)
     else:
         assert config.from_json(config.to_json(loaded)) == loaded
-        assert reload.restart_only_changes(loaded, loaded) == []
+        assert changes.restart_only_changes(loaded, loaded) == []
         return
     lines = told.split("\n")
     assert all(line.isprintable() for line in lines), told

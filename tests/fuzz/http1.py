@@ -3,10 +3,10 @@ difference; every request that was let in has one answer; and h11 sees what was 
 
 from __future__ import annotations
 
+from tests.actors.wire_connection import Wire
 from tests.fronts.hostile import HOSTILE
 from tests.fronts.test_smuggling import CHUNKS, as_h11_sees_it
 from tests.fuzz.drawing import Draw
-from tests.wire_connection import Wire
 
 _GET = b"GET /echo?a HTTP/1.1\r\nHost: shop.test\r\n\r\n"
 SEEDS = [b"\x20" + row.raw + _GET for row in HOSTILE if len(row.raw) < 2000]

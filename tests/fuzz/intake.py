@@ -8,8 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 from fastgw import config
 from fastgw.admission import Admission
-from fastgw.intake import Intake
-from fastgw.kafka_wire import RequestWire
+from fastgw.core.routing import Intake
+from fastgw.dialects.plain import RequestWire
 from fastgw.messages import Head
 from tests.fuzz.drawing import Draw
 

@@ -3,7 +3,8 @@ place for a key or a ValueError when the configuration is read."""
 
 from __future__ import annotations
 
-from fastgw import record_key, spelling
+from fastgw.config import values
+from fastgw.core import record_key
 from fastgw.errors import KeyMissing
 from tests.fuzz.drawing import Draw
 
@@ -33,7 +34,7 @@ def target(data: bytes) -> None:
     number = draw.number(7)
     place = PLACES[number] if number < len(PLACES) else draw.some_text(40)
     try:
-        place = spelling.record_key(place)
+        place = values.record_key(place)
     except ValueError:
         return
     key_of = record_key.key_of(place)

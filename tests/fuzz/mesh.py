@@ -3,8 +3,8 @@ lost, the cuts make no difference, and a reply that was read is written as it wa
 
 from __future__ import annotations
 
-from fastgw import mesh_wire
-from fastgw.mesh_wire import FrameError, FrameReader
+from fastgw.mesh import frames
+from fastgw.mesh.frames import FrameError, FrameReader
 from fastgw.messages import Reply
 from tests.fuzz.drawing import Draw
 
@@ -14,8 +14,8 @@ _REPLIES = [
     Reply(b"", 0, 0, [], b""),
     Reply(b"x" * 255, 65_535, (1 << 62), [("a", b"")] * 3, b"v" * 300),
 ]
-SEEDS = [b"\1" + mesh_wire.encode(reply) for reply in _REPLIES]
-SEEDS += [b"\7" + b"".join(map(mesh_wire.encode, _REPLIES)), b"\0GET / HTTP/1.1\r\n"]
+SEEDS = [b"\1" + frames.encode(reply) for reply in _REPLIES]
+SEEDS += [b"\7" + b"".join(map(frames.encode, _REPLIES)), b"\0GET / HTTP/1.1\r\n"]
 
 
 def feed(reader: FrameReader, parts: list[bytes]) -> tuple[list[Reply], bool]:
@@ -36,5 +36,5 @@ def target(data: bytes) -> None:
     whole, broke = feed(FrameReader(FRAME_BYTES_MAX), [stream])
     parts = [stream[at : at + step] for at in range(0, len(stream), step)]
     assert feed(FrameReader(FRAME_BYTES_MAX), parts) == (whole, broke)
-    written = b"".join(mesh_wire.encode(reply, FRAME_BYTES_MAX) for reply in whole)
+    written = b"".join(frames.encode(reply, FRAME_BYTES_MAX) for reply in whole)
     assert stream.startswith(written)

@@ -4,8 +4,8 @@ no more than 4,096 are ever waited for, and an address that is read is spelled i
 from __future__ import annotations
 
 from fastgw.addresses import parsed
-from fastgw.proxy_protocol import V2_BYTES_MAX, BadProxyHeader, ProxyHeader, read
-from tests.test_proxy_protocol import BAD, SAID
+from fastgw.http.proxy_protocol import V2_BYTES_MAX, BadProxyHeader, ProxyHeader, read
+from tests.http.test_proxy_protocol import BAD, SAID
 
 SEEDS = [header for header, _ in SAID if len(header) < 300] + [start for start in BAD if len(start) < 300]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastgw import kafka_wire
-from fastgw.kafka_wire import BadReply, ReplyWire
+from fastgw.dialects import plain
+from fastgw.dialects.plain import BadReply, ReplyWire
 from tests.fuzz.drawing import Draw
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
@@ -67,7 +67,7 @@ _WIRE = ReplyWire(ALLOWED, BODY_BYTES_MAX)  # for all inputs: what it remembers 
 
 
 def target(data: bytes) -> None:
-    reply = kafka_wire.decode_reply(Message(Draw(data)))
+    reply = plain.decode_reply(Message(Draw(data)))
     try:
         first = ReplyWire(ALLOWED, BODY_BYTES_MAX).answer(reply)
     except BadReply:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw import service_messages
-from fastgw.kafka_wire import BadReply, ReplyWire
+from fastgw.dialects.plain import BadReply, ReplyWire
 from fastgw.messages import Reply as WireReply
-from fastgw.service_messages import Problem, Reply, Request
+from fastgw.service import messages
+from fastgw.service.messages import Problem, Reply, Request
 from tests.fuzz.drawing import Draw
 
 NAMES = ["http_path", "http_query", "http_param_id", "http_header_x", "deadline", "correlation_id", "content-type"]
@@ -41,7 +41,7 @@ def _reply(draw: Draw, body: Any) -> None:
     status = draw.choice([None, 200, 204, 404, 99, 600])
     given = {draw.some_text(8): draw.some_text(12) for _ in range(draw.number(2))}
     try:
-        record = service_messages.reply_record(b"id", Reply(body, status, given))
+        record = messages.reply_record(b"id", Reply(body, status, given))
     except (TypeError, ValueError):
         return
     try:

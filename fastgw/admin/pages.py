@@ -1,0 +1,230 @@
+"""The admin port: /livez, /readyz, /metrics, and /status with what waits, where and for how long.
+
+`Admin` decides what is answered, from shared memory alone: it works while every worker is busy, hangs or is dead.
+server.py is the HTTP server around it. Nothing here changes anything, so there is nothing to protect but the time
+of those who ask and what /status tells: the port listens on the loopback address unless the operator says otherwise,
+and answers those who call it by a name that it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastgw import __version__, _ctable
+from fastgw._ctable import Table
+from fastgw.admin import metrics
+from fastgw.admin.metrics import ServiceState
+from fastgw.config import Config
+from fastgw.messages import HeaderList
+from fastgw.state_file import State
+
+WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
+
+PHASES = {_ctable.CLAIMED: "claimed", _ctable.SENT: "sent", _ctable.RECORDED: "recorded"}
+
+PLAIN = "text/plain; charset=utf-8"
+_JSON = "application/json"
+
+
+class Page(NamedTuple):
+    """An answer of the admin port. HEAD has the body of GET, of which the server sends the length alone."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
+class Admin:
+    """What the admin port says.
+
+    Attributes:
+        config: the present configuration; a reload assigns another one.
+        services: asks what is known of the services whose consumer groups routes name.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        config: Config,
+        clock_ns: Callable[[], int],
+        supervisor: Callable[[], State | None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            clock_ns: the monotonic clock, the same for all processes of this machine.
+            supervisor: what the supervisor says of itself now; None: nothing.
+        """
+        self._supervisor = supervisor
+        self.config = config
+        self.services: Callable[[], Sequence[ServiceState]] = tuple
+        self._table = table
+        self._clock_ns = clock_ns
+        self._pages: dict[str, Callable[[], Page]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/status": self._status,
+        }
+
+    def handle(self, method: str, target: str) -> Page:
+        """The answer to one request; `target` as sent, its query does not matter."""
+        make = self._pages.get(target.partition("?")[0])
+        if make is None:
+            return page(404, PLAIN, ("here are: " + " ".join(self._pages) + "\n").encode())
+        if method not in ("GET", "HEAD"):
+            refused = page(405, PLAIN, b"expected GET or HEAD\n")
+            return refused._replace(headers=[*refused.headers, ("allow", "GET, HEAD")])
+        return make()
+
+    def _livez(self) -> Page:
+        # That this process answers is all it says: Kafka or a worker being away is no reason to kill the service.
+        return page(200, PLAIN, b"alive\n")
+
+    def _readyz(self) -> Page:
+        reasons = metrics.why_not_ready(self._table, metrics.worker_states(self._table, self._clock_ns()))
+        told = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
+        return page(503 if reasons else 200, _JSON, _json(told))
+
+    def _warnings(self) -> list[str]:
+        """What keeps single routes from working. The node is ready all the same: the others are served, and no other
+        node could do better."""
+        return [
+            f'route "{name}": {service.detail} (service_group "{service.group}")'
+            for service in self.services()
+            if service.state in ("nobody", "backlog")
+            for name in self._names_of(service)
+        ]
+
+    def _names_of(self, service: ServiceState) -> list[str]:
+        names = self._route_names()
+        return [names.get(number, f"#{number}") for number in service.routes]
+
+    def _metrics(self) -> Page:
+        names, now_ns = self._route_names(), self._clock_ns()
+        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor())
+        return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
+
+    def _status(self) -> Page:
+        return page(200, _JSON, _json(self.status()))
+
+    def status(self) -> dict[str, Any]:
+        """What /status shows: times in ms, `null` where there is nothing."""
+        now_ns = self._clock_ns()
+        table = self._table
+        reasons = metrics.why_not_ready(table, metrics.worker_states(table, now_ns))
+        return {
+            "name": self.config.gateway.name,
+            "version": __version__,
+            "node": f"{table.node:06x}",
+            "ready": not reasons,
+            "reasons": reasons,
+            "draining": table.service_draining(),
+            **_told_of(self._supervisor()),
+            "workers": self._workers(now_ns),
+            "partitions": self._partitions(),
+            "services": self._services(),
+            "waiting": self._waiting(now_ns),
+        }
+
+    def _services(self) -> list[dict[str, Any]]:
+        """The services whose consumer groups routes name."""
+        return [
+            {
+                "group": service.group,
+                "topic": service.topic,
+                "routes": self._names_of(service),
+                "state": service.state,
+                "detail": service.detail or None,
+            }
+            for service in self.services()
+        ]
+
+    def _workers(self, now_ns: int) -> list[dict[str, Any]]:
+        """Every living process; during a reload a worker slot has two."""
+        living = filter(None, map(self._table.process_info, range(self._table.processes)))
+        return [
+            {
+                "slot": info.worker,
+                "generation": info.generation,
+                "pid": info.pid,
+                "ready": info.ready,
+                "draining": info.draining,
+                "heartbeat_age_ms": _ms(now_ns - info.heartbeat_ns),
+                "in_flight": info.in_flight,
+                "body_bytes": info.body_bytes,
+                "home_partition": info.home if info.home >= 0 else None,
+                "map_version": info.applied_map_version,
+            }
+            for info in living
+        ]
+
+    def _partitions(self) -> dict[str, Any]:
+        version, owners = self._table.read_map()
+        return {
+            "topic": self.config.gateway.response_topic,
+            "map_version": version,
+            "count": len(owners),
+            # The place in the list is the partition; null belongs to another node.
+            "owners": [None if owner == _ctable.NOBODY else owner for owner in owners],
+        }
+
+    def _waiting(self, now_ns: int) -> dict[str, Any]:
+        names = self._route_names()
+        oldest = self._table.waiting(WAITING_SHOWN)
+        return {
+            "total": max(len(oldest), self._waiting_total()),
+            "oldest": [
+                {
+                    "route": names.get(slot.route, f"#{slot.route}"),
+                    "phase": PHASES.get(slot.state, "ended"),
+                    "age_ms": _ms(now_ns - slot.claimed_ns),
+                    "deadline_in_ms": _ms(slot.deadline_ns - now_ns),
+                    "worker": slot.process // 2,
+                    "home_partition": slot.home,
+                }
+                for slot in oldest
+            ],
+        }
+
+    def _waiting_total(self) -> int:
+        counts = map(self._table.states, range(self._table.processes))
+        return sum(by_state.get(state, 0) for by_state in counts for state in PHASES)
+
+    def _route_names(self) -> dict[int, str]:
+        return {route.number: route.name for route in self.config.routes}
+
+
+def page(status: int, content_type: str, body: bytes) -> Page:
+    """An answer that nobody may keep."""
+    headers = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", "no-store")]
+    return Page(status, headers, body)
+
+
+def _told_of(state: State | None) -> dict[str, Any]:
+    if state is None:
+        return {"supervisor": None, "reload": None}
+    last = state.reload
+    reload = last and {
+        "number": last.number,
+        "began": _time(last.began_s),
+        "ended": _time(last.ended_s),
+        "result": last.result,
+        "error": last.error or None,
+    }
+    return {"supervisor": {"pid": state.pid, "config": state.config}, "reload": reload}
+
+
+def _time(epoch_s: float | None) -> str | None:
+    return None if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)  # it is read in terminals as well
+
+
+def _ms(duration_ns: int) -> float:
+    return round(duration_ns / 1e6, 1)

@@ -1,0 +1,227 @@
+"""Is anybody of a route's service there, and does its backlog leave a request the time that it has? Opt-in by route.
+
+A request whose service is away would be recorded, wait, and end in 504; one whose service is a minute behind as well,
+and the work would be done for nobody. Where the route names the service's consumer group, both are refused at once
+(503, nothing is recorded). Asked once a second, by the agent, for the whole node; the workers read the result in the
+shared table.
+
+    nobody      no member of the group has a partition of the topic. A group that is being rebalanced counts as it was.
+    backlog     what is not committed, divided by what is committed a second
+
+A backlog is believed only where it is certain. Most services commit every few seconds, so that between two commits they
+look further behind than they are: what counts is the smallest backlog of a window that is longer than that. And a
+backlog that is as old as two looks is none.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import structlog
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from fastgw.admin.metrics import ServiceState
+from fastgw.config import Config
+from fastgw.kafka import client_log, groups, link
+
+log = structlog.get_logger("fastgw.consumers")
+
+Tell = Callable[[dict[int, int]], None]
+"""Route number -> how long a request would wait for its service, in ns; NOBODY: for ever. Called on a thread."""
+
+NOBODY = -1
+PERIOD_S = 1.0
+ASK_TIMEOUT_S = 3.0
+PERIOD_NS = int(PERIOD_S * 1e9)
+WINDOW_NS = 12_000_000_000  # twice the five seconds in which most clients commit, and more
+FOR_EVER_NS = 1 << 62  # a backlog of which nothing was done in a whole window
+
+
+class Look(NamedTuple):
+    """What one look at a group and a topic has shown."""
+
+    consumers: int | None  # members that have partitions of the topic; None while that is being settled
+    progress: Progress | None  # None where nothing was ever committed
+    trouble: str  # why nobody takes what is in the topic, for people
+
+
+class Progress(NamedTuple):
+    """How far a group is in a topic."""
+
+    committed: int  # all its committed offsets added up, where it has any
+    behind: int  # records after those
+
+
+class Service:
+    """What is known of one group and one topic; time is an argument."""
+
+    def __init__(self) -> None:
+        self._consumers = -1  # not known
+        self._seen: deque[tuple[int, Progress]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Service {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
+
+    def observe(self, now_ns: int, consumers: int | None, progress: Progress | None) -> None:
+        """
+        Args:
+            now_ns: monotonic.
+            consumers: members that have partitions of the topic; None while that is being settled.
+            progress: None where nothing was ever committed.
+        """
+        if consumers is not None:
+            self._consumers = consumers
+        if progress is None:
+            self._seen.clear()
+            return
+        self._seen.append((now_ns, progress))
+        while now_ns - self._seen[0][0] > WINDOW_NS:
+            self._seen.popleft()
+
+    def wait_ns(self) -> int:
+        """How long a record would wait before the service takes it; NOBODY: nobody is there to take it."""
+        if self._consumers == 0:
+            return NOBODY
+        if len(self._seen) < 2:
+            return 0
+        (first_ns, first), (last_ns, last) = self._seen[0], self._seen[-1]
+        watched_ns = last_ns - first_ns
+        behind = min(progress.behind for _, progress in self._seen)
+        if watched_ns < WINDOW_NS - 2 * PERIOD_NS or behind == 0:
+            return 0
+        done = last.committed - first.committed
+        return max(0, behind * watched_ns // done - 2 * PERIOD_NS) if done > 0 else FOR_EVER_NS
+
+
+class Consumers:
+    """Asks for the services of all routes that name a group, on a thread of its own.
+
+    Where Kafka does not say, nobody is refused.
+
+    Attributes:
+        states: what was found the last time; any thread may read it. Empty before the first look.
+    """
+
+    def __init__(self, config: Config, tell: Tell, on_failure: Callable[[BaseException], None]) -> None:
+        """
+        Args:
+            on_failure: the thread ends with this error (nothing that Kafka does ends it).
+        """
+        self._settings = link.client_settings(config.kafka.bootstrap, config.kafka.client)
+        self._tell = tell
+        self._on_failure = on_failure
+        self._routes: dict[tuple[str, str], list[int]] = {}
+        for route in config.routes:
+            if route.service_group:
+                self._routes.setdefault((route.service_group, route.topic), []).append(route.number)
+        self._services = {pair: Service() for pair in self._routes}
+        self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
+        self._troubles = dict.fromkeys(self._routes, "")
+        self._absences = dict.fromkeys(self._routes, "")  # why nobody is there
+        self.states: tuple[ServiceState, ...] = ()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="consumers", daemon=True)
+
+    def start(self) -> None:
+        """Begins, if there is anything to ask for."""
+        if self._routes:
+            self._thread.start()
+
+    def stop(self, timeout_s: float = 2 * ASK_TIMEOUT_S) -> None:
+        """Ends; a question that is under way may take the rest of its time."""
+        self._stopping.set()
+        if self._routes:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            admin = AdminClient(self._settings | client_log.listening())
+            while not self._stopping.wait(PERIOD_S):
+                admin.poll(0)  # takes what the client has to say; its answers come without
+                self._look(admin)
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _look(self, admin: AdminClient) -> None:
+        for pair, service in self._services.items():
+            try:
+                seen = _ask(admin, *pair, self._absences[pair])
+                service.observe(time.monotonic_ns(), seen.consumers, seen.progress)
+            except KafkaException as error:
+                self._note(pair, error.args[0].str())
+                self._waits[pair] = 0
+            else:
+                self._note(pair, "")
+                if seen.consumers is not None:
+                    self._absences[pair] = seen.trouble
+                self._say(pair, service.wait_ns())
+        if self._stopping.is_set():
+            return  # Kafka was slow, and nobody waits for it any more: a successor may tell of other routes by now
+        self.states = tuple(self._state(pair) for pair in self._routes)
+        self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
+
+    def _state(self, pair: tuple[str, str]) -> ServiceState:
+        trouble, wait_ns = self._troubles[pair], self._waits[pair]
+        if trouble:
+            return ServiceState(*pair, tuple(self._routes[pair]), "unknown", f"Kafka does not say: {trouble}")
+        if wait_ns == NOBODY:
+            return ServiceState(*pair, tuple(self._routes[pair]), "nobody", self._absences[pair])
+        if wait_ns > 0:
+            told = "it takes none of its records" if wait_ns == FOR_EVER_NS else f"about {wait_ns / 1e9:.0f} s behind"
+            return ServiceState(*pair, tuple(self._routes[pair]), "backlog", told)
+        return ServiceState(*pair, tuple(self._routes[pair]), "there", "")
+
+    def _note(self, pair: tuple[str, str], trouble: str) -> None:
+        before, self._troubles[pair] = self._troubles[pair], trouble
+        if trouble and trouble != before:
+            group, topic = pair
+            log.warning("cannot look at a service, nobody is refused for it", group=group, topic=topic, detail=trouble)
+
+    def _say(self, pair: tuple[str, str], wait_ns: int) -> None:
+        before_ns, self._waits[pair] = self._waits[pair], wait_ns
+        group, topic = pair
+        if wait_ns == NOBODY != before_ns:
+            log.warning("nobody of the service is there", group=group, topic=topic, why=self._absences[pair])
+        elif wait_ns > 0 >= before_ns:
+            log.warning("the service has a backlog", group=group, topic=topic, about_s=round(wait_ns / 1e9))
+        elif wait_ns == 0 != before_ns:
+            log.info("the service is there", group=group, topic=topic)
+
+
+def _ask(admin: AdminClient, group: str, topic: str, known_trouble: str = "") -> Look:
+    """What is to be known of a group and a topic.
+
+    Args:
+        known_trouble: what the last look has shown; groups with nearly that name are looked for only once.
+
+    Raises:
+        KafkaException: Kafka did not say.
+    """
+    seen = groups.look(admin, group, ASK_TIMEOUT_S)
+    known = admin.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]
+    trouble = seen.trouble(topic)
+    if trouble and not seen.exists:
+        looked_before = known_trouble.startswith(trouble)
+        trouble = known_trouble if looked_before else seen.trouble(topic, groups.alike(admin, group, ASK_TIMEOUT_S))
+    return Look(seen.consumers(topic), _progress(admin, group, topic, list(known.partitions)), trouble)
+
+
+def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]) -> Progress | None:
+    asked = [TopicPartition(topic, number) for number in numbers]
+    if not asked:
+        return None
+    (offsets,) = admin.list_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=ASK_TIMEOUT_S
+    ).values()
+    committed = {part.partition: part.offset for part in offsets.result().topic_partitions if part.offset >= 0}
+    if not committed:
+        return None
+    latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in committed}
+    ends = admin.list_offsets(latest, request_timeout=ASK_TIMEOUT_S)
+    behind = sum(max(0, future.result().offset - committed[part.partition]) for part, future in ends.items())
+    return Progress(sum(committed.values()), behind)

@@ -1,0 +1,206 @@
+"""Which partitions of the response topic belong to this node (design section 3).
+
+`single` and `static` are arithmetic over the partition count, which is looked up again and again because topics grow.
+In `group` mode the nodes share the partitions through a consumer group: a consumer that is paused from its first
+moment on and never reads a record. Reading is the workers' business, by `assign`; what the group decides here only
+says whose home partitions are whose, so a rebalance never touches a request that waits.
+
+Losing sight of Kafka changes nothing: nobody could take over our partitions without a Kafka either, and the workers go
+on where they were as soon as it is back. So only what the group says makes the share smaller, never its silence.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+
+from fastgw.config import Config
+from fastgw.config.units import NS_PER_MS
+from fastgw.kafka import client_log
+from fastgw.kafka.link import client_settings
+
+log = structlog.get_logger("fastgw.membership")
+
+OnChange = Callable[[frozenset[int], int], None]
+"""(partitions of this node, partition count of the topic); called on the membership's thread."""
+
+LOOK_EVERY_S = 10.0  # how soon growth of the topic is noticed
+LOOK_AGAIN_S = 1.0  # after a look that failed
+LOOK_TIMEOUT_S = 2.0  # bounds how long a stop has to wait for a Kafka that does not answer
+POLL_S = 0.2
+HEARTBEAT_MS = 1000
+
+# A node that joins, or comes back, is given nothing in the first round, because the others must let go first; its share
+# follows in the next, about a second later, or when a member that does not answer has lost its session. Only an
+# emptiness that outlasts a session and this is believed.
+SETTLE_S = 5.0
+
+
+def fixed_share(partition_count: int, node_index: int, node_count: int) -> frozenset[int]:
+    """The partitions of node `node_index` of `node_count`: every partition belongs to exactly one node."""
+    return frozenset(range(node_index, partition_count, node_count))
+
+
+class Membership:
+    """Tells which partitions this node has, now and whenever that changes.
+
+    All of it happens on one thread, since the client lets only one call at a time touch a consumer. Everything below
+    `_stopping` belongs to that thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        on_change: OnChange,
+        on_failure: Callable[[BaseException], None],
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        """
+        Args:
+            on_change: not called before the share is known for the first time, and only with changes after that.
+            on_failure: the thread ends with this error (nothing that Kafka does ends it).
+        """
+        self._config = config
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._look_every_s = look_every_s
+        self._topic = config.gateway.response_topic
+        self._group_id = config.cluster.group_id or config.gateway.name
+        self._settle_s = config.cluster.session_timeout_ns / 1e9 + SETTLE_S
+        self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
+        self._stopping = threading.Event()
+
+        self._partition_count = 0  # 0: not known yet
+        self._next_look_s = 0.0
+        self._looks_fail = False
+        self._last_trouble = ""
+        self._group_share: set[int] | None = None  # None: the group has not spoken, or we have lost it
+        self._empty_since_s = 0.0
+        self._told: tuple[frozenset[int], int] | None = None
+
+    def __repr__(self) -> str:
+        partitions, count = self._told or ((), 0)
+        return f"<Membership {self._config.cluster.mode}: {sorted(partitions)} of {count} of {self._topic}>"
+
+    def start(self) -> None:
+        """Begins; the first share comes when Kafka has told it."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Leaves the group, so that the others take over in about a second; no change is told for that."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            consumer = Consumer(self._client_settings() | client_log.listening())
+            if self._config.cluster.mode == "group":
+                consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+            try:
+                while not self._stopping.is_set():
+                    self._turn(consumer)
+            finally:
+                consumer.close()
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _client_settings(self) -> dict[str, Any]:
+        cluster = self._config.cluster
+        session_ms = cluster.session_timeout_ns // NS_PER_MS
+        return {
+            **client_settings(self._config.kafka.bootstrap, {"client.id": "fastgw-agent", **self._config.kafka.client}),
+            "group.id": self._group_id,  # asked for by the client in every mode
+            "group.protocol": "classic",  # KIP-848 takes a dead node for alive for 45 s by default
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": min(HEARTBEAT_MS, session_ms // 3),
+            "topic.metadata.refresh.interval.ms": int(self._look_every_s * 1000),
+            "enable.auto.commit": False,
+            "auto.offset.reset": "latest",
+        }
+
+    def _turn(self, consumer: Consumer) -> None:
+        message = consumer.poll(POLL_S)  # calls _assigned, _revoked and _lost
+        if message is not None and message.error() is not None:
+            self._note(message.error())
+        now_s = time.monotonic()
+        if now_s >= self._next_look_s:
+            self._look(consumer, now_s)
+        self._tell_if_changed(now_s)
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() < 0 or self._config.cluster.mode != "group":  # librdkafka's own: no word of the group's
+            client_log.CLIENT_LOG.client_error(error)
+            return
+        # Such as a group that we may not join. It comes again every second or so; the first one says it all.
+        trouble = str(error)
+        if trouble != self._last_trouble:
+            log.warning("trouble with the group", group=self._group_id, error=trouble)
+        self._last_trouble = trouble
+
+    def _look(self, consumer: Consumer, now_s: float) -> None:
+        try:
+            topic = consumer.list_topics(self._topic, timeout=LOOK_TIMEOUT_S).topics[self._topic]
+            if topic.error is not None:
+                raise KafkaException(topic.error)
+        except KafkaException as error:
+            self._next_look_s = now_s + LOOK_AGAIN_S
+            if not self._looks_fail:  # once, not every second of an outage
+                log.warning("response topic cannot be looked at", topic=self._topic, error=str(error))
+            self._looks_fail = True
+            return
+        self._next_look_s = now_s + self._look_every_s
+        self._looks_fail = False
+        self._partition_count = len(topic.partitions)
+
+    def _tell_if_changed(self, now_s: float) -> None:
+        share = self._share(now_s)
+        if share is None or self._partition_count == 0 or self._stopping.is_set():
+            return
+        if any(partition >= self._partition_count for partition in share):
+            self._next_look_s = 0.0  # the group has seen the topic grow before we have
+            return
+        news = (share, self._partition_count)
+        if news != self._told:
+            self._told = news
+            log.info("partitions of this node", topic=self._topic, partitions=sorted(share), of=self._partition_count)
+            self._on_change(share, self._partition_count)
+
+    def _share(self, now_s: float) -> frozenset[int] | None:
+        """The partitions of this node; None while there is no saying."""
+        cluster = self._config.cluster
+        if cluster.mode == "single":
+            return fixed_share(self._partition_count, 0, 1)
+        if cluster.mode == "static":
+            return fixed_share(self._partition_count, cluster.node_index, cluster.node_count)
+        if self._group_share is None or (not self._group_share and now_s - self._empty_since_s < self._settle_s):
+            return None
+        return frozenset(self._group_share)
+
+    def _assigned(self, consumer: Consumer, gained: list[TopicPartition]) -> None:
+        # From the end, so that no committed offset is asked for; paused, so that nothing is ever fetched.
+        paused = [TopicPartition(one.topic, one.partition, OFFSET_END) for one in gained]
+        consumer.incremental_assign(paused)
+        consumer.pause(paused)
+        self._set_group_share((self._group_share or set()) | {one.partition for one in gained})
+
+    def _revoked(self, consumer: Consumer, given_up: list[TopicPartition]) -> None:
+        consumer.incremental_unassign(given_up)
+        self._set_group_share((self._group_share or set()) - {one.partition for one in given_up})
+
+    def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        # Our session has run out (no Kafka in sight, or this process was frozen). The share stays what it was until
+        # the group speaks again.
+        consumer.incremental_unassign(lost)
+        self._group_share = None
+        log.warning("group session lost, partitions kept until it is back", partitions=len(lost))
+
+    def _set_group_share(self, share: set[int]) -> None:
+        if not share and self._group_share != share:
+            self._empty_since_s = time.monotonic()
+        self._group_share = share

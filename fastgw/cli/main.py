@@ -1,0 +1,312 @@
+"""The command line: arguments in, one exit code out.
+
+Every command imports what it runs when it runs, so that `--help` and a mistake in the configuration answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from fastgw import __version__
+from fastgw.errors import FastgwError, StartError
+
+if TYPE_CHECKING:
+    from fastgw.config import Config
+    from fastgw.kafka.topics import Findings
+
+PIPE_WIDTH = 10_000  # no line is that long
+INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
+
+app = typer.Typer(
+    name="fastgw",
+    help="HTTP in front of services that are reached through Kafka request/reply.\n\n"
+    "Start with `fastgw demo`: it needs no Kafka and no configuration. Then write a fastgw.toml "
+    "(`fastgw schema` says what may stand in it), let `fastgw topics` create its topics and start `fastgw run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: [kafka] in a help text is a table of the configuration, not markup
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.", show_default=True)]
+DEFAULT_CONFIG = Path("fastgw.toml")
+
+
+def main() -> None:
+    """The `fastgw` command."""
+    app(prog_name="fastgw")
+
+
+def _finish(work: Callable[[], int]) -> NoReturn:
+    """End the command with what `work` returns; what is wrong is told in one line, without a traceback."""
+    try:
+        code = work()
+    except FastgwError as error:
+        print(f"fastgw: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastgw {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Run the gateway: a supervisor with its workers and agent.
+
+    SIGTERM or Ctrl-C drains it: open requests are answered, then it ends. SIGHUP reads the configuration again and
+    replaces the workers one by one without losing a request; a configuration with a mistake changes nothing.
+    """
+
+    def work() -> int:
+        from fastgw.supervisor import supervisor
+
+        return supervisor.run(config)
+
+    _finish(work)
+
+
+@app.command()
+def reload(
+    config: ConfigPath = DEFAULT_CONFIG,
+    pid: Annotated[
+        int | None, typer.Option(min=1, help="Which gateway, where several run with this file: its supervisor's pid.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait for the result, in seconds.")] = 300.0,
+) -> None:
+    """Have the running gateway read its configuration again, and wait until that is done.
+
+    The gateway is found by its configuration file, on this machine. It checks what `fastgw run` checks, topics too;
+    then it replaces its workers one by one. Ctrl-C ends the waiting, not the reload.
+
+    Exit code 0: the new configuration runs. Otherwise the old one does. Exit code 2: it was refused, or no gateway runs
+    with this file. Exit code 1: workers could not start with it and went back, or there is no result in time.
+    """
+
+    def work() -> int:
+        from fastgw.cli import reload_request
+
+        done = reload_request.reload(config, pid, timeout)
+        print(f"{config}: reloaded by the gateway with pid {done.pid} in {done.took_s:.1f} s")
+        return 0
+
+    _finish(work)
+
+
+@app.command()
+def check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Ask Kafka, too: are the topics there, with enough partitions, rights and replicas?"
+        ),
+    ] = False,
+) -> None:
+    """Check a configuration without starting anything.
+
+    Exit code 0: it can be started (there may be warnings). Exit code 2: it cannot; stderr says why.
+    """
+
+    def work() -> int:
+        from fastgw import config as configuration
+        from fastgw.kafka import topics
+
+        settings = configuration.load(config)
+        topics.check_client(settings)
+        print(_summary(settings))
+        return _report(topics.examine(settings)) if live else 0
+
+    _finish(work)
+
+
+def _summary(config: Config) -> str:
+    gateway, routes = config.gateway, len(config.routes)
+    listens = ", ".join(listen.bind for listen in gateway.listens)
+    counted = "1 route" if routes == 1 else f"{routes} routes"
+    workers = "1 worker" if gateway.workers == 1 else f"{gateway.workers} workers"
+    return f"{config.source}: {counted}, {workers} on {listens}, replies on topic {gateway.response_topic}"
+
+
+def _report(findings: Findings) -> int:
+    """Print what was found; the exit code."""
+    _print_table(findings)
+    if not findings.facts.has_admin:
+        print("This broker has no admin API: rights, replicas and settings were not checked.")
+    for finding in findings.warnings:
+        print(f"warning: {finding}")
+    for finding in findings.errors:
+        print(f"fastgw: {finding}", file=sys.stderr)
+    return StartError.exit_code if findings.errors else 0
+
+
+def _print_table(findings: Findings) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("topic", "partitions", "replicas", "min.insync", box=None, pad_edge=False)
+    for name, topic in findings.facts.topics.items():
+        least = (topic.settings or {}).get("min.insync.replicas", "-")
+        partitions = str(topic.partitions) if topic.partitions else "missing"
+        table.add_row(name, partitions, str(topic.replicas or "-"), least)
+    # A pipe has no width, and 80 for rich: nothing is wrapped there.
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
+
+
+@app.command()
+def doctor(
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look at a live installation, and say what to do about each thing that is wrong or unwise.
+
+    Asks Kafka, this machine and, on its admin port, the gateway that runs here. Changes nothing.
+
+    Exit code 0: in order, or warnings only. Exit code 1: something keeps it from working. Exit code 2: the
+    configuration is wrong.
+    """
+
+    def work() -> int:
+        from fastgw import config as configuration
+        from fastgw.doctor import doctor as examination
+
+        findings = examination.examine(configuration.load(config))
+        if as_json:
+            print(json.dumps([finding._asdict() for finding in findings], indent=2, ensure_ascii=False))
+        else:
+            examination.print_table(findings)
+        return examination.exit_code(findings)
+
+    _finish(work)
+
+
+@app.command()
+def topics(
+    config: ConfigPath = DEFAULT_CONFIG,
+    partitions: Annotated[int, typer.Option(min=1, max=4096, help="Partitions of a new request topic.")] = 4,
+    response_partitions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Partitions of the response topic. [default: 4 for each worker, a power of two]"
+        ),
+    ] = None,
+    replication: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Copies of each new topic. [default: 3, or as many as brokers]")
+    ] = None,
+) -> None:
+    """Create the topics that a configuration needs.
+
+    Topics that exist are left as they are, but for a response topic with fewer partitions than workers: it gets more.
+    The response topic keeps replies for an hour.
+    """
+
+    def work() -> int:
+        from fastgw import config as configuration
+        from fastgw.kafka import topics as kafka_topics
+
+        settings = configuration.load(config)
+        kafka_topics.create(
+            settings,
+            partitions=partitions,
+            response_partitions=response_partitions,
+            replication=replication,
+            progress=lambda step: print(step, flush=True),
+        )
+        for warning in kafka_topics.check(settings):
+            print(f"warning: {warning}")
+        return 0
+
+    _finish(work)
+
+
+@app.command()
+def demo(
+    listen: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1:8080",
+    admin: Annotated[str, typer.Option(help="Where health, metrics and status are.")] = "127.0.0.1:9100",
+    workers: Annotated[int, typer.Option(min=1, max=128, help="Worker processes of the gateway.")] = 2,
+) -> None:
+    """Start everything: embedded broker, three small services, gateway.
+
+    It prints requests to try and runs until Ctrl-C.
+    """
+
+    def work() -> int:
+        from fastgw.demo import demo
+
+        return demo.run(listen=listen, admin=admin, workers=workers)
+
+    _finish(work)
+
+
+@app.command()
+def broker(
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="TOPIC:PARTITIONS", help="Topics to create, such as orders:4.")
+    ] = None,
+    brokers: Annotated[int, typer.Option(min=1, max=16, help="How many brokers the cluster shows.")] = 1,
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where the first broker listens, the others on the ports after it."),
+    ] = "",
+    advertise: Annotated[
+        str, typer.Option(metavar="HOST", help="Where clients find the brokers, when that is another host.")
+    ] = "",
+) -> None:
+    """Run the embedded broker alone, for trying things out.
+
+    Without --listen it takes ports of 127.0.0.1 that are free. It prints its address and runs until Ctrl-C. It keeps
+    nothing on disk; topics that are not named come into being when first used, with 4 partitions.
+    """
+
+    def work() -> int:
+        from fastgw.demo import broker
+
+        try:
+            parsed = [broker.parse_topic(topic) for topic in topics or ()]
+            return broker.run(parsed, brokers=brokers, listen=listen, advertise=advertise)
+        except broker.BrokerError as error:
+            raise StartError(str(error)) from None
+
+    _finish(work)
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference for people instead.")] = False,
+) -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+
+    def work() -> int:
+        from fastgw import config as configuration
+
+        if markdown:
+            print(configuration.markdown_reference(), end="")
+        else:
+            print(json.dumps(configuration.json_schema(), indent=2, ensure_ascii=False))
+        return 0
+
+    _finish(work)

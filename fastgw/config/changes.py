@@ -1,0 +1,48 @@
+"""A running gateway and a new configuration: what a reload may not change, and what stays the same over one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fastgw.config import ROUTES_MAX, Admin, Cluster, Config, Gateway, Listen
+from fastgw.config.kinds import fields_of
+
+
+def restart_only_changes(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a reload cannot change, in the order of the reference."""
+    changed = []
+    for name, section in (("gateway", Gateway), ("cluster", Cluster), ("admin", Admin)):
+        before, after = getattr(old, name), getattr(new, name)
+        for field in fields_of(section):
+            if field.setting.restart and _fixed(getattr(before, field.name)) != _fixed(getattr(after, field.name)):
+                changed.append(f"{name}.{field.key}")
+    return changed
+
+
+def _fixed(value: Any) -> Any:
+    """What of a value is bound to the life of the supervisor: of the listeners only their addresses and files."""
+    if isinstance(value, tuple):
+        return tuple((item.bind, item.mode, item.group) if isinstance(item, Listen) else item for item in value)
+    return value
+
+
+def keep_route_numbers(old: Config, new: Config) -> Config:
+    """`new` with the route numbers of `old`, so that a route keeps its counters over a reload.
+
+    A route is the same when its name is. New ones take numbers that `old` did not use, upwards, as long as there are
+    any; the routes stay in file order, so a number is not a place in `routes`.
+    """
+    kept = {route.name: route.number for route in old.routes}
+    names = {route.name for route in new.routes}
+    used = set(kept.values())
+    start = max(used, default=-1) + 1
+    unused = [number % ROUTES_MAX for number in range(start, start + ROUTES_MAX) if number % ROUTES_MAX not in used]
+    gone = sorted(number for name, number in kept.items() if name not in names)
+    free = iter([*unused, *gone])
+    routes = [
+        msgspec.structs.replace(route, number=kept[route.name] if route.name in kept else next(free))
+        for route in new.routes
+    ]
+    return msgspec.structs.replace(new, routes=tuple(routes))

@@ -1,0 +1,55 @@
+"""The types of exchange.py for Cython, which compiles it."""
+
+cimport cython
+
+from libc.stdint cimport int64_t
+
+from fastgw._ctable cimport SlotRange, Table
+from fastgw._ids cimport IdMaker
+from fastgw.admission cimport Admission
+from fastgw.dialects.plain cimport ReplyWire, RequestWire
+from fastgw.core.arrival_rate cimport Pace
+
+
+@cython.final
+cdef class Plan:
+    cdef public int number, max_in_flight, in_flight, delivery_class, partition
+    cdef public int64_t wait_ns
+    cdef public str name, topic
+    cdef public RequestWire wire
+    cdef public ReplyWire reply_wire
+    cdef public object learner, spread, key_of, compressor
+
+
+@cython.final
+cdef class Exchange:
+    cdef Table _table
+    cdef SlotRange _slots
+    cdef int _process
+    cdef int64_t _first_slot
+    cdef list _waiting
+    cdef dict _plans
+    cdef IdMaker _ids
+    cdef Pace _pace
+    cdef object _send, _withdraw, _journal, _notes, _closed_by, _closed_why
+    cdef int _partition_count, _own, _shared_left
+    cdef public int home
+    cdef public int64_t epoch_offset_ns
+
+    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t, company=int)
+    cpdef int64_t open(self, Admission admission, bytes body, answer, int64_t now_ns)
+
+    @cython.locals(plan=Plan)
+    cpdef reserve(self, Admission admission)
+    cpdef resolve(self, cid, reply, int64_t now_ns)
+    cdef _leave(self, Plan plan)
+    cdef tuple _take(self, int64_t token)
+    cdef _end(self, int64_t token, ending, detail, bint is_heard=*)
+    cdef _give_up(self, int64_t token, why)
+    cdef bint _is_withdrawn(self, int64_t token) except -1
+    cdef _learn(self, Plan plan, bytes raw, cid, partition, int64_t ack_to_reply_ns)
+    cdef tuple _failed(self, Plan plan, ending, detail, bytes raw)
+    cdef _note(self, head, route_number, bytes_in)
+    cdef _tell(self, str route, bytes raw, answer, tuple told, ending, kept, times)
+    cdef _say(self, str route, bytes raw, answer, tuple told, ending, kept, times)
+    cdef tuple _dressed(self, kept, tuple told, str route)

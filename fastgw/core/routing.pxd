@@ -1,0 +1,21 @@
+"""The types of routing.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw.admission cimport Admission
+from fastgw.forwarding cimport Forwarding
+from fastgw.messages cimport Head
+
+
+@cython.final
+cdef class Intake:
+    cdef object _limits, _hosts, _root
+    cdef Forwarding _forwarding
+    cdef set _served_hosts, _methods
+    cdef dict _static
+
+    # Not `body_bytes`: HTTP/2 may declare more than 63 bits hold, which is for the limit to refuse.
+    @cython.locals(target_bytes=Py_ssize_t)
+    cpdef admit(self, Head head)
+    cdef _check_host(self, Head head)
+    cdef _options_of_all(self)

@@ -1,0 +1,1 @@
+"""The embedded broker and the demo with its services."""

@@ -1,0 +1,342 @@
+"""Messages <-> Kafka records, in the `plain` dialect (design section 9): header names and encodings, nothing else.
+
+Everything is ASCII text, but for values of HTTP headers: those are the bytes that came. A path and its parameters are
+percent-encoded (RFC 3986, section 2.1) on the record: a record header must not depend on anybody's idea of a charset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import orjson
+
+from fastgw import errors, forwarding, ids
+from fastgw.messages import Head, HeaderList, Headers, Reply
+from fastgw.request_path import on_record
+
+CORRELATION_ID = "correlation_id"
+REPLY_TO = "reply_to"
+REPLY_PARTITION = "reply_partition"
+DEADLINE = "deadline"
+PATH = "http_path"
+STATUS = "status"
+CONTENT_TYPE = "content-type"
+HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
+
+CLIENT_REQUEST_ID = "x-request-id"
+# How the bytes of a body are to be read (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
+_OF_BODIES = (
+    CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition", "content-range",
+    "content-digest", "repr-digest",
+)  # fmt: skip
+# These travel with a request's body, and so does the trace.
+FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
+
+# What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
+_ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
+
+# Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
+HOP_BY_HOP = frozenset(
+    {
+        "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade", "x-request-id",
+    }
+)  # fmt: skip
+
+# These travel with a reply's body, and so do its validators. All other headers of a reply its route lets through.
+REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
+_LISTS = frozenset({"content-encoding", "content-language", "content-digest", "repr-digest"})
+ONCE = REPRESENTATION - _LISTS  # of several lines the last one counts
+
+# Answers that end with their headers (RFC 9110, 15.3.5, 15.3.6, 15.4.5), and what says nothing without content.
+WITHOUT_CONTENT = frozenset({204, 205, 304})
+ABOUT_CONTENT = frozenset(
+    {CONTENT_TYPE, "content-encoding", "content-language", "content-disposition", "content-range", "content-digest"}
+)
+
+LINE_BYTES = 4  # of a header in HTTP/1.1, besides its name and its value
+
+# A service that sends no content-type almost always sends JSON; guessing from the bytes would be worse than a rule.
+DEFAULT_CONTENT_TYPE = "application/json"
+
+# Kinds of reply headers that a route remembers, and how large they may be: services repeat themselves or never do.
+REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
+REMEMBERED_TOGETHER_MAX = 4096  # by all routes of a worker: 10 MB, however many routes there are
+
+_FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
+# Of a client's own id: what needs no quotes in any log, and no more than a few of ours would take.
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@/+=|-]{1,128}").fullmatch
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
+
+RecordHeaders = list[tuple[str, bytes]]
+
+
+class Message(Protocol):
+    """What is asked of a record that a Kafka client hands over."""
+
+    def key(self) -> bytes | str | None: ...
+    def value(self) -> bytes | str | None: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+
+
+class RequestWire:
+    """How one route's requests look as records: what never changes is encoded once."""
+
+    def __init__(
+        self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
+    ) -> None:
+        """
+        Args:
+            reply_topic: the gateway's response topic.
+            http_route: the route's path template, as configured.
+            methods: the methods the route takes.
+            copied_headers: lower-case names of the request headers that the route lets through.
+        """
+        self._fixed: RecordHeaders = [(REPLY_TO, reply_topic.encode()), ("http_route", http_route.encode())]
+        self._methods = {method: ("http_method", method.encode()) for method in methods}
+        self._copied = [(name, name) for name in FORWARDED_ALWAYS]
+        copied = [(name, f"http_header_{name}") for name in copied_headers]
+        self._copied += [one for one in copied if not forwarding.is_about_client(one[0])]
+        self._about_client = [one for one in copied if forwarding.is_about_client(one[0])]
+        # Where a route asks for it, it goes on the record like any other header, whatever it looks like.
+        self._forwards_client_id = CLIENT_REQUEST_ID not in dict(self._copied)
+        # What the request before had is mostly what this one has: the headers of a value, and that value.
+        self._paths = {http_route: (PATH, on_record(http_route))}  # of a route without parameters: all there are
+        self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
+        self._deadline, self._deadline_header = 0, (DEADLINE, b"0")
+
+    def headers(
+        self,
+        correlation_id: bytes,
+        reply_partition: int,
+        deadline_epoch_ms: int,
+        method: str,
+        path: str,
+        query: str,
+        params: Sequence[tuple[str, str]],
+        http_headers: Head,
+    ) -> RecordHeaders:
+        """The headers of one request record."""
+        if reply_partition != self._reply_partition:
+            self._reply_partition = reply_partition
+            self._reply_partition_header = (REPLY_PARTITION, b"%d" % reply_partition)
+        if deadline_epoch_ms != self._deadline:
+            self._deadline = deadline_epoch_ms
+            self._deadline_header = (DEADLINE, b"%d" % deadline_epoch_ms)
+        client = http_headers.client or forwarding.of_peer(http_headers.peer)
+        out = [
+            (CORRELATION_ID, correlation_id),
+            self._reply_partition_header,
+            self._deadline_header,
+            self._methods[method],
+            self._paths.get(path) or (PATH, on_record(path)),
+            *self._fixed,
+            *client.record_headers,
+        ]
+        if query:
+            out.append(("http_query", query.encode("ascii", "replace")))
+        for name, value in params:
+            out.append((f"http_param_{name}", on_record(value)))
+        connection = http_headers.get("connection")
+        hops = () if connection is None or connection in _ABOUT_CONNECTION else _options(connection)
+        for name, header in self._copied:
+            found = http_headers.get(name)
+            if found is not None and name not in hops:
+                out.append((header, found.encode("latin-1")))
+        for name, header in self._about_client:
+            known = forwarding.told(name, http_headers, client)
+            if known is not None:
+                out.append((header, known.encode("latin-1")))
+        if self._forwards_client_id and CLIENT_REQUEST_ID not in hops:
+            client_id = client_request_id(http_headers)
+            if client_id:
+                out.append((f"http_header_{CLIENT_REQUEST_ID}", client_id.encode("ascii")))
+        return out
+
+
+def client_request_id(headers: Headers) -> str:
+    """The client's own X-Request-Id, as it goes onto the record and into the access log; empty: none that could."""
+    found = headers.get(CLIENT_REQUEST_ID)
+    return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
+
+
+def _options(connection: str) -> frozenset[str]:
+    """The headers that are meant for the next hop alone, and so for nobody behind it."""
+    return frozenset(option.strip(" \t").lower() for option in connection.split(","))
+
+
+def decode_reply(message: Message) -> Reply:
+    """A record of the response topic as a `Reply`; an absent correlation id is empty.
+
+    The id is the key, if that is one (`ids.find`); else the first `correlation_id` header that is. The key comes first
+    because services copy headers along from elsewhere, but a key that is an id of ours was chosen for this reply.
+    """
+    headers: RecordHeaders = []
+    key = _bytes(message.key())
+    correlation_id = ids.find(key)
+    unreadable = b""
+    for name, value in message.headers() or ():
+        if name.lower() != CORRELATION_ID:
+            headers.append((name, value or b""))
+        elif correlation_id is None and value:
+            correlation_id = ids.find(value)
+            unreadable = unreadable or value
+    if correlation_id is None:  # what was meant to be one; to be counted
+        correlation_id = unreadable or key
+    return Reply(correlation_id, message.partition(), message.offset(), headers, _bytes(message.value()))
+
+
+def _bytes(field: bytes | str | None) -> bytes:
+    return field.encode() if isinstance(field, str) else field or b""
+
+
+def has_hopped(reply: Reply) -> bool:
+    """Whether another node has sent the reply on to its home partition already."""
+    return any(name == HOPS for name, _ in reply.headers)
+
+
+class BadReply(ValueError):
+    """The reply cannot become an HTTP answer; the text says what was expected and what was got."""
+
+
+_OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
+
+_Made = tuple[int, HeaderList, bool]  # status, headers, whether the answer has content
+
+
+class Memory:
+    """How many kinds of reply headers the routes of a worker remember together; used by one thread."""
+
+    def __init__(self) -> None:
+        self.kinds = 0
+
+
+class ReplyWire:
+    """What one route's replies become in HTTP. The same headers become the same answer, made once.
+
+    The README has the rules, "What a reply may look like"; tests/gateway/test_odd_replies.py has them as a table.
+    """
+
+    def __init__(
+        self,
+        allowed: Iterable[str],
+        max_body_bytes: int,
+        max_header_bytes: int = 16 << 10,
+        memory: Memory | None = None,
+    ) -> None:
+        """
+        Args:
+            allowed: lower-case names of the reply headers that the route lets through besides REPRESENTATION.
+            max_body_bytes: of a reply; a larger one is no answer.
+            max_header_bytes: of the headers that an answer takes over from its reply, as HTTP/1.1 writes them.
+            memory: shared with the other routes.
+        """
+        self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+        self._memory = memory or Memory()
+        self._allowed = frozenset(allowed) - HOP_BY_HOP
+        self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
+        self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
+        self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # of replies without value
+
+    @property
+    def remembered(self) -> int:
+        """Kinds of reply headers whose answer is known; at most REMEMBERED_MAX."""
+        return len(self._made) + len(self._made_of_nothing)
+
+    def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
+        """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.
+
+        Raises:
+            BadReply: an illegal status (a front would abort on it), a value that could inject a header, or headers or
+                a body above their limit.
+        """
+        if len(reply.value) > self._max_body_bytes:
+            raise BadReply(f"expected a reply of at most {self._max_body_bytes} bytes, got {len(reply.value)}")
+        key = tuple(reply.headers)
+        made = self._made.get(key) if reply.value else self._made_of_nothing.get(key)
+        if made is None:
+            made = self._make(reply)
+            self._remember(self._made if reply.value else self._made_of_nothing, key, made)
+        status, headers, has_content = made
+        if self._shows_id:
+            headers = [*headers, (CORRELATION_ID, _field_value(CORRELATION_ID, reply.correlation_id))]
+        return status, headers, reply.value if has_content else b""
+
+    def _make(self, reply: Reply) -> _Made:
+        status = 200
+        once: dict[str, str] = {}
+        told: HeaderList = []
+        for cased_name, raw in reply.headers:
+            name = cased_name.lower()
+            value = _read(name, raw)
+            if not value:
+                continue
+            if name == STATUS:
+                status = _status(value)
+            elif name in ONCE:
+                once[name] = _field_value(name, value)
+            elif name in REPRESENTATION or name in self._allowed:
+                if not _TOKEN(name):
+                    raise BadReply(f"reply header name {name!r} is not a token (RFC 9110, 5.1)")
+                told.append((name, _field_value(name, value)))
+        has_content = status not in WITHOUT_CONTENT
+        if reply.value and has_content:
+            once.setdefault(CONTENT_TYPE, DEFAULT_CONTENT_TYPE)
+        told += once.items()
+        if not has_content:
+            told = [header for header in told if header[0] not in ABOUT_CONTENT]
+        self._check_size(told)
+        return status, [_OUTCOME, *told], has_content
+
+    def _check_size(self, headers: HeaderList) -> None:
+        size = sum(len(name) + len(value) + LINE_BYTES for name, value in headers)
+        if size > self._max_header_bytes:
+            most = f"{self._max_header_bytes} bytes (limits.max_reply_headers)"
+            raise BadReply(f"expected reply headers of at most {most}, got {size}")
+
+    def _remember(
+        self, known: dict[tuple[tuple[str, bytes], ...], _Made], key: tuple[tuple[str, bytes], ...], made: _Made
+    ) -> None:
+        if sum(len(name) + len(value) for name, value in key) > REMEMBERED_BYTES_MAX:
+            return
+        if self.remembered >= REMEMBERED_MAX or self._memory.kinds >= REMEMBERED_TOGETHER_MAX:
+            self._memory.kinds -= self.remembered
+            self._made.clear()
+            self._made_of_nothing.clear()
+        known[key] = made
+        self._memory.kinds += 1
+
+
+def _read(name: str, value: bytes) -> bytes:
+    """A header's value without what is not part of it: space around it, and JSON quotes where it can have none.
+
+    Some clients put quotes around every header (Spring's, with `encodeStrings`). A header that the gateway only passes
+    on may need its own; so does an entity tag (RFC 9110, 8.8.3), which in JSON is quoted twice.
+    """
+    value = value.strip(b" \t")
+    if not value.startswith(b'"') or (name != STATUS and name not in REPRESENTATION):
+        return value
+    try:
+        text = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+    inner: bytes = text.strip(" \t").encode()
+    return value if name == "etag" and not inner.endswith(b'"') else inner
+
+
+def _status(value: bytes) -> int:
+    if len(value) == 3 and value.isdigit() and b"200" <= value <= b"599":
+        return int(value)
+    raise BadReply(f"reply header 'status' must be 200 to 599 as ASCII digits, got {value[:20]!r}")
+
+
+def _field_value(name: str, value: bytes) -> str:
+    """The value as HTTP has it, without space around it; one character is one byte."""
+    if not _FIELD_VALUE(value):
+        raise BadReply(f"reply header {name!r} has bytes that HTTP does not allow in a field value: {value[:40]!r}")
+    return value.strip(b" \t").decode("latin-1")

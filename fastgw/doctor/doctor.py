@@ -1,0 +1,375 @@
+"""`fastgw doctor`: looks at a live installation and says what to do about each thing that is wrong or unwise.
+
+Looking and judging are two steps, as in `topics`: `examine` brings home what Kafka, the machine and the running gateway
+show; the judges are pure functions from that to findings, one for each question. A finding is a row of the table that
+is printed; what is in order is a row as well, so that one sees what was looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from fastgw import __version__
+from fastgw.config import ACCEPT_BACKLOG, Config
+from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
+from fastgw.doctor.kafka import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Survey, Traffic, survey
+from fastgw.errors import StartError
+from fastgw.kafka import link
+from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, BrokersUnreachable, Met, Topic
+
+Level = Literal["ok", "warning", "error"]
+
+GUIDE = "deploy/sysctl.d/90-fastgw.conf"
+RETENTION_MAX_MS = 24 * RESPONSE_RETENTION_MS
+BATCH_BYTES = 1_000_000  # librdkafka's batch.size
+CLOCK_WARNING_MS, CLOCK_ERROR_MS = 500, 5000  # deadlines travel as times of day
+# Of the descriptors of a worker: Kafka connections, links to siblings, listening sockets, what libraries open.
+OWN_FILES = 512
+MISROUTED_MAX, LATE_MAX = 0.2, 0.02  # share of all replies; each misrouted one takes a detour
+JUDGED_FROM = 100  # replies: of fewer, a share says nothing
+
+
+class Finding(NamedTuple):
+    """One row: what was looked at, how it is, and what to do about it."""
+
+    level: Level
+    check: str
+    found: str
+    advice: str = ""
+
+
+def examine(config: Config, watch_s: float = WATCH_S) -> list[Finding]:
+    """Everything that can be said about an installation; takes `watch_s` seconds and some for asking.
+
+    Raises:
+        ConfigError: librdkafka refuses [kafka.client].
+    """
+    node = look_at_node(config.admin.listen) if config.admin.listen else None
+    try:
+        kafka: list[Finding] = list(judge_kafka(config, survey(config, watch_s)))
+    except BrokersUnreachable as error:
+        kafka = [Finding("error", "brokers", str(error))]
+    except StartError as error:
+        kafka = [Finding("error", "brokers", str(error), "start it, or correct kafka.bootstrap or [kafka.client]")]
+    files, measured = open_files(node.worker_pids if node else ())
+    return [*kafka, *judge_host(config, look_at_host(), files, measured), *judge_node(config, node)]
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """0: nothing worse than a warning."""
+    return int(any(finding.level == "error" for finding in findings))
+
+
+# --- Kafka -----------------------------------------------------------------------------------------------------------
+
+
+def judge_kafka(config: Config, seen: Survey) -> Iterator[Finding]:
+    """All that the cluster shows."""
+    facts = seen.findings.facts
+    response = facts.topics[config.gateway.response_topic]
+    yield judge_brokers(seen.brokers)
+    yield from judge_meetings(facts.met)
+    for known in seen.findings.found:
+        if not known.about.startswith("topic "):
+            yield Finding(known.level, known.about, known.text, known.advice)
+    yield from _judge_topics(config, seen)
+    if facts.has_admin:
+        yield judge_rights(facts.topics.values())
+    if config.cluster.mode == "group":
+        yield judge_group(config, seen.group, response.partitions)
+    yield from judge_traffic(seen.traffic)
+
+
+def judge_brokers(brokers: Iterable[Broker]) -> Finding:
+    """Number and releases."""
+    brokers = list(brokers)
+    releases = sorted({broker.release for broker in brokers})
+    count = "1 broker" if len(brokers) == 1 else f"{len(brokers)} brokers"
+    if releases == [EMBEDDED]:
+        return Finding("warning", "brokers", f"{count}, embedded", "for demo and tests only: it keeps nothing on disk")
+    if "" in releases:
+        old = ", ".join(broker.address for broker in brokers if not broker.release)
+        return Finding("error", "brokers", f"{count}, older than Kafka 3.0: {old}", "upgrade them to Kafka 3 or 4")
+    if UNKNOWN in releases:
+        unasked = ", ".join(broker.address for broker in brokers if broker.release == UNKNOWN)
+        return Finding("warning", "brokers", f"{count}, of unknown release: {unasked}", "fastgw needs Kafka 3 or 4")
+    if len(releases) > 1:
+        found = ", ".join(f"{broker.address} {broker.release}" for broker in brokers)
+        return Finding("warning", "brokers", f"{count} of several releases: {found}", "finish the upgrade")
+    if len(brokers) == 1:
+        advice = "while it is down every request fails; three brokers keep two copies when one is away"
+        return Finding("warning", "brokers", f"{count}, Kafka {releases[0]} or later", advice)
+    return Finding("ok", "brokers", f"{count}, Kafka {', '.join(releases)} or later")
+
+
+def judge_meetings(met: Met) -> Iterator[Finding]:
+    """What the brokers said for themselves; those that cannot be reached are findings of their own."""
+    if met.creates_topics:
+        found = "brokers create topics on demand (auto.create.topics.enable = true)"
+        advice = (
+            "a service that asks for a topic too soon, or after its end, makes it with the wrong number of partitions: "
+            "set it to false, and let `fastgw topics` create topics"
+        )
+        yield Finding("warning", "topics", found, advice)
+
+
+def _judge_topics(config: Config, seen: Survey) -> Iterator[Finding]:
+    for name, topic in seen.findings.facts.topics.items():
+        found = [
+            Finding(known.level, f"topic {name}", known.text, known.advice)
+            for known in seen.findings.found
+            if known.about == f"topic {name}"
+        ]
+        if topic.partitions:
+            found += judge_copies(topic, len(seen.brokers))
+            is_response = name == config.gateway.response_topic
+            found += judge_retention(topic) if is_response else judge_size(config, topic)
+        yield from found or [Finding("ok", f"topic {name}", _described(topic))]
+
+
+def _described(topic: Topic) -> str:
+    replicas = "" if topic.replicas is None else f", {topic.replicas} replicas"
+    least = (topic.settings or {}).get("min.insync.replicas")
+    return f"{topic.partitions} partitions{replicas}" + (f", {least} of them in sync at least" if least else "")
+
+
+def judge_copies(topic: Topic, brokers: int) -> Iterator[Finding]:
+    """Whether "recorded" survives the loss of a broker. With one broker there is nothing to say."""
+    check = f"topic {topic.name}"
+    if topic.replicas is None or brokers < 2:
+        return
+    if topic.replicas == 1:
+        advice = "a lost broker takes its records along: use 3 replicas (kafka-reassign-partitions)"
+        yield Finding("warning", check, "1 replica", advice)
+    elif (topic.settings or {}).get("min.insync.replicas") == "1":
+        advice = (
+            f"what one broker alone has confirmed can be lost with it: {_alter(topic.name, 'min.insync.replicas=2')}"
+        )
+        yield Finding("warning", check, "min.insync.replicas = 1", advice)
+
+
+def judge_retention(topic: Topic) -> Iterator[Finding]:
+    """Replies are not an archive, and they hold what the services said to somebody."""
+    kept_ms = (topic.settings or {}).get("retention.ms")
+    if kept_ms is None:
+        return
+    if int(kept_ms) < 0 or int(kept_ms) > RETENTION_MAX_MS:
+        kept = "for ever" if int(kept_ms) < 0 else f"for {int(kept_ms) / 3_600_000:g} hours"
+        advice = f"an hour is enough: {_alter(topic.name, f'retention.ms={RESPONSE_RETENTION_MS}')}"
+        yield Finding("warning", f"topic {topic.name}", f"replies are kept {kept}", advice)
+
+
+def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
+    """Whether a request of the largest allowed size fits into a record."""
+    taken = (topic.settings or {}).get("max.message.bytes")
+    routes = [route for route in config.routes if route.topic == topic.name]
+    needed = link.record_bytes(config.limits, routes)
+    if taken is None:
+        return
+    batch = int(config.kafka.client.get("batch.size", BATCH_BYTES))
+    if int(taken) < batch:
+        # The broker's limit is one of batches. librdkafka does not split what was refused: every record of it fails.
+        found = (
+            f"takes batches of {int(taken)} bytes; the gateway sends up to {batch}, and small requests fail together"
+        )
+        advice = (
+            f'set "batch.size" = {int(taken)} in [kafka.client]; or {_alter(topic.name, f"max.message.bytes={batch}")}'
+        )
+        yield Finding("warning", f"topic {topic.name}", found, advice)
+    if int(taken) >= needed:
+        return
+    # Near its limit a body is refused only after it has been read.
+    largest = max(route.max_body_bytes for route in routes)
+    found = f"takes records of {int(taken)} bytes; with a body of {largest} bytes one can have {needed}"
+    lower = largest - (needed - min(int(taken), BROKER_RECORD_BYTES))
+    advice = f"{_alter(topic.name, f'max.message.bytes={needed}')}; or set limits.max_body to {max(0, lower)}"
+    yield Finding("warning", f"topic {topic.name}", found, advice)
+
+
+def _alter(topic: str, setting: str) -> str:
+    return f"kafka-configs --alter --topic {topic} --add-config {setting}"
+
+
+def judge_rights(described: Iterable[Topic]) -> Finding:
+    """What the broker says about our rights; those that are missing are findings of their topics."""
+    unknown = [topic.name for topic in described if topic.partitions and topic.operations is None]
+    if unknown:
+        advice = "grant DESCRIBE on them; whether it may READ and WRITE shows at the first request"
+        return Finding("warning", "rights", f"the broker does not say what is allowed on {', '.join(unknown)}", advice)
+    return Finding("ok", "rights", "asked for every topic")
+
+
+def judge_group(config: Config, group: Group | None, partitions: int) -> Finding:
+    """Partitions against the nodes that are there now."""
+    workers, name = config.gateway.workers, config.cluster.group_id or config.gateway.name
+    if group is None:
+        return Finding("warning", "group", f"the broker tells nothing about group {name}", f"grant DESCRIBE on {name}")
+    if group.may_read is False:
+        return Finding("error", "group", f"expected the right to READ group {name}, got none", "grant it")
+    needed = group.nodes * workers
+    found = f"{group.nodes} nodes of {workers} workers for {partitions} partitions"
+    if needed > partitions:
+        advice = f"workers without a partition serve nothing: fastgw topics --response-partitions {4 * needed}"
+        return Finding("error", "group", found, advice)
+    return Finding("ok", "group", found)
+
+
+def judge_traffic(traffic: Traffic | None) -> Iterator[Finding]:
+    """The response topic as it was seen, and what its times say about the clocks."""
+    if traffic is None:
+        return
+    check = "response topic"
+    if not traffic.records:
+        advice = "a gateway that runs sends itself a canary every second"
+        yield Finding("warning", check, f"nothing came in {traffic.watched_s:g} s", advice)
+        return
+    yield Finding("ok", check, f"{traffic.records / traffic.watched_s:.0f} records a second")
+    yield judge_clock(traffic)
+
+
+def judge_clock(traffic: Traffic) -> Finding:
+    """A record cannot be younger than 0 ms; how long it really took is small against what is judged here."""
+    whose = "the broker's clock" if traffic.by_broker else "the clocks of those who write replies"
+    off_ms = -traffic.youngest_ms if traffic.youngest_ms < -CLOCK_WARNING_MS else traffic.oldest_ms
+    if abs(off_ms) <= CLOCK_WARNING_MS:
+        return Finding("ok", "clock", f"within {CLOCK_WARNING_MS} ms of {whose}")
+    direction = "behind" if traffic.youngest_ms < -CLOCK_WARNING_MS else "ahead of"
+    found = f"{abs(off_ms) / 1000:.1f} s {direction} {whose}"
+    advice = "services drop what is past its deadline, by their own clock: run chrony or systemd-timesyncd everywhere"
+    return Finding("error" if abs(off_ms) >= CLOCK_ERROR_MS else "warning", "clock", found, advice)
+
+
+# --- this machine ----------------------------------------------------------------------------------------------------
+
+
+def judge_host(config: Config, host: Host, files: int, measured: bool) -> Iterator[Finding]:
+    """Limits and kernel settings; `measured`: `files` is of a worker that runs."""
+    yield judge_files(config, files, measured)
+    yield judge_queue(host.somaxconn)
+    yield judge_migration(host.tcp_migrate_req)
+    yield judge_workers(config.gateway.workers, host.cores)
+
+
+def judge_files(config: Config, files: int, measured: bool) -> Finding:
+    """Descriptors of a worker against its connections."""
+    # The limit is that of a listening address, of which localhost is two; all of them are in one process.
+    addresses = sum(2 if listen.bind.lower().startswith("localhost:") else 1 for listen in config.gateway.listens)
+    needed = config.limits.max_connections * addresses + OWN_FILES
+    whose = "a running worker" if measured else "a gateway started from here"
+    found = f"{'without limit' if files >= 1 << 62 else files} for {whose}, needed are {needed}"
+    if files < needed:
+        advice = f"LimitNOFILE={needed} in the unit (ulimit -n), or a lower limits.max_connections"
+        return Finding("error", "open files", found, advice)
+    return Finding("ok", "open files", found)
+
+
+def judge_queue(somaxconn: int | None) -> Finding:
+    if somaxconn is not None and somaxconn < ACCEPT_BACKLOG:
+        advice = f"sysctl -w net.core.somaxconn=4096 ({GUIDE})"
+        found = f"net.core.somaxconn = {somaxconn}, each worker asks for {ACCEPT_BACKLOG}"
+        return Finding("warning", "accept queue", found, advice)
+    return Finding("ok", "accept queue", f"{ACCEPT_BACKLOG} connections may wait for each worker")
+
+
+def judge_migration(tcp_migrate_req: int | None) -> Finding:
+    if tcp_migrate_req == 1:
+        return Finding("ok", "stopping", "connections in a closed queue move on (net.ipv4.tcp_migrate_req = 1)")
+    if tcp_migrate_req is None:
+        found, advice = "this kernel has no net.ipv4.tcp_migrate_req", "it came with Linux 5.14"
+    else:
+        found, advice = "net.ipv4.tcp_migrate_req = 0", f"sysctl -w net.ipv4.tcp_migrate_req=1 ({GUIDE})"
+    return Finding("warning", "stopping", found, f"{advice}: connections that wait when a worker stops are reset")
+
+
+def judge_workers(workers: int, cores: int) -> Finding:
+    found = f"{workers} workers on {cores} cores"
+    if workers > cores:
+        return Finding("warning", "workers", found, "more than one worker on a core makes each slower")
+    return Finding("ok", "workers", found)
+
+
+# --- the running gateway ---------------------------------------------------------------------------------------------
+
+
+def judge_node(config: Config, node: Node | None) -> Iterator[Finding]:
+    """What the admin port says."""
+    address = config.admin.listen
+    if node is None:
+        yield Finding("ok", "gateway", "not asked: admin.listen is empty")
+    elif node.trouble:
+        advice = "start it (fastgw run), or run this where it runs"
+        yield Finding("warning", "gateway", f"admin port {address}: {node.trouble}", advice)
+    else:
+        yield _judge_readiness(address, node)
+        yield from _judge_identity(config, node.status)
+        yield from judge_fates(node.fates)
+
+
+def _judge_readiness(address: str, node: Node) -> Finding:
+    if node.ready:
+        return Finding("ok", "gateway", f"ready, says {address}")
+    advice = "it gets no traffic as long as that is so; its log says more"
+    return Finding("error", "gateway", f"not ready: {'; '.join(node.reasons)}", advice)
+
+
+def _judge_identity(config: Config, status: Mapping[str, object]) -> Iterator[Finding]:
+    if status["name"] != config.gateway.name:
+        found = f'the one on {config.admin.listen} is "{status["name"]}", not "{config.gateway.name}"'
+        yield Finding("error", "gateway", found, "this is the configuration of another gateway, or its port is taken")
+    if status["version"] != __version__:
+        found = f"runs fastgw {status['version']}, installed is {__version__}"
+        yield Finding("warning", "gateway", found, "restart it")
+
+
+def judge_fates(fates: Mapping[str, int]) -> Iterator[Finding]:
+    """What became of the records on the response topic since the gateway was started."""
+    answered = fates.get("answered", 0)
+    replies = answered + fates.get("late", 0)
+    late, misrouted = fates.get("late", 0) / max(1, replies), fates.get("misrouted", 0) / max(1, answered)
+    if replies >= JUDGED_FROM and late > LATE_MAX:
+        advice = "the services are slower than the route's timeout: raise it, or see what they wait for"
+        yield Finding("warning", "replies", f"{late:.0%} of the replies came too late", advice)
+    if replies >= JUDGED_FROM and misrouted > MISROUTED_MAX:
+        advice = 'they take a detour: set the route\'s partitioner, or let services honour "reply_partition"'
+        yield Finding("warning", "replies", f"{misrouted:.0%} of the replies came to another worker", advice)
+    if forged := fates.get("forged", 0) + fates.get("malformed", 0):
+        advice = "something else writes to the response topic; no request was touched"
+        yield Finding("warning", "replies", f"{forged} records with an id that this gateway never gave out", advice)
+    if fates.get("rival", 0):
+        advice = "are two gateways started with the same response topic and the same [cluster] node_index?"
+        yield Finding("error", "replies", "another node claims partitions of this one", advice)
+    if dropped := fates.get("dropped", 0):
+        advice = "links between workers were full or broken; their requests expired"
+        yield Finding("warning", "replies", f"{dropped} replies were lost between workers", advice)
+    yield Finding("ok", "replies", f"{answered} requests answered so far")
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+_COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def print_table(findings: Iterable[Finding]) -> None:
+    """The findings as a table; in a pipe each is one line, however long, as grep and logs want it."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        _print_lines(list(findings))
+        return
+    table = Table("", "check", Column("found, and what to do", overflow="fold"), box=None, pad_edge=False)
+    for finding in findings:
+        level = Text(finding.level, _COLOURS[finding.level])
+        told = finding.found + (f"\n-> {finding.advice}" if finding.advice else "")
+        table.add_row(level, Text(finding.check), Text(told))
+    console.print(table)
+
+
+def _print_lines(findings: Sequence[Finding]) -> None:
+    width = max((len(finding.check) for finding in findings), default=0)
+    for finding in findings:
+        told = finding.found + (f" -> {finding.advice}" if finding.advice else "")
+        print(f"{finding.level:<7}  {finding.check:<{width}}  {' '.join(told.split())}")

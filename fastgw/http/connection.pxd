@@ -1,0 +1,32 @@
+"""The types of connection.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw.http._http1 cimport MessageEnd, RequestHead, scan, whole_answer
+from fastgw.admission cimport Admission
+
+cdef int _CARRIAGE_RETURN, _HEAD, _BODY, _WAITING, _STALLED, _ENDED
+
+
+@cython.final
+cdef class Connection:
+    cdef object _front, _door, _answer, _transport, _write, _feed, _watch, _partial, _peer
+    cdef Admission _admission
+    cdef dict _heads_made
+    cdef MessageEnd _message
+    cdef int _state
+    cdef double _quiet_since
+    cdef bytes _unread, _tail
+    cdef bytearray _body
+    cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
+    cdef Py_ssize_t _left, _wire_bytes, _held_bytes
+    cdef object _token
+
+    @cython.locals(at=Py_ssize_t)
+    cpdef data_received(self, bytes data)
+
+    @cython.locals(head=RequestHead, head_end=Py_ssize_t, end=Py_ssize_t, left=Py_ssize_t, message=MessageEnd)
+    cdef Py_ssize_t _take_head(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(head=bytes)
+    cpdef _take_answer(self, int status, list headers, bytes body, bytes request_id)

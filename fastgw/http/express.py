@@ -1,0 +1,234 @@
+"""The express front: plain HTTP/1.1 on the loop itself. A request is read, produced and answered on one thread.
+
+`connection` has what happens on a connection; here are the listening socket, the limit of connections, the one
+sweep for all deadlines, and the end: drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from fastgw.admission import Door
+from fastgw.config import ACCEPT_BACKLOG, Limits, Listen
+from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
+from fastgw.http.connection import Connection
+from fastgw.http.deadlines import SWEEP_S, Deadlines
+from fastgw.http.heads import SMALL_HEAD_BYTES, AnswerHeads
+from fastgw.http.proxied_connection import ProxiedConnection
+from fastgw.http.slow_clients import ROUND_PERIOD_MAX_S, SlowClients, Standing, Timeouts
+from fastgw.messages import Cut
+
+LINGER_S = 2.0  # how long a client that still sends may take to read the answer that ends its connection
+QUIET_AT_ONCE = 64  # connections that are ended in one turn of the loop for having been quiet; half a millisecond
+REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those beyond are cut
+
+
+class ExpressFront:
+    """One listening socket; the loop it is made on is the one that everything happens on."""
+
+    def __init__(
+        self, fd: int, listen: Listen, limits: Limits, door: Door, forwarding: Forwarding = NOBODY_IS_TRUSTED
+    ) -> None:
+        """
+        Args:
+            fd: a listening socket; it stays the caller's. TLS and HTTP/2 are not spoken here.
+            forwarding: knows who may send PROXY protocol headers.
+        """
+        assert not listen.tls_cert, "TLS is the other front's"
+        assert listen.http != "2", "HTTP/2 is the other front's"
+        self.door = door
+        self.limits = limits
+        self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
+        self.call_soon: Callable[..., object] = self._loop.call_soon
+        self.answer_heads = AnswerHeads()
+        self.draining = False
+        self.now = self.clock()  # of the last sweep
+        # The request line may be as long as a target of the largest size with every byte percent-encoded.
+        self.line_bytes_max = 3 * limits.max_target_bytes + 64
+        self.small_head_bytes = min(self.line_bytes_max, limits.max_header_bytes, SMALL_HEAD_BYTES)
+        self.heads_due = Deadlines(limits.header_timeout_ns / 1e9, self._head_is_late)
+        self.bodies_due = Deadlines(limits.body_timeout_ns / 1e9, Connection.body_is_late)
+        self.writes_due = Deadlines(limits.write_timeout_ns / 1e9, self._reader_is_late)
+        self.lingers_due = Deadlines(LINGER_S, Connection.cut)
+        self.idle_timeout_s = limits.idle_timeout_ns / 1e9
+        self._idle_looks = Deadlines(self.idle_timeout_s / 4, self._look_at_idle)
+        self.deaf: set[Connection] = set()  # not read from: they have sent too far ahead
+        self._connections: set[Connection] = set()
+        self._quiet: dict[Connection, Cut] = {}  # for too long, this sweep has found, and why they go
+        self._new_connection: Any = partial(Connection, self)
+        if listen.proxy_protocol:
+            self._new_connection = partial(ProxiedConnection, self, forwarding.is_trusted)
+        self._fd = fd
+        self._server: asyncio.AbstractServer | None = None
+        self._slow_clients: SlowClients | None = None
+        self._looked_at: dict[int, Connection] = {}  # in this round of `slow_clients`
+        self._is_ending = False  # no connection can come any more
+        self._ended = self._loop.create_future()
+
+    def __repr__(self) -> str:
+        return f"<ExpressFront {len(self._connections)} connections{', draining' if self.draining else ''}>"
+
+    async def start(self) -> None:
+        """Begins to accept connections."""
+        listening = socket.socket(fileno=os.dup(self._fd))
+        if listening.family == socket.AF_UNIX:
+            # The file is its maker's: a sibling goes on listening there when this server is closed.
+            unix: Any = self._loop.create_unix_server
+            self._server = await unix(
+                self._new_connection, sock=listening, backlog=ACCEPT_BACKLOG, cleanup_socket=False
+            )
+        else:
+            # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
+            timeout_s = self.limits.write_timeout_ns / 1e9
+            self._slow_clients = SlowClients(listening, Timeouts(timeout_s), self, self.door.cut)
+            self._slow_clients.start()
+            self._server = await self._loop.create_server(self._new_connection, sock=listening, backlog=ACCEPT_BACKLOG)
+        self._sweep()
+
+    def drain(self, lame_duck_s: float = 0.0) -> None:
+        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
+
+        Args:
+            lame_duck_s: how long idle connections are kept for one last request. A client that sends one at the
+                moment in which its connection is closed cannot know what became of it.
+        """
+        if self.draining:
+            return
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        self.call_soon(self._begin_to_end)  # behind what was accepted already and is about to be taken in
+        if lame_duck_s:
+            self._loop.call_later(lame_duck_s, self._close_idle)
+        else:
+            self.call_soon(self._close_idle)
+
+    async def closed(self) -> None:
+        """Returns when every connection has ended after `drain`."""
+        await asyncio.shield(self._ended)
+
+    # Called by connections.
+
+    def take_in(self, connection: Connection) -> bool:
+        """A new connection; False when there are too many."""
+        self._connections.add(connection)
+        self._idle_looks.add(connection, self.clock())
+        return len(self._connections) <= self.limits.max_connections
+
+    def is_crowded(self) -> bool:
+        """There are so many connections above the limit that the next one is not even told."""
+        return len(self._connections) > self.limits.max_connections + REFUSED_AT_ONCE_MAX
+
+    def let_go(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+        self._idle_looks.discard(connection)
+        self._quiet.pop(connection, None)
+        self._end_if_empty()
+
+    # The sweep.
+
+    def _sweep(self) -> None:
+        if self._ended.done():
+            return
+        self._loop.call_later(SWEEP_S, self._sweep)
+        self.now = self.clock()
+        self.answer_heads.set_time(time.time())
+        for deadlines in (self.heads_due, self.bodies_due, self.writes_due, self.lingers_due, self._idle_looks):
+            deadlines.expire(self.now)
+        if self._quiet:
+            self._end_quiet()
+        if self.deaf:
+            self._end_deserted()
+
+    def _look_at_idle(self, connection: Connection) -> None:
+        """Idle time is not counted request by request: each connection is looked at now and then."""
+        self._idle_looks.add(connection, self.now)
+        if connection.is_idle_since(self.now - self.idle_timeout_s):
+            self._quiet.setdefault(connection, Cut.IDLE)
+
+    def _head_is_late(self, connection: Connection) -> None:
+        if connection.is_idle:
+            self.heads_due.add(connection, self.now)  # it may turn out to have sent something
+            self._quiet[connection] = Cut.SILENT
+        else:
+            connection.head_is_late()
+
+    def _end_quiet(self) -> None:
+        """Ends some of them, and more in the next turn: to end thousands at once would keep everybody waiting.
+
+        Who has sent its request is answered: it may have been here for as long as the loop was busy.
+        """
+        some = {connection: self._quiet.pop(connection) for connection in list(islice(self._quiet, QUIET_AT_ONCE))}
+        for connection in _idle_and_unasked(some):
+            connection.leave()
+            self.door.cut(some[connection])
+        if self._quiet:
+            self.call_soon(self._end_quiet)
+
+    def _reader_is_late(self, connection: Connection) -> None:
+        self.door.cut(Cut.SLOW_READER)
+        connection.cut()
+
+    # What `slow_clients` asks.
+
+    def descriptors(self) -> Iterator[int]:
+        """Who may still be taking an answer, or be found to have taken too long: thousands of others need no look."""
+        moment = self.now - self.writes_due.timeout_s - 2 * ROUND_PERIOD_MAX_S
+        for connection in list(self._connections):
+            if connection.has_been_answered_since(moment):
+                fd = connection.fileno()
+                self._looked_at[fd] = connection
+                yield fd
+
+    def standing(self, fd: int, _connection: socket.socket) -> Standing | None:
+        connection = self._looked_at[fd]
+        return Standing(connection.is_busy, connection.quiet_since + SWEEP_S)
+
+    def round_ends(self) -> None:
+        self._looked_at.clear()
+
+    def _end_deserted(self) -> None:
+        """Who sent too far ahead is not read from; that its other end has closed has to be asked for."""
+        by_fd = {connection.fileno(): connection for connection in self.deaf}
+        for fd, _ in _polled(by_fd, select.POLLRDHUP):
+            by_fd[fd].cut()
+
+    def _close_idle(self) -> None:
+        for connection in _idle_and_unasked(self._connections):
+            connection.leave()
+
+    def _begin_to_end(self) -> None:
+        self._is_ending = True
+        self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
+        if self._is_ending and not self._connections and not self._ended.done():
+            if self._slow_clients is not None:
+                self._slow_clients.stop()
+            self._ended.set_result(None)
+
+
+def _idle_and_unasked(connections: Iterable[Connection]) -> list[Connection]:
+    """The idle ones of these, without those whose next request is here already: it is going to be answered."""
+    idle = {connection.fileno(): connection for connection in connections if connection.is_idle}
+    for fd, _ in _polled(idle, select.POLLIN):
+        del idle[fd]
+    return list(idle.values())
+
+
+def _polled(fds: Iterable[int], event: int) -> list[tuple[int, int]]:
+    poll = select.poll()
+    for fd in fds:
+        if fd >= 0:
+            poll.register(fd, event)
+    return poll.poll(0)

@@ -1,0 +1,56 @@
+"""The types of granian.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw.admission cimport Admission
+
+
+@cython.final
+cdef class _Client:
+    cdef readonly object peer
+    cdef public int open
+    cdef public double answered_s
+
+
+@cython.final
+cdef class _Headers:
+    cdef dict _lines
+    cpdef get_all(self, str key)
+    cpdef first(self, bytes name)
+    cpdef refusal(self, str version)
+
+
+@cython.final
+cdef class _Request:
+    cdef object _front
+    cdef readonly object _gone
+    cdef str _http_version
+    cdef bint _is_open
+    cdef readonly object proto
+    cdef readonly _Client client
+    cdef public object token
+    cpdef answer(self, int status, list headers, bytes body, bytes request_id)
+    cpdef _has_left(self)
+    cdef _end(self)
+
+
+@cython.final
+cdef class _Body:
+    cdef object _front
+    cdef readonly object _future
+    cdef _Request _request
+    cdef Admission _admission
+    cdef list _parts
+    cdef readonly Py_ssize_t _got_bytes
+    cdef Py_ssize_t _part_count, _held_bytes
+    cdef readonly double deadline
+    cdef bint _has_room(self, Py_ssize_t size_bytes) except -1
+    cdef _ask(self)
+    cdef bint _keep(self, bytes part) except -1
+    cdef bint _may_be_reset(self) except -1
+    cdef _ask_for_reset(self)
+    cdef bytes _joined(self)
+    cdef _complete(self, bytes body)
+    cdef _cut_short(self)
+    cdef _break_off(self, ending, str detail)
+    cdef _give_back(self)

@@ -1,0 +1,671 @@
+"""The granian front: HTTP/1.1, HTTP/2 and TLS. The only file that knows granian.
+
+granian's own threads do the I/O and the parsing. Its public way to our code is a coroutine for each request; that was
+measured at 16 and 64 connections and cost about a third of the whole gateway more than the way taken here (figures in
+bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is called for each parsed request on granian's
+Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
+
+Of granian's two interfaces ASGI's is taken: it alone shows the path as it was sent, header values as bytes, and bodies
+in parts, which can be bounded. RSGI decodes the path (`%2F` is gone then), hides a value with a byte that is not ASCII,
+and has either the whole body or parts that look complete when they are not. ASGI costs some
+microseconds a request more (bench/README.md).
+
+What granian lacks is added here: a deadline and a limit for bodies, the time that a connection may be idle beside the
+time for a head, and `slow_clients` for what its sockets would have to tell. What kills it is kept from it: a status
+outside 100-999 aborts the process, and a third stop signal blocks it. The version is pinned, because all of this is
+found out and none of it promised; tests/http/test_granian.py has one test for each behaviour that is leaned on here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from granian._granian import ASGIWorker, CallbackScheduler, SocketHolder, WorkerSignal
+from granian.http import HTTP1Settings, HTTP2Settings
+
+from fastgw import errors
+from fastgw.addresses import as_told
+from fastgw.admission import UNKNOWN, Admission, Door, Refusal
+from fastgw.config import ACCEPT_BACKLOG, Limits, Listen
+from fastgw.errors import Ending
+from fastgw.http.deadlines import SWEEP_S, Deadlines
+from fastgw.http.slow_clients import SlowClients, Standing, Timeouts, all_descriptors
+from fastgw.ids import refusal_id
+from fastgw.messages import Head, HeaderList, Peer
+
+log = structlog.get_logger("fastgw.http")
+
+HTTP1_BUFFER_BYTES_MIN = 16_384  # hyper panics below 8 KiB and refuses ordinary headers just above
+CLOSE = ("connection", "close")
+CHUNKED = ("chunked",)
+CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
+EVENT_STREAM = b"text/event-stream"  # granian begins to stream when it sees this content-type
+HTTP2_PING_MS_MAX = 15_000
+WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
+SMALL_BODY_BYTES = 16_384  # comes at once, as a rule: whether there is room for more is asked when more has come
+STOP_CHECK_S, STOP_PATIENCE_S = 0.005, 1.0  # how often, and how long, it is looked whether everybody is watched
+RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
+# Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
+SMALL_PARTS_MAX, PART_BYTES = 1024, 64
+HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
+
+
+class _Scheduler(CallbackScheduler):
+    """Calls `schedule(watcher)` for each request, on granian's Python thread, with the GIL held.
+
+    `schedule` must not raise: granian leaves the error set on its thread, and what it hands over from then on is a
+    matter of chance. It must return None: anything else is leaked.
+    """
+
+    def __init__(self, _loop: object, schedule: Any, *_: object) -> None:
+        self._schedule_fn = schedule
+
+
+class _FuturesLoop:
+    """The loop as granian's futures see it: what they call back is handed over in batches, as requests are.
+
+    Each body would wake the loop by itself otherwise. Nothing here is a task, so nothing asks whose loop this is.
+    """
+
+    def __init__(self, hand_over: Callable[[Any, Any], None]) -> None:
+        self._hand_over = hand_over
+
+    def call_soon_threadsafe(self, callback: Any, future: Any, context: object = None) -> None:  # noqa: ARG002
+        self._hand_over(callback, future)
+
+    call_soon = call_soon_threadsafe  # of futures that are done or cancelled already
+
+
+def _no_task(*_: object) -> None:
+    return None
+
+
+class _Client:
+    """One connection that has asked something, as far as its requests tell."""
+
+    def __init__(self, peer: Peer, now: float) -> None:
+        self.peer = peer
+        self.open = 0  # requests that come in or wait
+        self.answered_s = now
+
+
+class GranianFront:
+    """One listening socket served by granian; the loop it is made on is the one that everything happens on."""
+
+    def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
+        """`fd` is a listening socket; it stays the caller's."""
+        self.door = door
+        self.loop = asyncio.get_running_loop()
+        self._scheme = "https" if listen.tls_cert else "http"
+        self._body_timeout_s = limits.body_timeout_ns / 1e9
+        self._handed_over: deque[tuple[Any, Any]] = deque()  # filled by granian's threads, emptied by the loop
+        self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
+        self.reading: dict[int, _Body] = {}  # bodies on their way, oldest first
+        self.unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
+        self.half_watched: set[_Request] = set()  # asked for the end of their bodies, so that they can be watched
+        self._draining = False
+        self.stopped = False  # granian has been told to end
+        self._stop_by = 0.0
+        # hyper keeps the limit itself, by the size of its buffer, from the smallest buffer that it can have upwards.
+        self._small_max_header_bytes = (
+            limits.max_header_bytes if limits.max_header_bytes < HTTP1_BUFFER_BYTES_MIN else 0
+        )
+        self._heads: dict[tuple[object, ...], tuple[list[tuple[bytes, bytes]], bool]] = {}  # of answers
+        self._clients: dict[tuple[str, str], _Client] = {}  # by address and port
+        self._seen: set[tuple[str, str]] = set()  # of those, in this round of `slow_clients`
+        self._round_began_s = 0.0
+        self._ended = self.loop.create_future()
+        self._stop = WorkerSignal()
+        self._stop.add_cb(partial(self.loop.call_soon_threadsafe, self._on_ended))
+        self._slow_clients: SlowClients | None = None
+        with socket.socket(fileno=os.dup(fd)) as listening:
+            self._is_unix = listening.family == socket.AF_UNIX
+            if not self._is_unix:
+                timeouts = Timeouts(
+                    limits.write_timeout_ns / 1e9, limits.header_timeout_ns / 1e9, limits.idle_timeout_ns / 1e9
+                )
+                self._slow_clients = SlowClients(listening, timeouts, self, door.cut)
+        self._worker = _granian_worker(fd, self._is_unix, listen, limits)
+
+    async def start(self) -> None:
+        """Begins to accept connections."""
+        serve = self._worker.serve_mtr_uds if self._is_unix else self._worker.serve_mtr
+        # The last three are for tasks, of which there are none; granian's constructor wants them all the same.
+        futures_loop = _FuturesLoop(self._hand_over)
+        serve(_Scheduler(futures_loop, self._schedule, None, _no_task, _no_task), futures_loop, self._stop)
+        self._sweep()
+        if self._slow_clients is not None:
+            self._slow_clients.start()
+
+    def drain(self, lame_duck_s: float = 0.0) -> None:
+        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
+
+        Args:
+            lame_duck_s: how long connections are kept for one last request, and accepted: told to stop, hyper ends at
+                once all that have none.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        self._stop_by = self.loop.time() + lame_duck_s + STOP_PATIENCE_S
+        if lame_duck_s:
+            self.loop.call_later(lame_duck_s, self._begin_to_end)
+        else:
+            self._begin_to_end()
+
+    def _begin_to_end(self) -> None:
+        """Tells granian to stop, once everybody who waits is watched.
+
+        granian ends with its last connection, and whatever is asked of it at that moment is dropped by a thread without
+        the GIL, which aborts the process. So nothing is asked any more from here on that can be done without.
+        """
+        self.unwatched.expire(math.inf)
+        if self.half_watched and self.loop.time() < self._stop_by:
+            self.loop.call_later(STOP_CHECK_S, self._begin_to_end)
+        elif not self.stopped:
+            self.stopped = True
+            self._stop.set()  # once: further ones would block this thread for good
+
+    async def closed(self) -> None:
+        """Returns when every connection has ended after `drain`."""
+        await asyncio.shield(self._ended)
+
+    def _on_ended(self) -> None:
+        if self._slow_clients is not None:
+            self._slow_clients.stop()
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # What `slow_clients` asks.
+
+    def descriptors(self) -> Iterator[int]:
+        self._round_began_s = self.loop.time()
+        return all_descriptors()
+
+    def standing(self, _fd: int, connection: socket.socket) -> Standing | None:
+        try:
+            address, port = connection.getpeername()[:2]
+        except OSError:
+            return None  # it has just ended
+        key = (address.partition("%")[0], str(port))  # Python names the interface of a link-local address
+        client = self._clients.get(key)
+        if client is None:
+            return None
+        self._seen.add(key)
+        return Standing(client.open > 0, client.answered_s)
+
+    def round_ends(self) -> None:
+        """Forgets the connections that are not there any more: they were when it began, and nobody has seen them."""
+        began_s, seen = self._round_began_s, self._seen
+        gone = [
+            key
+            for key, client in self._clients.items()
+            if client.answered_s < began_s and not client.open and key not in seen
+        ]
+        for key in gone:
+            del self._clients[key]
+        self._seen = set()
+
+    # granian's threads.
+
+    def _schedule(self, watcher: Any) -> None:
+        self._hand_over(self._take_request, watcher)
+
+    def _hand_over(self, callback: Any, argument: Any) -> None:
+        self._handed_over.append((callback, argument))
+        if not self._woken:
+            self._woken = True
+            self.loop.call_soon_threadsafe(self._take_handed_over)
+
+    # The loop.
+
+    def _take_handed_over(self) -> None:
+        self._woken = False  # first: what is appended from here on brings its own wake-up
+        handed_over = self._handed_over
+        while handed_over:
+            callback, argument = handed_over.popleft()
+            try:
+                callback(argument)
+            except MemoryError:
+                raise  # ends the worker
+            except Exception:  # a defect met by one request must not take the batch with it
+                log.exception("request not handled")
+
+    def _take_request(self, watcher: Any) -> None:
+        proto = watcher.proto
+        try:
+            self._begin(watcher.scope, proto)
+        except Exception:
+            _send(proto, 500, [(b"x-request-id", refusal_id())], b"")
+            raise
+
+    def _begin(self, scope: dict[str, Any], proto: Any) -> None:
+        client = self._client_of(scope["client"])
+        headers = _Headers(scope["headers"])
+        version = scope["http_version"]
+        head = _head_of(scope, headers, version, client.peer)
+        refusal = headers.refusal(version)
+        if self._small_max_header_bytes and refusal is None:
+            refusal = self._check_header_bytes(scope["headers"])
+        verdict = refusal._replace(head=head) if refusal else self.door.admit(head)
+        request = _Request(self, proto, client, version)
+        if isinstance(verdict, Refusal):
+            self.door.refuse(verdict, request.answer)
+        elif verdict.body_bytes:
+            _Body(self, request, verdict, self.loop.time() + self._body_timeout_s)
+        else:
+            self.open(request, verdict, b"")
+
+    def _client_of(self, key: tuple[str, str]) -> _Client:
+        if self._is_unix:  # all clients are one, also those with names: they are local, and nobody watches them
+            key = ("", "0")
+        client = self._clients.get(key)
+        if client is None:
+            peer = Peer(as_told(key[0]), int(key[1]), self._scheme)
+            client = self._clients[key] = _Client(peer, self.loop.time())
+        return client
+
+    def open(self, request: _Request, admission: Admission, body: bytes) -> None:
+        """Called when a request is complete."""
+        if self._draining:
+            request.watch()  # while granian can be asked: see `_begin_to_end`
+        else:
+            self.unwatched.add(request, self.loop.time())
+        try:
+            request.token = self.door.open(admission, body, request.answer)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            log.exception("request not opened", route=admission.route_number)
+            request.answer(500, [], b"", refusal_id())
+
+    def _check_header_bytes(self, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+        header_bytes = sum(len(name) + len(value) + 4 for name, value in headers)  # `: ` and the line's end
+        if header_bytes <= self._small_max_header_bytes:
+            return None
+        expected = f"expected headers of at most {self._small_max_header_bytes} bytes together, got {header_bytes}"
+        return Refusal(errors.HEADERS_TOO_LARGE, expected)
+
+    def heads_for(self, headers: HeaderList) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """The same headers as bytes, and whether granian would begin to stream for them; made once."""
+        key = tuple(headers)
+        made = self._heads.get(key)
+        if made is None:
+            lines = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+            streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in lines)
+            made = lines, streams
+            if sum(len(name) + len(value) for name, value in lines) <= HEAD_REMEMBERED_BYTES_MAX:
+                if len(self._heads) >= HEADS_REMEMBERED_MAX:
+                    self._heads.clear()
+                self._heads[key] = made
+        return made
+
+    @property
+    def draining(self) -> bool:
+        """Answers end their connections."""
+        return self._draining
+
+    def _sweep(self) -> None:
+        if not self._ended.done():
+            self.loop.call_later(SWEEP_S, self._sweep)
+        now = self.loop.time()
+        for body in list(self.reading.values()):
+            if body.deadline > now:
+                break  # all deadlines are equally far from their start: the others are later
+            body.expire(self._body_timeout_s)
+        self.unwatched.expire(now)
+
+
+class _Body:
+    """A body on its way, part by part: it comes, it breaks off, or its deadline passes. One of them wins.
+
+    A part is charged once it has come, and the next one is asked for only after that. hyper reads no further than what
+    was asked for: so what a client sends beyond the limits stays in its hands.
+
+    A stream of HTTP/2 that its client resets with NO_ERROR or CANCEL looks like one that has ended (hyper takes both
+    for the end of the body). Where the length was declared it tells; where not, the request is asked for the end of its
+    client before it is believed: a reset is known by then.
+    """
+
+    def __init__(self, front: GranianFront, request: _Request, admission: Admission, deadline: float) -> None:
+        self._front = front
+        self._request = request
+        self._admission = admission
+        self._parts: list[bytes] = []
+        self._part_count = 0  # with empty ones
+        self._got_bytes = 0
+        self._held_bytes = 0
+        self._future: Any = None
+        self.deadline = deadline
+        front.reading[id(self)] = self
+        if admission.body_bytes <= SMALL_BODY_BYTES or self._has_room(admission.body_bytes):
+            self._ask()
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Whether there is room for that much more; refuses the request if not."""
+        memory, connection = self._front.door.bodies, self._request.connection
+        if memory.has_room(size_bytes, connection):
+            return True
+        self._break_off(errors.BODIES_FULL, memory.why_full(size_bytes, connection))
+        return False
+
+    def _ask(self) -> None:
+        future = self._future = self._request.proto.receive()
+        future.add_done_callback(self._on_part)
+
+    def _on_part(self, future: Any) -> None:
+        if self._future is not future:
+            return  # the deadline was first
+        self._future = None  # it holds this very method: a circle through Rust, which no collector can see
+        message = future.result()
+        if message["type"] != "http.request":
+            self._cut_short()
+            return
+        part = message["body"]
+        declared = self._admission.body_bytes
+        if len(part) == declared and not self._got_bytes:  # the likely way: all of it at once
+            self._complete(part)
+            return
+        if not self._keep(part):
+            return
+        if declared == UNKNOWN:
+            if message["more_body"]:
+                self._ask()
+            elif self._may_be_reset():
+                self._ask_for_reset()
+            else:
+                self._complete(self._joined())
+        elif self._got_bytes == declared:
+            self._complete(self._joined())
+        elif message["more_body"]:
+            self._ask()
+        else:
+            self._cut_short()
+
+    def _keep(self, part: bytes) -> bool:
+        """Whether the body may go on after this part of it."""
+        self._part_count += 1
+        self._got_bytes += len(part)
+        if self._part_count > SMALL_PARTS_MAX + self._got_bytes // PART_BYTES:
+            self._break_off(errors.MALFORMED, f"expected a body in chunks or DATA frames of {PART_BYTES} bytes or more")
+            return False
+        if self._admission.body_bytes == UNKNOWN:
+            limit = self._admission.max_body_bytes
+            if self._got_bytes > limit:
+                self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
+                return False
+        if not self._has_room(len(part)):
+            return False
+        if part:
+            self._front.door.bodies.take(len(part), self._request.connection)
+            self._held_bytes += len(part)
+            self._parts.append(part)
+        return True
+
+    def _may_be_reset(self) -> bool:
+        # A request without a body, of a method that has none as a rule, has nothing that could be cut short.
+        return self._request.is_http2 and (self._got_bytes > 0 or self._admission.method in BODY_METHODS)
+
+    def _ask_for_reset(self) -> None:
+        if self._front.stopped:  # too late to ask, and a body that was cut short must not be taken for a whole one
+            self._break_off(errors.DRAINING, "this gateway is shutting down")
+            return
+        future = self._future = self._request.proto.receive()
+        future.add_done_callback(self._on_reset)
+        self._front.loop.call_later(RESET_CHECK_S, self._on_no_reset, future)
+
+    def _on_reset(self, future: Any) -> None:
+        if self._future is future and not future.cancelled():
+            self._future = None
+            self._cut_short()
+
+    def _on_no_reset(self, future: Any) -> None:
+        if self._future is future and future.cancel():  # else it is done: `_on_reset` is on its way
+            self._future = None
+            self._complete(self._joined())
+
+    def _joined(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _complete(self, body: bytes) -> None:
+        del self._front.reading[id(self)]
+        try:
+            self._front.open(self._request, self._admission, body)
+        finally:
+            self._give_back()
+
+    def _cut_short(self) -> None:
+        if self._admission.body_bytes == UNKNOWN and not self._request.is_http2:
+            # hyper says the same of broken chunks, whose client waits for an answer, and of one that has left.
+            self._break_off(errors.MALFORMED, "expected well-formed chunks up to the last one")
+        else:
+            self._break_off(errors.CANCELLED_EARLY, "the body ended early")
+
+    def expire(self, timeout_s: float) -> None:
+        declared = self._admission.body_bytes
+        expected = "the whole body" if declared == UNKNOWN else f"{declared} bytes"
+        self._break_off(errors.BODY_TIMEOUT, f"expected {expected} within {timeout_s:g} s, got {self._got_bytes} bytes")
+
+    def _break_off(self, ending: Ending, detail: str) -> None:
+        """The body is not going to be complete."""
+        future, self._future = self._future, None
+        if future is not None:
+            future.cancel()
+        self._parts = []
+        del self._front.reading[id(self)]
+        self._front.door.abandon(self._admission, ending, detail, self._request.answer)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._held_bytes:
+            self._front.door.bodies.give(self._held_bytes, self._request.connection)
+
+
+class _Request:
+    """One request, until it is answered.
+
+    Most are answered before anybody need know whether their clients are still there. To be told of that takes a task
+    and a future of granian's for each request: a fifth of the whole gateway.
+    """
+
+    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
+        self._front = front
+        self._http_version = http_version
+        self._gone: Any = None
+        self.proto = proto
+        self.client = client
+        self.token = -1
+        self._is_open = True
+        client.open += 1
+
+    @property
+    def is_http2(self) -> bool:
+        return self._http_version == "2"
+
+    @property
+    def connection(self) -> _Client | None:
+        """What names its connection, where several bodies can come in on one."""
+        return self.client if self.is_http2 and self.client.peer.address else None
+
+    def watch(self) -> None:
+        """From now on a client that leaves is told of, and one that has left.
+
+        Once granian has been told to stop it is too late to ask: see `GranianFront._begin_to_end`.
+        """
+        if self._front.stopped:
+            return
+        gone = self.proto.receive()
+        if not hasattr(gone, "add_done_callback"):  # no future: granian has told of it, in one that was cancelled
+            self._front.loop.call_soon(self._has_left)  # not from here: it may be about to be opened
+            return
+        self._gone = gone
+        self._front.half_watched.add(self)
+        gone.add_done_callback(self._on_message)
+
+    def _on_message(self, future: Any) -> None:
+        if future is not self._gone:
+            return  # it has been answered
+        self._gone = None
+        if future.result()["type"] != "http.request":
+            self._has_left()
+            return
+        # The end of its body, which nobody had to read so far.
+        self.watch()
+        self._front.half_watched.discard(self)
+
+    def _has_left(self) -> None:
+        self._gone = None
+        self._front.half_watched.discard(self)
+        if self._is_open:
+            self._end()
+            self._front.door.gone(self.token)
+
+    def _end(self) -> None:
+        """It is answered, or nobody is there to be answered: its connection may count as idle."""
+        if self._is_open:
+            self._is_open = False
+            self.client.open -= 1
+            self.client.answered_s = self._front.loop.time()
+
+    def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
+        gone, self._gone = self._gone, None  # it holds `_on_message`: a circle through Rust, which no collector sees
+        if gone is not None:
+            gone.cancel()
+        front = self._front
+        front.unwatched.discard(self)
+        front.half_watched.discard(self)
+        self._end()
+        if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
+            log.error("the core answered with an illegal status", status=status)
+            status, headers, body = 500, [], b""
+        if self._http_version == "2":
+            headers = [header for header in headers if header[0] not in CONNECTION_HEADERS]
+        elif self._http_version == "1":
+            # To a kept-alive client of HTTP/1.0 hyper would say both, `close` and `keep-alive`. It knows where the next
+            # request begins, or ends the connection by itself.
+            headers = [header for header in headers if header != CLOSE]
+        elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
+            headers = [*headers, CLOSE]
+        lines, streams = front.heads_for(headers)
+        if request_id:
+            lines = [*lines, (b"x-request-id", request_id)]
+        if streams:  # as a stream it would go out in chunks: its length is declared, as that of any other answer
+            lines = [*lines, (b"content-length", b"%d" % len(body))]
+        proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
+        _send(proto, status, lines, body)
+
+
+def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    try:
+        proto.send({"type": "http.response.start", "status": status, "headers": headers})
+    except Exception:
+        log.exception("granian does not take an answer's head", status=status)
+        proto.send({"type": "http.response.start", "status": 500, "headers": []})
+        body = b""
+    proto.send({"type": "http.response.body", "body": body})
+
+
+class _Headers:
+    """The headers of a request by name; values as latin-1, which has a character for each byte."""
+
+    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        lines: dict[bytes, Any] = {}
+        for name, value in pairs:
+            if name in lines:
+                before = lines[name]
+                lines[name] = [*before, value] if type(before) is list else [before, value]
+            else:
+                lines[name] = value
+        self._lines = lines
+
+    def get_all(self, key: str, /) -> Sequence[str]:
+        found = self._lines.get(key.encode())
+        if found is None:
+            return ()
+        return [str(value, "latin-1") for value in found] if type(found) is list else (str(found, "latin-1"),)
+
+    def first(self, name: bytes) -> bytes | None:
+        """The value of the first line of that name."""
+        found = self._lines.get(name)
+        return found[0] if type(found) is list else found
+
+    def refusal(self, version: str) -> Refusal | None:
+        """What hyper lets pass and fastgw does not.
+
+        It takes every list of encodings that ends with `chunked`, and leaves the others in the body. It sees to
+        `100-continue` and passes over every other expectation. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1).
+        """
+        if b"transfer-encoding" in self._lines and _lower(self.get_all("transfer-encoding")) != CHUNKED:
+            return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
+        if b"expect" in self._lines and version != "1" and {*_lower(self.get_all("expect"))} != {"100-continue"}:
+            return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
+        return None
+
+
+def _lower(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value.lower() for value in values)
+
+
+def _head_of(scope: dict[str, Any], headers: _Headers, version: str, peer: Peer) -> Head:
+    length = headers.first(b"content-length")
+    return Head(
+        scope["method"],
+        scope["raw_path"].decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
+        headers,
+        headers.get_all("host"),
+        int(length) if length is not None else None,  # hyper has refused anything that is not a number
+        # Whether an HTTP/2 stream has ended with its headers granian does not say.
+        version == "2" or headers.first(b"transfer-encoding") is not None,
+        peer,
+    )
+
+
+def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> ASGIWorker:
+    header_timeout_ms = limits.header_timeout_ns // 1_000_000
+    # hyper has one timer for a late head and an idle connection; `slow_clients` sees to the shorter time.
+    idle_timeout_ms = max(header_timeout_ms, limits.idle_timeout_ns // 1_000_000)
+    uses_tls = bool(listen.tls_cert)
+    return ASGIWorker(  # positional throughout: this is how granian's own servers call it
+        1,
+        (None, SocketHolder(os.dup(fd), is_unix, ACCEPT_BACKLOG)),  # granian closes what it is given
+        None,
+        1,  # runtime threads: one was measured best, the loop is the bottleneck
+        4,  # tokio's blocking threads
+        1,  # Python threads: exactly one: the hook is called on it
+        30,
+        limits.max_connections,
+        listen.http,
+        HTTP1Settings(
+            header_read_timeout=idle_timeout_ms,
+            max_buffer_size=max(HTTP1_BUFFER_BYTES_MIN, limits.max_header_bytes),
+        ),
+        HTTP2Settings(
+            max_headers_size=limits.max_header_bytes,
+            max_concurrent_streams=1024,
+            # So a living client is never silent, and what it says besides heads is no head that is late.
+            keep_alive_interval=max(1, min(HTTP2_PING_MS_MAX, header_timeout_ms // 2)),
+            keep_alive_timeout=10,
+        ),
+        False,  # WebSockets: not yet
+        None,
+        uses_tls,
+        listen.tls_cert or None,
+        listen.tls_key or None,
+        None,
+        f"tls{listen.tls_min}",
+        None,
+        [],
+        False,
+        (None, None),
+    )

@@ -1,0 +1,172 @@
+"""HTTP/1.1 heads and answers as bytes (RFC 9112): what the express front reads and writes, without a socket.
+
+llhttp has the last word on what a head may look like; nothing here is believed before it has agreed. What is read here
+is read from the same bytes a second time, so every rule is at least as strict as llhttp's: where the two could differ
+in where something begins or ends, the head is refused.
+
+A request pays for the headers that somebody asks for: no list of them is made, each is looked for when its name comes
+up (`RequestHead`, in _http1.pyx). Answers pay for their headers once a second: the same status with the same headers
+is the same bytes until the date changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+
+import structlog
+
+from fastgw import errors
+from fastgw.errors import Ending
+from fastgw.http._http1 import RequestHead
+from fastgw.messages import HeaderList
+
+log = structlog.get_logger("fastgw.http")
+
+HEAD_END = b"\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE = ("connection", "close")
+HEADERS_MAX = 512  # they cost little here; some services keep them in tables of fixed size
+SMALL_HEAD_BYTES = 4 * HEADERS_MAX  # "a:", CR, LF: a head below it cannot have too many
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
+_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch
+_ABSOLUTE = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE).fullmatch
+_LATER_VERSION = re.compile(rb"(?<= HTTP/1\.)[2-9](?=\r\n)").sub
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE).sub
+_DEFAULT_PORT = re.compile(r":(?:80)?$")
+
+# Written by the front itself, or about one connection only: an answer cannot bring them along.
+_NOT_AN_ANSWERS = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade", "x-request-id"}
+)
+_CACHED_HEADS_MAX, _CACHED_HEAD_BYTES_MAX = 1024, 2048
+
+# As RFC 9110 has them; Python 3.11 still has the words of its predecessors.
+_RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | _RENAMED
+
+
+class BadHead(ValueError):
+    """The head cannot be taken; the text says what was expected."""
+
+
+def complete(head: RequestHead) -> None:
+    """Finds path and query of a head that is not plain.
+
+    Raises:
+        BadHead: it has a fault, an absolute target of another authority than Host, or a target with a fragment.
+    """
+    if head.fault is not None:
+        raise BadHead(head.fault)
+    if "#" in head.target:
+        raise BadHead("expected a target without fragment")
+    if not head.path.startswith("/"):
+        head.path, head.query = _absolute(head.target, head.hosts)
+
+
+def for_llhttp(head: bytes) -> bytes:
+    """The same head, of the same length, as HTTP/1.1 that offers no other protocol: it is going to be served as that.
+
+    llhttp knows no later minor version, and behind an offer it may read no body.
+    """
+    return _UPGRADE(b"X-Offer", _LATER_VERSION(b"1", head, count=1))
+
+
+def _absolute(target: str, hosts: Sequence[str]) -> tuple[str, str]:
+    """Path and query of a target in absolute form; other forms are given back for the core to refuse."""
+    match = _ABSOLUTE(target)
+    if match is None:
+        if "://" in target:
+            raise BadHead("expected a target that is a path or an http URL")
+        return target, ""
+    authority, path, query = match.groups()
+    if len(hosts) == 1 and _DEFAULT_PORT.sub("", authority).lower() != _DEFAULT_PORT.sub("", hosts[0]).lower():
+        raise BadHead("expected the target's authority to be the Host")
+    return path or "/", query or ""
+
+
+def excess(
+    head: bytes | bytearray, line_bytes_max: int, headers_bytes_max: int, slack: int
+) -> tuple[Ending, str] | None:
+    """What is too large in a head, or in the part of it that has come; None if nothing is.
+
+    `slack` bytes more are let pass: the last ones of a part may belong to the end of it. Said of a part, it would be
+    said of the whole: so where the head was cut makes no difference.
+    """
+    if head[0] != 13 and not is_token(chr(head[0])):
+        return errors.MALFORMED, "expected a request line"
+    line_end = head.find(b"\r\n")
+    line_bytes = len(head) - slack if line_end < 0 else line_end
+    if line_bytes > line_bytes_max:
+        if b" " not in head[:line_bytes_max]:
+            return errors.MALFORMED, "expected a method of reasonable length"
+        return errors.TARGET_TOO_LONG, f"expected a request line of at most {line_bytes_max} bytes"
+    if line_end >= 0 and len(head) - slack - line_end > headers_bytes_max:
+        return errors.HEADERS_TOO_LARGE, f"expected headers of at most {headers_bytes_max} bytes altogether"
+    if head.count(b"\n") > HEADERS_MAX + 2:  # and the request line, and the empty one
+        return errors.HEADERS_TOO_LARGE, f"expected at most {HEADERS_MAX} headers"
+    return None
+
+
+def is_token(word: str) -> bool:
+    """It could be a method (RFC 9110, 5.6.2)."""
+    return _TOKEN(word) is not None
+
+
+class BodyCallbacks:
+    """The callbacks of a parser that reads a body in chunks."""
+
+    __slots__ = ("on_body", "on_message_complete")
+
+    def __init__(self, on_body: Callable[[bytes], object], on_message_complete: Callable[[], object]) -> None:
+        self.on_body = on_body
+        self.on_message_complete = on_message_complete
+
+
+def ignore(_data: bytes) -> None:
+    """Stands for a parser that has nothing to say any more."""
+
+
+class AnswerHeads:
+    """The heads of answers without request id and length, made once for each second and kind of answer."""
+
+    __slots__ = ("_date", "made")
+
+    def __init__(self) -> None:
+        self._date = b""
+        self.made: dict[tuple[object, ...], tuple[bytes, bool]] = {}  # emptied when the date changes
+
+    def set_time(self, epoch_s: float) -> None:
+        """Answers are dated with this second from here on."""
+        date = f"date: {formatdate(epoch_s, usegmt=True)}\r\n".encode()
+        if date != self._date:
+            self._date = date
+            self.made.clear()
+
+    def make(self, status: int, headers: HeaderList) -> tuple[bytes, bool]:
+        """The head for `status` and `headers`, and whether the answer is plain: it may have a body and goes on.
+
+        The head ends behind the date: `x-request-id`, `content-length` (not for 204 and 304, which have no body) and
+        the empty line are still to come. Headers that are the front's own to write are left out, and so are names and
+        values that would not be a header. What is returned is in `made` from now on, under `(status, *headers)`: look
+        there first.
+        """
+        key = (status, *headers)
+        if not 200 <= status <= 599:  # an interim status would make the client wait for another
+            log.error("the core answered with an illegal status", status=status)
+            status, headers = 500, []
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"]
+        for name, value in headers:
+            if name not in _NOT_AN_ANSWERS and _TOKEN(name) and _FIELD_VALUE(value):
+                lines.append(f"{name}: {value}\r\n")
+        head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
+        has_body = status not in (204, 304)
+        made = head, has_body and status != 205 and CLOSE not in headers
+        if len(head) <= _CACHED_HEAD_BYTES_MAX:
+            if len(self.made) >= _CACHED_HEADS_MAX:
+                self.made.clear()
+            self.made[key] = made
+        return made

@@ -1,0 +1,1 @@
+"""Records out, replies in: the Kafka links, their settings, and topics."""

@@ -1,0 +1,340 @@
+"""The Kafka link on confluent-kafka's public API: the only file on the request path that knows this client.
+
+Two things shape it. A consumer wakes nobody by a file descriptor, so one thread waits in `poll` and hands whatever has
+come to the loop with one call: a batch costs one wake-up. (`consume(N, t)` waits for N messages or all of t; hence
+`poll(t)` first, then `consume(N, 0)`.) And since version 2.16 all calls on one consumer are serialised, so every other
+call on it is made on that same thread, between two polls, from a queue of commands.
+
+Producing happens on the loop: `produce` never waits. Delivery reports are fetched by `serve`, on the loop as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from fastgw import errors
+from fastgw.client_lines import of_error
+from fastgw.dialects import plain as kafka_wire
+from fastgw.errors import QueueFull, SendRefused
+from fastgw.kafka import client_log
+from fastgw.kafka.client_log import CLIENT_LOG
+from fastgw.kafka.link import (
+    ANY,
+    FATAL,
+    FROM_BEGINNING,
+    FROM_END,
+    NEVER,
+    POSITION_TIMEOUT_S,
+    PURGED,
+    REFUSALS,
+    REPLACE_AGAIN_NS,
+    LinkEvents,
+    LinkSettings,
+    Settings,
+    figures_of,
+    patience,
+)
+from fastgw.messages import SPREAD, Record, Reply
+
+log = structlog.get_logger("fastgw.kafka")
+
+POLL_S = 0.05  # how long a command for the consumer may wait
+BATCH = 512  # messages handed to the loop at once
+
+
+class KafkaLink:
+    """One worker's producers and its consumer. See kafka_client.Link for what it promises.
+
+    Attributes of the loop: everything but `_commands` (both threads), and what reading needs, `_consumer`, `_reading`,
+    `_unpositioned` (the Kafka thread once started).
+    """
+
+    def __init__(self, settings: LinkSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
+        self._reply_topic = settings.reply_topic
+        self._events = events
+        self._loop = loop
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._stopping = False
+        own = {
+            **client_log.listening(),
+            "stats_cb": _on_statistics,
+        }
+        # One for each delivery class, then one for each whose records do not stay together.
+        self._classes = len(settings.delivery_timeouts_ms)
+        plain = [settings.producer(number) | own for number in range(self._classes)]
+        spread = [one | {"sticky.partitioning.linger.ms": 0} for one in plain]
+        self._producer_settings = [*plain, *spread]
+        # And as many for each partitioner that some topic wants for its records with key: this API has one a producer.
+        self._keyed: dict[str, int] = {}  # topic -> the first of them
+        for partitioner in sorted(set(settings.partitioners.values())):
+            topics = [topic for topic, wanted in settings.partitioners.items() if wanted == partitioner]
+            self._keyed |= dict.fromkeys(topics, len(self._producer_settings))
+            self._producer_settings += [one | {"partitioner": partitioner} for one in spread]
+        self._patience = [
+            patience(settings.delivery_timeouts_ms[number % self._classes])
+            for number in range(len(self._producer_settings))
+        ]
+        self._senders = [self._new_sender(number) for number in range(len(self._producer_settings))]
+        self._spares: dict[int, _Sender] = {}  # number -> who would succeed its sender
+        self._retired: list[_Sender] = []  # those that have a successor
+        self._replace_from_ns = [0] * len(self._senders)
+        self._consumer = Consumer(settings.consumer() | own)
+        self._reading: set[int] = set()
+        self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
+        self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # Sending: on the loop.
+
+    def prepare(self, delivery_class: int, topic: str) -> None:
+        """Nothing to do: this API asks for topics as it sends."""
+
+    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:  # noqa: ARG002
+        """Alone or not, it waits for others: this link has librdkafka make the batches."""
+        first = self._classes if record.partition == SPREAD else 0
+        if record.key is not None:
+            first = self._keyed.get(record.topic, first)
+        number = first + delivery_class
+        try:
+            self._senders[number].send(record, max(record.partition, ANY), token, now_ns)
+        except BufferError:
+            raise QueueFull("librdkafka's send queue is full") from None
+        except KafkaException as refused:
+            error = refused.args[0]
+            if error.code() == FATAL:
+                self._replace_producer(number, error.str())
+                raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
+            raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
+
+    def withdraw(self, token: int) -> bool:  # noqa: ARG002
+        """Never: librdkafka has each record already."""
+        return False
+
+    def post(self, record: Record) -> bool:
+        try:
+            self._senders[0].send(record, record.partition, None, time.monotonic_ns())
+        except BufferError:
+            return False
+        except KafkaException as refused:
+            if refused.args[0].code() == FATAL:
+                self._replace_producer(0, refused.args[0].str())
+            return False
+        return True
+
+    def serve(self) -> None:
+        now_ns = time.monotonic_ns()
+        for number, sender in enumerate(self._senders):
+            fatal = sender.take_reports()
+            if fatal is not None:
+                self._replace_producer(number, fatal)
+        self._retire_overdue(now_ns)
+        for spare in self._spares.values():
+            spare.take_reports()
+        for sender in list(self._retired):
+            if sender.until_ns <= now_ns:
+                sender.give_up()
+            sender.take_reports()  # a fatal error means nothing here: it has a successor
+            if len(sender.producer) == 0:
+                self._retired.remove(sender)
+
+    def _replace_producer(self, number: int, detail: str) -> None:
+        sender = self._senders[number]
+        now_ns = time.monotonic_ns()
+        if now_ns < self._replace_from_ns[number]:
+            sender.give_up()
+            return  # dead until a later `send` finds it so
+        log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
+        self._retire(number, now_ns, now_ns, f"the Kafka producer died: {detail}")
+
+    def _retire_overdue(self, now_ns: int) -> None:
+        for number, (sender, given) in enumerate(zip(self._senders, self._patience, strict=True)):
+            age_ns = now_ns - sender.oldest_ns(now_ns)
+            if age_ns >= given.retire_ns:
+                log.warning("producer retired, Kafka is late", delivery_class=number % self._classes)
+                self._retire(number, now_ns, now_ns + given.grace_ns, "Kafka did not acknowledge it in time")
+            elif age_ns >= given.spare_ns:
+                if number not in self._spares:
+                    self._spares[number] = self._new_sender(number)
+            else:
+                self._spares.pop(number, None)
+
+    def _retire(self, number: int, now_ns: int, until_ns: int, why: str) -> None:
+        """Has another producer go on; this one may finish what it has in hand until that time."""
+        retired = self._senders[number]
+        retired.until_ns, retired.why = until_ns, why
+        self._retired.append(retired)
+        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
+        spare = self._spares.pop(number, None)
+        self._senders[number] = spare or self._new_sender(number)
+
+    def _new_sender(self, number: int) -> _Sender:
+        return _Sender(self._producer_settings[number], self._events)
+
+    # Reading: commands are queued by the loop and obeyed by the Kafka thread.
+
+    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+        self._commands.put(partial(self._begin, frozenset(partitions), at))
+
+    def stop_reading(self, partitions: Sequence[int]) -> None:
+        self._commands.put(partial(self._let_go, frozenset(partitions)))
+
+    def _consume(self) -> None:
+        consumer, hand_over = self._consumer, self._loop.call_soon_threadsafe
+        while not self._stopping:
+            self._obey()
+            first = consumer.poll(POLL_S)
+            if first is not None:
+                batch = consumer.consume(BATCH, 0)
+                batch.insert(0, first)
+                hand_over(self._on_batch, batch)
+        consumer.close()
+
+    def _obey(self) -> None:
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            if command is None:
+                return
+            try:
+                command()
+            except KafkaException as failed:
+                _say("kafka consumer command failed", failed.args[0])
+
+    def _begin(self, partitions: frozenset[int], at: int) -> None:
+        if at == FROM_BEGINNING:
+            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
+        else:
+            self._unpositioned |= partitions
+            self._position(partitions)
+
+    def _position(self, partitions: frozenset[int]) -> None:
+        """Asks for the ends of those that are still wanted, and again for what could not be told."""
+        wanted = [TopicPartition(self._reply_topic, number, FROM_END) for number in partitions & self._unpositioned]
+        if not wanted or self._stopping:
+            return
+        try:
+            # ListOffsets takes this in place of a timestamp: one round trip for all.
+            answers = self._consumer.offsets_for_times(wanted, timeout=POSITION_TIMEOUT_S)
+        except KafkaException as error:
+            _say("cannot position the reply consumer, trying again", error.args[0])
+            answers = []
+        offsets = {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
+        self._unpositioned -= offsets.keys()
+        self._assign(offsets, offsets)
+        self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
+        self._commands.put(partial(self._position, partitions))
+
+    def _assign(self, starts: dict[int, int], offsets: dict[int, int]) -> None:
+        fresh = starts.keys() - self._reading
+        if fresh:
+            self._consumer.incremental_assign(
+                [TopicPartition(self._reply_topic, number, starts[number]) for number in fresh]
+            )
+            self._reading |= fresh
+        if offsets:
+            self._loop.call_soon_threadsafe(self._events.positioned, offsets)
+
+    def _let_go(self, partitions: frozenset[int]) -> None:
+        self._unpositioned -= partitions
+        gone = partitions & self._reading
+        if gone:
+            self._reading -= gone
+            self._consumer.incremental_unassign([TopicPartition(self._reply_topic, number) for number in gone])
+
+    def _on_batch(self, batch: list[Message]) -> None:
+        self.serve()  # first the acks, then the replies that followed them
+        replies = []
+        for message in batch:
+            if message.error() is None:
+                replies.append(_decoded(message))
+            else:
+                _say("reply consumer", message.error())
+        self._events.replies(replies)
+
+    def close(self, timeout_s: float) -> int:
+        self._stopping = True
+        left: int = sum(sender.producer.flush(timeout_s) for sender in (*self._senders, *self._retired))
+        self._thread.join(timeout_s + POSITION_TIMEOUT_S)
+        return left
+
+
+class _Sender:
+    """One producer and the records whose fate it has not told.
+
+    Dropped only when it has told all: until then librdkafka's list of what to call holds it, and with it its threads.
+    """
+
+    def __init__(self, settings: Settings, events: LinkEvents) -> None:
+        self.producer = Producer(settings)
+        self.until_ns = NEVER  # when (monotonic) what it has in hand should be given up, ...
+        self.why = "the Kafka producer died"  # ... and why that is
+        self._events = events
+        self._in_hand: dict[int, int] = {}  # count -> since when (ns); the oldest comes first
+        self._count = 0
+
+    def oldest_ns(self, now_ns: int) -> int:
+        """Since when the oldest record is in hand; `now_ns` if there is none."""
+        return next(iter(self._in_hand.values()), now_ns)
+
+    def send(self, record: Record, partition: int, token: int | None, now_ns: int) -> None:
+        """`token` None: nobody wants to know its fate. Raises what `produce` raises."""
+        self._count += 1
+        self.producer.produce(
+            record.topic,
+            record.value,
+            record.key,
+            partition,
+            headers=record.headers,
+            on_delivery=partial(self._on_delivery, self._count, token),
+        )
+        self._in_hand[self._count] = now_ns
+
+    def take_reports(self) -> str | None:
+        """Tells the fates that are known by now; returns why the producer is dead, when that is news."""
+        try:
+            self.producer.poll(0)
+        except KafkaException as fatal:
+            return str(fatal.args[0].str())
+        return None
+
+    def give_up(self) -> None:
+        """What is in hand comes back at once, as undelivered."""
+        self.producer.purge(blocking=False)
+
+    def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, _message: Message) -> None:
+        del self._in_hand[count]
+        if token is None:
+            return
+        if error is None:
+            self._events.delivered(token, time.monotonic_ns())
+        else:
+            why = self.why if error.code() in PURGED else error.str()
+            self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), why)
+
+
+def _say(event: str, error: KafkaError) -> None:
+    CLIENT_LOG.say(of_error(error.name(), error.str()), event)
+
+
+def _on_statistics(text: str) -> None:
+    log.info("kafka statistics", **figures_of(text))
+
+
+def _decoded(message: Message) -> Reply:
+    try:
+        return kafka_wire.decode_reply(message)
+    except Exception:  # what the client library makes of a poisonous record is nothing that anybody could list
+        log.exception("reply not decoded", partition=message.partition(), offset=message.offset())
+        return Reply(b"", message.partition(), message.offset(), [], b"")

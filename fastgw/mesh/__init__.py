@@ -1,0 +1,1 @@
+"""Frames and Unix sockets between the worker processes of one node."""

@@ -1,0 +1,290 @@
+"""Unix socket links between the workers of one node: each worker listens, and connects to a sibling when it first
+has something for it.
+
+A link carries frames (`frames`) one way. Nothing here waits: what the socket does not take stays in a queue of
+bounded bytes, a full queue or a broken link drops the reply and says so, and the request expires with its honest
+outcome. Frames of one loop tick leave in one write. Connecting over a Unix socket is immediate or fails, so a link
+is either up or down, and a link that is down tries again with the first reply after its back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+from fastgw.errors import StartError
+from fastgw.mesh import frames
+from fastgw.messages import Reply
+
+QUEUE_BYTES = 8 << 20
+WRITE_BYTES = 256 << 10  # more than the kernel takes at once (wmem_default 208 KiB): no reason to join more
+SIBLINGS_BACKLOG = 512  # above two processes in each of 255 slots: a connect never meets a full backlog
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid of the peer
+
+log = structlog.get_logger("mesh")
+
+
+def socket_path(run_dir: Path, worker: int, generation: int) -> Path:
+    """Where the process `generation` of worker slot `worker` listens."""
+    return run_dir / f"worker-{worker}-{generation}.sock"
+
+
+class MeshLinks:
+    """All links of one worker process: its listening socket and one outgoing link per sibling it has talked to.
+
+    Args:
+        run_dir: directory of mode 0700 shared by the workers of this node.
+        worker, generation: this process; siblings find it under these numbers.
+        on_reply: called on the loop with the replies that arrived together, in order.
+        queue_bytes: bound of what may wait for one sibling.
+        loop: the running loop; everything here belongs to its thread.
+        on_dropped: called with the number of replies that `forward` had taken and that a breaking link then lost.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        worker: int,
+        generation: int,
+        on_reply: Callable[[list[Reply]], None],
+        queue_bytes: int = QUEUE_BYTES,
+        loop: asyncio.AbstractEventLoop | None = None,
+        on_dropped: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._run_dir = run_dir
+        self._path = socket_path(run_dir, worker, generation)
+        self._on_reply = on_reply
+        self._on_dropped = on_dropped
+        self._queue_bytes = queue_bytes
+        self._loop = loop or asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._incoming: set[_Incoming] = set()
+        self._links: dict[tuple[int, int], _Link] = {}
+
+    def __repr__(self) -> str:
+        return f"<MeshLinks {self._path.name} incoming={len(self._incoming)} links={list(self._links.values())}>"
+
+    async def start(self) -> None:
+        """Listen for siblings. A socket file of a dead process under the same name is replaced.
+
+        Raises:
+            StartError: the socket cannot be made (path too long, directory missing or not writable).
+        """
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._path.unlink(missing_ok=True)
+            listening.bind(str(self._path))
+            self._path.chmod(0o600)
+        except OSError as error:
+            listening.close()
+            raise StartError(f"mesh socket {self._path}: {error}") from error
+        self._server = await self._loop.create_unix_server(
+            lambda: _Incoming(self._incoming, self._on_reply), sock=listening, backlog=SIBLINGS_BACKLOG
+        )
+
+    def forward(self, worker: int, generation: int, reply: Reply) -> bool:
+        """Queue `reply` for the process `generation` of worker slot `worker`; it leaves with this loop tick.
+
+        Returns:
+            False when it was dropped: the link is down or in back-off, its queue is full, or the reply fits no frame.
+        """
+        link = self._links.get((worker, generation)) or self._add_link(worker, generation)
+        try:
+            frame = frames.encode(reply)
+        except frames.FrameError as error:
+            log.warning("reply fits no frame", error=str(error))
+            return False
+        return link.put(frame)
+
+    def _add_link(self, worker: int, generation: int) -> _Link:
+        # A slot's earlier generations never come back before the numbers wrap: forget their broken links.
+        for key in [key for key, link in self._links.items() if key[0] == worker and not link.up]:
+            del self._links[key]
+        path = socket_path(self._run_dir, worker, generation)
+        link = self._links[worker, generation] = _Link(path, self._queue_bytes, self._loop, self._on_dropped)
+        return link
+
+    def close(self) -> None:
+        """Write what the sockets still take, then close everything and remove this worker's socket file."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        for incoming in list(self._incoming):
+            incoming.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self._path.unlink(missing_ok=True)
+
+
+class _Link:
+    """One way to one sibling process: up (a connected socket) or down (until `_retry_at`, a loop time)."""
+
+    def __init__(
+        self, path: Path, queue_bytes: int, loop: asyncio.AbstractEventLoop, on_dropped: Callable[[int], None]
+    ) -> None:
+        self._path = path
+        self._queue_bytes = queue_bytes
+        self._loop = loop
+        self._on_dropped = on_dropped
+        self._socket: socket.socket | None = None
+        self._queue: deque[bytes] = deque()  # frames not wholly written; the first may have begun, see _begun
+        self._begun = 0  # bytes of the first frame that are written
+        self._queued_bytes = 0
+        self._flushing = False  # a flush is scheduled for this tick, or the socket is full and being watched
+        self._retry_at = 0.0
+        self._retry_s = FIRST_RETRY_S
+
+    def __repr__(self) -> str:
+        return f"<{self._path.stem} {'up' if self.up else 'down'} queued={self._queued_bytes}>"
+
+    @property
+    def up(self) -> bool:
+        return self._socket is not None
+
+    def put(self, frame: bytes) -> bool:
+        if self._socket is None and not self._connect():
+            return False
+        if self._queued_bytes + len(frame) > self._queue_bytes:
+            return False
+        self._queue.append(frame)
+        self._queued_bytes += len(frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return True
+
+    def _connect(self) -> bool:
+        if self._loop.time() < self._retry_at:
+            return False
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connecting.connect(str(self._path))
+            _check_peer(connecting)
+        except OSError as error:
+            connecting.close()
+            self._back_off(str(error))
+            return False
+        self._socket = connecting
+        # Nobody sends on this direction: readable means that the sibling is gone.
+        self._loop.add_reader(connecting.fileno(), self._break, "closed by the sibling")
+        return True
+
+    def _back_off(self, why: str) -> None:
+        log.info("link down", to=self._path.stem, why=why, retry_s=self._retry_s)
+        self._retry_at = self._loop.time() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+
+    def _flush(self) -> None:
+        """Write until the queue is empty or the socket is full; then its becoming writable calls again."""
+        if self._socket is None:
+            return
+        try:
+            while self._queue:
+                self._wrote(self._socket.send(self._next_write()))
+        except BlockingIOError:
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+        except OSError as error:
+            self._break(str(error))
+        else:
+            self._loop.remove_writer(self._socket.fileno())
+            self._flushing = False
+
+    def _next_write(self) -> bytes | memoryview:
+        first = memoryview(self._queue[0])[self._begun :]
+        if len(self._queue) == 1 or len(first) >= WRITE_BYTES:
+            return first
+        parts, size = [first], len(first)
+        for frame in islice(self._queue, 1, None):
+            if size + len(frame) > WRITE_BYTES:
+                break
+            parts.append(memoryview(frame))
+            size += len(frame)
+        return b"".join(parts)
+
+    def _wrote(self, written: int) -> None:
+        self._queued_bytes -= written
+        self._retry_s = FIRST_RETRY_S  # the link works: the next break starts its back-off anew
+        self._begun += written
+        while self._queue and self._begun >= len(self._queue[0]):
+            self._begun -= len(self._queue.popleft())
+
+    def _break(self, why: str) -> None:
+        self._disconnect()
+        self._back_off(why)
+
+    def _disconnect(self) -> None:
+        if self._socket is None:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        if self._queue:
+            self._on_dropped(len(self._queue))
+        self._queue.clear()
+        self._begun = self._queued_bytes = 0
+        self._flushing = False
+
+    def close(self) -> None:
+        self._flush()
+        self._disconnect()
+
+
+class _Incoming(asyncio.Protocol):
+    """A sibling's link to us. A broken frame closes this one connection; the sibling comes back after its back-off."""
+
+    def __init__(self, others: set[_Incoming], on_reply: Callable[[list[Reply]], None]) -> None:
+        self._others = others
+        self._on_reply = on_reply
+        self._reader = frames.FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        try:
+            _check_peer(stream.get_extra_info("socket"))
+        except OSError as error:
+            log.warning("link refused", why=str(error))
+            stream.abort()
+            return
+        self._transport = stream
+        self._others.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return  # refused: what came with the connection is not read
+        try:
+            replies = self._reader.feed(data)
+        except frames.FrameError as error:
+            log.error("link broken", why=str(error))
+            replies = error.before
+            self.close()
+        if replies:
+            self._on_reply(replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        self._others.discard(self)
+        self._transport = None
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _check_peer(connected: socket.socket) -> None:
+    """Raise PermissionError unless the process at the other end runs as our own user."""
+    _pid, uid, _gid = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid != os.geteuid():
+        raise PermissionError(f"peer: expected uid {os.geteuid()}, got {uid}")

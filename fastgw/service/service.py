@@ -1,0 +1,605 @@
+"""The service side: answer the requests that the gateway puts on a topic.
+
+    from fastgw.service import Reply, Service
+
+    orders = Service("orders", bootstrap="localhost:9092")
+
+    @orders.handle("POST /orders")
+    def create(request):
+        return Reply({"id": 42}, status=201)
+
+    orders.run()
+
+The idea of the file: one thread, the one that calls `run`, owns both Kafka clients. A turn of its loop takes what has
+arrived (`poll`, then `consume` without waiting), runs the handlers, queues the replies, serves the delivery reports and
+stores offsets. Batches decide the cost: one wake-up, one fetch and one produce request are shared by all that arrived
+together. Async handlers run on a loop in a thread of their own, sync handlers in a pool where `concurrency` asks for
+one; both give their replies straight to the producer, which is thread-safe, and touch nothing else of this thread.
+
+At least once: the offset of a record is stored when its reply is on the response topic (delivery report) and all
+records before it are settled; librdkafka commits stored offsets every second, when a partition leaves and on close.
+A crash therefore repeats the work of about the last second and loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, overload
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from fastgw import client_lines
+from fastgw.dialects import plain
+from fastgw.errors import ConfigError, FastgwError, StartError
+from fastgw.service import clients
+from fastgw.service.messages import Problem, Reply, ReplyRecord, Request, decimal, problem_record, reply_record
+from fastgw.service.work import AsyncJob, InHand, LoopThread, Progress, Rarely, client_log, log
+
+__all__ = ["Counts", "Problem", "Reply", "Request", "Service"]
+
+Handler = Callable[["Request"], Any]
+
+POLL_S = 0.1  # how long one wait for records lasts; also how soon a stop is noticed
+BATCH_RECORDS_MAX = 500
+BATCH_TARGET_NS = 250_000_000  # a batch of slow work must neither hold up a rebalance nor outlast max.poll.interval.ms
+ASYNC_CONCURRENCY = 100  # async handlers at a time when `concurrency` is not given
+REVOKE_WAIT_S = 5.0  # how long a rebalance may wait for work in hand; what takes longer is done again by its new owner
+QUEUE_FULL_WAIT_S = 0.005
+
+# After these the consumer never recovers by waiting.
+NOT_ALLOWED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
+UNKNOWN_PLACE = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
+TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+# A reply that failed for one of these would fail again.
+HOPELESS = (
+    NOT_ALLOWED
+    | UNKNOWN_PLACE
+    | TOO_LARGE
+    | {KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_EXCEPTION, KafkaError._INVALID_ARG}
+)
+
+
+class Counts(NamedTuple):
+    """What a service did since it started, in records."""
+
+    taken: int  # read from the request topic
+    unreadable: int  # dropped: their headers are no text
+    expired: int  # dropped: nobody waits for them any more
+    unknown_route: int  # answered 404: no handler
+    failed: int  # answered 500: the handler raised, or returned what cannot be sent
+    replied: int  # replies that the response topic has
+    undeliverable: int  # replies that Kafka refused for good
+
+
+class _Work(NamedTuple):
+    """A record in hand: where it came from and where its reply goes."""
+
+    request: Request
+    progress: Progress
+    offset: int
+    reply_to: str  # empty: nobody wants a reply
+    reply_partition: int  # -1: the key decides
+    correlation_id: bytes  # empty: the requester sent none
+
+
+class Service:
+    """A replier: handlers for the requests on one topic, and the loop that feeds them.
+
+    Args:
+        topic: the request topic.
+        bootstrap: Kafka's `host:port`, several separated by commas.
+        group: the consumer group; by default the topic's name. Processes of one group share the work.
+        concurrency: how many handlers may run at a time. By default sync handlers run one after the other on the
+            thread that reads (the cheapest way), and 100 async handlers run together. Above 1, sync handlers get a
+            pool of that many threads. No order among requests is kept once more than one runs.
+        client: librdkafka properties for both clients, such as `security.protocol`.
+        linger_ms: how long a reply may wait for others to share its way to Kafka.
+        start_wait_s: how long to wait for a broker at the start.
+        stop_wait_s: how long a stop waits for handlers that are running.
+
+    Raises:
+        ConfigError: an argument that cannot be right.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        bootstrap: str = "localhost:9092",
+        group: str | None = None,
+        concurrency: int | None = None,
+        client: clients.Properties | None = None,
+        linger_ms: float = 1,
+        start_wait_s: float = 10,
+        stop_wait_s: float = 10,
+    ) -> None:
+        if concurrency is not None and concurrency < 1:
+            raise ConfigError(f"Service({topic!r}): concurrency must be at least 1, got {concurrency}")
+        clients.check(client or {})
+        # Settings: fixed from here on.
+        self.topic = topic
+        self._bootstrap = bootstrap
+        self._group = group or topic
+        self._client = dict(client or {})
+        self._linger_ms = linger_ms
+        self._start_wait_s = start_wait_s
+        self._stop_wait_s = stop_wait_s
+        self._concurrency = concurrency
+        self._handlers: dict[tuple[bytes, bytes], Handler] = {}  # by (method, route), empty for any
+        self._async_handlers: set[Handler] = set()
+        # Shared with other threads.
+        self._stop = threading.Event()
+        self._joined = threading.Event()
+        self._in_hand = InHand(concurrency or ASYNC_CONCURRENCY)
+        self._failed_lock = threading.Lock()
+        self._failed = 0  # guarded by _failed_lock
+        self._refused: deque[tuple[_Work, ReplyRecord, KafkaError]] = deque()  # replies that Kafka did not take
+        # The consumer's thread only.
+        self._progress: dict[int, Progress] = {}
+        self._batch_records = 16  # grows to what BATCH_TARGET_NS allows
+        self._taken = self._unreadable = self._expired = self._unknown_route = self._replied = self._undeliverable = 0
+        self._rarely = Rarely()
+        self._last_client_error = ""
+        self._consumer: Any = None
+        self._producer: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._loop_thread: LoopThread | None = None
+
+    def __repr__(self) -> str:
+        state = "stopping" if self._stop.is_set() else "joined" if self._joined.is_set() else "not joined"
+        return f"Service(topic={self.topic} group={self._group} {state} partitions={sorted(self._progress)})"
+
+    # ---- what a service's author calls -----------------------------------------------------------------------------
+
+    @overload
+    def handle(self, route: Handler) -> Handler: ...
+    @overload
+    def handle(self, route: str = "") -> Callable[[Handler], Handler]: ...
+    def handle(self, route: str | Handler = "") -> Handler | Callable[[Handler], Handler]:
+        """Registers a handler, sync or async: `@orders.handle` for all requests, `@orders.handle("GET /orders/{id}")`,
+        `@orders.handle("/orders/{id}")` or `@orders.handle("GET")` for some; the most exact one is called.
+
+        The path is compared with the gateway's route template, letter by letter.
+
+        Raises:
+            ConfigError: the route cannot be read, or has a handler already.
+        """
+        if not isinstance(route, str):
+            self._add(b"", b"", route)
+            return route
+        method, path = self._parse_route(route)
+
+        def register(handler: Handler) -> Handler:
+            self._add(method, path, handler)
+            return handler
+
+        return register
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, as the main program: finishes the work in hand, commits, leaves the group.
+
+        What cannot work ends the program with one line on stderr and exit code 2 (wrong setting, broker not reachable,
+        topic missing) or 1 (Kafka gave up on us). A second signal ends it at once.
+        """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, self._on_signal)
+        try:
+            self.serve()
+        except FastgwError as error:
+            print(f"{self.topic}: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+
+    def serve(self) -> None:
+        """Serves until `stop`, in whichever thread calls it.
+
+        Raises:
+            ConfigError: no handler, or a property that librdkafka does not take.
+            StartError: the broker does not answer, or the topic does not exist.
+            FastgwError: Kafka refused us for good; all that was in hand has been finished or will be done again.
+        """
+        self._open()
+        try:
+            while not self._stop.is_set():
+                self._turn()
+                self._rarely.sum_up()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Asks `run` or `serve` to end; from any thread, returns at once."""
+        self._stop.set()
+
+    def wait_until_joined(self, timeout_s: float) -> bool:
+        """Whether the group has given this process its share (which may be empty) within the time."""
+        return self._joined.wait(timeout_s)
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return Counts(
+            self._taken,
+            self._unreadable,
+            self._expired,
+            self._unknown_route,
+            self._failed,
+            self._replied,
+            self._undeliverable,
+        )
+
+    # ---- routes ----------------------------------------------------------------------------------------------------
+
+    def _parse_route(self, route: str) -> tuple[bytes, bytes]:
+        words = route.split()
+        path = words.pop() if words and words[-1].startswith("/") else ""
+        method = words.pop() if words else ""
+        if words or not (method == "" or (method.isalpha() and method.isupper())):
+            raise ConfigError(f'Service({self.topic!r}): expected a route like "POST /orders", got {route!r}')
+        return method.encode(), path.encode()
+
+    def _add(self, method: bytes, path: bytes, handler: Handler) -> None:
+        if (method, path) in self._handlers:
+            name = f"{method.decode()} {path.decode()}".strip() or "all requests"
+            raise ConfigError(f"Service({self.topic!r}): {name} has two handlers")
+        self._handlers[method, path] = handler
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+            self._async_handlers.add(handler)
+
+    def _find(self, request: Request) -> Handler | None:
+        headers, handlers = request.record_headers, self._handlers
+        method, route = headers.get("http_method") or b"", headers.get("http_route") or b""
+        for key in ((method, route), (b"", route), (method, b""), (b"", b"")):
+            handler = handlers.get(key)
+            if handler is not None:
+                return handler
+        if method == b"HEAD":  # a GET whose content is not sent (RFC 9110, 9.3.2)
+            return handlers.get((b"GET", route)) or handlers.get((b"GET", b""))
+        return None
+
+    def _unknown(self, work: _Work) -> ReplyRecord:
+        self._unknown_route += 1
+        request = work.request
+        known = ", ".join(sorted(b" ".join(filter(None, key)).decode() for key in self._handlers))
+        asked = f"{request.method} {request.route}".strip() or "requests without a route"
+        detail = f"the service on topic {self.topic!r} has no handler for {asked!r}, only for: {known}"
+        self._rarely.warn("unknown_route", f"{detail} correlation_id={request.correlation_id}")
+        return problem_record(work.correlation_id, 404, "no_handler", "The service does not know this route", detail)
+
+    # ---- one turn of the loop --------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        # Work that runs elsewhere limits what is taken; while there is no room, rebalances wait for the next to end.
+        room = self._in_hand.wait_for_room(POLL_S)
+        if room:
+            self._handle_batch(self._take(min(room, self._batch_records)))
+        self._producer.poll(0)
+        self._settle_refused()
+        self._store_offsets()
+
+    def _take(self, most: int) -> list[Any]:
+        # consume() waits for all it was asked for, so waiting is poll()'s part.
+        first = self._consumer.poll(POLL_S)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(most - 1, 0)] if most > 1 else [first]
+
+    def _handle_batch(self, messages: list[Any]) -> None:
+        if not messages:
+            return
+        started_ns = time.monotonic_ns()
+        async_jobs: list[AsyncJob] = []
+        for message in messages:
+            if self._stop.is_set():  # what was not begun is not committed and belongs to the next reader
+                break
+            self._begin(message, async_jobs)
+        if async_jobs and self._loop_thread:
+            self._loop_thread.start(async_jobs)
+        took_ns = time.monotonic_ns() - started_ns
+        affordable = BATCH_TARGET_NS * len(messages) // max(took_ns, 1)
+        self._batch_records = max(1, min(BATCH_RECORDS_MAX, affordable, self._batch_records * 2))
+
+    def _begin(self, message: Any, async_jobs: list[AsyncJob]) -> None:
+        if message.error() is not None:
+            self._on_consumer_error(message.error())
+            return
+        self._taken += 1
+        work = self._work(message)
+        if work is None:
+            return
+        if _is_over(work.request):
+            self._drop_expired(work)
+            return
+        handler = self._find(work.request)
+        if handler is None:
+            self._send(work, self._unknown(work))
+        elif handler in self._async_handlers:
+            self._in_hand.enter()
+            async_jobs.append(partial(self._run_async, handler, work))
+        elif self._pool:
+            self._in_hand.enter()
+            self._pool.submit(self._run_in_pool, handler, work)
+        else:
+            self._send(work, self._answer_of(handler, work))
+
+    def _work(self, message: Any) -> _Work | None:
+        partition, offset = message.partition(), message.offset()
+        progress = self._progress.get(partition)
+        if progress is None:
+            progress = self._progress[partition] = Progress()
+        progress.start(offset)
+        try:
+            headers = dict(message.headers() or ())
+        except (SystemError, UnicodeError):  # confluent-kafka's way to say that a header's name is not UTF-8
+            self._unreadable += 1
+            self._rarely.warn("unreadable_record", f"topic={self.topic} partition={partition} offset={offset}")
+            progress.finish(offset)
+            return None
+        reply_partition = decimal(headers.get(plain.REPLY_PARTITION), 9)
+        return _Work(
+            Request(message.value() or b"", headers),
+            progress,
+            offset,
+            _topic(headers.get(plain.REPLY_TO) or b""),
+            -1 if reply_partition is None else reply_partition,
+            headers.get(plain.CORRELATION_ID) or b"",
+        )
+
+    def _drop_expired(self, work: _Work) -> None:
+        self._expired += 1
+        work.progress.finish(work.offset)
+        late_ms = time.time_ns() // 1_000_000 - (work.request.deadline_epoch_ms or 0)
+        self._rarely.warn(
+            "expired_work_dropped",
+            f"topic={self.topic} late_ms={late_ms} correlation_id={work.request.correlation_id}:"
+            " this service is too slow for its load, was away, or its clock differs from the gateway's",
+        )
+
+    def _store_offsets(self) -> None:
+        news = []
+        for partition, progress in self._progress.items():
+            offset = progress.committable()
+            if offset >= 0:
+                news.append(TopicPartition(self.topic, partition, offset))
+        if news:
+            with suppress(KafkaException):  # a partition that has just left: its new owner repeats the work
+                self._consumer.store_offsets(offsets=news)
+
+    # ---- handlers --------------------------------------------------------------------------------------------------
+
+    def _answer_of(self, handler: Handler, work: _Work) -> ReplyRecord:
+        try:
+            return reply_record(work.correlation_id, handler(work.request))
+        except Problem as refusal:
+            return problem_record(work.correlation_id, refusal.status, "refused", refusal.title, refusal.detail)
+        except Exception:
+            return self._failure(handler, work)
+
+    def _run_in_pool(self, handler: Handler, work: _Work) -> None:
+        try:
+            out = self._answer_of(handler, work)
+            while not self._try_produce(work, out):
+                time.sleep(QUEUE_FULL_WAIT_S)  # the consumer's thread serves the queue
+        finally:
+            self._in_hand.leave()
+
+    async def _run_async(self, handler: Handler, work: _Work) -> None:
+        try:
+            try:
+                out = reply_record(work.correlation_id, await handler(work.request))
+            except Problem as refusal:
+                out = problem_record(work.correlation_id, refusal.status, "refused", refusal.title, refusal.detail)
+            except Exception:
+                out = self._failure(handler, work)
+            while not self._try_produce(work, out):
+                await asyncio.sleep(QUEUE_FULL_WAIT_S)
+        finally:
+            self._in_hand.leave()
+
+    def _failure(self, handler: Handler, work: _Work) -> ReplyRecord:
+        """The answer to a request whose handler raised; the client learns where to look, not what happened."""
+        self._count_failed()
+        request = work.request
+        name = getattr(handler, "__qualname__", repr(handler))
+        log.exception(
+            "handler_failed handler=%s method=%s path=%s correlation_id=%s",
+            name, request.method, request.path, request.correlation_id,
+        )  # fmt: skip
+        detail = f"handler {name!r} failed; the service's log has the reason under this request_id"
+        return problem_record(work.correlation_id, 500, "service_failed", "The service failed on this request", detail)
+
+    def _count_failed(self) -> None:
+        with self._failed_lock:
+            self._failed += 1
+
+    # ---- replies ---------------------------------------------------------------------------------------------------
+
+    def _send(self, work: _Work, reply: ReplyRecord) -> None:
+        """Queues a reply from the consumer's thread; a full queue is waited for, which is the right back-pressure."""
+        while not self._try_produce(work, reply):
+            self._producer.poll(QUEUE_FULL_WAIT_S)
+
+    def _try_produce(self, work: _Work, reply: ReplyRecord) -> bool:
+        """Queues a reply; False: there is no room, try again. From any thread."""
+        if not work.reply_to:
+            work.progress.finish(work.offset)
+            return True
+        try:
+            self._producer.produce(
+                work.reply_to,
+                reply.value,
+                work.correlation_id or None,
+                work.reply_partition,
+                partial(self._on_delivered, work, reply),
+                headers=reply.headers,
+            )
+        except BufferError:
+            return False
+        except KafkaException as failure:
+            self._refused.append((work, reply, failure.args[0]))
+        return True
+
+    def _on_delivered(self, work: _Work, reply: ReplyRecord, error: KafkaError | None, _message: Any) -> None:
+        """Called by `poll` and `flush`, so always on the consumer's thread."""
+        if error is None:
+            self._replied += 1
+            work.progress.finish(work.offset)
+        else:
+            self._refused.append((work, reply, error))
+
+    def _settle_refused(self) -> None:
+        """Decides about replies that Kafka did not take.
+
+        A reply partition that does not exist (yet, to our metadata) is left to the key, and the gateway forwards what
+        arrives elsewhere. A reply that is too large becomes a problem that says so. Nobody waits for the others after
+        their deadline; before it they are tried again, once a turn.
+        """
+        for _ in range(len(self._refused)):
+            work, reply, error = self._refused.popleft()
+            code = error.code()
+            if code in UNKNOWN_PLACE and work.reply_partition >= 0:
+                self._send(work._replace(reply_partition=-1), reply)
+            elif code in TOO_LARGE and not reply.is_problem:
+                self._send(work, self._too_large(work, reply))
+            elif code in HOPELESS or _is_over(work.request):
+                self._undeliverable += 1
+                log.error(
+                    "reply_undeliverable topic=%s partition=%d reason=%s correlation_id=%s",
+                    work.reply_to, work.reply_partition, error.str(), work.request.correlation_id,
+                )  # fmt: skip
+                work.progress.finish(work.offset)
+            else:
+                self._send(work, reply)
+
+    def _too_large(self, work: _Work, reply: ReplyRecord) -> ReplyRecord:
+        self._count_failed()
+        log.error("reply_too_large bytes=%d correlation_id=%s", len(reply.value), work.request.correlation_id)
+        detail = f"the service's reply of {len(reply.value)} bytes is larger than Kafka takes (message.max.bytes)"
+        return problem_record(work.correlation_id, 500, "reply_too_large", "The service's reply is too large", detail)
+
+    # ---- the group -------------------------------------------------------------------------------------------------
+
+    def _on_assign(self, _consumer: Any, partitions: Iterable[Any]) -> None:
+        log.info("assigned topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
+        self._joined.set()
+
+    def _on_revoke(self, _consumer: Any, partitions: Iterable[Any]) -> None:
+        """Partitions leave: what is in hand is finished first, so that their next owner need not repeat it."""
+        log.info("revoked topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
+        self._in_hand.wait_until_none(REVOKE_WAIT_S)
+        self._producer.flush(REVOKE_WAIT_S)
+        self._store_offsets()
+        self._forget(partitions)
+
+    def _on_lost(self, _consumer: Any, partitions: Iterable[Any]) -> None:
+        log.warning("lost topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
+        self._forget(partitions)
+
+    def _forget(self, partitions: Iterable[Any]) -> None:
+        for partition in partitions:
+            self._progress.pop(partition.partition, None)
+
+    # ---- starting and stopping -------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if not self._handlers:
+            raise ConfigError(f"Service({self.topic!r}): no handler; put @service.handle above a function")
+        try:
+            self._make_clients()
+        except KafkaException as error:
+            raise ConfigError(f"Service({self.topic!r}): client property: {error.args[0].str().strip()}") from None
+        try:
+            self._check_topic()
+        except StartError:
+            self._consumer.close()
+            raise
+        if self._async_handlers:
+            self._loop_thread = LoopThread(f"{self.topic} handlers")
+        if self._concurrency is not None and self._concurrency > 1:
+            self._pool = ThreadPoolExecutor(self._concurrency, f"{self.topic} handlers")
+        self._consumer.subscribe(
+            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def _make_clients(self) -> None:
+        consumer = clients.consumer_properties(self._bootstrap, self.topic, self._group, self._client)
+        producer = clients.producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
+        self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=client_log)
+        self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=client_log)
+
+    def _check_topic(self) -> None:
+        try:
+            found = self._consumer.list_topics(self.topic, timeout=self._start_wait_s).topics[self.topic]
+        except KafkaException as error:
+            with suppress(KafkaException, RuntimeError):
+                self._consumer.poll(0)  # serves _on_client_error, which knows more than "timed out"
+            why = self._last_client_error or error.args[0].str()
+            raise StartError(
+                f"no Kafka broker answered at {self._bootstrap} within {self._start_wait_s:g} s ({why})"
+            ) from None
+        if found.error is not None:
+            raise StartError(f"request topic {self.topic!r} cannot be read at {self._bootstrap}: {found.error.str()}")
+
+    def _close(self) -> None:
+        """Finishes what is in hand, commits, leaves the group."""
+        if not self._in_hand.wait_until_none(self._stop_wait_s):
+            log.warning("handlers_abandoned topic=%s: their requests will be done again", self.topic)
+        if self._loop_thread:
+            self._loop_thread.close()
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._producer.flush(self._stop_wait_s)
+        self._store_offsets()
+        self._consumer.close()
+        self._rarely.sum_up(at_end=True)
+        log.info("stopped topic=%s %s", self.topic, " ".join(f"{k}={v}" for k, v in self.counts._asdict().items()))
+
+    def _on_signal(self, signum: int, _frame: object) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        self.stop()
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        line = client_lines.of_error(error.name(), error.str())
+        if line.method == client_lines.DEBUG:
+            return  # idle connections were closed
+        self._last_client_error = error.str()
+        self._rarely.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
+
+    def _on_consumer_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in NOT_ALLOWED:
+            raise FastgwError(f"group {self._group!r} cannot read topic {self.topic!r}: {error.str()}")
+        self._rarely.warn("consumer_error", f"topic={self.topic} {error.str()}")
+
+
+@lru_cache(64)
+def _topic(raw: bytes) -> str:
+    """A topic to reply to; empty when there is none or Kafka does not allow the name."""
+    return raw.decode() if LEGAL_TOPIC(raw) else ""
+
+
+def _is_over(request: Request) -> bool:
+    deadline_ms = request.deadline_epoch_ms
+    return deadline_ms is not None and deadline_ms <= time.time_ns() // 1_000_000
+
+
+def _numbers(partitions: Iterable[Any]) -> list[int]:
+    return sorted(partition.partition for partition in partitions)

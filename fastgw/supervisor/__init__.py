@@ -1,0 +1,1 @@
+"""The supervisor process: it starts, watches, replaces and reloads the others."""

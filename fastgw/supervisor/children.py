@@ -1,0 +1,176 @@
+"""A child process as its parent sees it: started with named descriptors, heard through a pipe, ended by signal.
+
+    parent                                  child
+      start  ── --ready-fd, --life-fd … ──>   starts up
+      read  <── "ready\\n" or "error text\\n" ──  says it once, then closes the pipe
+      pidfd <── becomes readable ─────────────  ends
+
+The child is in a session of its own: Ctrl-C in a terminal reaches the parent alone, who decides what it means. A child
+holds the read end of its parent's life pipe; when the parent ends, however it ends, the child reads EOF and ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
+from math import inf
+from pathlib import Path
+
+CommandFor = Callable[
+    [str], list[str]
+]  # kind of child ("worker", "agent", "checker", "standby") -> the command that starts one
+
+Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
+"""Starts a process that has each of these descriptors and is told their numbers as options; raises OSError."""
+
+SAID_BYTES_MAX = 4096  # of the one line
+
+
+class State(Enum):
+    """Where a child is in its life, as its parent knows."""
+
+    STARTING = "starting"  # nothing heard yet
+    READY = "ready"  # said so
+    STOPPING = "stopping"  # was told to end, or said that it cannot start
+
+
+class Child:
+    """One child process. Its times are the parent's monotonic seconds.
+
+    Attributes:
+        slot, generation: of a worker; -1 of the others.
+        refusal: why it does not become ready, where that is known; kept by the parent.
+        state: kept by the parent.
+        ready_at: when it said so.
+        kill_at: when the parent's patience ends; infinity while nothing is expected of the child.
+        ready_fd: the pipe that the child speaks on; -1 once it has spoken or ended.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        fds: Mapping[str, Sequence[int]],
+        now: float,
+        kill_at: float,
+        slot: int = -1,
+        generation: int = -1,
+        kind: str = "agent",
+    ) -> None:
+        """Start it with each of `fds` told as an option: {"--table-fd": [4]} or several numbers.
+
+        Raises:
+            OSError: the process could not be started.
+        """
+        self.slot, self.generation, self._kind = slot, generation, kind
+        self.refusal = ""
+        self.started_at, self.kill_at = now, kill_at
+        self.ready_at = inf
+        self.state = State.STARTING
+        self._said = b""
+        self.ready_fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self._process = start({**fds, "--ready-fd": [write_end]})
+        except BaseException:
+            self.close_pipe()
+            raise
+        finally:
+            os.close(write_end)
+        self.pid = self._process.pid
+        try:
+            self.pidfd = os.pidfd_open(self.pid)  # nobody else waits for it: the number cannot have been reused
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            self.close_pipe()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid={self.pid} {self.state.value}>"
+
+    @property
+    def is_worker(self) -> bool:
+        return self.slot >= 0
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.slot}.{self.generation}" if self.is_worker else self._kind
+
+    def heard(self) -> str | None:
+        """The line that the child has said; "" when it closed the pipe without one, None while more is to come."""
+        try:
+            piece = os.read(self.ready_fd, SAID_BYTES_MAX)
+        except BlockingIOError:
+            return None
+        self._said += piece
+        line, newline, _ = self._said.partition(b"\n")
+        if newline or not piece or len(self._said) >= SAID_BYTES_MAX:
+            return line.decode(errors="replace")
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; a process that has ended and is not reaped yet takes it without effect."""
+        signal.pidfd_send_signal(self.pidfd, number)
+
+    def stop(self, kill_at: float) -> None:
+        """Ask it to end, and remember until when."""
+        self.state, self.kill_at = State.STOPPING, kill_at
+        self.send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.state, self.kill_at = State.STOPPING, inf
+        self.send(signal.SIGKILL)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for its end, but no longer than this; whether it has ended."""
+        waiting = select.poll()
+        waiting.register(self.pidfd, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+
+    def reap(self) -> str:
+        """How the ended process ended, in words; waits when it has not ended. Frees everything that it held."""
+        code = self._process.wait()
+        os.close(self.pidfd)
+        self.close_pipe()
+        return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+
+    def close_pipe(self) -> None:
+        if self.ready_fd >= 0:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+
+
+def by_exec(command: Sequence[str], environ: Mapping[str, str]) -> Start:
+    """Start a child as a new process of this command, which inherits the descriptors."""
+
+    def start(fds: Mapping[str, Sequence[int]]) -> subprocess.Popen[bytes]:
+        options = [part for name, numbers in fds.items() for part in (name, ",".join(map(str, numbers)))]
+        return subprocess.Popen(
+            [*command, *options],
+            pass_fds=[fd for numbers in fds.values() for fd in numbers],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environ,
+        )
+
+    return start
+
+
+def fastgw_command(kind: str) -> list[str]:
+    """The command of a real child. -P: the current directory is the user's, no place to import from."""
+    return [sys.executable, "-P", "-m", "fastgw", kind]
+
+
+def environment(without: Collection[str]) -> dict[str, str]:
+    """Our environment for a child, less the variables that are meant for this process alone."""
+    environ = {name: value for name, value in os.environ.items() if name not in without}
+    root = str(Path(__file__).parents[2])
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        # Run from a checkout: the child has to find the same one.
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
+    return environ

@@ -1,0 +1,1 @@
+"""One worker process: it joins core, http, kafka and mesh."""

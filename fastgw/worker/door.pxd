@@ -1,0 +1,19 @@
+"""The types of door.py for Cython, which compiles it."""
+
+cimport cython
+
+from fastgw._ctable cimport Table
+from fastgw.admission cimport Admission
+from fastgw.core.exchange cimport Exchange
+from fastgw.core.routing cimport Intake
+
+
+@cython.final
+cdef class Entrance:
+    cdef readonly object bodies
+    cdef Intake _intake
+    cdef Exchange _exchange
+    cdef Table _table
+    cdef int _process
+    cdef object _journal, _policies
+    cdef bint _keeps_heads

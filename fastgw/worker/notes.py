@@ -1,0 +1,62 @@
+"""What is kept of a request's head until its end, for those who want it then: CORS and the access log.
+
+Only where one of them is switched on; a plain gateway has no notes, and its requests pay one comparison for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastgw.dialects.plain import client_request_id
+from fastgw.errors import Ending
+from fastgw.http.cors import Policies, dressed
+from fastgw.messages import Head, HeaderList
+from fastgw.worker.access_log import AccessLog, Note
+
+Kept = tuple[Note | None, HeaderList | None]
+_NO_HEAD = Note("", "", "", "", "", 0, "", "")  # a front could not make one of what came
+
+
+class Notes:
+    """Implements `exchange.Notes`."""
+
+    def __init__(self, policies: Policies, access: AccessLog | None, route_names: Mapping[int, str]) -> None:
+        self._policies = policies if policies else None
+        self._access = access
+        self._route_names = route_names
+
+    def take(self, head: Head | None, route_number: int | None, bytes_in: int) -> Kept:
+        if head is None:
+            return _NO_HEAD, None
+        cors = None
+        if self._policies is not None:
+            policy = self._policies.of(route_number)
+            cors = policy.of_answer(head.get("origin")) if policy is not None else None
+        if self._access is None:
+            return None, cors
+        note = Note(
+            self._route_names[route_number] if route_number is not None else "",
+            head.method,
+            head.path,
+            head.query,
+            head.client_address,
+            bytes_in,
+            client_request_id(head),
+            head.get("traceparent") or "",
+        )
+        return note, cors
+
+    def dressed(self, kept: Kept, headers: HeaderList) -> HeaderList:
+        return headers if kept[1] is None else dressed(headers, kept[1])
+
+    def ended(
+        self,
+        kept: Kept,
+        ending: Ending,
+        status: int,
+        request_id: bytes,
+        bytes_out: int,
+        times: tuple[int, int, int, int] | None,
+    ) -> None:
+        if self._access is not None and kept[0] is not None:
+            self._access.write(kept[0], ending, status, request_id, bytes_out, times)

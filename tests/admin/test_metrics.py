@@ -1,0 +1,253 @@
+"""The Prometheus text, read back with the official client's parser, and what readiness is made of."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from fastgw import __version__, _ctable, errors, table
+from fastgw._ctable import NOBODY, Table
+from fastgw.admin import metrics
+from fastgw.messages import Cut, Fate
+
+NOW_NS = 1_000_000_000_000
+SECOND_NS = 1_000_000_000
+ROUTES = {0: "POST /orders", 1: "GET /orders/{id}"}
+
+
+@pytest.fixture
+def shared() -> Table:
+    """A table of two workers, none of which has a process."""
+    fd, created = table.create(0xABCDEF, 2, 64)
+    os.close(fd)
+    return created
+
+
+def start_worker(shared: Table, worker: int, generation: int = 0, in_flight: int = 0, home: int = 3) -> int:
+    """A worker process that serves since NOW_NS; its process index."""
+    process = table.process_index(worker, generation)
+    shared.register(process, 1000 + process, worker, generation)
+    shared.heartbeat(process, NOW_NS, in_flight, home, 1)
+    shared.set_ready(process, True)
+    return process
+
+
+def why_not_ready(shared: Table, now_ns: int = NOW_NS) -> list[str]:
+    return metrics.why_not_ready(shared, metrics.worker_states(shared, now_ns))
+
+
+def samples(text: str) -> list[Sample]:
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def values(
+    shared: Table, name: str, routes: Mapping[int, str] = ROUTES, now_ns: int = NOW_NS
+) -> dict[tuple[str, ...], float]:
+    """Label values (in the order they are written) -> value, of one metric."""
+    text = metrics.render(shared, routes, now_ns)
+    return {tuple(s.labels.values()): s.value for s in samples(text) if s.name == name}
+
+
+def test_requests_are_counted_by_route_ending_and_outcome(shared: Table) -> None:
+    for ending, times in ((errors.ANSWERED, 3), (errors.EXPIRED, 1), (errors.EXPIRED_UNSENT, 2)):
+        for _ in range(times):
+            shared.count(0, 0, ending.number)
+    shared.count(0, 1, errors.TABLE_FULL.number)
+    assert values(shared, "fastgw_requests_total") == {
+        ("POST /orders", "answered", "recorded"): 3,
+        ("POST /orders", "expired", "recorded"): 1,
+        ("POST /orders", "expired_unknown", "unknown"): 2,
+        ("GET /orders/{id}", "table_full", "not_recorded"): 1,
+    }
+
+
+def test_requests_without_a_route_are_counted_too(shared: Table) -> None:
+    shared.count(0, _ctable.UNROUTED, errors.NO_ROUTE.number)
+    assert values(shared, "fastgw_requests_total") == {("", "no_route", "not_recorded"): 1}
+
+
+def test_counts_of_all_processes_are_summed_and_survive_their_process(shared: Table) -> None:
+    for worker, generation in ((0, 0), (0, 1), (1, 0)):
+        process = start_worker(shared, worker, generation)
+        shared.count(process, 0, errors.ANSWERED.number)
+    shared.unregister(0)
+    assert list(values(shared, "fastgw_requests_total").values()) == [3]
+
+
+def test_a_route_that_was_never_asked_for_has_no_series(shared: Table) -> None:
+    assert "POST /orders" not in metrics.render(shared, ROUTES, NOW_NS)
+
+
+def test_durations_are_cumulative_histograms_in_seconds(shared: Table) -> None:
+    for duration_ns in (400_000, 500_000, 3_000_000, 20 * SECOND_NS):
+        shared.observe(0, 0, _ctable.TOTAL, duration_ns)
+    buckets = values(shared, "fastgw_request_duration_seconds_bucket")
+    by_bound = {bound: count for (_route, _phase, bound), count in buckets.items()}
+    assert [float(bound) for bound in by_bound] == [*(ns / 1e9 for ns in _ctable.BUCKETS[:-1]), float("inf")]
+    assert by_bound["0.0005"] == 2, "a bound belongs to its bucket"
+    assert by_bound["0.0025"] == 2
+    assert by_bound["0.005"] == by_bound["10.0"] == 3
+    assert by_bound["+Inf"] == 4
+    label = ("POST /orders", "total")
+    assert values(shared, "fastgw_request_duration_seconds_count") == {label: 4}
+    assert values(shared, "fastgw_request_duration_seconds_sum")[label] == pytest.approx(20.0039)
+
+
+def test_each_phase_has_its_histogram(shared: Table) -> None:
+    for phase in (_ctable.QUEUE_TO_ACK, _ctable.ACK_TO_REPLY, _ctable.TOTAL):
+        shared.observe(0, 1, phase, SECOND_NS)
+    assert {phase for _route, phase in values(shared, "fastgw_request_duration_seconds_count")} == {
+        "queue_to_ack",
+        "ack_to_reply",
+        "total",
+    }
+
+
+def test_replies_are_counted_by_fate_and_every_fate_is_there_from_the_start(shared: Table) -> None:
+    shared.count_fate(1, Fate.LATE)
+    shared.count_fate(2, Fate.LATE)
+    found = values(shared, "fastgw_replies_total")
+    assert found.pop(("late",)) == 2
+    assert set(found) == {(fate.name.lower(),) for fate in Fate if fate is not Fate.LATE}
+    assert set(found.values()) == {0}
+
+
+def test_connections_that_were_cut_are_counted_by_reason(shared: Table) -> None:
+    shared.extra(1, Cut.SILENT, 1)
+    shared.extra(2, Cut.SILENT, 2)
+    assert values(shared, "fastgw_connections_cut_total") == {("slow_reader",): 0, ("silent",): 3, ("idle",): 0}
+
+
+def test_partitions_are_shown_by_worker_node_and_topic(shared: Table) -> None:
+    shared.write_map(bytes([0, 1, 0, NOBODY, NOBODY]))
+    start_worker(shared, 0, home=2)
+    start_worker(shared, 1, home=-1)
+    assert values(shared, "fastgw_partitions_owned") == {("0",): 2, ("1",): 1}
+    assert values(shared, "fastgw_home_partition") == {("0",): 2, ("1",): -1}
+    assert values(shared, "fastgw_node_partitions") == {(): 3}
+    assert values(shared, "fastgw_response_partitions") == {(): 5}
+    assert values(shared, "fastgw_partition_map_version") == {(): 1}
+
+
+def test_workers_are_shown_with_and_without_a_process(shared: Table) -> None:
+    start_worker(shared, 1, generation=7, in_flight=5)
+    later_ns = NOW_NS + SECOND_NS // 2
+    for name, expected in {
+        "fastgw_worker_up": {("0",): 0, ("1",): 1},
+        "fastgw_worker_ready": {("0",): 0, ("1",): 1},
+        "fastgw_worker_generation": {("1",): 7},
+        "fastgw_worker_heartbeat_age_seconds": {("1",): 0.5},
+        "fastgw_worker_starts_total": {("0",): 0, ("1",): 1},
+        "fastgw_in_flight": {("0",): 0, ("1",): 5},
+        "fastgw_ready": {(): 0},
+        "fastgw_slots": {(): 64},
+    }.items():
+        assert values(shared, name, now_ns=later_ns) == expected, name
+
+
+def test_the_build_is_named(shared: Table) -> None:
+    assert values(shared, "fastgw_build_info") == {(__version__, "abcdef"): 1}
+
+
+def test_label_values_come_back_as_they_were(shared: Table) -> None:
+    name = 'say "hi"\\n to {Łódź}\n\\'
+    shared.count(0, 5, errors.ANSWERED.number)
+    assert list(values(shared, "fastgw_requests_total", {5: name})) == [(name, "answered", "recorded")]
+
+
+def fill(shared: Table, routes: int) -> Mapping[int, str]:
+    """Touches everything that a busy gateway touches."""
+    for route in range(routes):
+        for process in range(shared.processes):
+            for ending in (errors.ANSWERED, errors.EXPIRED, errors.CANCELLED):
+                shared.count(process, route, ending.number)
+            for phase in range(_ctable.PHASES):
+                shared.observe(process, route, phase, SECOND_NS)
+    for worker in range(shared.workers):
+        start_worker(shared, worker)
+    return {route: f"GET /routes/{route}" for route in range(routes)}
+
+
+def test_every_metric_keeps_the_rules_of_promtool(shared: Table) -> None:
+    """The rules of `promtool check metrics`: help, type, names, units, suffixes; no series twice."""
+    text = metrics.render(shared, fill(shared, 2), NOW_NS)
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
+        name = family.name + "_total" * (family.type == "counter")
+        assert f"# HELP {name} " in text
+        assert f"# TYPE {name} {family.type}" in text
+        assert re.fullmatch(r"fastgw(_[a-z]+)+", name)
+        assert family.documentation[0].isupper()
+        assert family.documentation.endswith(".")
+        assert name.endswith("_total") == (family.type == "counter")
+        assert not set(name.split("_")) & {"gauge", "counter", "histogram", "summary"}
+        assert not set(name.split("_")) & {"ms", "ns", "us", "milliseconds", "sec", "min", "kb", "mb", "percent"}
+        if family.type != "histogram":
+            assert not name.endswith(("_bucket", "_count", "_sum"))
+            assert all("le" not in sample.labels for sample in family.samples)
+    series = [(sample.name, *sorted(sample.labels.items())) for sample in samples(text)]
+    assert len(set(series)) == len(series)
+    assert text.endswith("\n")
+
+
+def test_the_number_of_series_is_bounded_by_the_configuration(shared: Table) -> None:
+    few, many = (len(samples(metrics.render(shared, fill(shared, routes), NOW_NS))) for routes in (10, 20))
+    per_route = 3 + _ctable.PHASES * (len(_ctable.BUCKETS) + 2)
+    assert many - few == 10 * per_route
+
+
+def test_a_node_is_ready_when_every_worker_serves(shared: Table) -> None:
+    start_worker(shared, 0)
+    assert why_not_ready(shared) == ["worker 1: no process"]
+    start_worker(shared, 1)
+    assert why_not_ready(shared) == []
+
+
+def test_a_reload_is_no_gap_in_readiness(shared: Table) -> None:
+    start_worker(shared, 0)
+    old = start_worker(shared, 1, generation=0, in_flight=2)
+    new = table.process_index(1, 1)
+    shared.register(new, 2000, 1, 1)
+    assert why_not_ready(shared) == [], "the old generation still serves"
+    shared.heartbeat(new, NOW_NS, 3, 5, 1)
+    shared.set_ready(new, True)
+    shared.set_draining(old)
+    assert why_not_ready(shared) == []
+    state = metrics.worker_states(shared, NOW_NS)[1]
+    assert state.process is not None
+    assert state.process.generation == 1
+    assert state.in_flight == 5
+    shared.unregister(old)
+    assert why_not_ready(shared) == []
+
+
+def test_a_worker_whose_loop_hangs_is_not_ready(shared: Table) -> None:
+    start_worker(shared, 0)
+    start_worker(shared, 1)
+    fresh_ns = NOW_NS + metrics.HEARTBEAT_FRESH_NS - 1
+    assert why_not_ready(shared, fresh_ns) == []
+    assert why_not_ready(shared, fresh_ns + SECOND_NS // 10) == [
+        "worker 0: no heartbeat for 2.6 s",
+        "worker 1: no heartbeat for 2.6 s",
+    ]
+
+
+def test_a_worker_without_reply_path_and_one_that_drains_are_not_ready(shared: Table) -> None:
+    shared.set_ready(start_worker(shared, 0), False)
+    shared.set_draining(start_worker(shared, 1))
+    assert why_not_ready(shared) == ["worker 0: its reply path is not ready", "worker 1: draining"]
+
+
+def test_a_draining_service_is_not_ready_though_its_workers_still_serve(shared: Table) -> None:
+    start_worker(shared, 0)
+    start_worker(shared, 1)
+    shared.set_service_draining()
+    assert why_not_ready(shared) == ["the service is draining"]
+    assert values(shared, "fastgw_draining") == {(): 1}
+    assert values(shared, "fastgw_ready") == {(): 0}

@@ -1,0 +1,130 @@
+"""On brokers that create topics on demand (Kafka's default), a topic that is deleted under a running gateway stays
+deleted until `fastgw topics` makes it, and then everything goes on."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from fastgw.service.clients import consumer_properties, producer_properties
+from tests.actors.commands import fastgw
+from tests.actors.hand_service import hand_service
+from tests.actors.raw_http import RawConnection
+from tests.brokers.kafka_server import RealKafka, missing_tools
+from tests.gateway.gateways import Gateway
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own")
+
+WORKERS = 2
+REPLIES, ORDERS = 8, 4
+WATCH_S = 4.0  # longer than librdkafka takes to ask again for topics that are gone
+
+ROUTES = """
+[[route]]
+method = "POST"
+path = "/watched"
+topic = "orders"
+service_group = "nobody"
+"""
+
+
+@pytest.fixture(scope="module")
+def kafka():
+    settings = {"auto.create.topics.enable": "true", "num.partitions": "1"}
+    with RealKafka(properties=settings) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def admin(kafka):
+    # Asks for all topics only, so it creates none.
+    return AdminClient({"bootstrap.servers": kafka.bootstrap, "allow.auto.create.topics": False})
+
+
+def partitions(admin, topic):
+    known = admin.list_topics(timeout=10).topics
+    return len(known[topic].partitions) if topic in known else 0
+
+
+def delete(admin, topic):
+    admin.delete_topics([topic])[topic].result(10)
+    eventually(lambda: not partitions(admin, topic), 10, f"{topic} is gone")
+
+
+def stays_away(admin, topic, while_doing=lambda: None):
+    """For longer than any client needs to ask for it."""
+    ends = time.monotonic() + WATCH_S
+    while time.monotonic() < ends:
+        while_doing()
+        assert partitions(admin, topic) == 0, f"somebody has created {topic}"
+
+
+def told(client):
+    """How a request ends that nobody answers."""
+    problem = client.request("POST", "/orders", b"probe", ["Prefer: wait=1"]).problem
+    return problem["type"].removeprefix("urn:fastgw:problem:")
+
+
+@contextmanager
+def gateway(tmp_path, kafka, link):
+    one = Gateway(tmp_path, kafka.bootstrap, "replies", ["orders"], WORKERS, more=ROUTES, kafka=f'link = "{link}"')
+    assert fastgw("topics", one.config)[0] == 0
+    with one:
+        yield one
+
+
+@pytest.mark.parametrize("link", ["native", "public"])
+def test_a_deleted_topic_stays_deleted_until_fastgw_topics_creates_it(tmp_path, kafka, admin, link):
+    with gateway(tmp_path, kafka, link) as one, RawConnection(one.port) as client:
+        with hand_service(kafka.bootstrap, ["orders"]) as service:
+            client.ask("POST", "/orders", b"before")
+            service.reply(service.take(b"before"), b"yes")
+            assert client.answer().body == b"yes"
+
+        delete(admin, "orders")
+        eventually(lambda: told(client) == "topic_unknown", 20, "requests are told that the topic does not exist")
+        stays_away(admin, "orders", lambda: told(client))
+        assert told(client) == "topic_unknown"
+        assert fastgw("topics", one.config)[0] == 0
+        assert partitions(admin, "orders") == ORDERS
+        eventually(lambda: told(client) == "expired", 20, "requests are recorded again")
+
+        delete(admin, "replies")
+        eventually(lambda: told(client) == "not_ready", 20, "requests are told that nobody could answer them")
+        stays_away(admin, "replies", lambda: told(client))
+        assert not one.ready
+        assert fastgw("topics", one.config)[0] == 0
+        assert partitions(admin, "replies") == REPLIES
+        eventually(lambda: one.ready, 30, "all workers are ready again")
+        with hand_service(kafka.bootstrap, ["orders"]) as service:
+            client.ask("POST", "/orders", b"after")
+            service.reply(service.take(b"after"), b"yes again")
+            assert client.answer().body == b"yes again"
+
+
+def test_a_service_on_the_sdk_creates_neither_topic(kafka, admin):
+    consumer = Consumer(consumer_properties(kafka.bootstrap, "asked", "service", {}))
+    producer = Producer(producer_properties(kafka.bootstrap, "asked", 1, {}) | {"message.timeout.ms": 3000})
+    failed = []
+    consumer.subscribe(["asked"])
+    producer.produce("answered", b"reply", on_delivery=lambda error, _: failed.append(error.name()))
+    eventually(lambda: (consumer.poll(0.1), producer.poll(0), failed)[-1], 20, "the reply is given up")
+    consumer.close()
+    assert failed in (["_UNKNOWN_TOPIC"], ["_MSG_TIMED_OUT"])
+    assert not partitions(admin, "asked")
+    assert not partitions(admin, "answered")
+
+
+def test_looking_at_topics_that_are_missing_creates_none(tmp_path, kafka, admin):
+    one = Gateway(tmp_path, kafka.bootstrap, "missing-replies", ["missing"], more=ROUTES.replace("orders", "absent"))
+    for command in (["check", "--live"], ["doctor"], ["run"]):
+        code, out, err = fastgw(*command, one.config)
+        assert code != 0
+        assert "missing" in out + err
+    for topic in ("missing", "missing-replies", "absent"):
+        assert not partitions(admin, topic)

@@ -1,0 +1,22 @@
+"""What it costs to find a request's route and check its head, among few routes and among many."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw import config
+from fastgw.admission import Admission
+from fastgw.core.routing import Intake
+from fastgw.messages import Head
+from tests.core.test_routing import FakeHeaders
+
+ROUTE = '[[route]]\nmethod = "POST"\npath = "/things/{{id}}/part-{number}"\ntopic = "things"\n'
+
+
+@pytest.mark.parametrize("routes", [1, 1000])
+def test_admitting_a_request(benchmark, routes):
+    head = '[gateway]\nname = "shop"\n[kafka]\nbootstrap = "localhost:9092"\n'
+    cfg = config.loads(head + "".join(ROUTE.format(number=number) for number in range(routes)))
+    intake = Intake(cfg.routes, cfg.limits, ())
+    request = Head("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False)
+    assert isinstance(benchmark(intake.admit, request), Admission)
