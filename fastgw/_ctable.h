@@ -23,7 +23,7 @@
 enum {
     CT_LAYOUT_VERSION = 4,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
-    CT_NOBODY = 0xFF,
+    CT_UNOWNED = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
     CT_SLOTS_MAX = 1 << CT_SLOT_BITS,
     CT_TAG_BITS = 62,        /* leaves two bits for the fate in a tombstone */
@@ -116,7 +116,7 @@ typedef struct {
 } ct_counters;
 
 typedef struct {
-    alignas(64) ct_u64 word; /* generation 32 | unused 16 | ending 8 | state 8 */
+    alignas(64) ct_u64 word; /* sequence 32 | unused 16 | ending 8 | state 8 */
     ct_u64 tag;
     ct_u64 deadline_ns;
     ct_u64 claimed_ns;
@@ -220,25 +220,25 @@ static const uint16_t CT_NEXT[CT_STATES] = {
 
 static inline uint32_t ct_state_of(uint64_t word) { return word & 0xFF; }
 static inline uint32_t ct_ending_of(uint64_t word) { return (word >> 8) & 0xFF; }
-static inline uint32_t ct_generation_of(uint64_t word) { return (uint32_t)(word >> 32); }
+static inline uint32_t ct_sequence_of(uint64_t word) { return (uint32_t)(word >> 32); }
 static inline int ct_is(uint64_t word, uint32_t states) { return (states >> ct_state_of(word)) & 1; }
 
-/* A token names one occupancy of one slot: a later occupant has another generation. */
+/* A token names one occupancy of one slot: a later occupant has another sequence number. */
 static inline int64_t ct_token(uint64_t word, uint32_t slot)
 {
-    return (int64_t)((uint64_t)ct_generation_of(word) << CT_SLOT_BITS | slot);
+    return (int64_t)((uint64_t)ct_sequence_of(word) << CT_SLOT_BITS | slot);
 }
 static inline uint32_t ct_token_slot(int64_t token) { return (uint32_t)token & (CT_SLOTS_MAX - 1); }
 static inline int ct_names(int64_t token, uint64_t word) { return (uint32_t)(token >> CT_SLOT_BITS) == word >> 32; }
 
 static inline uint64_t ct_word_after(uint64_t word, uint32_t to)
 {
-    uint64_t generation = word >> 32;
+    uint64_t sequence = word >> 32;
     uint64_t ending = ct_ending_of(word); /* CLAIMING and RESTING keep it: it is how the last occupant ended */
-    if (to == CT_CLAIMING) generation = (generation + 1) & UINT32_MAX;
+    if (to == CT_CLAIMING) sequence = (sequence + 1) & UINT32_MAX;
     if (to == CT_CLAIMED) ending = 0;
     if (CT_BIT(to) & CT_TERMINAL) ending = to;
-    return generation << 32 | ending << 8 | to;
+    return sequence << 32 | ending << 8 | to;
 }
 
 /* The only place where a state word changes. 1: this caller made the move; 0: not allowed, or somebody was faster. */
@@ -420,10 +420,10 @@ static inline uint64_t ct_map_read(const ct_map *map, uint8_t *owners, uint32_t 
 
 static inline uint32_t ct_map_owner(const ct_map *map, uint32_t partition)
 {
-    if (partition >= CT_PARTITIONS_MAX) return CT_NOBODY;
+    if (partition >= CT_PARTITIONS_MAX) return CT_UNOWNED;
     for (;;) {
         uint64_t version = ct_load_acquire(&map->version);
-        if (version == 0) return CT_NOBODY;
+        if (version == 0) return CT_UNOWNED;
         uint64_t eight = ct_load_acquire(&map->copy[version & 1].owners[partition / 8]);
         if (ct_load_acquire(&map->version) == version) return (eight >> (8 * (partition % 8))) & 0xFF;
     }

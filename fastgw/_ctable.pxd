@@ -92,7 +92,7 @@ cdef extern from "_ctable.h" nogil:
     uint32_t ct_used(const ct_view* view, uint32_t process)
     uint64_t ct_map_write(ct_map* map, const uint8_t* owners, uint32_t count)
     uint64_t ct_map_read(const ct_map* map, uint8_t* owners, uint32_t* count)
-    uint32_t ct_map_owner(const ct_map* map, uint32_t partition)  # CT_NOBODY when nobody
+    uint32_t ct_map_owner(const ct_map* map, uint32_t partition)  # CT_UNOWNED when nobody
     void ct_register(const ct_view* view, uint32_t process, uint32_t pid, uint32_t worker, uint32_t generation)
     void ct_unregister(ct_process* process)
     bint ct_flag_process(ct_process* process, uint64_t set, uint64_t clear)  # False: nobody is registered
@@ -109,7 +109,7 @@ cdef extern from "_ctable.h" nogil:
     const uint32_t CT_LIVE
     const uint32_t CT_TERMINAL
     cdef enum:
-        CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_NOBODY, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
+        CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_UNOWNED, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
         CT_UNROUTED, CT_ENDINGS_MAX, CT_FATES_MAX, CT_EXTRAS_MAX, CT_PHASES, CT_BOUNDS
         CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
         CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED, CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED

@@ -37,7 +37,7 @@ UNROUTED: Final[int]  # the last of them: requests without a route; a route's nu
 ENDINGS_MAX: Final[int]
 FATES_MAX: Final[int]
 EXTRAS_MAX: Final[int]
-NOBODY: Final[int]  # 0xFF in the partition map: no worker of this node
+UNOWNED: Final[int]  # 0xFF in the partition map: no worker of this node
 NOT_READING: Final[int]  # 2**64 - 1: the process does not read this partition
 
 PHASES: Final[int]
@@ -108,7 +108,7 @@ class Table:
 
     # The partition map; one writer: the agent.
     def write_map(self, owners: Buffer) -> int:
-        """Replaces the map; one byte a partition, a worker slot or NOBODY. Returns the new version."""
+        """Replaces the map; one byte a partition, a worker slot or UNOWNED. Returns the new version."""
 
     def map_version(self) -> int:
         """0: never written."""
@@ -117,7 +117,7 @@ class Table:
         """(version, owners), both of the same moment."""
 
     def map_owner(self, partition: int) -> int:
-        """Worker slot that owns the partition now, or NOBODY (also when there is no such partition)."""
+        """Worker slot that owns the partition now, or UNOWNED (also when there is no such partition)."""
 
     # Process records; a process writes its own, the supervisor may write for a dead one.
     def register(self, process: int, pid: int, worker: int, generation: int) -> None:
@@ -154,7 +154,7 @@ class Table:
     def observe(self, process: int, route: int, phase: int, duration_ns: int) -> None:
         """A negative duration counts as 0."""
 
-    def extra(self, process: int, index: int, n: int) -> None:
+    def add_tally(self, process: int, index: int, n: int) -> None:
         """Adds n >= 0 to one of EXTRAS_MAX free counters."""
 
     def endings(self, route: int) -> tuple[int, ...]:
@@ -165,8 +165,8 @@ class Table:
 
     def fates(self) -> tuple[int, ...]: ...
     def fates_of(self, process: int) -> tuple[int, ...]: ...
-    def extras(self, index: int) -> int: ...
-    def extras_of(self, process: int) -> tuple[int, ...]: ...
+    def tally(self, index: int) -> int: ...
+    def tallies_of(self, process: int) -> tuple[int, ...]: ...
 
     # The whole table.
     def reclaim(self, process: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ that needs more than `reclaim`.
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
         | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home      |
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
-    word = generation of the slot (32) | ending (8) | state (8); tag = nonce and salt of the id (62 bits);
+    word = sequence number of the slot (32) | ending (8) | state (8); tag = nonce, home and salt of the id (62 bits);
     tombstone = tag of the occupant before (62) | fate (2: none, answered, other); times in monotonic ns
 
 States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data; generation + 1 at each claim):
@@ -86,7 +86,7 @@ LATE, DUPLICATE, FORGED = CT_LATE, CT_DUPLICATE, CT_FORGED
 
 LAYOUT_VERSION, WORKERS_MAX, SLOTS_MAX = CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_SLOTS_MAX
 PARTITIONS_MAX, ROUTES_MAX, ENDINGS_MAX = CT_PARTITIONS_MAX, CT_ROUTES_MAX, CT_ENDINGS_MAX
-FATES_MAX, EXTRAS_MAX, NOBODY, UNROUTED = CT_FATES_MAX, CT_EXTRAS_MAX, CT_NOBODY, CT_UNROUTED
+FATES_MAX, EXTRAS_MAX, UNOWNED, UNROUTED = CT_FATES_MAX, CT_EXTRAS_MAX, CT_UNOWNED, CT_UNROUTED
 NOT_READING = 2**64 - 1
 
 PHASES = CT_PHASES
@@ -231,9 +231,9 @@ cdef class Table:
         if not 0 < count <= CT_PARTITIONS_MAX:
             raise ValueError(f"partitions: expected 1..{CT_PARTITIONS_MAX}, got {count}")
         for i in range(count):
-            if owners[i] >= self.workers and owners[i] != CT_NOBODY:
+            if owners[i] >= self.workers and owners[i] != CT_UNOWNED:
                 raise ValueError(
-                    f"owner of partition {i}: expected a worker slot below {self.workers} or {CT_NOBODY}, "
+                    f"owner of partition {i}: expected a worker slot below {self.workers} or {CT_UNOWNED}, "
                     f"got {owners[i]}"
                 )
         return ct_map_write(self.view.map, &owners[0], <uint32_t> count)
@@ -249,7 +249,7 @@ cdef class Table:
 
     def map_owner(self, int64_t partition):
         if partition < 0 or partition >= CT_PARTITIONS_MAX:
-            return NOBODY
+            return UNOWNED
         return ct_map_owner(self.view.map, <uint32_t> partition)
 
     # ---- process records
@@ -335,7 +335,7 @@ cdef class Table:
         check_below("phase", phase, CT_PHASES)
         ct_observe(&counters.routes[route].phases[phase], <uint64_t> max(duration_ns, 0))
 
-    def extra(self, int64_t process, int64_t index, uint64_t n):
+    def add_tally(self, int64_t process, int64_t index, uint64_t n):
         cdef ct_counters* counters = self._counters(process)
         check_below("extra", index, CT_EXTRAS_MAX)
         ct_add_relaxed(&counters.extras[index], n)
@@ -376,13 +376,13 @@ cdef class Table:
     def fates(self):
         return tuple([sum(column) for column in zip(*map(self.fates_of, range(self.processes)), strict=True)])
 
-    def extras_of(self, int64_t process):
+    def tallies_of(self, int64_t process):
         cdef ct_counters* counters = self._counters(process)
         return tuple([ct_load_relaxed(&counters.extras[i]) for i in range(CT_EXTRAS_MAX)])
 
-    def extras(self, int64_t index):
+    def tally(self, int64_t index):
         check_below("extra", index, CT_EXTRAS_MAX)
-        return sum([self.extras_of(process)[index] for process in range(self.processes)])
+        return sum([self.tallies_of(process)[index] for process in range(self.processes)])
 
     # ---- the whole table
 

@@ -61,14 +61,14 @@ RECORD_TOO_LARGE = Ending(16, "record_too_large", 413, _N, False, "The broker re
 SEND_UNKNOWN = Ending(
     17, "send_unknown", 504, _U, False, "The record may have been written, Kafka did not say", alarming=True
 )
-EXPIRED_UNSENT = Ending(
+EXPIRED_UNKNOWN = Ending(
     18, "expired_unknown", 504, _U, False, "The deadline passed before Kafka confirmed the record", alarming=True
 )
 EXPIRED = Ending(19, "expired", 504, _R, False, "The service did not answer before the deadline", alarming=True)
 BAD_REPLY = Ending(
     20, "bad_reply", 502, _R, False, "The service's reply cannot be turned into an HTTP answer", alarming=True
 )
-CANCELLED_UNSENT = Ending(21, "cancelled_unknown", 499, _U, False, "The client left before Kafka confirmed the record")
+CANCELLED_UNKNOWN = Ending(21, "cancelled_unknown", 499, _U, False, "The client left before Kafka confirmed the record")
 CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the service answered")
 CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before anything was sent")
 REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The record could not be handed to Kafka", alarming=True)

@@ -35,7 +35,7 @@ class Peer(NamedTuple):
     scheme: str  # "http" or "https"
 
 
-NOBODY = Peer("", 0, "http")
+UNKNOWN_PEER = Peer("", 0, "http")
 
 
 class Client(NamedTuple):
@@ -60,7 +60,7 @@ class Head:
         content_length: None: not declared.
         is_streamed: a body of unknown length may follow, which the front bounds at `Admission.max_body_bytes`.
         peer: the other end of the connection.
-        client: who that speaks for; set by `Intake.admit`, None before it.
+        client: who that speaks for; set by `Router.admit`, None before it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Head:
         hosts: Sequence[str],
         content_length: int | None,
         is_streamed: bool,
-        peer: Peer = NOBODY,
+        peer: Peer = UNKNOWN_PEER,
     ) -> None:
         self.method = method
         self.path = path
@@ -159,7 +159,7 @@ class Tally(IntEnum):
     OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
 
 
-class Fate(IntEnum):
+class ReplyDisposition(IntEnum):
     """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
 
     ANSWERED = 0

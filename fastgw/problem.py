@@ -13,7 +13,7 @@ _ENCODE = msgspec.json.Encoder().encode
 _CLOSE = ("connection", "close")
 
 
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """The problem body; only a problem of the SDK may lack the `request_id`."""
 
     type: str
@@ -42,7 +42,7 @@ def answer(
     """
     shown_id = request_id.decode("ascii")
     body = _ENCODE(
-        Problem(
+        ProblemDocument(
             type=TYPE_PREFIX + ending.name,
             title=ending.title,
             status=ending.status,

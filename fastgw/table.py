@@ -17,7 +17,7 @@ import os
 from fastgw._ctable import NOT_READING, SlotRange, Table, format, layout_size
 from fastgw.errors import TableError
 
-__all__ = ["NOT_READING", "SlotRange", "Table", "attach", "create", "process_index"]
+__all__ = ["NOT_READING", "SlotRange", "Table", "attach", "create", "process_index", "processes_of", "worker_of"]
 
 # A table that cannot shrink cannot take pages away under a reader, who would die of SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -26,6 +26,16 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 def process_index(worker: int, generation: int) -> int:
     """The slot range of a process: two for each worker slot, so that two generations of it never share one."""
     return worker * 2 + (generation & 1)
+
+
+def processes_of(worker: int) -> tuple[int, int]:
+    """The two slot ranges of a worker slot; see `process_index`."""
+    return worker * 2, worker * 2 + 1
+
+
+def worker_of(process: int) -> int:
+    """The worker slot that a slot range belongs to."""
+    return process // 2
 
 
 def create(node: int, workers: int, slots_per_process: int) -> tuple[int, Table]:

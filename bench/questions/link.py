@@ -151,11 +151,11 @@ async def _started(kind: str, bootstrap: str) -> Loopback:
     loopback.link.start()
 
     def tick() -> None:
-        loopback.link.serve()
+        loopback.link.poll()
         loop.call_later(TICK_S, tick)
 
     tick()
-    loopback.link.read(range(PARTITIONS))
+    loopback.link.assign(range(PARTITIONS))
     await loopback.positions.wait()
     return loopback
 

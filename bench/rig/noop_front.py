@@ -21,7 +21,7 @@ from granian.constants import Interfaces, Loops
 from fastgw import config
 from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.errors import Ending
 from fastgw.http.express import ExpressFront
 from fastgw.http.granian import GranianFront
@@ -49,7 +49,7 @@ topic = "orders"
 class EchoDoor:
     """fastgw's door with nobody behind it."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Router) -> None:
         self._intake = intake
         self.bodies = BodyMemory(1 << 30, 1 << 30)
 
@@ -79,7 +79,7 @@ async def serve_front(kind: str, port: int) -> None:
     cfg = config.loads(CONFIG.format(port=port, kind=kind))
     listening = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     listening.setblocking(False)
-    door = EchoDoor(Intake(cfg.routes, cfg.limits, cfg.gateway.hosts))
+    door = EchoDoor(Router(cfg.routes, cfg.limits, cfg.gateway.hosts))
     chosen = ExpressFront if kind == "express" else GranianFront
     front = chosen(listening.fileno(), cfg.gateway.listens[0], cfg.limits, door)
     await front.start()

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.errors import ENDINGS
-from fastgw.messages import Cut, Fate, Tally
+from fastgw.messages import Cut, ReplyDisposition, Tally
 from fastgw.state_file import RESULTS, State
+from fastgw.table import processes_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
@@ -58,7 +59,7 @@ def worker_states(table: Table, now_ns: int) -> list[WorkerState]:
 
 
 def _worker_state(table: Table, worker: int, now_ns: int) -> WorkerState:
-    living = [info for info in (table.process_info(2 * worker), table.process_info(2 * worker + 1)) if info]
+    living = [info for process in processes_of(worker) if (info := table.process_info(process))]
     if not living:
         return WorkerState(worker, None, False, 0, 0, 0)
     # During a reload two generations live: the old one counts until the new one serves, or while it still drains alone.
@@ -165,22 +166,24 @@ def _histogram(name: str, labels: str, counts: tuple[int, ...], sum_ns: int) -> 
 
 
 def _replies(table: Table) -> Iterator[str]:
-    samples = [((("fate", fate.name.lower()),), count) for fate, count in zip(Fate, table.fates(), strict=False)]
+    samples = [
+        ((("fate", fate.name.lower()),), count) for fate, count in zip(ReplyDisposition, table.fates(), strict=False)
+    ]
     yield from _counter("replies_total", "Records on the response topic by what became of them.", samples)
 
 
 def _connections(table: Table) -> Iterator[str]:
-    samples = [((("reason", cut.name.lower()),), table.extras(cut)) for cut in Cut]
+    samples = [((("reason", cut.name.lower()),), table.tally(cut)) for cut in Cut]
     yield from _counter("connections_cut_total", "Connections that were ended for how their client used them.", samples)
     yield from _counter(
         "access_log_dropped_total",
         "Lines of the access log that could not be written as fast as they came.",
-        [((), table.extras(Tally.ACCESS_LOG_DROPPED))],
+        [((), table.tally(Tally.ACCESS_LOG_DROPPED))],
     )
     yield from _counter(
         "options_answered_total",
         "CORS preflights and OPTIONS *, which the gateway answers; they are not in fastgw_requests_total.",
-        [((), table.extras(Tally.OPTIONS))],
+        [((), table.tally(Tally.OPTIONS))],
     )
 
 
@@ -218,7 +221,7 @@ def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:
 def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:
     version, owners = table.read_map()
     yield from _gauge("response_partitions", "Partitions of the response topic.", [((), len(owners))])
-    owned = len(owners) - owners.count(_ctable.NOBODY)
+    owned = len(owners) - owners.count(_ctable.UNOWNED)
     yield from _gauge("node_partitions", "Partitions of the response topic that belong to this node.", [((), owned)])
     yield from _gauge("partition_map_version", "How often the partition map was written.", [((), version)])
     yield from _gauge(

@@ -21,6 +21,7 @@ from fastgw.admin.metrics import ServiceState
 from fastgw.config import Config
 from fastgw.messages import HeaderList
 from fastgw.state_file import State
+from fastgw.table import worker_of
 
 WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
 
@@ -169,7 +170,7 @@ class Admin:
             "map_version": version,
             "count": len(owners),
             # The place in the list is the partition; null belongs to another node.
-            "owners": [None if owner == _ctable.NOBODY else owner for owner in owners],
+            "owners": [None if owner == _ctable.UNOWNED else owner for owner in owners],
         }
 
     def _waiting(self, now_ns: int) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Admin:
                     "phase": PHASES.get(slot.state, "ended"),
                     "age_ms": _ms(now_ns - slot.claimed_ns),
                     "deadline_in_ms": _ms(slot.deadline_ns - now_ns),
-                    "worker": slot.process // 2,
+                    "worker": worker_of(slot.process),
                     "home_partition": slot.home,
                 }
                 for slot in oldest

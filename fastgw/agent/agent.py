@@ -80,7 +80,7 @@ def owners_of(partitions: frozenset[int], partition_count: int, workers: int) ->
 
     The i-th partition of this node goes to slot i mod `workers`, so every worker has one as long as there are enough.
     """
-    owners = bytearray([_ctable.NOBODY]) * partition_count
+    owners = bytearray([_ctable.UNOWNED]) * partition_count
     for place, partition in enumerate(sorted(partitions)):
         owners[partition] = place % workers
     return bytes(owners)

@@ -32,9 +32,9 @@ from fastgw.kafka import client_log, groups, link
 log = structlog.get_logger("fastgw.consumers")
 
 Tell = Callable[[dict[int, int]], None]
-"""Route number -> how long a request would wait for its service, in ns; NOBODY: for ever. Called on a thread."""
+"""Route number -> how long a request would wait for its service, in ns; NO_CONSUMER: for ever. Called on a thread."""
 
-NOBODY = -1
+NO_CONSUMER = -1
 PERIOD_S = 1.0
 ASK_TIMEOUT_S = 3.0
 PERIOD_NS = int(PERIOD_S * 1e9)
@@ -46,11 +46,11 @@ class Look(NamedTuple):
     """What one look at a group and a topic has shown."""
 
     consumers: int | None  # members that have partitions of the topic; None while that is being settled
-    progress: Progress | None  # None where nothing was ever committed
+    progress: GroupProgress | None  # None where nothing was ever committed
     trouble: str  # why nobody takes what is in the topic, for people
 
 
-class Progress(NamedTuple):
+class GroupProgress(NamedTuple):
     """How far a group is in a topic."""
 
     committed: int  # all its committed offsets added up, where it has any
@@ -62,12 +62,12 @@ class Service:
 
     def __init__(self) -> None:
         self._consumers = -1  # not known
-        self._seen: deque[tuple[int, Progress]] = deque()
+        self._seen: deque[tuple[int, GroupProgress]] = deque()
 
     def __repr__(self) -> str:
         return f"<Service {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
 
-    def observe(self, now_ns: int, consumers: int | None, progress: Progress | None) -> None:
+    def observe(self, now_ns: int, consumers: int | None, progress: GroupProgress | None) -> None:
         """
         Args:
             now_ns: monotonic.
@@ -84,9 +84,9 @@ class Service:
             self._seen.popleft()
 
     def wait_ns(self) -> int:
-        """How long a record would wait before the service takes it; NOBODY: nobody is there to take it."""
+        """How long a record would wait before the service takes it; NO_CONSUMER: nobody is there to take it."""
         if self._consumers == 0:
-            return NOBODY
+            return NO_CONSUMER
         if len(self._seen) < 2:
             return 0
         (first_ns, first), (last_ns, last) = self._seen[0], self._seen[-1]
@@ -169,7 +169,7 @@ class Consumers:
         trouble, wait_ns = self._troubles[pair], self._waits[pair]
         if trouble:
             return ServiceState(*pair, tuple(self._routes[pair]), "unknown", f"Kafka does not say: {trouble}")
-        if wait_ns == NOBODY:
+        if wait_ns == NO_CONSUMER:
             return ServiceState(*pair, tuple(self._routes[pair]), "nobody", self._absences[pair])
         if wait_ns > 0:
             told = "it takes none of its records" if wait_ns == FOR_EVER_NS else f"about {wait_ns / 1e9:.0f} s behind"
@@ -185,7 +185,7 @@ class Consumers:
     def _say(self, pair: tuple[str, str], wait_ns: int) -> None:
         before_ns, self._waits[pair] = self._waits[pair], wait_ns
         group, topic = pair
-        if wait_ns == NOBODY != before_ns:
+        if wait_ns == NO_CONSUMER != before_ns:
             log.warning("nobody of the service is there", group=group, topic=topic, why=self._absences[pair])
         elif wait_ns > 0 >= before_ns:
             log.warning("the service has a backlog", group=group, topic=topic, about_s=round(wait_ns / 1e9))
@@ -211,7 +211,7 @@ def _ask(admin: AdminClient, group: str, topic: str, known_trouble: str = "") ->
     return Look(seen.consumers(topic), _progress(admin, group, topic, list(known.partitions)), trouble)
 
 
-def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]) -> Progress | None:
+def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]) -> GroupProgress | None:
     asked = [TopicPartition(topic, number) for number in numbers]
     if not asked:
         return None
@@ -224,4 +224,4 @@ def _progress(admin: AdminClient, group: str, topic: str, numbers: Sequence[int]
     latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in committed}
     ends = admin.list_offsets(latest, request_timeout=ASK_TIMEOUT_S)
     behind = sum(max(0, future.result().offset - committed[part.partition]) for part, future in ends.items())
-    return Progress(sum(committed.values()), behind)
+    return GroupProgress(sum(committed.values()), behind)

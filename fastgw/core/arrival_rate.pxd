@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 
 
 @cython.final
-cdef class Pace:
+cdef class ArrivalRate:
     cdef int64_t _window
     cdef int _count
     cdef bint _was_rare

@@ -15,7 +15,7 @@ WINDOW_BITS = 24  # a window is 2^24 ns, 17 ms: short enough that a burst pays f
 RARE_MAX = 32  # requests in a window; 1,900 a second
 
 
-class Pace:
+class ArrivalRate:
     """Of the requests of one process; used by one thread, time is an argument."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Pace:
         self._was_rare = True  # the window before
 
     def __repr__(self) -> str:
-        return f"<Pace {self._count} in this window, {'few' if self._was_rare else 'many'} in the last>"
+        return f"<ArrivalRate {self._count} in this window, {'few' if self._was_rare else 'many'} in the last>"
 
     def is_alone(self, now_ns: int) -> bool:
         """Counts a request; whether few come.

@@ -8,7 +8,7 @@ from fastgw._ctable cimport SlotRange, Table
 from fastgw._ids cimport IdMaker
 from fastgw.admission cimport Admission
 from fastgw.dialects.plain cimport ReplyWire, RequestWire
-from fastgw.core.arrival_rate cimport Pace
+from fastgw.core.arrival_rate cimport ArrivalRate
 
 
 @cython.final
@@ -25,18 +25,18 @@ cdef class Plan:
 cdef class Exchange:
     cdef Table _table
     cdef SlotRange _slots
-    cdef int _process
+    cdef int _process_index
     cdef int64_t _first_slot
     cdef list _waiting
     cdef dict _plans
     cdef IdMaker _ids
-    cdef Pace _pace
-    cdef object _send, _withdraw, _journal, _notes, _closed_by, _closed_why
+    cdef ArrivalRate _arrival_rate
+    cdef object _send, _cancel_unsent, _journal, _notes, _closed_by, _closed_why
     cdef int _partition_count, _own, _shared_left
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
-    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t, company=int)
+    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t, concurrency_hint=int)
     cpdef int64_t open(self, Admission admission, bytes body, answer, int64_t now_ns)
 
     @cython.locals(plan=Plan)
@@ -46,7 +46,7 @@ cdef class Exchange:
     cdef tuple _take(self, int64_t token)
     cdef _end(self, int64_t token, ending, detail, bint is_heard=*)
     cdef _give_up(self, int64_t token, why)
-    cdef bint _is_withdrawn(self, int64_t token) except -1
+    cdef bint _is_unsent(self, int64_t token) except -1
     cdef _learn(self, Plan plan, bytes raw, cid, partition, int64_t ack_to_reply_ns)
     cdef tuple _failed(self, Plan plan, ending, detail, bytes raw)
     cdef _note(self, head, route_number, bytes_in)

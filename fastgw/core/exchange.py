@@ -20,26 +20,33 @@ from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
 from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Params, Refusal
-from fastgw.core.arrival_rate import Pace
+from fastgw.core.arrival_rate import ArrivalRate
 from fastgw.dialects.plain import BadReply, ReplyWire, RequestWire
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, Partitioner, refusal_id
-from fastgw.messages import TOGETHER, Answer, Fate, Head, HeaderList, Headers, Record, Reply, Tally
+from fastgw.messages import TOGETHER, Answer, Head, HeaderList, Headers, Record, Reply, ReplyDisposition, Tally
 
 Send = Callable[[Record, int, int, int, int], None]
-"""(record, token, delivery class, company, now_ns): see kafka_client.Link.send."""
-Withdraw = Callable[[int], bool]
+"""(record, token, delivery class, concurrency_hint, now_ns): see kafka.link.Link.send."""
+CancelUnsent = Callable[[int], bool]
 """(token): True if its record was never handed over and will not be."""
 
 REFUSED = -1  # what `open` returns for a request that has been answered already
 SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
 _OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
 OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
-SLOT_MASK = (1 << 20) - 1  # a token is slot generation << 20 | slot
+SLOT_MASK = (1 << 20) - 1  # a token is the slot's sequence number << 20 | slot
 
 _ENDINGS = errors.ENDINGS
-_ANSWERED, _FATE_ANSWERED = errors.ANSWERED.number, Fate.ANSWERED  # looked up once: an enumeration is slow at it
-_FATES = {_ctable.LATE: Fate.LATE, _ctable.DUPLICATE: Fate.DUPLICATE, _ctable.FORGED: Fate.FORGED}
+_ANSWERED, _FATE_ANSWERED = (
+    errors.ANSWERED.number,
+    ReplyDisposition.ANSWERED,
+)  # looked up once: an enumeration is slow at it
+_FATES = {
+    _ctable.LATE: ReplyDisposition.LATE,
+    _ctable.DUPLICATE: ReplyDisposition.DUPLICATE,
+    _ctable.FORGED: ReplyDisposition.FORGED,
+}
 
 
 class Learner(Protocol):
@@ -146,30 +153,30 @@ class Exchange:
     def __init__(
         self,
         table: Table,
-        process: int,
+        process_index: int,
         slots: SlotRange,
         ids: IdMaker,
         plans: Sequence[Plan],
         send: Send,
-        withdraw: Withdraw,
+        cancel_unsent: CancelUnsent,
         journal: Journal,
         notes: Notes | None = None,
     ) -> None:
         """
         Args:
             table: for the counters.
-            process: this process's place in the table; its slots are `process * slots_per_process` onwards.
+            process_index: this process's place in the table; its slots are `process_index * slots_per_process` onwards.
             slots: the claiming side of those slots.
             ids: makes the correlation ids; its ownership is kept by the worker.
             plans: the routes, any order.
-            send, withdraw: of the Kafka link.
+            send, cancel_unsent: of the Kafka link.
             journal: told of errors that no code expects. Whatever breaks, each request is ended and answered.
             notes: where somebody wants to know of each request, or has a word on its answer.
         """
         self._table = table
-        self._process = process
+        self._process_index = process_index
         self._slots = slots
-        self._first_slot = process * table.slots_per_process
+        self._first_slot = process_index * table.slots_per_process
         self._waiting: list[_Waiting | None] = [None] * table.slots_per_process
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
@@ -179,10 +186,10 @@ class Exchange:
         self._own = max(1, count // (2 * len(plans)))  # slots of a route that are nobody else's
         self._shared_left = count - self._own * len(plans)
         self._send = send
-        self._withdraw = withdraw
+        self._cancel_unsent = cancel_unsent
         self._journal = journal
         self._notes = notes
-        self._pace = Pace()
+        self._arrival_rate = ArrivalRate()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
         self._closed_by: Ending | None = errors.NOT_READY
@@ -190,7 +197,7 @@ class Exchange:
         self.epoch_offset_ns = 0  # wall clock minus monotonic clock, kept fresh by the worker
 
     def __repr__(self) -> str:
-        return f"<Exchange process {self._process}: {self.in_flight} in flight, home {self.home}>"
+        return f"<Exchange process {self._process_index}: {self.in_flight} in flight, home {self.home}>"
 
     @property
     def in_flight(self) -> int:
@@ -226,7 +233,7 @@ class Exchange:
         if plan.in_flight >= plan.max_in_flight:
             return Refusal(errors.IN_FLIGHT_CAP, f"{plan.max_in_flight} requests wait on {plan.name!r} already", number)
         if plan.wait_ns and not 0 < plan.wait_ns <= admission.timeout_ns:
-            return _hopeless(plan)
+            return _service_unavailable(plan)
         if plan.in_flight >= self._own:
             if self._shared_left <= 0:
                 return Refusal(
@@ -240,7 +247,7 @@ class Exchange:
         """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
         plan = self._plans[admission.route_number]
         self._leave(plan)
-        self._table.count(self._process, plan.number, ending.number)
+        self._table.count(self._process_index, plan.number, ending.number)
         raw = refusal_id()
         told = problem.answer(ending, detail, raw)
         self._tell(plan.name, raw, answer, told, ending, self._note(admission.headers, plan.number, 0), None)
@@ -249,13 +256,13 @@ class Exchange:
         """Answers and counts a request that may not enter."""
         raw = refusal_id()
         if refusal.is_options:
-            self._table.extra(self._process, Tally.OPTIONS, 1)  # noqa: S610  # no SQL far and wide
+            self._table.add_tally(self._process_index, Tally.OPTIONS, 1)
             kept = self._note(refusal.head, refusal.route_number, 0)
             self._say("", raw, answer, (204, refusal.headers or [], b"", raw), _OPTIONS, kept, None)
             return
         number = _ctable.UNROUTED if refusal.route_number is None else refusal.route_number
         ending = refusal.ending
-        self._table.count(self._process, number, ending.number)
+        self._table.count(self._process_index, number, ending.number)
         told = problem.answer(ending, refusal.detail, raw, refusal.headers)
         self._tell("", raw, answer, told, ending, self._note(refusal.head, refusal.route_number, 0), None)
 
@@ -323,8 +330,8 @@ class Exchange:
         # From here on whoever ends the slot finds whom to answer, `send` itself included.
         self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
         try:
-            company = 0 if self._pace.is_alone(now_ns) else plan.in_flight
-            self._send(record, token, plan.delivery_class, company, now_ns)
+            concurrency_hint = 0 if self._arrival_rate.is_alone(now_ns) else plan.in_flight
+            self._send(record, token, plan.delivery_class, concurrency_hint, now_ns)
         except (QueueFull, SendRefused) as refused:
             ending, detail = _why_unsent(refused)
             self.undelivered(token, ending, detail)
@@ -334,9 +341,7 @@ class Exchange:
         except Exception:
             self._journal.broke("record not sent", plan.name, raw)
             # How far it came nobody can say, unless it still waits here.
-            self.undelivered(
-                token, errors.REFUSED_SEND if self._is_withdrawn(token) else errors.SEND_UNKNOWN, OWN_ERROR
-            )
+            self.undelivered(token, errors.REFUSED_SEND if self._is_unsent(token) else errors.SEND_UNKNOWN, OWN_ERROR)
             return REFUSED
         self._slots.sent(token, now_ns)
         return token
@@ -345,7 +350,7 @@ class Exchange:
         self, plan: Plan, ending: Ending, detail: str, answer: Answer, kept: object, raw: bytes | None = None
     ) -> int:
         self._leave(plan)
-        self._table.count(self._process, plan.number, ending.number)
+        self._table.count(self._process_index, plan.number, ending.number)
         raw = raw or refusal_id()
         self._tell(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
         return REFUSED
@@ -369,7 +374,7 @@ class Exchange:
 
     # The ends.
 
-    def resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> Fate:
+    def resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> ReplyDisposition:
         """A reply to one of this process's ids: answer the request that waits for it, if one does."""
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
@@ -424,10 +429,10 @@ class Exchange:
         state = self._slots.finish(token, _ctable.EXPIRED)
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
-        elif state >= 0 and self._is_withdrawn(token):
+        elif state >= 0 and self._is_unsent(token):
             self._end(token, errors.NOT_SENT, f"{why}: the record had not been sent")
         elif state >= 0:
-            self._end(token, errors.EXPIRED_UNSENT, f"{why}: Kafka had not confirmed the record")
+            self._end(token, errors.EXPIRED_UNKNOWN, f"{why}: Kafka had not confirmed the record")
 
     def cancel(self, token: int) -> None:
         """The client has left: nobody is answered, the slot is free, a reply will be called late."""
@@ -437,13 +442,13 @@ class Exchange:
         if state == _ctable.RECORDED:
             self._end(token, errors.CANCELLED, "the client left", is_heard=False)
         else:
-            ending = errors.CANCELLED_EARLY if self._is_withdrawn(token) else errors.CANCELLED_UNSENT
+            ending = errors.CANCELLED_EARLY if self._is_unsent(token) else errors.CANCELLED_UNKNOWN
             self._end(token, ending, "the client left", is_heard=False)
 
-    def _is_withdrawn(self, token: int) -> bool:
+    def _is_unsent(self, token: int) -> bool:
         """Whether its record was never handed over and will not be; in doubt it was."""
         try:
-            return self._withdraw(token)
+            return self._cancel_unsent(token)
         except MemoryError:
             raise  # ends the worker
         except Exception:
@@ -454,7 +459,7 @@ class Exchange:
         """Ends a request whose slot has its final state; it is answered unless nobody is there to hear it."""
         _, plan, raw, answer, kept = self._take(token)
         times = None if kept is None else self._slots.times(token)
-        self._table.count(self._process, plan.number, ending.number)
+        self._table.count(self._process_index, plan.number, ending.number)
         self._leave(plan)
         self._slots.release(token)
         if is_heard:
@@ -521,7 +526,7 @@ class Exchange:
         return waiting
 
 
-def _hopeless(plan: Plan) -> Refusal:
+def _service_unavailable(plan: Plan) -> Refusal:
     if plan.wait_ns < 0:
         return Refusal(errors.NO_CONSUMER, f"no consumer of {plan.name!r} has a partition of its topic", plan.number)
     behind_s = plan.wait_ns / 1e9

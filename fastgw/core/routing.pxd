@@ -8,7 +8,7 @@ from fastgw.messages cimport Head
 
 
 @cython.final
-cdef class Intake:
+cdef class Router:
     cdef object _limits, _hosts, _root
     cdef Forwarding _forwarding
     cdef set _served_hosts, _methods

@@ -37,7 +37,7 @@ class _Node:
     routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
 
 
-class Intake:
+class Router:
     """The routes and limits of one configuration."""
 
     def __init__(

@@ -26,9 +26,10 @@ from types import FrameType, TracebackType
 import confluent_kafka
 from setproctitle import setproctitle
 
+from fastgw.ids import PARTITIONS_MAX
+
 # What Kafka allows in a topic's name, and a number of partitions that the mock creates in no time.
 TOPIC = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,249}):(?P<partitions>[0-9]{1,4})")
-PARTITIONS_MAX = 4096
 
 START_TIMEOUT_S = 30.0  # 0.2 s on an idle machine
 STOP_TIMEOUT_S = 5.0

@@ -20,7 +20,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
-from fastgw.messages import NOBODY
+from fastgw.messages import UNKNOWN_PEER
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
@@ -333,7 +333,7 @@ cpdef RequestHead scan(bytes data, Py_ssize_t at):
     head._data = data
     head.end = end - start
     head.hosts = ()
-    head.peer = NOBODY
+    head.peer = UNKNOWN_PEER
     head._stop = end - 2
     line = line_at(start + at, end)
     head._start = next_line(start + at, end)

@@ -29,7 +29,7 @@ from fastgw.http import heads as http1_wire
 from fastgw.http._http1 import MessageEnd, RequestHead, scan, whole_answer
 from fastgw.http.deadlines import Deadlines
 from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks
-from fastgw.messages import NOBODY, HeaderList, Peer, no_head
+from fastgw.messages import UNKNOWN_PEER, HeaderList, Peer, no_head
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
 HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
@@ -77,7 +77,7 @@ class Connection:
         self._answer: Any = self._take_answer  # bound once, not for each request
         self._transport: Any = None
         self._write: Any = None
-        self._peer = NOBODY
+        self._peer = UNKNOWN_PEER
         self._message = MessageEnd()  # the callbacks of llhttp
         self._feed: Any = None
         self._new_parser(self._message)
@@ -675,5 +675,5 @@ def _peer_of(transport: Any) -> Peer:
     if name is None:  # it has left already; not to be taken for somebody on a Unix socket, who may be trusted
         return Peer("unknown", 0, "http")
     if not isinstance(name, tuple):
-        return NOBODY
+        return UNKNOWN_PEER
     return Peer(as_told(name[0]), name[1], "http")

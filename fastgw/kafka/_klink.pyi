@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from fastgw._ctable import SlotRange
 from fastgw.messages import Reply
 
-NOBODY: Final[int]  # the token of a record whose fate nobody waits for
+UNTRACKED: Final[int]  # the token of a record whose fate nobody waits for
 OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
 BATCH: Final[int]  # the most replies that `replies` gives at once
@@ -137,7 +137,7 @@ class Producer(Client):
 
         Args:
             partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
-            token: names the record in what is told of it later: 0 or more and below 2^52 - 1, or NOBODY.
+            token: names the record in what is told of it later: 0 or more and below 2^52 - 1, or UNTRACKED.
             flight: what it leaves with, up to LAST_FLIGHT; 0: with none, it is a stray.
             keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
 

@@ -71,9 +71,9 @@ Offsets = namedtuple("Offsets", "request found failed text")
 
 cdef object reply_type = Reply
 cdef int64_t TOKEN_MASK = (<int64_t>1 << TOKEN_BITS) - 1
-cdef int64_t NOBODYS_TOKEN = TOKEN_MASK  # of a record whose fate nobody waits for
+cdef int64_t UNTRACKED_TOKEN = TOKEN_MASK  # of a record whose fate nobody waits for
 cdef int64_t NEVER_NS = (<uint64_t>1 << 63) - 1
-NOBODY = NOBODYS_TOKEN
+UNTRACKED = UNTRACKED_TOKEN
 cdef uint64_t ONE = 1         # what an eventfd wants to be written
 
 
@@ -251,7 +251,7 @@ cdef class Producer(Client):
         cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
         while message != NULL:
             token = self.token_of(message)
-            if token == NOBODYS_TOKEN:
+            if token == UNTRACKED_TOKEN:
                 pass
             elif message.err != 0:
                 told.append(undelivered(token, message))

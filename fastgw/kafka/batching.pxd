@@ -18,7 +18,7 @@ cdef class Lane:
 
 
 @cython.final
-cdef class Flights:
+cdef class RecordQueue:
     cdef object _producer, _come_back, _refused
     cdef int64_t _linger_ns, _boarding_ns, _patience_ns, _gather_ns, _stay_ns, _waiting_bytes, _waiting_bytes_max
     cdef dict _lanes, _spread_lanes, _aloft
@@ -28,7 +28,7 @@ cdef class Flights:
     cpdef int64_t oldest_ns(self) except -1
 
     @cython.locals(lane=Lane, is_first=bint, wait_ns=int64_t)
-    cpdef send(self, Record record, int64_t token, int company, int64_t now_ns)
+    cpdef send(self, Record record, int64_t token, int concurrency_hint, int64_t now_ns)
 
     @cython.locals(lane=Lane)
     cpdef bint withdraw(self, int64_t token)

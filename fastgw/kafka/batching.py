@@ -22,7 +22,7 @@ that no other flight of its lane is on its way to; while there is none, nothing 
 librdkafka was never given is in no log for certain. A partition whose leader has died keeps its one flight and gets no
 other; its neighbours get them.
 
-Time is an argument. Nothing here waits; `Flights` asks its owner to come back.
+Time is an argument. Nothing here waits; `RecordQueue` asks its owner to come back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BOARDING = 0.9  # of a linger: who comes later might miss the batch, and would b
 
 Refused = tuple[int, str]
 """librdkafka's error code and text for a record that it does not take."""
-Refusal = tuple[int, int, str]
+RefusedRecord = tuple[int, int, str]
 """The same, and before it the token of the record."""
 
 NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait for Kafka to acknowledge others")
@@ -67,7 +67,7 @@ class Lane:
         return f"<Lane {self.topic}: {len(self.waiting)} wait, flights are on their way to {self.taken or 'none'}>"
 
 
-class Flights:
+class RecordQueue:
     """The flights of one producer; used by one thread."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Flights:
         stay_ns: int,
         waiting_bytes_max: int,
         come_back: Callable[[int], None],
-        refused: Callable[[Sequence[Refusal]], None],
+        refused: Callable[[Sequence[RefusedRecord]], None],
     ) -> None:
         """
         Args:
@@ -106,7 +106,7 @@ class Flights:
         self._last = 0
 
     def __repr__(self) -> str:
-        return f"<Flights {self.waiting} records wait, {len(self._aloft)} flights on their way>"
+        return f"<RecordQueue {self.waiting} records wait, {len(self._aloft)} flights on their way>"
 
     @property
     def waiting(self) -> int:
@@ -119,13 +119,13 @@ class Flights:
             return began_ns
         return NEVER
 
-    def send(self, record: Record, token: int, company: int, now_ns: int) -> Refused | None:
+    def send(self, record: Record, token: int, concurrency_hint: int, now_ns: int) -> Refused | None:
         """A record of a request; it is handed over now or waits for its flight.
 
         Args:
             record: its partition is one of the markers TOGETHER and SPREAD.
             token: names it in `refused`.
-            company: requests of its route under way here, itself included.
+            concurrency_hint: requests of its route under way here, itself included.
             now_ns: monotonic.
 
         Returns:
@@ -139,7 +139,7 @@ class Flights:
         if is_first:
             if now_ns < lane.boards_until_ns:
                 return self._hand_over(lane, record, token)
-            lane.complete = company // SHARE
+            lane.complete = concurrency_hint // SHARE
             if self._wait_ns(lane, 1) == 0 and self._begin(lane, now_ns):
                 return self._hand_over_first(lane, record, token)
         if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
@@ -148,7 +148,7 @@ class Flights:
             lane.since_ns = now_ns
             self._gathering[lane] = None
         else:
-            lane.complete = min(lane.complete, company // SHARE)
+            lane.complete = min(lane.complete, concurrency_hint // SHARE)
         lane.waiting[token] = record, now_ns
         self._waiting_bytes += len(record.value)
         wait_ns = self._wait_ns(lane, len(lane.waiting))
@@ -179,7 +179,7 @@ class Flights:
 
     def leave_all(self, now_ns: int) -> None:
         """Everything leaves, whatever is on its way: this producer is about to be closed."""
-        refusals: list[Refusal] = []
+        refusals: list[RefusedRecord] = []
         for lane in list(self._gathering):
             lane.taken.clear()
             self._begin(lane, now_ns)
@@ -219,7 +219,7 @@ class Flights:
         return self._gather_ns if count < lane.complete else 0
 
     def _leave_if_due(self, lanes: Sequence[Lane], now_ns: int) -> None:
-        refusals: list[Refusal] = []
+        refusals: list[RefusedRecord] = []
         for lane in lanes:
             due_ns = lane.since_ns + self._wait_ns(lane, len(lane.waiting))
             if due_ns > now_ns:
@@ -268,7 +268,7 @@ class Flights:
         self._last = number
         return number
 
-    def _leave(self, lane: Lane) -> list[Refusal]:
+    def _leave(self, lane: Lane) -> list[RefusedRecord]:
         waiting, lane.waiting = lane.waiting, {}
         self._gathering.pop(lane, None)
         refusals = []

@@ -68,19 +68,19 @@ class Link(Protocol):
     """What the worker asks of a link. Nothing here waits but `close`."""
 
     def start(self) -> None:
-        """Starts reading; partitions come with `read`."""
+        """Starts reading; partitions come with `assign`."""
 
-    def prepare(self, delivery_class: int, topic: str) -> None:
+    def preload_topic(self, delivery_class: int, topic: str) -> None:
         """Has a producer ask for a topic before the first record is sent to it."""
 
-    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
+    def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:
         """Sends the record of a request; `delivered` or `undelivered` follows.
 
         Args:
             record: its partition may be a marker, TOGETHER or SPREAD.
             token: names the request in what follows.
             delivery_class: see LinkSettings.
-            company: requests of its route under way here, itself included; 0: few come, nobody will share its batch.
+            concurrency_hint: requests of its route in flight here, this one included; 0: too few to share a batch.
             now_ns: monotonic.
 
         Raises:
@@ -88,16 +88,16 @@ class Link(Protocol):
             SendRefused: refused at once; nothing was sent.
         """
 
-    def withdraw(self, token: int) -> bool:
+    def cancel_unsent(self, token: int) -> bool:
         """Its request has ended: True if the record had not been handed over and never will be."""
 
-    def post(self, record: Record) -> bool:
+    def send_untracked(self, record: Record) -> bool:
         """Sends a record whose fate nobody waits for (canaries, replies sent on); False if it was refused."""
 
-    def serve(self) -> None:
+    def poll(self) -> None:
         """Takes in what has come; the worker calls it on its tick, so that nothing waits longer than that."""
 
-    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
         """Starts reading these partitions at their end, or FROM_BEGINNING.
 
         `positioned` tells when, and from where; it comes after this call. The end is asked for until it is told. A
@@ -107,7 +107,7 @@ class Link(Protocol):
         """
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
-        """Stops reading these partitions; a `read` of them that is under way ends without `positioned`."""
+        """Stops reading these partitions; a `assign` of them that is under way ends without `positioned`."""
 
     def close(self, timeout_s: float) -> int:
         """Flushes what is left to send and stops reading; returns how many records were not sent in time."""
@@ -180,7 +180,7 @@ def partitioners(routes: Iterable[Route]) -> dict[str, str]:
     }
 
 
-class Patience(NamedTuple):
+class DeliveryTimes(NamedTuple):
     """How long one producer is given for its records; all in ns."""
 
     unsent_ns: int  # a record that waits to be handed over is given up after this
@@ -189,12 +189,12 @@ class Patience(NamedTuple):
     grace_ns: int  # after which what it still holds is given up
 
 
-def patience(timeout_ms: int) -> Patience:
+def patience(timeout_ms: int) -> DeliveryTimes:
     """That of a producer with this delivery timeout."""
     timeout_ns = 1_000_000 * timeout_ms
     grace_ns = min(GRACE_MAX_NS, timeout_ns // 10)
     retire_ns = max(timeout_ns - grace_ns, REPLACE_AGAIN_NS)
-    return Patience(timeout_ns, max(retire_ns - SPARE_NS, retire_ns // 2), retire_ns, grace_ns)
+    return DeliveryTimes(timeout_ns, max(retire_ns - SPARE_NS, retire_ns // 2), retire_ns, grace_ns)
 
 
 def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:

@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from fastgw.kafka._klink cimport Consumer, Producer
-from fastgw.kafka.batching cimport Flights
+from fastgw.kafka.batching cimport RecordQueue
 from fastgw.messages cimport Record
 
 
@@ -22,5 +22,5 @@ cdef class NativeLink:
     cdef int64_t _question
     cdef bint _closed
 
-    @cython.locals(number=int, flights=Flights, producer=Producer)
-    cpdef send(self, Record record, int64_t token, int delivery_class, int company, int64_t now_ns)
+    @cython.locals(number=int, flights=RecordQueue, producer=Producer)
+    cpdef send(self, Record record, int64_t token, int delivery_class, int concurrency_hint, int64_t now_ns)

@@ -36,7 +36,7 @@ from fastgw.dialects import plain
 from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
 from fastgw.kafka import _klink
 from fastgw.kafka._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Statistics, Undelivered
-from fastgw.kafka.batching import Flights, Refusal
+from fastgw.kafka.batching import RecordQueue, RefusedRecord
 from fastgw.kafka.client_log import CLIENT_LOG
 from fastgw.kafka.link import (
     FROM_BEGINNING,
@@ -140,7 +140,7 @@ class NativeLink:
         self._spares: dict[int, Producer] = {}  # number -> who would succeed its producer
         self._replace_from_ns = [0] * len(self._producers)
         self._flights = [
-            Flights(
+            RecordQueue(
                 producer,
                 0 if number >= self._classes else int(settings.linger_ms * 1_000_000),
                 settings.sticky_linger_ms * 1_000_000,
@@ -180,17 +180,17 @@ class NativeLink:
 
     # Sending.
 
-    def prepare(self, delivery_class: int, topic: str) -> None:
+    def preload_topic(self, delivery_class: int, topic: str) -> None:
         self._topics[delivery_class].add(topic)
         for producer in self._producers[delivery_class :: self._classes]:
             producer.introduce(topic)
 
-    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
+    def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:
         # Records with a key stay in the order of their requests, and only one producer can promise that.
-        number = delivery_class if company or record.key is not None else delivery_class + self._classes
+        number = delivery_class if concurrency_hint or record.key is not None else delivery_class + self._classes
         if record.partition < 0:
             flights = self._flights[number]
-            refused = flights.send(record, token, company, now_ns)
+            refused = flights.send(record, token, concurrency_hint, now_ns)
         else:
             producer = self._producers[number]
             refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
@@ -200,7 +200,7 @@ class NativeLink:
             raise QueueFull(refused[1])
         raise SendRefused(*_why_refused(*refused, self._has_died(number, refused[1])))
 
-    def withdraw(self, token: int) -> bool:
+    def cancel_unsent(self, token: int) -> bool:
         return any(flights.withdraw(token) for flights in self._flights)
 
     def _has_died(self, number: int, detail: str) -> bool:
@@ -210,15 +210,15 @@ class NativeLink:
         self._replace_producer(number, detail)
         return True
 
-    def post(self, record: Record) -> bool:
+    def send_untracked(self, record: Record) -> bool:
         refused = self._producers[0].send(
-            record.topic, record.value, record.key, record.headers, record.partition, _klink.NOBODY
+            record.topic, record.value, record.key, record.headers, record.partition, _klink.UNTRACKED
         )
         if refused is not None:
             self._has_died(0, refused[1])
         return refused is None
 
-    # Flights.
+    # RecordQueue.
 
     def _come_back(self, due_ns: int) -> None:
         if due_ns < self._alarm_ns:
@@ -232,7 +232,7 @@ class NativeLink:
         for flights in self._flights:
             flights.leave(now_ns)
 
-    def _refuse_late(self, number: int, refusals: Sequence[Refusal]) -> None:
+    def _refuse_late(self, number: int, refusals: Sequence[RefusedRecord]) -> None:
         died = self._has_died(number, refusals[0][2])
         for token, code, text in refusals:
             self._events.undelivered(token, *_why_refused(code, text, died))
@@ -246,7 +246,7 @@ class NativeLink:
 
     # What comes back.
 
-    def serve(self) -> None:
+    def poll(self) -> None:
         self._take_producers_events()
         self._retire_overdue()
         self._give_up_waiting()
@@ -363,7 +363,7 @@ class NativeLink:
 
     # Reading.
 
-    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
         if self._closed:
             return
         if at == FROM_BEGINNING:

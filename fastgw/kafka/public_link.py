@@ -5,7 +5,7 @@ come to the loop with one call: a batch costs one wake-up. (`consume(N, t)` wait
 `poll(t)` first, then `consume(N, 0)`.) And since version 2.16 all calls on one consumer are serialised, so every other
 call on it is made on that same thread, between two polls, from a queue of commands.
 
-Producing happens on the loop: `produce` never waits. Delivery reports are fetched by `serve`, on the loop as well.
+Producing happens on the loop: `produce` never waits. Delivery reports are fetched by `poll`, on the loop as well.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class KafkaLink:
 
     # Sending: on the loop.
 
-    def prepare(self, delivery_class: int, topic: str) -> None:
+    def preload_topic(self, delivery_class: int, topic: str) -> None:
         """Nothing to do: this API asks for topics as it sends."""
 
-    def send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:  # noqa: ARG002
+    def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:  # noqa: ARG002
         """Alone or not, it waits for others: this link has librdkafka make the batches."""
         first = self._classes if record.partition == SPREAD else 0
         if record.key is not None:
@@ -116,11 +116,11 @@ class KafkaLink:
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
 
-    def withdraw(self, token: int) -> bool:  # noqa: ARG002
+    def cancel_unsent(self, token: int) -> bool:  # noqa: ARG002
         """Never: librdkafka has each record already."""
         return False
 
-    def post(self, record: Record) -> bool:
+    def send_untracked(self, record: Record) -> bool:
         try:
             self._senders[0].send(record, record.partition, None, time.monotonic_ns())
         except BufferError:
@@ -131,7 +131,7 @@ class KafkaLink:
             return False
         return True
 
-    def serve(self) -> None:
+    def poll(self) -> None:
         now_ns = time.monotonic_ns()
         for number, sender in enumerate(self._senders):
             fatal = sender.take_reports()
@@ -182,7 +182,7 @@ class KafkaLink:
 
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
-    def read(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
         self._commands.put(partial(self._begin, frozenset(partitions), at))
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
@@ -254,7 +254,7 @@ class KafkaLink:
             self._consumer.incremental_unassign([TopicPartition(self._reply_topic, number) for number in gone])
 
     def _on_batch(self, batch: list[Message]) -> None:
-        self.serve()  # first the acks, then the replies that followed them
+        self.poll()  # first the acks, then the replies that followed them
         replies = []
         for message in batch:
             if message.error() is None:

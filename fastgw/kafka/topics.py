@@ -21,6 +21,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, New
 from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.errors import ConfigError, StartError
+from fastgw.ids import PARTITIONS_MAX
 from fastgw.kafka import groups
 from fastgw.kafka.link import LinkSettings, client_settings, record_bytes
 
@@ -30,7 +31,6 @@ MEET_AGAIN_S = 1.5  # for which a broker that cannot be reached is tried again
 UNRESOLVED = "Failed to resolve"  # as librdkafka says it
 # A broker that it knows by number, which it has from a bootstrap address: where that one said that it is.
 _ADVERTISED = re.compile(r"(?:[a-z_]+://)?(\S+:\d+)/\d+: (.*)").match
-PARTITIONS_MAX = 4096  # the home partition in a correlation id has 12 bits
 RESPONSE_RETENTION_MS = 3_600_000  # replies are not an archive
 REQUEST_PARTITIONS = 4
 REPLICATION_MAX = 3
@@ -77,7 +77,7 @@ class Facts(NamedTuple):
     absences: Mapping[tuple[str, str], str] = {}  # (service_group, topic) -> why nobody takes what is in the topic
 
 
-class Finding(NamedTuple):
+class TopicFinding(NamedTuple):
     """One thing that is wrong (the gateway cannot work) or unwise."""
 
     level: Level
@@ -98,14 +98,14 @@ class Findings:
     """The result of an examination."""
 
     facts: Facts
-    found: tuple[Finding, ...]
+    found: tuple[TopicFinding, ...]
 
     @property
-    def errors(self) -> list[Finding]:
+    def errors(self) -> list[TopicFinding]:
         return [finding for finding in self.found if finding.level == "error"]
 
     @property
-    def warnings(self) -> list[Finding]:
+    def warnings(self) -> list[TopicFinding]:
         return [finding for finding in self.found if finding.level == "warning"]
 
 
@@ -182,7 +182,7 @@ def groups_of(config: Config) -> dict[tuple[str, str], list[str]]:
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
-def check(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> list[Finding]:
+def check(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> list[TopicFinding]:
     """Whether the gateway can work with the topics as they are; the warnings.
 
     Raises:
@@ -206,7 +206,7 @@ def examine(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Findings:
     return Findings(facts, tuple(judge(config, facts)))
 
 
-def judge(config: Config, facts: Facts) -> Iterator[Finding]:
+def judge(config: Config, facts: Facts) -> Iterator[TopicFinding]:
     """What is wrong or unwise about the brokers and the topics."""
     for address, why in facts.met.unreachable.items():
         yield _judge_broker(address, why, facts)
@@ -224,38 +224,38 @@ def judge(config: Config, facts: Facts) -> Iterator[Finding]:
             yield _judge_absence(pair[0], users, facts.absences[pair])
 
 
-def _judge_broker(address: str, why: str, facts: Facts) -> Finding:
+def _judge_broker(address: str, why: str, facts: Facts) -> TopicFinding:
     # One of several may be restarting just now.
     return _unreachable(address, why, "error" if len(facts.met.unreachable) == facts.brokers else "warning")
 
 
-def _unreachable(address: str, why: str, level: Level) -> Finding:
+def _unreachable(address: str, why: str, level: Level) -> TopicFinding:
     host = address.rpartition(":")[0]
     text = f"expected to reach it at the address that it advertises, got: {why}"
     if UNRESOLVED in why:
         advice = f"correct the broker's advertised.listeners, or have this machine resolve {host}"
-        return Finding("error", f"broker {address}", text, advice)
+        return TopicFinding("error", f"broker {address}", text, advice)
     advice = f"start it; or correct its advertised.listeners, if {address} is no address for this machine"
-    return Finding(level, f"broker {address}", text, advice)
+    return TopicFinding(level, f"broker {address}", text, advice)
 
 
-def _judge_absence(group: str, users: list[str], why: str) -> Finding:
+def _judge_absence(group: str, users: list[str], why: str) -> TopicFinding:
     # A warning: the service may be started later.
     advice = f"requests to route {_names(users)} get 503 no_consumer until a consumer of this group reads the topic"
     if why.startswith("Kafka does not say"):
         advice = f"{GRANT} DESCRIBE on the group; without it service_group does nothing"
-    return Finding("warning", f'service_group "{group}"', why, advice)
+    return TopicFinding("warning", f'service_group "{group}"', why, advice)
 
 
-def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> Finding:
+def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> TopicFinding:
     who = f"needed by route {_names(users)}" if users else "the response topic"
     if topic.refused:
         text = f"expected to see it ({who}), got: {topic.refused}"
         advice = f"{GRANT} DESCRIBE on it" if topic.is_forbidden else "see what the brokers log about it"
-        return Finding("error", f"topic {topic.name}", text, advice)
+        return TopicFinding("error", f"topic {topic.name}", text, advice)
     count = REQUEST_PARTITIONS if users else recommended_partitions(config)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
-    return Finding(
+    return TopicFinding(
         "error", f"topic {topic.name}", f"expected it to exist ({who}), got no such topic", f"`{command}` creates it"
     )
 
@@ -264,45 +264,45 @@ def _names(users: list[str]) -> str:
     return ", ".join(f'"{user}"' for user in users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
 
 
-def _judge_rights(topic: Topic, users: list[str]) -> Iterator[Finding]:
+def _judge_rights(topic: Topic, users: list[str]) -> Iterator[TopicFinding]:
     if topic.operations is None:
         return
     # The gateway writes to its own response topic, too: canaries, and replies that belong to another node.
     for right in ("WRITE",) if users else ("READ", "WRITE"):
         if right not in topic.operations:
             text = f"expected the right to {right}, got {_rights(topic.operations)}"
-            yield Finding("error", f"topic {topic.name}", text, f"{GRANT} {right} on it")
+            yield TopicFinding("error", f"topic {topic.name}", text, f"{GRANT} {right} on it")
 
 
 def _rights(operations: Iterable[str]) -> str:
     return ", ".join(sorted(operations)) or "none"
 
 
-def _judge_replication(topic: Topic) -> Iterator[Finding]:
+def _judge_replication(topic: Topic) -> Iterator[TopicFinding]:
     least = int((topic.settings or {}).get("min.insync.replicas", 1))
     if topic.in_sync is not None and topic.in_sync < least:
         text = f"expected min.insync.replicas = {least} in sync, got {topic.in_sync}"
-        yield Finding("error", f"topic {topic.name}", text, "bring the brokers with the other replicas back")
+        yield TopicFinding("error", f"topic {topic.name}", text, "bring the brokers with the other replicas back")
     elif topic.replicas is not None and topic.replicas > 1 and topic.replicas == least:
         text = f"min.insync.replicas = {least} of {topic.replicas} replicas: one broker that is down stops every write"
-        yield Finding("warning", f"topic {topic.name}", text, f"set it to {least - 1}, or add a replica")
+        yield TopicFinding("warning", f"topic {topic.name}", text, f"set it to {least - 1}, or add a replica")
 
 
-def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[Finding]:
+def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[TopicFinding]:
     needed, wise = processes(config), recommended_partitions(config)
     if topic.partitions < needed:
         text = f"expected at least {needed} partitions, one for each worker, got {topic.partitions}"
         command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{wise}"
-        yield Finding("error", f"topic {topic.name}", text, f"`{command}` makes enough")
+        yield TopicFinding("error", f"topic {topic.name}", text, f"`{command}` makes enough")
     elif topic.partitions > PARTITIONS_MAX:
         text = f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}"
-        yield Finding("error", f"topic {topic.name}", text, "take a new topic: no partition can be taken away")
+        yield TopicFinding("error", f"topic {topic.name}", text, "take a new topic: no partition can be taken away")
     elif topic.partitions < wise or topic.partitions & (topic.partitions - 1):
         text = f"a power of two is recommended, here at least {wise}"
-        yield Finding("warning", f"topic {topic.name}", f"{topic.partitions} partitions", text)
+        yield TopicFinding("warning", f"topic {topic.name}", f"{topic.partitions} partitions", text)
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
         text = "cleanup.policy = compact never deletes replies, each has its own key"
-        yield Finding("warning", f"topic {topic.name}", text, "set cleanup.policy = delete")
+        yield TopicFinding("warning", f"topic {topic.name}", text, "set cleanup.policy = delete")
 
 
 # --- asking Kafka ----------------------------------------------------------------------------------------------------

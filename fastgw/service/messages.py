@@ -211,7 +211,7 @@ def problem_record(correlation_id: bytes, status: int, kind: str, title: str, de
         detail: one sentence about this one.
     """
     request_id = correlation_id.decode("utf-8", "replace")
-    body = problem.Problem(
+    body = problem.ProblemDocument(
         type=problem.TYPE_PREFIX + kind,
         title=title,
         status=status,

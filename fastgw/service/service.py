@@ -45,7 +45,7 @@ from fastgw.dialects import plain
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service import clients
 from fastgw.service.messages import Problem, Reply, ReplyRecord, Request, decimal, problem_record, reply_record
-from fastgw.service.work import AsyncJob, InHand, LoopThread, Progress, Rarely, client_log, log
+from fastgw.service.work import AsyncJob, InHand, LoopThread, OffsetProgress, Rarely, client_log, log
 
 __all__ = ["Counts", "Problem", "Reply", "Request", "Service"]
 
@@ -70,7 +70,7 @@ LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
 UNKNOWN_PLACE = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 # A reply that failed for one of these would fail again.
-HOPELESS = (
+NOT_RETRIABLE = (
     NOT_ALLOWED
     | UNKNOWN_PLACE
     | TOO_LARGE
@@ -94,7 +94,7 @@ class _Work(NamedTuple):
     """A record in hand: where it came from and where its reply goes."""
 
     request: Request
-    progress: Progress
+    progress: OffsetProgress
     offset: int
     reply_to: str  # empty: nobody wants a reply
     reply_partition: int  # -1: the key decides
@@ -154,7 +154,7 @@ class Service:
         self._failed = 0  # guarded by _failed_lock
         self._refused: deque[tuple[_Work, ReplyRecord, KafkaError]] = deque()  # replies that Kafka did not take
         # The consumer's thread only.
-        self._progress: dict[int, Progress] = {}
+        self._progress: dict[int, OffsetProgress] = {}
         self._batch_records = 16  # grows to what BATCH_TARGET_NS allows
         self._taken = self._unreadable = self._expired = self._unknown_route = self._replied = self._undeliverable = 0
         self._rarely = Rarely()
@@ -345,7 +345,7 @@ class Service:
         partition, offset = message.partition(), message.offset()
         progress = self._progress.get(partition)
         if progress is None:
-            progress = self._progress[partition] = Progress()
+            progress = self._progress[partition] = OffsetProgress()
         progress.start(offset)
         try:
             headers = dict(message.headers() or ())
@@ -480,7 +480,7 @@ class Service:
                 self._send(work._replace(reply_partition=-1), reply)
             elif code in TOO_LARGE and not reply.is_problem:
                 self._send(work, self._too_large(work, reply))
-            elif code in HOPELESS or _is_over(work.request):
+            elif code in NOT_RETRIABLE or _is_over(work.request):
                 self._undeliverable += 1
                 log.error(
                     "reply_undeliverable topic=%s partition=%d reason=%s correlation_id=%s",

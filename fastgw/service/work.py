@@ -20,7 +20,7 @@ AsyncJob = Callable[[], Coroutine[Any, Any, None]]
 LOOP_STOP_WAIT_S = 1.0
 
 
-class Progress:
+class OffsetProgress:
     """Which records of one partition are settled: only what has no unsettled record before it may be committed.
 
     `start` and `committable` belong to the consumer's thread, `finish` to any.

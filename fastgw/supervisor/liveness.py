@@ -10,14 +10,14 @@ from math import inf
 
 from fastgw._ctable import ProcessInfo
 from fastgw.supervisor.children import Child, State
-from fastgw.supervisor.worker_slots import Patience
+from fastgw.supervisor.worker_slots import SupervisorTimes
 from fastgw.table import Table, process_index
 
 
-class VitalSigns:
+class Liveness:
     """Looks at children through the table. All times are monotonic seconds."""
 
-    def __init__(self, table: Table, patience: Patience) -> None:
+    def __init__(self, table: Table, patience: SupervisorTimes) -> None:
         self._table = table
         self._patience = patience
         self._looked_at = inf

@@ -21,7 +21,7 @@ from fastgw.supervisor.listeners import SocketFile, open_listeners
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-class Holdings:
+class SupervisorResources:
     """Opened once, closed at the end of the service.
 
     Attributes:

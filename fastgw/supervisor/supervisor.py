@@ -45,11 +45,11 @@ from fastgw.config import Config, changes
 from fastgw.errors import ConfigError, StartError
 from fastgw.supervisor import systemd
 from fastgw.supervisor.children import Child, CommandFor, Start, State, by_exec, environment, fastgw_command
-from fastgw.supervisor.liveness import VitalSigns
-from fastgw.supervisor.resources import Holdings, in_memory, opened_anew, rewrite
+from fastgw.supervisor.liveness import Liveness
+from fastgw.supervisor.resources import SupervisorResources, in_memory, opened_anew, rewrite
 from fastgw.supervisor.standby import Standby
 from fastgw.supervisor.systemd import Notifier
-from fastgw.supervisor.worker_slots import PATIENCE, BackOff, Patience, Slot, deaf_slots
+from fastgw.supervisor.worker_slots import PATIENCE, BackOff, Slot, SupervisorTimes, deaf_slots
 
 log = structlog.get_logger("fastgw.supervisor")
 
@@ -66,7 +66,7 @@ class Phase(Enum):
     DRAINING = 4
 
 
-class Edition(NamedTuple):
+class ConfigVersion(NamedTuple):
     """One version of the configuration, with the sealed memory in which children receive it."""
 
     config: Config
@@ -77,14 +77,14 @@ class Edition(NamedTuple):
 class Reload:
     """A roll of all slots to another edition, one after the other; `todo[0]` is the slot that is being rolled."""
 
-    edition: Edition
+    edition: ConfigVersion
     todo: deque[int]
     done: list[int] = field(default_factory=list)
     back: bool = False  # this roll undoes one that failed
     error: str = ""  # why that one failed
 
 
-def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: Patience = PATIENCE) -> int:
+def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: SupervisorTimes = PATIENCE) -> int:
     """Run a gateway until it is told to end; the exit code (0 after a drain, 130 after a second Ctrl-C).
 
     The run directory is a fresh one of mode 0700 in `gateway.run_dir`, else in $RUNTIME_DIRECTORY (systemd's), else in
@@ -104,7 +104,7 @@ def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: P
 class Supervisor:
     """One running gateway. `run` is its whole life."""
 
-    def __init__(self, config_path: Path, command_for: CommandFor, patience: Patience) -> None:
+    def __init__(self, config_path: Path, command_for: CommandFor, patience: SupervisorTimes) -> None:
         # For the life of the service.
         self._config_path = config_path
         self._command_for = command_for
@@ -115,9 +115,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._owned = contextlib.ExitStack()
         # Changed by reloads.
-        self._edition = Edition(config.load(config_path), -1)
+        self._edition = ConfigVersion(config.load(config_path), -1)
         self.name = self._edition.config.gateway.name  # a reload cannot change it
-        self._checking: tuple[Edition, Child] | None = None  # a reload whose configuration is being checked
+        self._checking: tuple[ConfigVersion, Child] | None = None  # a reload whose configuration is being checked
         self._reload: Reload | None = None
         self._reload_wanted = False
         # The processes.
@@ -168,12 +168,12 @@ class Supervisor:
     def _open(self) -> None:
         settings = self._edition.config
         self._open_signals()
-        self._held = Holdings(settings)
+        self._held = SupervisorResources(settings)
         self._owned.callback(self._held.close)
-        self._vital_signs = VitalSigns(self._held.table, self._patience)
+        self._vital_signs = Liveness(self._held.table, self._patience)
         self._owned.callback(os.close, state_file.hold(self._held.run_dir))
         self._publish(self._state)
-        self._edition = Edition(settings, in_memory(config.to_json(settings), sealed=True))
+        self._edition = ConfigVersion(settings, in_memory(config.to_json(settings), sealed=True))
         self._owned.callback(lambda: os.close(self._edition.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
         self._owned.callback(os.close, self._agent_config_fd)
@@ -257,7 +257,7 @@ class Supervisor:
         if self._agent is None:
             self._agent_back_off.ended(time.monotonic(), 0.0)
 
-    def _spawn_worker(self, slot: Slot, edition: Edition) -> Child | None:
+    def _spawn_worker(self, slot: Slot, edition: ConfigVersion) -> Child | None:
         """Start the next generation in `slot`; None when that cannot be now (a successor is due after the back-off)."""
         generation = slot.next_generation()
         child = None
@@ -524,7 +524,7 @@ class Supervisor:
         self._checking = None
         self._reload_refused(checker.refusal or f"the checker ended without a result ({how})")
 
-    def _next_edition(self) -> Edition:
+    def _next_edition(self) -> ConfigVersion:
         before = self._edition.config
         after = config.load(self._config_path)
         if fixed := changes.restart_only_changes(before, after):
@@ -533,7 +533,7 @@ class Supervisor:
                 " got another value; restart the gateway for it"
             )
         after = changes.keep_route_numbers(before, after)
-        return Edition(after, in_memory(config.to_json(after), sealed=True))
+        return ConfigVersion(after, in_memory(config.to_json(after), sealed=True))
 
     def _roll_next(self) -> None:
         """Start the new generation of the next slot, if it is its turn and its range in the table is free."""
@@ -602,7 +602,7 @@ class Supervisor:
         elif self._agent.state is State.STARTING:
             self._agent.stop(time.monotonic() + self._patience.agent_stop)  # nobody knows which one it has read
 
-    def _edition_of(self, slot: Slot) -> Edition:
+    def _edition_of(self, slot: Slot) -> ConfigVersion:
         """What a successor in `slot` starts with: in the middle of a roll, slots that are done have the new one."""
         if self._reload is not None and slot.number in self._reload.done:
             return self._reload.edition

@@ -16,7 +16,7 @@ from fastgw.supervisor.children import Child, State
 GENERATIONS = 256  # eight bits of the correlation id
 
 
-class Patience(NamedTuple):
+class SupervisorTimes(NamedTuple):
     """How long the supervisor waits for what, in seconds."""
 
     start: float = 30.0  # from exec to ready
@@ -32,14 +32,14 @@ class Patience(NamedTuple):
     queue_more: float = 1.0  # ... and for its next process to become ready
 
 
-PATIENCE = Patience()
+PATIENCE = SupervisorTimes()
 
 
 @dataclass
 class BackOff:
     """When a successor may start: at once after a good run, else after a pause that doubles with each short run."""
 
-    patience: Patience
+    patience: SupervisorTimes
     start_at: float = inf  # monotonic seconds; infinity: no successor is due
     _pause_s: float = 0.0
 
@@ -95,7 +95,11 @@ class Slot:
 
 
 def deaf_slots(
-    slots: Sequence[Slot], now: float, patience: Patience, accepts: Callable[[Child], bool], deaf: Collection[int] = ()
+    slots: Sequence[Slot],
+    now: float,
+    patience: SupervisorTimes,
+    accepts: Callable[[Child], bool],
+    deaf: Collection[int] = (),
 ) -> frozenset[int]:
     """The slots in which nobody accepts connections, and nobody will soon, while others do.
 
@@ -111,7 +115,7 @@ def deaf_slots(
     return frozenset(slot.number for slot in away if slot.number in deaf or _is_long_in_coming(slot, now, patience))
 
 
-def _is_long_in_coming(slot: Slot, now: float, patience: Patience) -> bool:
+def _is_long_in_coming(slot: Slot, now: float, patience: SupervisorTimes) -> bool:
     coming = slot.current or slot.incoming
     if coming is None:
         return slot.back_off.start_at - now > patience.queue

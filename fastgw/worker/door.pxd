@@ -5,15 +5,15 @@ cimport cython
 from fastgw._ctable cimport Table
 from fastgw.admission cimport Admission
 from fastgw.core.exchange cimport Exchange
-from fastgw.core.routing cimport Intake
+from fastgw.core.routing cimport Router
 
 
 @cython.final
-cdef class Entrance:
+cdef class GatewayDoor:
     cdef readonly object bodies
-    cdef Intake _intake
+    cdef Router _intake
     cdef Exchange _exchange
     cdef Table _table
-    cdef int _process
+    cdef int _process_index
     cdef object _journal, _policies
     cdef bint _keeps_heads

@@ -9,22 +9,22 @@ from fastgw._ctable import Table
 from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.errors import Ending
 from fastgw.http.cors import Policies, is_preflight
 from fastgw.messages import Answer, Cut, Head
 
 
-class Entrance:
+class GatewayDoor:
     """Implements `admission.Door` for all fronts of one worker."""
 
     def __init__(
         self,
-        intake: Intake,
+        intake: Router,
         exchange: Exchange,
         bodies: BodyMemory,
         table: Table,
-        process: int,
+        process_index: int,
         journal: Journal,
         policies: Policies | None = None,
         keeps_heads: bool = False,
@@ -43,7 +43,7 @@ class Entrance:
         self._exchange = exchange
         self.bodies = bodies
         self._table = table
-        self._process = process
+        self._process_index = process_index
         self._journal = journal
         self._policies = policies
         self._keeps_heads = keeps_heads
@@ -93,4 +93,4 @@ class Entrance:
         self._exchange.cancel(token)
 
     def cut(self, why: Cut) -> None:
-        self._table.extra(self._process, why, 1)  # noqa: S610  # no SQL far and wide
+        self._table.add_tally(self._process_index, why, 1)

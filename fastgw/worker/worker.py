@@ -28,10 +28,13 @@ from fastgw import _ctable, config, errors, ids, logs, table
 from fastgw.body_memory import BodyMemory
 from fastgw.config import ACCEPT_BACKLOG, Compression, Config, Listen
 from fastgw.core import canary, record_key
-from fastgw.core.canary import Canary, Rivals
+from fastgw.core.canary import Canary
+from fastgw.core.duplicate_nodes import DuplicateNodes
 from fastgw.core.exchange import Exchange, Plan
-from fastgw.core.partitions import MINE, NO_HOME, NOT_THIS_NODE, Ownership, PartitionerLearner, ReplyRouter, Whose
-from fastgw.core.routing import Intake
+from fastgw.core.ownership import NO_HOME, Ownership
+from fastgw.core.partitioner_learner import PartitionerLearner
+from fastgw.core.reply_router import MINE, ReplyRouter, Whose
+from fastgw.core.routing import Router
 from fastgw.core.spread import Spread
 from fastgw.dialects import plain
 from fastgw.errors import Ending
@@ -39,14 +42,14 @@ from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
-from fastgw.kafka import choice
 from fastgw.kafka import link as kafka_client
+from fastgw.kafka import open_link
 from fastgw.kafka.link import LinkSettings
 from fastgw.mesh.links import MeshLinks
-from fastgw.messages import SPREAD, TOGETHER, Fate, Record, Reply, Tally
+from fastgw.messages import SPREAD, TOGETHER, Record, Reply, ReplyDisposition, Tally
 from fastgw.throttle import Throttle
 from fastgw.worker.access_log import AccessLog
-from fastgw.worker.door import Entrance
+from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
 from fastgw.worker.memory_trim import MemoryTrim
 from fastgw.worker.notes import Notes
@@ -80,15 +83,15 @@ class Worker:
         self._generation = generation
         self._loop = asyncio.get_running_loop()
         self._table = table.attach(table_fd)
-        self._process = table.process_index(slot, generation)
-        self._table.register(self._process, os.getpid(), slot, generation)
+        self._process_index = table.process_index(slot, generation)
+        self._table.register(self._process_index, os.getpid(), slot, generation)
         self._ids = IdMaker(self._table.node, slot, generation)
         self._ownership = Ownership(slot, generation)
         self._router = ReplyRouter(self._table, slot, generation, self._ownership)
-        self._slots = self._table.open_range(self._process)
+        self._slots = self._table.open_range(self._process_index)
         classes = delivery_classes([route.timeout_ns for route in cfg.routes])
         self._link_settings = self._build_link_settings(classes)
-        self._link = choice.open_link(cfg.kafka.link, self._link_settings, self, self._loop, self._slots)
+        self._link = open_link(cfg.kafka.link, self._link_settings, self, self._loop, self._slots)
         self._spreads: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
         self._watched: list[Plan] = []  # those whose service is looked at by the agent
         plans = self._build_plans(classes)
@@ -100,17 +103,25 @@ class Worker:
         names = {route.number: route.name for route in cfg.routes}
         notes = Notes(policies, self._access_log, names) if policies or self._access_log is not None else None
         self._exchange = Exchange(
-            self._table, self._process, self._slots, self._ids, plans, link.send, link.withdraw, self._journal, notes
+            self._table,
+            self._process_index,
+            self._slots,
+            self._ids,
+            plans,
+            link.send,
+            link.cancel_unsent,
+            self._journal,
+            notes,
         )
         self._forwarding = Forwarding(cfg.gateway.trusted_proxies, cfg.gateway.forwarded)
         limits = cfg.limits
         self._bodies = BodyMemory(limits.body_memory_bytes, limits.connection_body_memory_bytes)
-        self._entrance = Entrance(
-            Intake(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding),
+        self._entrance = GatewayDoor(
+            Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding),
             self._exchange,
             self._bodies,
             self._table,
-            self._process,
+            self._process_index,
             self._journal,
             policies or None,
             notes is not None,
@@ -118,7 +129,7 @@ class Worker:
         self._memory_trim = MemoryTrim()
         self._mesh = MeshLinks(run_dir, slot, generation, self.forwarded, on_dropped=self._forward_dropped)
         self._canary = Canary()
-        self._rivals = Rivals()
+        self._duplicates = DuplicateNodes()
         self._fronts: list[GranianFront | ExpressFront] = []
         self._listen_fds: Sequence[int] = ()
         self._home_since_ns = 0
@@ -173,7 +184,7 @@ class Worker:
                 _partition(route.key != "", spread.even),
                 compressor if route.compress else None,
             )
-            self._link.prepare(delivery_class, plan.topic)
+            self._link.preload_topic(delivery_class, plan.topic)
             if route.service_group:
                 self._watched.append(plan)
             self._spreads.setdefault(spread, []).append(plan)
@@ -181,7 +192,7 @@ class Worker:
         return plans
 
     def _count_dropped(self, lines: int) -> None:
-        self._table.extra(self._process, Tally.ACCESS_LOG_DROPPED, lines)  # noqa: S610  # no SQL far and wide
+        self._table.add_tally(self._process_index, Tally.ACCESS_LOG_DROPPED, lines)
 
     # What the Kafka link and the mesh bring.
 
@@ -206,20 +217,20 @@ class Worker:
                 if held_back >= 0:
                     where = {"partition": reply.partition, "offset": reply.offset}
                     log.exception("reply not handled", **where, held_back=held_back)
-                self._table.count_fate(self._process, Fate.MALFORMED)
+                self._table.count_fate(self._process_index, ReplyDisposition.MALFORMED)
 
     def _take_reply(self, reply: Reply, now_ns: int) -> None:
         cid = ids.parse(reply.correlation_id)
         if cid is None:
-            self._table.count_fate(self._process, Fate.MALFORMED)
+            self._table.count_fate(self._process_index, ReplyDisposition.MALFORMED)
             return
         whose = self._router.whose(cid, reply.partition, reply.offset)
         if whose is MINE:
             self._resolve(cid, reply, now_ns)
         elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and reply.partition in self._ownership.assigned:
-            self._hear_rival(cid.node, reply.partition, now_ns)
+            self._hear_duplicate(cid.node, reply.partition, now_ns)
         elif whose is not Whose.LEAVE:
-            self._table.count_fate(self._process, self._pass_on(whose, cid, reply))
+            self._table.count_fate(self._process_index, self._pass_on(whose, cid, reply))
 
     def _resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
         if cid.slot == canary.SLOT:
@@ -227,11 +238,11 @@ class Worker:
                 return
             self._reply_path_changed()
             return
-        self._table.count_fate(self._process, self._exchange.resolve(cid, reply, now_ns))
+        self._table.count_fate(self._process_index, self._exchange.resolve(cid, reply, now_ns))
 
-    def _hear_rival(self, node: int, partition: int, now_ns: int) -> None:
-        self._table.count_fate(self._process, Fate.RIVAL)
-        if self._rivals.heard(node, now_ns):
+    def _hear_duplicate(self, node: int, partition: int, now_ns: int) -> None:
+        self._table.count_fate(self._process_index, ReplyDisposition.RIVAL)
+        if self._duplicates.heard(node, now_ns):
             log.error(
                 "another node claims partitions of ours",
                 rival=f"{node:06x}",
@@ -240,16 +251,16 @@ class Worker:
                 "or has that node lost its group?",
             )
 
-    def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> Fate:
+    def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
         if whose is Whose.FORWARD:
             sent = self._mesh.forward(cid.worker, cid.generation, reply)
-            return Fate.MISROUTED if sent else Fate.DROPPED
+            return ReplyDisposition.MISROUTED if sent else ReplyDisposition.DROPPED
         if whose is Whose.REROUTE and not plain.has_hopped(reply):
             headers = [*reply.headers, (plain.HOPS, b"1")]
             topic = self._config.gateway.response_topic
-            sent = self._link.post(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
-            return Fate.REROUTED if sent else Fate.DROPPED
-        return Fate.ORPHAN if whose is Whose.ORPHAN else Fate.FOREIGN
+            sent = self._link.send_untracked(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
+            return ReplyDisposition.REROUTED if sent else ReplyDisposition.DROPPED
+        return ReplyDisposition.ORPHAN if whose is Whose.ORPHAN else ReplyDisposition.FOREIGN
 
     def forwarded(self, replies: list[Reply]) -> None:
         self._take_each(replies, self._take_forwarded)
@@ -259,7 +270,7 @@ class Worker:
         if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
             self._resolve(cid, reply, now_ns)
         else:
-            self._table.count_fate(self._process, Fate.ORPHAN)
+            self._table.count_fate(self._process_index, ReplyDisposition.ORPHAN)
 
     @property
     def _address(self) -> tuple[int, int, int]:
@@ -267,7 +278,7 @@ class Worker:
 
     def _forward_dropped(self, count: int) -> None:
         for _ in range(count):
-            self._table.count_fate(self._process, Fate.DROPPED)
+            self._table.count_fate(self._process_index, ReplyDisposition.DROPPED)
 
     # Partitions.
 
@@ -275,7 +286,7 @@ class Worker:
         now_ns = time.monotonic_ns()
         for partition, offset in offsets.items():
             # Published before the partition can become a home: siblings rely on it to leave replies to us.
-            self._table.set_reads_from(self._process, partition, offset)
+            self._table.set_reads_from(self._process_index, partition, offset)
             self._ownership.position(partition, now_ns)
         self._home_changed(now_ns)
 
@@ -293,9 +304,9 @@ class Worker:
         brand_new = [partition for partition in moves.gained if partition >= known_count]
         older = [partition for partition in moves.gained if partition < known_count]
         if older:
-            self._link.read(older)
+            self._link.assign(older)
         if brand_new:
-            self._link.read(brand_new, kafka_client.FROM_BEGINNING)
+            self._link.assign(brand_new, kafka_client.FROM_BEGINNING)
         self._home_changed(now_ns)
 
     def _leave_partitions(self, now_ns: int) -> None:
@@ -306,7 +317,7 @@ class Worker:
             told_ns = self._told_leaving.get(partition)
             if told_ns is None:
                 if self._slots.live_before(since_ns) == 0 and self._is_taken_over(partition, since_ns, now_ns):
-                    self._table.set_reads_from(self._process, partition, _ctable.NOT_READING)
+                    self._table.set_reads_from(self._process_index, partition, _ctable.NOT_READING)
                     self._told_leaving[partition] = now_ns
             elif now_ns - told_ns >= STOP_READING_AFTER_NS:
                 self._link.stop_reading([partition])
@@ -316,10 +327,10 @@ class Worker:
     def _is_taken_over(self, partition: int, since_ns: int, now_ns: int) -> bool:
         """Whether somebody else reads the partition by now. Of another node it can only be supposed."""
         owner = self._table.map_owner(partition)
-        if owner == NOT_THIS_NODE:
+        if owner == _ctable.UNOWNED:
             return now_ns - since_ns >= HAND_OVER_NS
-        first = self._table.reads_from(2 * owner, partition)
-        return min(first, self._table.reads_from(2 * owner + 1, partition)) != _ctable.NOT_READING
+        reads = (self._table.reads_from(process, partition) for process in table.processes_of(owner))
+        return min(reads) != _ctable.NOT_READING
 
     def _home_changed(self, now_ns: int) -> None:
         """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
@@ -344,7 +355,7 @@ class Worker:
             self.ready.set()
         else:
             self._exchange.close_gate(errors.NOT_READY, "replies from Kafka do not reach this worker")
-        self._table.set_ready(self._process, works and bool(self._fronts))
+        self._table.set_ready(self._process_index, works and bool(self._fronts))
 
     def _send_canary(self, now_ns: int) -> None:
         if self._ownership.home == NO_HOME:
@@ -357,7 +368,7 @@ class Worker:
             return
         raw = self._ids.make(canary.SLOT, Partitioner.HEADER)
         self._canary.sent(self._ids.tag, now_ns)
-        self._link.post(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
+        self._link.send_untracked(Record(self._config.gateway.response_topic, b"", raw, [], self._ownership.home))
 
     def _follow_services(self, now_ns: int) -> None:
         """What the agent has found out about the services; nothing, if that was long ago."""
@@ -378,7 +389,7 @@ class Worker:
         now_ns = time.monotonic_ns()
         self._loop.call_later(TICK_S, self._tick)
         self._exchange.epoch_offset_ns = time.time_ns() - now_ns
-        self._link.serve()
+        self._link.poll()
         self._exchange.expire(now_ns)
         self._follow_map(now_ns)
         if self._watched:
@@ -394,10 +405,10 @@ class Worker:
             if now_ns - self._home_since_ns > ROTATE_HOME_NS and len(self._ownership.usable()) > 1:
                 self._ownership.rotate_home(now_ns)
                 self._home_changed(now_ns)
-        self._table.set_body_bytes(self._process, self._bodies.held_bytes)
+        self._table.set_body_bytes(self._process_index, self._bodies.held_bytes)
         self._memory_trim.look(now_ns)
         self._table.heartbeat(
-            self._process, now_ns, self._exchange.in_flight, self._ownership.home, self._ownership.map_version
+            self._process_index, now_ns, self._exchange.in_flight, self._ownership.home, self._ownership.map_version
         )
 
     # Life.
@@ -440,7 +451,7 @@ class Worker:
         if self._draining:
             return
         self._draining = True
-        self._table.set_draining(self._process)
+        self._table.set_draining(self._process_index)
         lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
         for front in self._fronts:
             front.drain(lame_duck_s)

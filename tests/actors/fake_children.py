@@ -184,9 +184,9 @@ def main() -> int:
 
 def supervise(config_path: Path) -> int:
     from fastgw.supervisor import supervisor  # the children need none of it, and there are many of them
-    from fastgw.supervisor.worker_slots import Patience
+    from fastgw.supervisor.worker_slots import SupervisorTimes
 
-    patience = Patience(
+    patience = SupervisorTimes(
         start=10, hung=0.6, agent_hung=2.0, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
     )
     override = dict(part.split("=") for part in os.environ.get("FAKE_PATIENCE", "").split())

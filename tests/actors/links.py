@@ -90,7 +90,7 @@ class LinkOnALoop:
 
     def _tick(self) -> None:
         if not self._closed:
-            self.link.serve()
+            self.link.poll()
             self.loop.call_later(TICK_S, self._tick)
 
     def close(self, timeout_s: float) -> int:
@@ -111,7 +111,7 @@ class LinkOnALoop:
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> dict[int, int]:
         """Starts reading these partitions and waits until they are positioned; returns from where."""
         self.told.positions.clear()
-        self.link.read(partitions, at)
+        self.link.assign(partitions, at)
         self.until(lambda: self.told.positions.keys() >= set(partitions), message=f"{partitions} positioned")
         return dict(self.told.positions)
 
@@ -122,9 +122,9 @@ class LinkOnALoop:
             Record(self.topic, value, b"key", [("correlation_id", b"id %d" % token)], partition), token, delivery_class
         )
 
-    def send_record(self, record: Record, token: int, delivery_class: int = 0, company: int = 1) -> None:
+    def send_record(self, record: Record, token: int, delivery_class: int = 0, concurrency_hint: int = 1) -> None:
         """Sends any record."""
-        self.link.send(record, token, delivery_class, company, time.monotonic_ns())
+        self.link.send(record, token, delivery_class, concurrency_hint, time.monotonic_ns())
 
     def fate(self, token: int, timeout_s: float = 10.0) -> str:
         """Waits for what becomes of a record: "recorded", or the name of the ending."""

@@ -8,7 +8,7 @@ from typing import Any
 from fastgw import config, problem
 from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.errors import Ending
 from fastgw.http.connection import Connection
 from fastgw.http.deadlines import Deadlines
@@ -40,7 +40,7 @@ topic = "echo"
 """
 CONFIG = config.loads(ROUTES, "test.toml")
 REQUEST_ID = b"00000000-0000-8000-8000-000000000001"
-INTAKE = Intake(CONFIG.routes, CONFIG.limits, ())
+INTAKE = Router(CONFIG.routes, CONFIG.limits, ())
 
 
 class FakeTransport:

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastgw import __version__, _ctable, config, errors, state_file, table
-from fastgw._ctable import NOBODY, SlotRange, Table
+from fastgw._ctable import UNOWNED, SlotRange, Table
 from fastgw.admin import server as admin_server
 from fastgw.admin.pages import PLAIN, WAITING_SHOWN, Admin, page
 from fastgw.admin.server import CONNECTIONS_MAX, AdminServer
@@ -54,7 +54,7 @@ def shared() -> Table:
     """A table of two workers, both of which serve."""
     fd, created = table.create(0xABCDEF, 2, 512)
     os.close(fd)
-    created.write_map(bytes([0, 1, NOBODY, 0]))
+    created.write_map(bytes([0, 1, UNOWNED, 0]))
     for worker in range(2):
         process = table.process_index(worker, 0)
         created.register(process, 1000 + worker, worker, 0)

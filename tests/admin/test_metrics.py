@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from fastgw import __version__, _ctable, errors, table
-from fastgw._ctable import NOBODY, Table
+from fastgw._ctable import UNOWNED, Table
 from fastgw.admin import metrics
-from fastgw.messages import Cut, Fate
+from fastgw.messages import Cut, ReplyDisposition
 
 NOW_NS = 1_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -54,7 +54,7 @@ def values(
 
 
 def test_requests_are_counted_by_route_ending_and_outcome(shared: Table) -> None:
-    for ending, times in ((errors.ANSWERED, 3), (errors.EXPIRED, 1), (errors.EXPIRED_UNSENT, 2)):
+    for ending, times in ((errors.ANSWERED, 3), (errors.EXPIRED, 1), (errors.EXPIRED_UNKNOWN, 2)):
         for _ in range(times):
             shared.count(0, 0, ending.number)
     shared.count(0, 1, errors.TABLE_FULL.number)
@@ -109,22 +109,22 @@ def test_each_phase_has_its_histogram(shared: Table) -> None:
 
 
 def test_replies_are_counted_by_fate_and_every_fate_is_there_from_the_start(shared: Table) -> None:
-    shared.count_fate(1, Fate.LATE)
-    shared.count_fate(2, Fate.LATE)
+    shared.count_fate(1, ReplyDisposition.LATE)
+    shared.count_fate(2, ReplyDisposition.LATE)
     found = values(shared, "fastgw_replies_total")
     assert found.pop(("late",)) == 2
-    assert set(found) == {(fate.name.lower(),) for fate in Fate if fate is not Fate.LATE}
+    assert set(found) == {(fate.name.lower(),) for fate in ReplyDisposition if fate is not ReplyDisposition.LATE}
     assert set(found.values()) == {0}
 
 
 def test_connections_that_were_cut_are_counted_by_reason(shared: Table) -> None:
-    shared.extra(1, Cut.SILENT, 1)
-    shared.extra(2, Cut.SILENT, 2)
+    shared.add_tally(1, Cut.SILENT, 1)
+    shared.add_tally(2, Cut.SILENT, 2)
     assert values(shared, "fastgw_connections_cut_total") == {("slow_reader",): 0, ("silent",): 3, ("idle",): 0}
 
 
 def test_partitions_are_shown_by_worker_node_and_topic(shared: Table) -> None:
-    shared.write_map(bytes([0, 1, 0, NOBODY, NOBODY]))
+    shared.write_map(bytes([0, 1, 0, UNOWNED, UNOWNED]))
     start_worker(shared, 0, home=2)
     start_worker(shared, 1, home=-1)
     assert values(shared, "fastgw_partitions_owned") == {("0",): 2, ("1",): 1}

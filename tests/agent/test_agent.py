@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fastgw import _ctable, config, errors, table
-from fastgw._ctable import NOBODY, Table
+from fastgw._ctable import UNOWNED, Table
 from fastgw.agent.agent import Agent, owners_of, tell
 from fastgw.config import Config
 from fastgw.demo.broker import EmbeddedBroker
@@ -149,11 +149,11 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
 
 
 def test_the_partitions_of_this_node_go_round_the_workers() -> None:
-    assert owners_of(frozenset({1, 3, 4, 6}), 8, 3) == bytes([NOBODY, 0, NOBODY, 1, 2, NOBODY, 0, NOBODY])
+    assert owners_of(frozenset({1, 3, 4, 6}), 8, 3) == bytes([UNOWNED, 0, UNOWNED, 1, 2, UNOWNED, 0, UNOWNED])
 
 
 def test_a_node_without_partitions_has_a_map_of_others() -> None:
-    assert owners_of(frozenset(), 2, 3) == bytes([NOBODY, NOBODY])
+    assert owners_of(frozenset(), 2, 3) == bytes([UNOWNED, UNOWNED])
 
 
 def take_over(shared: Table, partitions: set[int], partition_count: int) -> int:
@@ -330,17 +330,17 @@ def test_nodes_of_a_group_have_maps_that_fit_together(
     cfg = settings(kafka_bootstrap, names["replies"], names["requests"], '[cluster]\nmode = "group"')
     first, second = supervise(cfg), supervise(cfg)
     first.start()
-    eventually(lambda: NOBODY not in first.table.read_map()[1] and first.table.map_version(), SETTLED_S)
+    eventually(lambda: UNOWNED not in first.table.read_map()[1] and first.table.map_version(), SETTLED_S)
     process, _ = second.start()
 
     def fit() -> bool:
         maps = first.table.read_map()[1], second.table.read_map()[1]
-        return len(maps[1]) == 8 and all((a == NOBODY) != (b == NOBODY) for a, b in zip(*maps, strict=True))
+        return len(maps[1]) == 8 and all((a == UNOWNED) != (b == UNOWNED) for a, b in zip(*maps, strict=True))
 
     eventually(fit, SETTLED_S)
     process.terminate()
     assert process.wait(END_S) == 0
-    eventually(lambda: NOBODY not in first.table.read_map()[1], SETTLED_S)
+    eventually(lambda: UNOWNED not in first.table.read_map()[1], SETTLED_S)
 
 
 def test_what_keeps_it_from_starting_is_told_in_as_much_as_the_supervisor_takes():

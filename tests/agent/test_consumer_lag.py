@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from fastgw import config
 from fastgw.agent import consumer_lag
-from fastgw.agent.consumer_lag import FOR_EVER_NS, NOBODY, PERIOD_NS, WINDOW_NS, Look, Progress, Service
+from fastgw.agent.consumer_lag import FOR_EVER_NS, NO_CONSUMER, PERIOD_NS, WINDOW_NS, GroupProgress, Look, Service
 
 S = 1_000_000_000
 LOOKS = WINDOW_NS // PERIOD_NS + 1
@@ -19,7 +19,7 @@ def watched(behind, rate=100, looks=LOOKS, consumers=1):
     for number in range(looks):
         committed += rate(number) if callable(rate) else rate
         left = behind(number) if callable(behind) else behind
-        service.observe(number * PERIOD_NS, consumer_lag, Progress(committed, left))
+        service.observe(number * PERIOD_NS, consumer_lag, GroupProgress(committed, left))
     return service
 
 
@@ -27,11 +27,11 @@ def test_nothing_is_held_against_a_service_that_is_not_known():
     assert Service().wait_ns() == 0
 
 
-@pytest.mark.parametrize("progress", [None, Progress(100, 0), Progress(100, 50)])
+@pytest.mark.parametrize("progress", [None, GroupProgress(100, 0), GroupProgress(100, 50)])
 def test_a_group_without_consumers_of_the_topic_is_nobody_at_once(progress):
     service = Service()
     service.observe(0, 0, progress)
-    assert service.wait_ns() == NOBODY
+    assert service.wait_ns() == NO_CONSUMER
     service.observe(PERIOD_NS, 1, progress)
     assert service.wait_ns() == 0
 
@@ -43,7 +43,7 @@ def test_a_group_that_is_being_rebalanced_counts_as_it_was():
     assert service.wait_ns() == 0
     service.observe(2 * PERIOD_NS, 0, None)
     service.observe(3 * PERIOD_NS, None, None)
-    assert service.wait_ns() == NOBODY
+    assert service.wait_ns() == NO_CONSUMER
 
 
 def test_a_backlog_is_what_is_left_by_what_is_done():
@@ -74,7 +74,7 @@ def test_who_has_caught_up_once_in_a_window_is_not_behind():
 
 def test_a_service_that_was_behind_and_has_caught_up_is_believed_at_once():
     service = watched(behind=6000)
-    service.observe(LOOKS * PERIOD_NS, 1, Progress(10_000, 0))
+    service.observe(LOOKS * PERIOD_NS, 1, GroupProgress(10_000, 0))
     assert service.wait_ns() == 0
 
 
@@ -100,7 +100,7 @@ def test_a_service_that_kafka_says_nothing_of_is_no_hindrance_to_others(monkeypa
     told = []
     one = consumer_lag.Consumers(config.loads(CONFIG, "shop.toml", {}), told.append, pytest.fail)
     one._look(None)
-    assert told == [{0: 0, 1: NOBODY}]
+    assert told == [{0: 0, 1: NO_CONSUMER}]
     assert [(state.group, state.state) for state in one.states] == [("secret", "unknown"), ("open", "nobody")]
     assert "GROUP_AUTHORIZATION_FAILED" in one.states[0].detail or "Group authorization" in one.states[0].detail
     assert one.states[1].detail == "the consumer group has no members"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastgw.core.canary import PERIOD_NS, RIVALS_MAX, SILENCE_MAX_NS, SILENCE_NS, UNDER_WAY_MAX, Canary, Rivals
+from fastgw.core.canary import PERIOD_NS, SILENCE_MAX_NS, SILENCE_NS, UNDER_WAY_MAX, Canary
 
 TICK_NS = 25_000_000
 SECOND_NS = 1_000_000_000
@@ -126,29 +126,3 @@ def test_who_was_asleep_himself_has_not_missed_anything():
     slept_until_ns = 60 * SECOND_NS
     (silent_ns,) = silences(canary, slept_until_ns, slept_until_ns + 3 * SECOND_NS)
     assert silent_ns >= slept_until_ns + SECOND_NS
-
-
-def test_a_rival_that_goes_on_is_reported_once_a_minute():
-    rivals = Rivals()
-    said = [second for second in range(150) if rivals.heard(7, second * SECOND_NS)]
-    assert said == [2, 62, 122]
-
-
-def test_a_canary_or_two_of_a_partition_that_changes_hands_are_no_rival():
-    rivals = Rivals()
-    assert not any(rivals.heard(7, second * SECOND_NS) for second in (0, 1, 60, 61, 120))
-
-
-def test_several_rivals_are_each_reported():
-    rivals = Rivals()
-    said = [(node, second) for second in range(4) for node in (7, 8, 9) if rivals.heard(node, second * SECOND_NS)]
-    assert said == [(7, 2), (8, 2), (9, 2)]
-
-
-def test_random_node_names_do_not_pile_up():
-    rivals = Rivals()
-    for node in range(1000):
-        for _ in range(3):
-            rivals.heard(node, node)
-    assert len(rivals._heard) <= RIVALS_MAX
-    assert len(rivals._said_ns) <= RIVALS_MAX

@@ -15,7 +15,7 @@ from fastgw.core.spread import Spread
 from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.errors import KeyMissing, QueueFull, SendRefused
 from fastgw.ids import IdMaker, Partitioner
-from fastgw.messages import Fate, Head, Reply
+from fastgw.messages import Head, Reply, ReplyDisposition
 from tests.core.test_routing import FakeHeaders
 
 HOME, COUNT, MS = 2, 4, 1_000_000
@@ -41,11 +41,11 @@ class FakeSend:
             return False
         return True
 
-    def __call__(self, record, token, delivery_class, company, now_ns):
+    def __call__(self, record, token, delivery_class, concurrency_hint, now_ns):
         if self.refusal is not None:
             raise self.refusal
         self.records.append((record, token))
-        self.companies.append(company)
+        self.companies.append(concurrency_hint)
         if self.inside is not None:
             self.inside(token)
         if self.raises_after is not None:
@@ -159,7 +159,10 @@ def test_a_request_is_sent_confirmed_and_answered(house):
     record, sent_token = house.send.records[0]
     assert (record.topic, record.value, record.key, sent_token) == ("orders", b"{}", None, token)
     house.exchange.delivered(token, 2 * MS)
-    assert house.exchange.resolve(*house.reply(headers=[("status", b"201"), ("x-a", b"1")]), 15 * MS) is Fate.ANSWERED
+    assert (
+        house.exchange.resolve(*house.reply(headers=[("status", b"201"), ("x-a", b"1")]), 15 * MS)
+        is ReplyDisposition.ANSWERED
+    )
     status, headers, body = client.only
     assert (status, headers["x-a"], headers["fastgw-outcome"], body) == (201, "1", "recorded", b"ok")
     assert client.request_id == dict(record.headers)["correlation_id"].decode()
@@ -178,7 +181,7 @@ def test_the_phases_of_a_request_are_measured(house):
 
 def test_a_reply_that_overtakes_the_delivery_report_is_answered(house):
     client, token = house.open()
-    assert house.exchange.resolve(*house.reply(), 1) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(), 1) is ReplyDisposition.ANSWERED
     house.exchange.delivered(token, 1)
     assert client.only[0] == 200
     house.assert_empty()
@@ -214,7 +217,7 @@ def test_without_reply_the_deadline_ends_a_recorded_request(house):
 def test_without_delivery_report_the_deadline_leaves_it_unknown(house):
     client, _ = house.open(timeout_ns=100 * MS)
     house.exchange.expire(109 * MS)
-    client.expect(errors.EXPIRED_UNSENT)
+    client.expect(errors.EXPIRED_UNKNOWN)
 
 
 def test_a_record_that_still_waits_at_the_deadline_is_withdrawn_and_was_never_sent(house):
@@ -229,14 +232,14 @@ def test_a_record_that_still_waits_at_the_deadline_is_withdrawn_and_was_never_se
 def test_a_reply_after_the_deadline_is_late_and_changes_nothing(house):
     client, _ = house.open(timeout_ns=MS)
     house.exchange.expire(50 * MS)
-    assert house.exchange.resolve(*house.reply(), 60 * MS) is Fate.LATE
+    assert house.exchange.resolve(*house.reply(), 60 * MS) is ReplyDisposition.LATE
     assert len(client.answers) == 1
 
 
 def test_a_second_reply_is_a_duplicate(house):
     client, _ = house.open()
     house.exchange.resolve(*house.reply(), 1)
-    assert house.exchange.resolve(*house.reply(), 2) is Fate.DUPLICATE
+    assert house.exchange.resolve(*house.reply(), 2) is ReplyDisposition.DUPLICATE
     assert len(client.answers) == 1
 
 
@@ -244,7 +247,7 @@ def test_an_id_with_any_other_tag_is_forged(house):
     client, _ = house.open()
     cid, reply = house.reply()
     for changed in (cid._replace(tag=cid.tag ^ 1), cid._replace(slot=cid.slot + 1), cid._replace(slot=1 << 19)):
-        assert house.exchange.resolve(changed, reply, 1) is Fate.FORGED
+        assert house.exchange.resolve(changed, reply, 1) is ReplyDisposition.FORGED
     assert client.answers == []
 
 
@@ -255,13 +258,13 @@ def test_a_client_that_leaves_frees_its_slot_and_its_reply_is_late(house):
     assert client.answers == []
     assert house.counted(errors.CANCELLED) == 1
     house.assert_empty()
-    assert house.exchange.resolve(*house.reply(), 2) is Fate.LATE
+    assert house.exchange.resolve(*house.reply(), 2) is ReplyDisposition.LATE
 
 
 def test_leaving_before_the_delivery_report_is_counted_apart(house):
     _, token = house.open()
     house.exchange.cancel(token)
-    assert house.counted(errors.CANCELLED_UNSENT) == 1
+    assert house.counted(errors.CANCELLED_UNKNOWN) == 1
 
 
 def test_leaving_while_the_record_waits_withdraws_it(house):
@@ -277,7 +280,7 @@ def test_leaving_after_the_answer_does_nothing(house):
     _, token = house.open()
     house.exchange.resolve(*house.reply(), 1)
     house.exchange.cancel(token)
-    assert house.counted(errors.CANCELLED) == house.counted(errors.CANCELLED_UNSENT) == 0
+    assert house.counted(errors.CANCELLED) == house.counted(errors.CANCELLED_UNKNOWN) == 0
 
 
 @pytest.mark.parametrize("ending", [errors.SEND_UNKNOWN, errors.TOPIC_UNKNOWN, errors.NOT_AUTHORIZED])
@@ -407,7 +410,7 @@ def test_a_missing_record_key_is_the_clients_mistake():
 @pytest.mark.parametrize("headers", [[("status", b"1000")], [("x-a", b"a\r\nb: c")], [("content-type", b"\x7f")]])
 def test_a_poisonous_reply_is_502_recorded_and_the_slot_is_free(house, headers):
     client, _ = house.open()
-    assert house.exchange.resolve(*house.reply(headers=headers), 1) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(headers=headers), 1) is ReplyDisposition.ANSWERED
     client.expect(errors.BAD_REPLY)
     house.assert_empty()
 
@@ -418,7 +421,7 @@ def test_the_end_of_a_drain_answers_everything_honestly(house):
     unknown, _ = house.open()
     assert house.exchange.end_all("the gateway is shutting down") == 2
     assert "shutting down" in recorded.expect(errors.EXPIRED)["detail"]
-    unknown.expect(errors.EXPIRED_UNSENT)
+    unknown.expect(errors.EXPIRED_UNKNOWN)
     house.assert_empty()
 
 
@@ -447,7 +450,7 @@ def test_100_000_requests_that_are_never_answered_leak_nothing():
         house.send.records.clear()
     del clients
     house.assert_empty()
-    assert house.counted(errors.EXPIRED_UNSENT) == 100_000
+    assert house.counted(errors.EXPIRED_UNKNOWN) == 100_000
     assert not held
 
 

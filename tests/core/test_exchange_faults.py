@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastgw import errors
 from fastgw.admission import Admission, Refusal
 from fastgw.ids import Partitioner
-from fastgw.messages import Fate, Head
+from fastgw.messages import Head, ReplyDisposition
 from tests.core.test_exchange import HEAD, MS, Client, House
 from tests.core.test_routing import FakeHeaders
 
@@ -65,7 +65,7 @@ class FaultyHouse(House):
         """Requests that ended without an answer because their clients had left, since the last call."""
         before = self.cancelled
         self.cancelled = sum(
-            self.counted(ending) for ending in (errors.CANCELLED, errors.CANCELLED_UNSENT, errors.CANCELLED_EARLY)
+            self.counted(ending) for ending in (errors.CANCELLED, errors.CANCELLED_UNKNOWN, errors.CANCELLED_EARLY)
         )
         return self.cancelled - before
 
@@ -96,7 +96,7 @@ class FaultyHouse(House):
         assert self.exchange.in_flight == SLOTS
         assert self.exchange.reserve(self.admission()).ending is errors.TABLE_FULL
         for number in range(SLOTS):
-            assert self.exchange.resolve(*self.reply(count + number), 1) is Fate.ANSWERED
+            assert self.exchange.resolve(*self.reply(count + number), 1) is ReplyDisposition.ANSWERED
         assert [client.only[0] for client in clients] == [200] * SLOTS
         self.assert_empty()
 
@@ -132,7 +132,7 @@ def test_nobody_can_say_how_far_a_record_came_whose_send_broke_unless_it_still_w
     assert house.ask(client) < 0
     problem = client.expect(errors.REFUSED_SEND if waits else errors.SEND_UNKNOWN)
     assert [broken[2] for broken in house.journal.broken] == [problem["request_id"]]
-    assert house.exchange.resolve(*house.reply(), 1) is Fate.LATE
+    assert house.exchange.resolve(*house.reply(), 1) is ReplyDisposition.LATE
     house.assert_whole()
 
 
@@ -150,7 +150,7 @@ def test_a_record_whose_fate_is_told_before_send_returns_has_one_end(house: Faul
 def test_a_reply_that_breaks_the_gateway_ends_in_an_answer(house: FaultyHouse) -> None:
     client = Client()
     house.ask(client)
-    assert house.exchange.resolve(*house.reply(headers=[("x-a", "no bytes")]), 1) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(headers=[("x-a", "no bytes")]), 1) is ReplyDisposition.ANSWERED
     problem = client.expect(errors.BAD_REPLY)
     assert [broken[2] for broken in house.journal.broken] == [problem["request_id"]]
     assert house.counted(errors.BAD_REPLY) == 1
@@ -166,7 +166,7 @@ def test_what_is_learnt_from_a_reply_may_fail_without_its_request(house: FaultyH
         house.plan.spread = BrokenSpread()
     else:
         house.learner.fault = Defect()
-    assert house.exchange.resolve(*house.reply(), 2) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(), 2) is ReplyDisposition.ANSWERED
     assert client.only[0] == 200
     assert len(house.journal.broken) == 1
     house.assert_whole()
@@ -178,14 +178,14 @@ def test_a_front_that_fails_to_answer_does_not_cost_the_others_of_a_sweep_their_
         house.ask(client)
     assert house.exchange.expire(2000 * MS) == len(clients)
     for client in clients:
-        client.expect(errors.EXPIRED_UNSENT)
+        client.expect(errors.EXPIRED_UNKNOWN)
     house.assert_whole()
 
 
 def test_a_front_that_fails_to_answer_leaves_nothing_behind(house: FaultyHouse) -> None:
     client = BrokenClient()
     house.ask(client)
-    assert house.exchange.resolve(*house.reply(), 1) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(), 1) is ReplyDisposition.ANSWERED
     house.send.refusal = errors.QueueFull("full")
     assert house.ask(client) < 0
     assert [answer[0] for answer in client.answers] == [200, 503]
@@ -199,10 +199,10 @@ def test_a_link_that_cannot_withdraw_counts_as_having_sent(house: FaultyHouse, e
     token = house.ask(client)
     if end == "cancel":
         house.exchange.cancel(token)
-        assert house.counted(errors.CANCELLED_UNSENT) == 1
+        assert house.counted(errors.CANCELLED_UNKNOWN) == 1
     else:
         house.exchange.expire(2000 * MS) if end == "expire" else house.exchange.end_all("the end")
-        client.expect(errors.EXPIRED_UNSENT)
+        client.expect(errors.EXPIRED_UNKNOWN)
     house.assert_whole()
 
 
@@ -290,7 +290,7 @@ def test_neither_cors_nor_the_access_log_can_cost_an_answer(step: str) -> None:
     house = FaultyHouse(BrokenNotes(step))
     clients = [Client() for _ in range(SLOTS)]
     tokens = [house.ask(client) for client in clients]
-    assert house.exchange.resolve(*house.reply(0), 1) is Fate.ANSWERED
+    assert house.exchange.resolve(*house.reply(0), 1) is ReplyDisposition.ANSWERED
     house.exchange.undelivered(tokens[1], errors.NOT_SENT, "no")
     house.exchange.cancel(tokens[2])
     house.exchange.expire(2000 * MS)

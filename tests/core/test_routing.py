@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastgw import config, errors
 from fastgw.admission import UNKNOWN, Admission, Refusal
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.messages import Head
 
 ROUTES = """
@@ -62,9 +62,9 @@ class FakeHeaders(dict[str, list[str]]):
         return super().get(key, [])
 
 
-def intake_with(gateway: str = "") -> Intake:
+def intake_with(gateway: str = "") -> Router:
     cfg = config.loads(ROUTES.format(gateway=gateway), "test.toml")
-    return Intake(cfg.routes, cfg.limits, cfg.gateway.hosts)
+    return Router(cfg.routes, cfg.limits, cfg.gateway.hosts)
 
 
 INTAKE = intake_with()
@@ -325,7 +325,7 @@ topic = "orders"
 )
 def test_the_rest_of_a_path_is_what_no_other_route_takes(path, number, params):
     cfg = config.loads(CATCH_ALL, "test.toml")
-    verdict = Intake(cfg.routes, cfg.limits, ()).admit(head("GET", path))
+    verdict = Router(cfg.routes, cfg.limits, ()).admit(head("GET", path))
     assert isinstance(verdict, Admission), verdict
     assert (verdict.route_number, verdict.params) == (number, params)
 
@@ -341,7 +341,7 @@ def test_the_rest_of_a_path_is_what_no_other_route_takes(path, number, params):
 )
 def test_the_rest_of_a_path_begins_behind_a_slash_and_holds_no_dots(path, ending):
     cfg = config.loads(CATCH_ALL, "test.toml")
-    assert refused("GET", path, intake=Intake(cfg.routes, cfg.limits, ())).ending is ending
+    assert refused("GET", path, intake=Router(cfg.routes, cfg.limits, ())).ending is ending
 
 
 def test_head_is_taken_wherever_get_is_unless_it_is_switched_off():
@@ -353,11 +353,11 @@ def test_head_is_taken_wherever_get_is_unless_it_is_switched_off():
         ("GET", "POST"),
         ("HEAD",),
     ]
-    verdict = Intake(cfg.routes, cfg.limits, ()).admit(head("HEAD", "/all/x/y"))
+    verdict = Router(cfg.routes, cfg.limits, ()).admit(head("HEAD", "/all/x/y"))
     assert isinstance(verdict, Admission)
     assert verdict.route_number == 4
     without = config.loads(CATCH_ALL.replace('/files/list"', '/files/list"\nhead = false'), "test.toml")
-    assert refused("HEAD", "/files/list", intake=Intake(without.routes, without.limits, ())).headers == [
+    assert refused("HEAD", "/files/list", intake=Router(without.routes, without.limits, ())).headers == [
         ("allow", "GET")
     ]
 

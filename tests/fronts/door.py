@@ -12,8 +12,8 @@ from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.config import Config
 from fastgw.core.exchange import REFUSED, Exchange, Plan
-from fastgw.core.partitions import PartitionerLearner
-from fastgw.core.routing import Intake
+from fastgw.core.partitioner_learner import PartitionerLearner
+from fastgw.core.routing import Router
 from fastgw.core.spread import Spread
 from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.errors import Ending
@@ -23,7 +23,7 @@ from fastgw.http.cors import Policies
 from fastgw.ids import IdMaker
 from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
 from fastgw.worker.access_log import AccessLog
-from fastgw.worker.door import Entrance
+from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
 from fastgw.worker.notes import Notes
 
@@ -132,10 +132,10 @@ class ScriptedDoor:
         self.exchange = Exchange(
             shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, journal, notes
         )
-        intake = Intake(cfg.routes, cfg.limits, cfg.gateway.hosts, self.forwarding)
+        intake = Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self.forwarding)
         has_policies = policies if policies else None
         self.bodies = BodyMemory(cfg.limits.body_memory_bytes, cfg.limits.connection_body_memory_bytes)
-        self._entrance = Entrance(
+        self._entrance = GatewayDoor(
             intake, self.exchange, self.bodies, shared, 0, journal, has_policies, keeps_heads=True
         )
         self.exchange.set_home(HOME, PARTITIONS)
@@ -197,7 +197,7 @@ class ScriptedDoor:
 
     # The service.
 
-    def _send(self, record: Record, token: int, delivery_class: int, company: int, now_ns: int) -> None:
+    def _send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:
         self.records.append(record)
         if record.topic == "echo":
             self._loop.call_soon(self.reply, record, record.value)

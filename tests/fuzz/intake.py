@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastgw import config
 from fastgw.admission import Admission
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.dialects.plain import RequestWire
 from fastgw.messages import Head
 from tests.fuzz.drawing import Draw
@@ -38,7 +38,7 @@ topic = "a"
 """,
     environ={},
 )
-INTAKE = Intake(CONFIG.routes, CONFIG.limits, ("shop.test", "[::1]"))
+INTAKE = Router(CONFIG.routes, CONFIG.limits, ("shop.test", "[::1]"))
 WIRES = [RequestWire("r", route.path, route.methods, route.request_headers) for route in CONFIG.routes]
 SEEDS = [
     b"\0\x0a/orders/7\0\0\0\0\1\x09shop.test\0\0\0",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from fastgw.kafka._klink import LAST_FLIGHT
-from fastgw.kafka.batching import ANY, GATHER_MAX_NS, NEVER, NO_ROOM, PATIENCE, SHARE, Flights
+from fastgw.kafka.batching import ANY, GATHER_MAX_NS, NEVER, NO_ROOM, PATIENCE, SHARE, RecordQueue
 from fastgw.messages import SPREAD, TOGETHER, Record
 
 MS = 1_000_000
@@ -39,20 +39,20 @@ class FakeProducer:
 
 
 class House:
-    """Flights with everything around them."""
+    """RecordQueue with everything around them."""
 
     def __init__(self, linger_ns=LINGER, partitions=4):
         self.producer = FakeProducer(partitions)
         self.due, self.refused = [], []
         self.alarm_ns = NEVER
-        self.flights = Flights(self.producer, linger_ns, STAY, WAITING_BYTES, self.come_back, self.refused.extend)
+        self.flights = RecordQueue(self.producer, linger_ns, STAY, WAITING_BYTES, self.come_back, self.refused.extend)
 
     def come_back(self, due_ns):
         self.due.append(due_ns)
         self.alarm_ns = min(self.alarm_ns, due_ns)
 
-    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b"", company=1):
-        return self.flights.send(Record(topic, value, key, [], partition), token, company, now_ns)
+    def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b"", concurrency_hint=1):
+        return self.flights.send(Record(topic, value, key, [], partition), token, concurrency_hint, now_ns)
 
     def alarm(self, now_ns):
         """Time has passed; the alarm goes off if it is due."""
@@ -123,33 +123,33 @@ def test_who_has_waited_long_enough_goes_without_a_landing_to_another_partition(
 
 def test_a_flight_is_complete_with_its_share_of_the_requests_that_are_under_way(house):
     for token in range(3):
-        house.send(token, token, company=4 * SHARE)
+        house.send(token, token, concurrency_hint=4 * SHARE)
         house.alarm(token)
     assert house.left == []
-    house.send(3, 3, company=4 * SHARE)
-    house.send(4, 3, company=4 * SHARE)  # in the same turn of the loop
+    house.send(3, 3, concurrency_hint=4 * SHARE)
+    house.send(4, 3, concurrency_hint=4 * SHARE)  # in the same turn of the loop
     house.alarm(3)
     assert house.left == [[0, 1, 2, 3, 4]]
 
 
 def test_a_flight_becomes_complete_when_fewer_requests_are_under_way(house):
-    house.send(0, 0, company=9 * SHARE)
-    house.send(1, 1, company=2 * SHARE)
+    house.send(0, 0, concurrency_hint=9 * SHARE)
+    house.send(1, 1, concurrency_hint=2 * SHARE)
     house.alarm(1)
     assert house.left == [[0, 1]]
 
 
 def test_requests_of_a_slow_route_do_not_make_those_of_another_wait_for_theirs(house):
     house.send(0, 0)
-    house.send(1, LINGER, company=SHARE)
-    house.send(2, LINGER, company=100 * SHARE)
+    house.send(1, LINGER, concurrency_hint=SHARE)
+    house.send(2, LINGER, concurrency_hint=100 * SHARE)
     house.land(1, 2 * LINGER)
     assert house.left == [[0], [1, 2]]
 
 
 def test_nobody_waits_for_company_for_longer_than_the_bound_however_long_the_linger():
     house = House(linger_ns=1000 * MS)
-    house.send(0, 0, company=9 * SHARE)
+    house.send(0, 0, concurrency_hint=9 * SHARE)
     assert house.due == [GATHER_MAX_NS]
     house.alarm(GATHER_MAX_NS)
     assert house.left == [[0]]
@@ -158,12 +158,12 @@ def test_nobody_waits_for_company_for_longer_than_the_bound_however_long_the_lin
 def test_without_linger_nobody_waits_for_company():
     house = House(linger_ns=0)
     for token in range(3):
-        house.send(token, token, company=9 * SHARE)
+        house.send(token, token, concurrency_hint=9 * SHARE)
     assert house.left == [[0], [1], [2]]
 
 
 def test_a_flight_that_is_not_complete_leaves_when_its_time_has_come(house):
-    house.send(0, 0, company=9 * SHARE)
+    house.send(0, 0, concurrency_hint=9 * SHARE)
     house.alarm(PATIENCE * LINGER - 1)
     assert house.left == []
     house.alarm(PATIENCE * LINGER)
@@ -172,10 +172,10 @@ def test_a_flight_that_is_not_complete_leaves_when_its_time_has_come(house):
 
 def test_a_landing_does_not_let_go_what_is_not_complete(house):
     house.send(0, 0)
-    house.send(1, LINGER, company=2 * SHARE)
+    house.send(1, LINGER, concurrency_hint=2 * SHARE)
     house.land(1, 2 * LINGER)
     assert house.left == [[0]]
-    house.send(2, 2 * LINGER, company=2 * SHARE)
+    house.send(2, 2 * LINGER, concurrency_hint=2 * SHARE)
     house.alarm(2 * LINGER)
     assert house.left == [[0], [1, 2]]
 
@@ -183,7 +183,7 @@ def test_a_landing_does_not_let_go_what_is_not_complete(house):
 def test_a_complete_flight_waits_for_the_landing_of_the_one_before(house):
     house.send(0, 0)
     for token in range(1, 5):
-        house.send(token, LINGER, company=2 * SHARE)
+        house.send(token, LINGER, concurrency_hint=2 * SHARE)
         house.alarm(LINGER)
     assert house.left == [[0]]
     assert house.due == [LINGER + PATIENCE * LINGER], "it is not looked at before"
@@ -350,7 +350,7 @@ def test_who_is_told_of_refusals_may_send_at_once():
 
     producer = FakeProducer()
     producer.refuses = {1, 2}
-    flights = Flights(producer, LINGER, STAY, WAITING_BYTES, lambda _: None, send_again)
+    flights = RecordQueue(producer, LINGER, STAY, WAITING_BYTES, lambda _: None, send_again)
     for token, now_ns in enumerate([0, LINGER, LINGER]):
         flights.send(Record("t", b"", None, [], TOGETHER), token, 1, now_ns)
     flights.landed([1], 2 * LINGER)
@@ -437,13 +437,13 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         topic=st.sampled_from("ab"),
         partition=st.sampled_from([TOGETHER, SPREAD]),
-        company=st.sampled_from([0, 1, 2 * SHARE, 5 * SHARE]),
+        concurrency_hint=st.sampled_from([0, 1, 2 * SHARE, 5 * SHARE]),
     )
-    def send(self, topic, partition, company):
+    def send(self, topic, partition, concurrency_hint):
         self.token += 1
         self.sent.setdefault((topic, partition), []).append(self.token)
-        self.since[self.token], self.complete[self.token] = self.now_ns, company // SHARE
-        assert self.house.send(self.token, self.now_ns, partition, topic, company=company) is None
+        self.since[self.token], self.complete[self.token] = self.now_ns, concurrency_hint // SHARE
+        assert self.house.send(self.token, self.now_ns, partition, topic, concurrency_hint=concurrency_hint) is None
 
     @rule(lingers=st.sampled_from([0.1, 0.5, 1, PATIENCE, 3 * PATIENCE]))
     def pass_time(self, lingers):

@@ -10,8 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fastgw.errors import ConfigError, StartError
-from fastgw.kafka import native_link
-from fastgw.kafka.choice import open_link
+from fastgw.kafka import native_link, open_link
 from fastgw.kafka.link import LinkSettings, client_settings
 from fastgw.kafka.native_link import NativeLink, NativeUnavailable, open_library
 from fastgw.kafka.public_link import KafkaLink

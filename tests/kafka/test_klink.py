@@ -106,7 +106,7 @@ def test_a_delivery_that_is_told_too_late_changes_nothing(open_producer):
 
 def test_tokens_that_name_no_slot_are_passed_over(open_producer, slots):
     producer = open_producer(slots)
-    for token in (_klink.NOBODY, 2**52 - 1, 2**19):
+    for token in (_klink.UNTRACKED, 2**52 - 1, 2**19):
         send(producer, token)
     eventually(lambda: producer.events() == [] and producer.waiting() == 0)
 
@@ -114,7 +114,7 @@ def test_tokens_that_name_no_slot_are_passed_over(open_producer, slots):
 def test_without_slots_each_delivery_is_told(producer):
     for token in range(5000):
         assert send(producer, token) is None
-    send(producer, _klink.NOBODY)
+    send(producer, _klink.UNTRACKED)
     assert delivered(producer, 5000) == list(range(5000))
     eventually(lambda: producer.events() == [] and producer.waiting() == 0)
 
@@ -243,7 +243,7 @@ def test_the_age_of_records_without_a_flight_is_that_of_the_oldest_whose_fate_is
     assert producer.strays_since_ns() == NEVER
     before_ns = time.monotonic_ns()
     send(producer, 0)
-    send(producer, _klink.NOBODY)
+    send(producer, _klink.UNTRACKED)
     send(producer, 1, flight=1)
     assert before_ns <= producer.strays_since_ns() <= time.monotonic_ns()
     assert delivered(producer, 2) == [0, 1]

@@ -192,7 +192,7 @@ def test_a_record_that_no_broker_could_be_given_is_not_recorded_where_the_link_c
 
 def test_a_cluster_that_was_never_there_is_told_as_well(kind):
     with LinkOnALoop(kind, "127.0.0.1:1", "replies", timeouts_ms=[TIMEOUT_MS]) as house:
-        house.link.read([0])
+        house.link.assign([0])
         house.send(1)
         assert house.fate(1, TOLD_S) == {"native": "not_sent", "public": "send_unknown"}[kind]
 
@@ -292,8 +292,8 @@ def test_positions_that_are_late_are_told_once(cluster):
 def test_positions_come_when_the_cluster_does(kind, cluster):
     cluster.set_down()
     with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
-        house.link.read([0])
-        house.until(lambda: house.link.serve() is None)
+        house.link.assign([0])
+        house.until(lambda: house.link.poll() is None)
         assert house.told.positions == {}
         cluster.set_up()
         house.until(lambda: house.told.positions == {0: 0}, 15)
@@ -315,10 +315,10 @@ def test_a_native_link_that_is_closed_does_nothing_more(cluster):
     with LinkOnALoop("native", cluster.bootstrap, "replies") as house:
         house.read([0])
         house.close(1.0)
-        house.link.read([1])
-        house.link.read([2], FROM_BEGINNING)
+        house.link.assign([1])
+        house.link.assign([2], FROM_BEGINNING)
         house.link.stop_reading([0])
-        house.link.serve()
+        house.link.poll()
         with pytest.raises(SendRefused):
             house.send(1)
         house.until(lambda: True)

@@ -101,7 +101,7 @@ def test_every_record_is_delivered_once_and_replies_come_in_order(house):
 
 def test_a_posted_record_is_sent_and_nobody_is_told(house):
     house.read([0])
-    assert house.link.post(Record(house.topic, b"", b"key", [], 0))
+    assert house.link.send_untracked(Record(house.topic, b"", b"key", [], 0))
     house.until(lambda: house.told.got)
     house.send(1)
     assert house.fate(1) == "recorded"
@@ -120,11 +120,11 @@ def test_records_without_partition_and_key_stay_together(house):
     assert len({reply.partition for reply in house.told.got}) <= 2
 
 
-@pytest.mark.parametrize("company", [0, 1, 100])
-def test_records_that_are_to_be_spread_go_to_all_partitions(house, company):
+@pytest.mark.parametrize("concurrency_hint", [0, 1, 100])
+def test_records_that_are_to_be_spread_go_to_all_partitions(house, concurrency_hint):
     house.read([0, 1, 2, 3])
     for number in range(80):
-        house.send_record(Record(house.topic, b"", None, [], SPREAD), number, company=company)
+        house.send_record(Record(house.topic, b"", None, [], SPREAD), number, concurrency_hint=concurrency_hint)
     house.until(lambda: len(house.told.got) == 80 and len(house.told.recorded) == 80)
     assert {reply.partition for reply in house.told.got} == {0, 1, 2, 3}, "but for one time in 10^9"
 
@@ -133,7 +133,9 @@ def test_records_that_are_to_be_spread_go_to_all_partitions(house, company):
 def test_records_with_a_key_keep_their_partition_and_their_order(house, partition):
     house.read([0, 1, 2, 3])
     for number in range(300):
-        house.send_record(Record(house.topic, b"%d" % number, b"key", [], partition), number, company=number % 2)
+        house.send_record(
+            Record(house.topic, b"%d" % number, b"key", [], partition), number, concurrency_hint=number % 2
+        )
         if number % 20 == 0:
             house.until(lambda so_far=number: len(house.told.recorded) >= so_far - 10)
     house.until(lambda: len(house.told.got) == 300)
@@ -164,10 +166,12 @@ def test_a_key_goes_to_the_partition_that_other_clients_choose(
     topic = make_topics({"replies": 12})["replies"]
     wanted = {} if partitioner == "crc32" else {topic: LIBRDKAFKA_PARTITIONERS[partitioner]}
     with LinkOnALoop(kind, kafka_bootstrap, topic, (5000, 30_000), partitioners=wanted) as house:
-        house.link.prepare(1, topic)
+        house.link.preload_topic(1, topic)
         house.read(range(12))
         for number, key in enumerate(PARTITIONS_OF_KEYS):
-            house.send_record(Record(topic, key, key, [], partition), number, delivery_class=1, company=number % 3)
+            house.send_record(
+                Record(topic, key, key, [], partition), number, delivery_class=1, concurrency_hint=number % 3
+            )
         house.until(lambda: len(house.told.got) == len(house.told.recorded) == len(PARTITIONS_OF_KEYS))
         went = {reply.value: reply.partition for reply in house.told.got}
         assert went == {key: partitions[place] for key, partitions in PARTITIONS_OF_KEYS.items()}
@@ -204,7 +208,7 @@ def test_a_full_queue_refuses_and_has_room_again_later(kind, kafka_bootstrap, to
             house.send(number)
         with pytest.raises(QueueFull):
             house.send(11)
-        assert not house.link.post(Record(house.topic, b"", None, [], 0))
+        assert not house.link.send_untracked(Record(house.topic, b"", None, [], 0))
         assert house.fate(10) == "recorded"
         house.send(11)
         assert house.fate(11) == "recorded"
@@ -220,9 +224,9 @@ def test_each_delivery_class_has_its_own_producer(kind, kafka_bootstrap, topic):
 
 def test_a_record_that_comes_alone_is_sent_by_another_producer_with_the_same_promises(kind, kafka_bootstrap, topic):
     with LinkOnALoop(kind, kafka_bootstrap, topic, linger_ms=500) as house:
-        house.link.prepare(0, topic)
-        for token, company in enumerate([0, 1, 0]):
-            house.send_record(Record(topic, b"", None, [], TOGETHER), token, company=company)
+        house.link.preload_topic(0, topic)
+        for token, concurrency_hint in enumerate([0, 1, 0]):
+            house.send_record(Record(topic, b"", None, [], TOGETHER), token, concurrency_hint=concurrency_hint)
         assert [house.fate(token) for token in range(3)] == ["recorded"] * 3
 
 
@@ -231,12 +235,12 @@ def test_the_first_request_does_not_wait_until_its_producer_may_send(kind, kafka
     took_s = []
     for _ in range(3):
         with LinkOnALoop(kind, kafka_bootstrap, topic) as house:
-            house.link.prepare(0, requests)
+            house.link.preload_topic(0, requests)
             house.read([0])
             house.send(0)
             assert house.fate(0) == "recorded", "the canary's producer"
             before = time.monotonic()
-            house.send_record(Record(requests, b"", None, [], SPREAD), 1, company=0)
+            house.send_record(Record(requests, b"", None, [], SPREAD), 1, concurrency_hint=0)
             assert house.fate(1) == "recorded", "another producer"
             took_s.append(time.monotonic() - before)
     assert sorted(took_s)[1] < PRODUCER_ID_S / 2
@@ -264,7 +268,7 @@ def test_reading_from_the_end_of_a_partition_that_is_being_written_starts_at_the
             house.send(next(numbers))
 
     write_some()
-    house.link.read([0])
+    house.link.assign([0])
     house.until(lambda: write_some() or house.told.positions, message="positioned while it is being written")
     write_some()
     last = next(numbers) - 1
@@ -309,7 +313,7 @@ def test_asking_again_for_a_partition_that_is_read_costs_and_repeats_nothing(hou
 def test_a_topic_that_appears_later_is_read_then(kind, kafka_bootstrap, kafka_admin):
     late = f"late-{secrets.token_hex(4)}"
     with LinkOnALoop(kind, kafka_bootstrap, late) as house, capture_logs() as lines:
-        house.link.read([0])
+        house.link.assign([0])
         house.until(lambda: any("cannot position" in line["event"] for line in lines))
         assert house.told.positions == {}
         kafka_admin.create_topics([NewTopic(late, 1, 1)])[late].result(10)
@@ -322,7 +326,7 @@ def test_a_topic_that_appears_later_is_read_then(kind, kafka_bootstrap, kafka_ad
 def test_a_reading_that_is_stopped_before_it_began_does_not_begin(kind, kafka_bootstrap, kafka_admin):
     late = f"late-{secrets.token_hex(4)}"
     with LinkOnALoop(kind, kafka_bootstrap, late) as house, capture_logs() as lines:
-        house.link.read([0, 1])
+        house.link.assign([0, 1])
         house.until(lambda: any("cannot position" in line["event"] for line in lines))
         house.link.stop_reading([0])
         kafka_admin.create_topics([NewTopic(late, 2, 1)])[late].result(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastgw.messages import Fate
+from fastgw.messages import ReplyDisposition
 from tests.core.test_exchange import House
 
 SLOTS = 4096
@@ -18,7 +18,7 @@ def test_a_request_from_its_admission_to_its_answer(benchmark):
         house.send.records.clear()
         return fate, client.only[0]
 
-    assert benchmark(live) == (Fate.ANSWERED, 200)
+    assert benchmark(live) == (ReplyDisposition.ANSWERED, 200)
     house.assert_empty()
 
 

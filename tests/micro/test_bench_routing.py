@@ -6,7 +6,7 @@ import pytest
 
 from fastgw import config
 from fastgw.admission import Admission
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.messages import Head
 from tests.core.test_routing import FakeHeaders
 
@@ -17,6 +17,6 @@ ROUTE = '[[route]]\nmethod = "POST"\npath = "/things/{{id}}/part-{number}"\ntopi
 def test_admitting_a_request(benchmark, routes):
     head = '[gateway]\nname = "shop"\n[kafka]\nbootstrap = "localhost:9092"\n'
     cfg = config.loads(head + "".join(ROUTE.format(number=number) for number in range(routes)))
-    intake = Intake(cfg.routes, cfg.limits, ())
+    intake = Router(cfg.routes, cfg.limits, ())
     request = Head("POST", f"/things/7/part-{routes - 1}", "", FakeHeaders(), ["shop.test"], 256, False)
     assert isinstance(benchmark(intake.admit, request), Admission)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.service.work import InHand, LoopThread, Progress, Rarely, RarelyFilter
+from fastgw.service.work import InHand, LoopThread, OffsetProgress, Rarely, RarelyFilter
 from tests.waiting import eventually
 
 
 def test_only_the_settled_beginning_may_be_committed() -> None:
-    progress = Progress()
+    progress = OffsetProgress()
     for offset in (10, 11, 13):  # 12 is a hole, as compaction and transactions leave them
         progress.start(offset)
     assert progress.committable() == 10
@@ -31,7 +31,7 @@ def test_only_the_settled_beginning_may_be_committed() -> None:
 
 @given(st.permutations(range(8)), st.integers(1, 8))
 def test_nothing_unsettled_is_ever_committed(order: list[int], look_every: int) -> None:
-    progress, unsettled, committed = Progress(), set(range(8)), 0
+    progress, unsettled, committed = OffsetProgress(), set(range(8)), 0
     for offset in range(8):
         progress.start(offset)
     for turn, offset in enumerate(order, 1):

@@ -12,7 +12,7 @@ import pytest
 from fastgw import config
 from fastgw.config import Config
 from fastgw.errors import StartError
-from fastgw.supervisor.resources import Holdings, in_memory, opened_anew, rewrite
+from fastgw.supervisor.resources import SupervisorResources, in_memory, opened_anew, rewrite
 from tests.actors.alone import left_open
 
 TEXT = """
@@ -46,7 +46,7 @@ def no_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_dir_of(given: Config) -> Path:
     """Where the run directory is made; it must be private, and gone after the close."""
-    held = Holdings(given)
+    held = SupervisorResources(given)
     made = held.run_dir
     assert made.stat().st_mode & 0o777 == 0o700
     held.close()
@@ -64,7 +64,10 @@ def test_the_run_directory_is_where_the_first_of_four_says(tmp_path: Path, monke
 
 
 def test_two_gateways_in_one_configured_directory_do_not_meet(tmp_path: Path) -> None:
-    first, second = Holdings(settings(run_dir=str(tmp_path))), Holdings(settings(run_dir=str(tmp_path)))
+    first, second = (
+        SupervisorResources(settings(run_dir=str(tmp_path))),
+        SupervisorResources(settings(run_dir=str(tmp_path))),
+    )
     assert first.run_dir != second.run_dir
     first.close()
     second.close()
@@ -73,7 +76,7 @@ def test_two_gateways_in_one_configured_directory_do_not_meet(tmp_path: Path) ->
 def test_a_run_directory_that_cannot_be_is_a_start_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match=r"run directory in .*/file: "):
-        Holdings(settings(run_dir=str(tmp_path / "file")))
+        SupervisorResources(settings(run_dir=str(tmp_path / "file")))
 
 
 FAILING = """
@@ -81,14 +84,14 @@ with socket.socket() as taken:
     taken.bind(("127.0.0.1", 0))
     taken.listen()
     try:
-        Holdings(settings(admin=f"127.0.0.1:{taken.getsockname()[1]}"))
+        SupervisorResources(settings(admin=f"127.0.0.1:{taken.getsockname()[1]}"))
     except StartError as error:
         print(error)
 """
 
 
 def test_what_was_opened_before_a_failure_is_closed() -> None:
-    imports = "import socket\nfrom tests.supervisor.test_resources import Holdings, StartError, settings\n"
+    imports = "import socket\nfrom tests.supervisor.test_resources import SupervisorResources, StartError, settings\n"
     *error, left = left_open(imports, FAILING).splitlines()
     assert "in use" in "".join(error)
     assert left == "left open:"

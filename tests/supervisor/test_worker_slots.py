@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from fastgw.supervisor.children import Child, State
-from fastgw.supervisor.worker_slots import BackOff, Patience, Slot, deaf_slots
+from fastgw.supervisor.worker_slots import BackOff, Slot, SupervisorTimes, deaf_slots
 
 
 class FakeChild:
@@ -25,7 +25,7 @@ def child(generation: int) -> Child:
 
 
 def slot(generation: int = -1, current: int | None = None, outgoing: tuple[int, ...] = ()) -> Slot:
-    made = Slot(3, BackOff(Patience()), generation)
+    made = Slot(3, BackOff(SupervisorTimes()), generation)
     made.current = None if current is None else child(current)
     made.outgoing = [child(number) for number in outgoing]
     return made
@@ -33,7 +33,7 @@ def slot(generation: int = -1, current: int | None = None, outgoing: tuple[int, 
 
 def pauses(runs_s: list[float]) -> list[float]:
     """How long each successor waits after processes that ran this long."""
-    back_off = BackOff(Patience(retry_first=0.1, retry_last=10.0, good_run=10.0))
+    back_off = BackOff(SupervisorTimes(retry_first=0.1, retry_last=10.0, good_run=10.0))
     waited = []
     for now, ran_s in enumerate(runs_s):
         back_off.ended(now, ran_s)
@@ -50,7 +50,7 @@ def test_a_good_run_makes_the_next_start_immediate_and_the_pauses_small_again() 
 
 
 def test_a_successor_is_due_once() -> None:
-    back_off = BackOff(Patience())
+    back_off = BackOff(SupervisorTimes())
     assert not back_off.due(1e9)
     back_off.ended(100.0, 0.0)
     assert not back_off.due(100.0)
@@ -87,7 +87,7 @@ def test_the_incoming_process_takes_over_and_the_one_before_goes_out() -> None:
 
 
 def numbered(number: int, current: FakeChild | None = None, start_at: float = inf) -> Slot:
-    made = Slot(number, BackOff(Patience(), start_at))
+    made = Slot(number, BackOff(SupervisorTimes(), start_at))
     made.current = cast(Child, current)
     return made
 
@@ -97,7 +97,7 @@ def is_ready(process: Child) -> bool:
 
 
 NOW = 100.0
-PATIENCE = Patience(queue=0.5, queue_more=2.0)
+PATIENCE = SupervisorTimes(queue=0.5, queue_more=2.0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw import _ctable, table
-from fastgw._ctable import CLAIMED, EXPIRED, NOBODY, NOT_READING
+from fastgw._ctable import CLAIMED, EXPIRED, NOT_READING, UNOWNED
 from fastgw.errors import TableError
 from tests.actors.tables import MS, make, publish, slot_of
 from tests.places import REPOSITORY
@@ -24,19 +24,19 @@ def test_a_table_without_a_map_owns_nothing() -> None:
     owner = make()
     assert owner.map_version() == 0
     assert owner.read_map() == (0, b"")
-    assert owner.map_owner(0) == NOBODY
+    assert owner.map_owner(0) == UNOWNED
 
 
 def test_a_map_is_replaced_as_a_whole() -> None:
     owner = make(workers=3)
-    assert owner.write_map(bytes([0, 1, 2, 0, NOBODY])) == 1
-    assert owner.read_map() == (1, bytes([0, 1, 2, 0, NOBODY]))
+    assert owner.write_map(bytes([0, 1, 2, 0, UNOWNED])) == 1
+    assert owner.read_map() == (1, bytes([0, 1, 2, 0, UNOWNED]))
     assert [owner.map_owner(p) for p in (-1, 0, 2, 4, 5, 4095, 4096, 2**40)] == [
-        NOBODY, 0, 2, NOBODY, NOBODY, NOBODY, NOBODY, NOBODY
+        UNOWNED, 0, 2, UNOWNED, UNOWNED, UNOWNED, UNOWNED, UNOWNED
     ]  # fmt: skip
     assert owner.write_map(bytes([2])) == 2
     assert owner.read_map() == (2, b"\x02")
-    assert owner.map_owner(1) == NOBODY
+    assert owner.map_owner(1) == UNOWNED
     assert owner.write_map(bytes(range(3)) * 1365 + b"\x00") == 3
     assert owner.read_map()[1] == bytes(range(3)) * 1365 + b"\x00"
 
@@ -70,7 +70,7 @@ def test_a_reader_sees_whole_maps_while_another_process_writes_them() -> None:
         reads += version != before
         assert version >= before
         assert owners == bytes([version % 7]) * (4096 - version % 100 if version else 0)
-        assert owner.map_owner(0) in {*range(7), NOBODY}
+        assert owner.map_owner(0) in {*range(7), UNOWNED}
     assert writer.wait(30) == 0
     assert owner.map_version() == 20_000
     assert reads > 10, "the reader did not get to run beside the writer"
@@ -190,14 +190,14 @@ def test_endings_and_fates_are_summed_over_processes() -> None:
         for _ in range(process + 1):
             owner.count(process, 7, 31)
             owner.count_fate(process, 15)
-            owner.extra(process, 3, 10)
+            owner.add_tally(process, 3, 10)
     owner.count(0, 2047, 0)
     assert owner.endings(7) == (*[0] * 31, 10)
     assert owner.endings(2047)[0] == 1
     assert owner.fates() == (*[0] * 15, 10)
     assert owner.fates_of(2) == (*[0] * 15, 3)
-    assert owner.extras(3) == 100
-    assert owner.extras_of(1)[3] == 20
+    assert owner.tally(3) == 100
+    assert owner.tallies_of(1)[3] == 20
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_duration_falls_into_the_first_bucket_that_holds_it(duration_ns: int, 
         ("count", (0, 0, 0), [(2, 0, 0), (-1, 0, 0), (0, 2048, 0), (0, -1, 0), (0, 0, 32), (0, 0, -1)]),
         ("count_fate", (0, 0), [(2, 0), (0, 16), (0, -1)]),
         ("observe", (0, 0, 0, 1), [(2, 0, 0, 1), (0, 2048, 0, 1), (0, 0, 3, 1), (0, 0, -1, 1)]),
-        ("extra", (0, 0, 1), [(2, 0, 1), (0, 16, 1), (0, -1, 1)]),
+        ("add_tally", (0, 0, 1), [(2, 0, 1), (0, 16, 1), (0, -1, 1)]),
         ("endings", (0,), [(2048,), (-1,)]),
         ("histogram", (0, 0), [(2048, 0), (0, 3), (0, -1)]),
         ("set_reads_from", (0, 0, 1), [(2, 0, 1), (0, 4096, 1), (0, -1, 1)]),

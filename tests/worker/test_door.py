@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastgw import config, errors
 from fastgw.body_memory import BodyMemory
-from fastgw.core.routing import Intake
+from fastgw.core.routing import Router
 from fastgw.messages import Head
-from fastgw.worker.door import Entrance
+from fastgw.worker.door import GatewayDoor
 from tests.core.test_exchange import House
 from tests.core.test_routing import FakeHeaders
 
@@ -31,7 +31,7 @@ def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
     house = House()
     cfg = config.loads(ROUTE, "test.toml")
     bodies = BodyMemory(1 << 20, 1 << 20)
-    entrance = Entrance(Intake(cfg.routes, cfg.limits, ()), house.exchange, bodies, house.table, 0, house.journal)
+    entrance = GatewayDoor(Router(cfg.routes, cfg.limits, ()), house.exchange, bodies, house.table, 0, house.journal)
     verdict = entrance.admit(Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False))
     assert verdict.ending is errors.REFUSED_SEND
     assert len(house.journal.broken) == 1
@@ -41,7 +41,7 @@ def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
 def test_whose_head_broke_it_is_kept_for_the_access_log_and_cors():
     house = House()
     cfg = config.loads(ROUTE, "test.toml")
-    bodies, intake = BodyMemory(1 << 20, 1 << 20), Intake(cfg.routes, cfg.limits, ())
-    entrance = Entrance(intake, house.exchange, bodies, house.table, 0, house.journal, keeps_heads=True)
+    bodies, intake = BodyMemory(1 << 20, 1 << 20), Router(cfg.routes, cfg.limits, ())
+    entrance = GatewayDoor(intake, house.exchange, bodies, house.table, 0, house.journal, keeps_heads=True)
     head = Head("POST", "/o", "", BrokenHeaders(), ["shop.test"], 2, False)
     assert entrance.admit(head).head is head

@@ -195,7 +195,7 @@ static void *recycler_body(void *unused)
 static void reply_once(int who, uint32_t slot, uint64_t generation)
 {
     int64_t told = ct_resolve(&view.slots[slot], slot, generation);
-    uint64_t now = ct_generation_of(ct_load_acquire(&view.slots[slot].word));
+    uint64_t now = ct_sequence_of(ct_load_acquire(&view.slots[slot].word));
     if (told >= 0) {
         RULE(told >> CT_SLOT_BITS == (int64_t)generation, "a reply ends its own request only");
         RULE(beside[slot] == generation, "what was written before publish is seen by the winner");

@@ -1,0 +1,95 @@
+"""The response partitions of one worker process: which it reads, and which one is its home.
+
+The idea: replies to one worker should travel together. A worker therefore makes ids that hash to *one* partition at a
+time, its home; a batch of replies is then one produce, one fetch and one wake-up instead of many. Everything here is
+book-keeping over numbers; the worker does what is decided here.
+
+A partition that moves away is read until the last request made before the move has ended ("leaving"), so a move
+loses nothing; Kafka lets any number of processes read. When all of them move at once, the home stays where it is heard
+until one of the new ones is read: a node that was cut off from its group comes back without refusing anybody.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NO_HOME = -1
+
+
+class Moves(NamedTuple):
+    """What a new map means for this worker."""
+
+    gained: list[int]  # to be positioned and read
+    lost: list[int]  # still read, but no longer promised to anybody
+
+
+class Ownership:
+    """The partitions of one worker process.
+
+    A partition is *assigned* (the map says it is ours), then *positioned* (we read it from a known offset, so it may
+    become the home), then perhaps *leaving* (the map gave it away, replies may still come).
+    """
+
+    def __init__(self, worker: int, generation: int) -> None:
+        self.worker = worker
+        self.partition_count = 0
+        self.map_version = 0
+        self.home = NO_HOME
+        self.assigned: frozenset[int] = frozenset()
+        self.positioned: set[int] = set()
+        self.leaving: dict[int, int] = {}  # partition -> monotonic ns since when it is leaving
+        self._turn = generation  # two generations of one slot begin with different homes
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ownership map {self.map_version}: home {self.home}, reads {sorted(self.positioned)}, "
+            f"assigned {sorted(self.assigned)}, leaving {sorted(self.leaving)}>"
+        )
+
+    def apply(self, version: int, owners: bytes, now_ns: int) -> Moves:
+        """Takes over a new map: one byte a partition, the worker slot that owns it.
+
+        The home is moved if it was lost, as soon as another is read. Partitions that come back while leaving are
+        simply kept.
+        """
+        self.map_version = version
+        self.partition_count = len(owners)
+        assigned = frozenset(p for p, owner in enumerate(owners) if owner == self.worker)
+        lost = [p for p in self.assigned - assigned if p in self.positioned]
+        for partition in lost:
+            self.leaving[partition] = now_ns
+        for partition in assigned:
+            self.leaving.pop(partition, None)
+        self.assigned = assigned
+        self._keep_or_choose_home(now_ns)
+        return Moves(sorted(assigned - self.positioned), sorted(lost))
+
+    def position(self, partition: int, now_ns: int) -> None:
+        """The partition is being read from a known offset: ids may be made for it from now on."""
+        self.positioned.add(partition)
+        self._keep_or_choose_home(now_ns)
+
+    def left(self, partition: int) -> None:
+        """Nothing made for this partition, which is not the home, is outstanding any more and it is no longer read."""
+        self.leaving.pop(partition, None)
+        self.positioned.discard(partition)
+
+    def usable(self) -> list[int]:
+        """The partitions that ids may be made for."""
+        return sorted(self.assigned & self.positioned)
+
+    def rotate_home(self, now_ns: int) -> None:
+        """Moves the home to the next usable partition (its canary failed, or for balance)."""
+        self._turn += 1
+        self._choose_home(self.usable(), now_ns)
+
+    def _keep_or_choose_home(self, now_ns: int) -> None:
+        usable = self.usable()
+        is_all_we_hear = self.assigned and not usable and self.home in self.leaving
+        if self.home not in usable and not is_all_we_hear:
+            self._choose_home(usable, now_ns)
+
+    def _choose_home(self, usable: list[int], now_ns: int) -> None:
+        if self.home in self.leaving:
+            self.leaving[self.home] = now_ns  # ids were made for it until this moment
+        self.home = usable[self._turn % len(usable)] if usable else NO_HOME
