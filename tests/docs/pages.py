@@ -7,6 +7,7 @@ A comment before a block says how it is run; several may stand one after the oth
     <!-- test: repeat -->                    run again until it ends well and says what is expected, for half a minute
     <!-- test: append -->                    a block with a title is put at the end of the file, which is there already
     <!-- test: run COMMAND -->               a command that readers do not see, run before the block
+    <!-- test: stop TEXT -->                 before the block, Ctrl-C for the background command that contains TEXT
     <!-- test: not run, REASON -->           neither run nor checked; the end of the test run lists these
 """
 
@@ -48,6 +49,7 @@ class Block(NamedTuple):
     repeat: bool = False
     append: bool = False
     before: tuple[str, ...] = ()  # commands that readers do not see
+    stops: tuple[str, ...] = ()  # background commands that readers end, by a part of their text
     not_run: str = ""  # the reason
     expected: str | None = None  # of a text block directly behind it
 
@@ -119,6 +121,8 @@ def _with_comments(block: Block, comments: list[tuple[int, str]]) -> Block:
             block = block._replace(append=True)
         elif comment.startswith("run "):
             block = block._replace(before=(*block.before, comment.removeprefix("run ")))
+        elif comment.startswith("stop "):
+            block = block._replace(stops=(*block.stops, comment.removeprefix("stop ")))
         elif comment.startswith("not run, "):
             block = block._replace(not_run=comment.removeprefix("not run, "))
         else:

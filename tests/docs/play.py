@@ -122,6 +122,8 @@ class Play:
         for index, block in enumerate(self._blocks):
             if block.not_run:
                 continue
+            for text in block.stops:
+                self._stop(block, text)
             for command in block.before:
                 self._finish(block._replace(text=command, expected=None, exit_code=0, repeat=False))
             if block.title:
@@ -218,6 +220,20 @@ class Play:
         if block.expected is not None and not matches(self._here(block.expected).rstrip() + "\n...\n", running.said):
             self._fail(block, f"does not print what the page says:\n{self._here(block.expected)}---- but", running.said)
 
+    def _stop(self, block: Block, text: str) -> None:
+        """Ctrl-C in the terminal of a command in the background."""
+        found = [
+            one for one in self._running if one.block.until and text in one.block.text and one.process.poll() is None
+        ]
+        if not found:
+            self._fail(block, f"nothing with {text!r} in it runs in the background")
+        for one in found:
+            self._signal(one, signal.SIGINT)
+            try:
+                one.process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                self._fail(one.block, f"did not end within {END_S:g} s of Ctrl-C", one.said)
+
     def _end_all(self) -> list[Running]:
         """Ends all; those that would not."""
         left = [running for running in self._running if self._signal(running, signal.SIGTERM)]
@@ -259,10 +275,10 @@ class Play:
         told = f"{block}: {what}"
         if said:
             told += f":\n{said[-SHOWN:]}"
-        background = [running for running in self._running if running.block.until and running.block is not block]
-        for running in background:
-            told += f"\n---- {relative(self._page)}:{running.block.line} goes on in the background and said at last:\n"
-            told += running.said[-SHOWN // 2 :]
+        background = [one for one in self._running if one.block.until and one.block is not block]
+        for one in background:
+            told += f"\n---- {relative(self._page)}:{one.block.line} goes on in the background and said at last:\n"
+            told += one.said[-SHOWN // 2 :]
         pytest.fail(told, pytrace=False)
 
 

@@ -122,6 +122,15 @@ def test_a_command_in_the_background_is_awaited_and_ended(tmp_path: Path) -> Non
     assert process.returncode == -signal.SIGTERM
 
 
+def test_a_background_command_is_stopped_where_readers_do_it(tmp_path: Path) -> None:
+    trap = "trap 'echo bye > ended; exit 0' INT; echo up; while :; do sleep 0.05; done"
+    do(
+        tmp_path, '<!-- test: background, until "up" -->', "```sh", trap, "```", "<!-- test: stop trap -->",
+        "```sh", "cat ended", "```", "```text", "bye", "```",
+    )  # fmt: skip
+    assert "nothing with 'x' in it" in failure(tmp_path / "other", "<!-- test: stop x -->", "```sh", "true", "```")
+
+
 def test_a_background_command_that_ends_is_shown(tmp_path: Path) -> None:
     says = failure(tmp_path, '<!-- test: background, until "up" -->', "```sh", "echo down; exit 3", "```")
     assert "ended with exit code 3, without 'up':\ndown" in says
@@ -159,7 +168,7 @@ GOOD = [
 ]
 BAD = [
     ("toml", "[gateway]\nnam = 1\n", "nam"),
-    ("toml", "x", "line 1"),
+    ("toml", "x", "end of document"),
     ("json", "{a}", "line 1"),
     ("yaml", "a: [", "line 1"),
     ("python", "def", "invalid syntax"),
