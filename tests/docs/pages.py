@@ -14,7 +14,6 @@ A comment before a block says how it is run; several may stand one after the oth
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -104,8 +103,8 @@ def _body(page: Path, number: int, fence: re.Match[str], lines: Iterator[tuple[i
     for _, line in lines:
         end = line.strip()
         if end.startswith(fence["fence"]) and not end.strip(fence["fence"][0]):
-            return textwrap.dedent("\n".join(body)) + "\n" if body else ""
-        body.append(line)
+            return "\n".join(body) + "\n" if body else ""
+        body.append(line.removeprefix(fence["indent"]))
     raise PageError(f"{relative(page)}:{number}: the fence is not closed")
 
 
