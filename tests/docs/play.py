@@ -165,10 +165,13 @@ class Play:
     def _check(self, block: Block) -> None:
         folder = self._aside / f"line-{block.line}"
         folder.mkdir()
+        wrong = ""
         try:
             checks.check(block, folder)
         except checks.CheckFailed as failure:
-            self._fail(block, str(failure))
+            wrong = str(failure)
+        if wrong:
+            self._fail(block, wrong)
 
     # ---- commands --------------------------------------------------------------------------------------------------
 
@@ -229,9 +232,9 @@ class Play:
             self._fail(block, f"nothing with {text!r} in it runs in the background")
         for one in found:
             self._signal(one, signal.SIGINT)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 one.process.wait(END_S)
-            except subprocess.TimeoutExpired:
+            if one.process.poll() is None:
                 self._fail(one.block, f"did not end within {END_S:g} s of Ctrl-C", one.said)
 
     def _end_all(self) -> list[Running]:
