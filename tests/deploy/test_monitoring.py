@@ -191,7 +191,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The first cells of the tables below a heading, and the second ones."""
+    """The cells of the tables below a heading, but for their heads."""
     _, _, below = PAGE.read_text().partition(f"\n## {heading}\n")
     section = below.partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
@@ -199,13 +199,44 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_the_page_has_every_metric_with_its_labels(served: dict[str, set[str]]) -> None:
-    shown = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows("Metrics")}
+    shown = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows("Metrics") if "fastgw_" in row[0]}
     wanted = {name: labels - {"le"} for name, labels in (served | PENDING).items()}
     assert shown == wanted
 
 
+EVENT = re.compile(
+    r"""(?:\blog\.(?:debug|info|warning|error|exception)|\.broke|\(log\.info\ if\ expected\ else\ log\.error\))
+        \(\s*"([^"{%]+)"
+    """,
+    re.VERBOSE,
+)
+# These reach the log by a variable.
+MORE_EVENTS = {
+    "kafka client", "kafka statistics", "kafka consumer command failed",
+    "cannot position the reply consumer, trying again",
+}  # fmt: skip
+
+
+def events() -> set[str]:
+    """What the processes of a gateway log; the SDK's services have a log of their own."""
+    package = REPOSITORY / "fastgw"
+    sources = [path for path in package.rglob("*.py") if not str(path.relative_to(package)).startswith("service")]
+    return {event for path in sources for event in EVENT.findall(path.read_text())} | MORE_EVENTS
+
+
+def test_the_page_has_every_event_of_the_log() -> None:
+    shown = {event for row in rows("The gateway's log") for event in re.findall(r"`([^`]+)`", row[0])}
+    assert shown == events()
+
+
 def test_the_page_has_every_alert() -> None:
-    assert [row[0].strip("`") for row in rows("Alerts")] == [rule["alert"] for rule in rules()]
+    shown = [(row[0].strip("`"), row[1]) for row in rows("Alerts")]
+    assert shown == [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
+
+
+def test_the_page_has_every_fate() -> None:
+    shown = {row[0].strip("`") for row in rows("Metrics") if "fastgw_" not in row[0]}
+    assert shown - {"fate"} == VALUES["fate"]
 
 
 # --- what Prometheus says --------------------------------------------------------------------------------------------
