@@ -14,8 +14,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fastgw import errors, metrics, state_file, table
+from fastgw import config, errors, metrics, state_file, table
 from fastgw._ctable import NOBODY
+from fastgw.admin import Admin
 from fastgw.messages import Cut, Fate
 from fastgw.metrics import ServiceState
 from tests.deploy.conftest import PROMTOOL, REPOSITORY
@@ -232,6 +233,16 @@ def test_the_page_has_every_event_of_the_log() -> None:
 def test_the_page_has_every_alert() -> None:
     shown = [(row[0].strip("`"), row[1]) for row in rows("Alerts")]
     assert shown == [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
+
+
+def test_the_page_has_everything_that_status_shows() -> None:
+    fd, shared = table.create(0xABCDEF, 1, 512)
+    os.close(fd)
+    loaded = config.loads((REPOSITORY / "examples/shop.toml").read_text())
+    shown = {
+        name for row in rows("Health pages") if row[0][:2] != "`/" for name in re.findall(r"`([a-z_]+)`", row[0])
+    }  # fmt: skip
+    assert shown == Admin(shared, loaded, lambda: 0).status().keys()
 
 
 def test_the_page_has_every_fate() -> None:
