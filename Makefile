@@ -1,5 +1,5 @@
-# make demo | test | check | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs git,
-# make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | check | docs | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs
+# git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
     "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
 endef
 
-.PHONY: demo test check soak leaks sanitize soak-all bench micro hostile fuzz clean
+.PHONY: demo test check docs soak leaks sanitize soak-all bench micro hostile fuzz clean
 
 demo: $(firstword $(wildcard $(VENV)/built) $(VENV)/quick)
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -42,6 +42,10 @@ check: $(VENV)/built
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/cython-lint fastgw
+
+# The pages of docs/ as a site in build/docs; make docs ARGS=serve shows them at 127.0.0.1:8000 while they are written.
+docs: $(VENV)/docs
+	@NO_MKDOCS_2_WARNING=1 exec $(BIN)/python -m mkdocs $(or $(ARGS),build --quiet) --strict
 
 # Faults for hours; see tests/faults/soak.py for less: make soak ARGS='--only "worker killed" --faults 100'
 soak: $(VENV)/built
@@ -118,6 +122,11 @@ $(VENV)/built: prepare.py pyproject.toml setup.py $(NATIVE)
 $(VENV)/bench: $(VENV)/built
 	@$(BIN)/python -c "$$EXTRA_REQUIRES" bench > $(VENV)/bench-requires
 	@$(PIP) -r $(VENV)/bench-requires
+	@touch $@
+
+$(VENV)/docs: $(VENV)/built
+	@$(BIN)/python -c "$$EXTRA_REQUIRES" docs > $(VENV)/docs-requires
+	@$(PIP) -r $(VENV)/docs-requires
 	@touch $@
 
 $(VENV)/fuzz: $(VENV)/built
