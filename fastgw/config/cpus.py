@@ -40,7 +40,8 @@ def _groups_of_this_process(proc: Path) -> Iterator[tuple[str, PurePosixPath]]:
         _number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         # Paths start at the root of the cgroup namespace; what is outside of it begins with "..", and is not mounted.
-        yield controllers, PurePosixPath("/" if ".." in path else path)
+        if path.startswith("/"):
+            yield controllers, PurePosixPath("/" if ".." in path else path)
 
 
 def _quotas_of(mount: Path, path: PurePosixPath, quota_of: Callable[[Path], int | None]) -> Iterator[int]:
