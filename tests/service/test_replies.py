@@ -31,7 +31,7 @@ class FakeProducer:
         value: bytes,
         key: bytes | None,
         partition: int,
-        on_delivery: Callable[..., None],
+        told: Callable[..., None],
         headers: Any,
     ) -> None:
         if self.raises is not None:
