@@ -33,7 +33,6 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-import msgspec
 import setproctitle
 import structlog
 
@@ -43,18 +42,17 @@ from fastgw.errors import ConfigError, StartError
 from fastgw.supervisor import systemd
 from fastgw.supervisor.children import Child, CommandFor, State, environment, fastgw_command
 from fastgw.supervisor.liveness import Liveness
+from fastgw.supervisor.reports import Reports, in_one_line
 from fastgw.supervisor.resources import SupervisorResources, in_memory, rewrite
 from fastgw.supervisor.rollout import ConfigVersion, Rollout, Stage, Step
 from fastgw.supervisor.spawning import Spawner
 from fastgw.supervisor.standby import Standby
-from fastgw.supervisor.systemd import Notifier
 from fastgw.supervisor.times import TIMES, SupervisorTimes
 from fastgw.supervisor.workers import Worker, back_off_of, not_accepting, run_ended
 
 log = structlog.get_logger("fastgw.supervisor")
 
 EXIT_KILLED = 130  # what a shell says of a command that Ctrl-C ended
-STATUS_LENGTH_MAX = 1000  # systemctl shows it on one line
 
 
 class Phase(Enum):
@@ -91,7 +89,6 @@ class Supervisor:
         self._config_path = config_path
         self._command_for = command_for
         self._times = times
-        self._notifier = Notifier()
         self._watchdog_s = systemd.watchdog_s()
         self._environ = environment(without=systemd.OWN_VARIABLES)
         self._selector = selectors.DefaultSelector()
@@ -101,6 +98,7 @@ class Supervisor:
         self._rollout = Rollout(ConfigVersion(settings, -1))
         self._reload_wanted = False
         self.name = settings.gateway.name  # a reload cannot change it
+        self._reports = Reports(self.name, config_path)
         # The processes.
         self._workers = [Worker(number, back_off_of(times)) for number in range(settings.gateway.workers)]
         self._agent: Child | None = None
@@ -110,7 +108,6 @@ class Supervisor:
         self._standby_back_off = back_off_of(times)
         # Where it stands; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
-        self._state = state_file.of_this_process(self.name, config_path, time.time())
         self._start_by = inf
         self._watchdog_at = inf
         self._exit_code = 0
@@ -152,20 +149,13 @@ class Supervisor:
         self._owned.callback(self._resources.close)
         self._liveness = Liveness(self._resources.table, self._times)
         self._owned.callback(os.close, state_file.hold(self._resources.run_dir))
-        self._publish(self._state)
+        self._reports.open(self._resources.run_dir)
         self._rollout.current = ConfigVersion(settings, in_memory(config.to_json(settings), sealed=True))
         self._owned.callback(lambda: os.close(self._rollout.current.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
         self._owned.callback(os.close, self._agent_config_fd)
         self._spawner = Spawner(self._resources, self._command_for, self._environ, self._times, self._take_standby)
         self._owned.callback(self._end_the_rest)
-
-    def _publish(self, state: state_file.State) -> None:
-        self._state = state
-        try:
-            state_file.write(self._resources.run_dir, state)
-        except OSError as error:
-            log.error("state file not written", run_dir=str(self._resources.run_dir), error=str(error))
 
     def _open_signals(self) -> None:
         self._owned.callback(self._selector.close)
@@ -194,7 +184,7 @@ class Supervisor:
     # Starting the service.
 
     def _start_service(self) -> None:
-        self._notifier.tell("STATUS=starting the agent")
+        self._reports.starting("agent")
         self._start_by = time.monotonic() + self._times.start
         self._spawn_agent()
         if self._agent is None:
@@ -202,18 +192,17 @@ class Supervisor:
 
     def _start_workers(self) -> None:
         self._phase = Phase.STARTING_WORKERS
-        self._notifier.tell("STATUS=starting the workers")
+        self._reports.starting("workers")
         self._start_by = time.monotonic() + self._times.start
         for worker in self._workers:
             worker.current = self._spawn_worker(worker, self._rollout.current)
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
-        self._publish(msgspec.structs.replace(self._state, stage=state_file.SERVING))
         self._standby_back_off.succeeded(time.monotonic())
         if self._watchdog_s is not None:
             self._watchdog_at = 0.0
-        self._tell_ready()
+        self._tell_serving()
         log.info(
             "ready",
             addresses=self._resources.listeners.addresses,
@@ -223,13 +212,8 @@ class Supervisor:
         )
         self._reload_if_wanted()
 
-    def _tell_ready(self) -> None:
-        addresses = " ".join(self._resources.listeners.addresses)
-        status = f"serving {addresses} with {len(self._workers)} workers"
-        last = self._state.reload
-        if last is not None and last.error:
-            status += f"; last reload {last.result}: {_in_one_line(last.error)}"
-        self._notifier.tell("READY=1", f"STATUS={status[:STATUS_LENGTH_MAX]}")
+    def _tell_serving(self) -> None:
+        self._reports.serving(self._resources.listeners.addresses, len(self._workers))
 
     # Starting children.
 
@@ -436,7 +420,7 @@ class Supervisor:
         """Tell systemd that all is well, if it is."""
         assert self._watchdog_s is not None
         if self._liveness.all_well(self._worker_processes(), now):
-            self._notifier.tell("WATCHDOG=1")
+            self._reports.alive()
             self._watchdog_at = now + self._watchdog_s / 2
         else:
             self._watchdog_at = now + self._times.look
@@ -451,8 +435,7 @@ class Supervisor:
 
     def _begin_reload(self) -> None:
         """Read, then have it checked. Whatever is wrong with the new configuration, the old one stays."""
-        self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
-        self._publish(self._state.begun(time.time()))
+        self._reports.reloading()
         self._rollout.begin()
         try:
             fresh = self._rollout.fresh = self._next_version()
@@ -533,9 +516,9 @@ class Supervisor:
             self._tell_agent()
             log.info("reloaded", config=str(self._config_path))
         elif step.result == state_file.REFUSED:
-            log.error("reload refused, the old configuration stays", error=_in_one_line(step.error))
-        self._publish(self._state.ended(time.time(), step.result, step.error))
-        self._tell_ready()
+            log.error("reload refused, the old configuration stays", error=in_one_line(step.error))
+        self._reports.reloaded(step.result, step.error)
+        self._tell_serving()
         self._reload_if_wanted()
 
     def _tell_agent(self) -> None:
@@ -569,9 +552,7 @@ class Supervisor:
         self._phase, self._start_by = Phase.DRAINING, inf
         self._resources.table.set_service_draining()  # first: readiness is false before any worker refuses
         self._end_reload()
-        to_the_end_us = int((self._drain_s() + self._times.agent_stop) * 1e6)
-        self._notifier.tell("STOPPING=1", "STATUS=draining", f"EXTEND_TIMEOUT_USEC={to_the_end_us}")
-        self._publish(msgspec.structs.replace(self._state, stage=state_file.DRAINING))
+        self._reports.draining(self._drain_s() + self._times.agent_stop)
         self._end_standby()
         self._resources.listeners.close()  # the workers' copies decide from now on when new connections are refused
         self._agent_back_off.cancel()
@@ -604,7 +585,3 @@ class Supervisor:
         self._exit_code = EXIT_KILLED
         for child in self._children():
             child.kill()
-
-
-def _in_one_line(text: str) -> str:
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip(" ^"))
