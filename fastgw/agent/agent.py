@@ -35,7 +35,7 @@ log = structlog.get_logger("fastgw.agent")
 BEAT_S = 1.0  # between two signs of life, while nothing happens
 LOOK_FOR_DRAIN_S = 0.1  # how soon the other nodes of a group hear that this one goes
 TOLD_MAX = 3000  # characters of why it cannot start: the supervisor takes 4,096 bytes
-LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor's patience with a stopping agent
+LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor waits for a stopping agent
 
 
 def main(
@@ -76,9 +76,9 @@ def main(
 
 
 def owners_of(partitions: frozenset[int], partition_count: int, workers: int) -> bytes:
-    """The partition map: for each partition its worker slot, or 0xFF where it belongs to another node.
+    """The partition map: for each partition its worker, or 0xFF where it belongs to another node.
 
-    The i-th partition of this node goes to slot i mod `workers`, so every worker has one as long as there are enough.
+    The i-th partition of this node goes to worker i mod `workers`, so every worker has one as long as there are enough.
     """
     owners = bytearray([_ctable.UNOWNED]) * partition_count
     for place, partition in enumerate(sorted(partitions)):

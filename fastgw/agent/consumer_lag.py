@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from fastgw.admin.metrics import ServiceState
 from fastgw.config import Config
 from fastgw.kafka import client_log, groups, link
+from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.consumers")
 
@@ -57,7 +58,7 @@ class GroupProgress(NamedTuple):
     behind: int  # records after those
 
 
-class Service:
+class Backlog:
     """What is known of one group and one topic; time is an argument."""
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Service:
         self._seen: deque[tuple[int, GroupProgress]] = deque()
 
     def __repr__(self) -> str:
-        return f"<Service {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
+        return f"<Backlog {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
 
     def observe(self, now_ns: int, consumers: int | None, progress: GroupProgress | None) -> None:
         """
@@ -119,9 +120,9 @@ class Consumers:
         for route in config.routes:
             if route.service_group:
                 self._routes.setdefault((route.service_group, route.topic), []).append(route.number)
-        self._services = {pair: Service() for pair in self._routes}
+        self._backlogs = {pair: Backlog() for pair in self._routes}
         self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
-        self._troubles = dict.fromkeys(self._routes, "")
+        self._troubles = Troubles()  # of Kafka's with a look at them
         self._absences = dict.fromkeys(self._routes, "")  # why nobody is there
         self.states: tuple[ServiceState, ...] = ()
         self._stopping = threading.Event()
@@ -148,10 +149,10 @@ class Consumers:
             self._on_failure(error)
 
     def _look(self, admin: AdminClient) -> None:
-        for pair, service in self._services.items():
+        for pair, backlog in self._backlogs.items():
             try:
                 seen = _ask(admin, *pair, self._absences[pair])
-                service.observe(time.monotonic_ns(), seen.consumers, seen.progress)
+                backlog.observe(time.monotonic_ns(), seen.consumers, seen.progress)
             except KafkaException as error:
                 self._note(pair, error.args[0].str())
                 self._waits[pair] = 0
@@ -159,14 +160,14 @@ class Consumers:
                 self._note(pair, "")
                 if seen.consumers is not None:
                     self._absences[pair] = seen.trouble
-                self._say(pair, service.wait_ns())
+                self._say(pair, backlog.wait_ns())
         if self._stopping.is_set():
             return  # Kafka was slow, and nobody waits for it any more: a successor may tell of other routes by now
         self.states = tuple(self._state(pair) for pair in self._routes)
         self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
 
     def _state(self, pair: tuple[str, str]) -> ServiceState:
-        trouble, wait_ns = self._troubles[pair], self._waits[pair]
+        trouble, wait_ns = self._troubles.of(pair), self._waits[pair]
         if trouble:
             return ServiceState(*pair, tuple(self._routes[pair]), "unknown", f"Kafka does not say: {trouble}")
         if wait_ns == NO_CONSUMER:
@@ -177,8 +178,7 @@ class Consumers:
         return ServiceState(*pair, tuple(self._routes[pair]), "there", "")
 
     def _note(self, pair: tuple[str, str], trouble: str) -> None:
-        before, self._troubles[pair] = self._troubles[pair], trouble
-        if trouble and trouble != before:
+        if self._troubles.begins(pair, trouble):
             group, topic = pair
             log.warning("cannot look at a service, nobody is refused for it", group=group, topic=topic, detail=trouble)
 

@@ -23,6 +23,7 @@ from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.kafka import client_log
 from fastgw.kafka.link import client_settings
+from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.membership")
 
@@ -77,8 +78,7 @@ class Membership:
 
         self._partition_count = 0  # 0: not known yet
         self._next_look_s = 0.0
-        self._looks_fail = False
-        self._last_trouble = ""
+        self._troubles = Troubles()
         self._group_share: set[int] | None = None  # None: the group has not spoken, or we have lost it
         self._empty_since_s = 0.0
         self._told: tuple[frozenset[int], int] | None = None
@@ -138,10 +138,8 @@ class Membership:
             client_log.CLIENT_LOG.client_error(error)
             return
         # Such as a group that we may not join. It comes again every second or so; the first one says it all.
-        trouble = str(error)
-        if trouble != self._last_trouble:
-            log.warning("trouble with the group", group=self._group_id, error=trouble)
-        self._last_trouble = trouble
+        if self._troubles.begins(("group",), str(error)):
+            log.warning("trouble with the group", group=self._group_id, error=str(error))
 
     def _look(self, consumer: Consumer, now_s: float) -> None:
         try:
@@ -150,12 +148,12 @@ class Membership:
                 raise KafkaException(topic.error)
         except KafkaException as error:
             self._next_look_s = now_s + LOOK_AGAIN_S
-            if not self._looks_fail:  # once, not every second of an outage
+            # Once, not every second of an outage, in which the error may change.
+            if self._troubles.begins(("topic",), "cannot be looked at"):
                 log.warning("response topic cannot be looked at", topic=self._topic, error=str(error))
-            self._looks_fail = True
             return
         self._next_look_s = now_s + self._look_every_s
-        self._looks_fail = False
+        self._troubles.begins(("topic",), "")
         self._partition_count = len(topic.partitions)
 
     def _tell_if_changed(self, now_s: float) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fastgw.config import ROUTES_MAX, Admin, Cluster, Config, Gateway, Listen
 from fastgw.config.kinds import fields_of
+from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Listen
 
 
 def restart_only_changes(old: Config, new: Config) -> list[str]:

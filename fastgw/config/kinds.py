@@ -1,7 +1,7 @@
 """What a setting is: name, type, default, check and one line of text in one place, as an annotation of its field.
 
-`config` lists the settings; from that one list this module makes the reader of the file, the JSON Schema and the
-Markdown reference. It knows no setting by name.
+`schema` lists the settings; the reader of the file is made from that one list here, the JSON Schema and the Markdown
+reference in `reference`. This module knows no setting by name.
 
     class Limits(msgspec.Struct, frozen=True):
         max_body_bytes: Annotated[int, Setting("Largest request body.", size("1B", "512MiB"))] = 1 << 20
@@ -9,85 +9,28 @@ Markdown reference. It knows no setting by name.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
 
-
-class Mistake(ValueError):
-    """One value in the file is wrong; the caller adds the file's name."""
-
-    def __init__(self, path: str, expected: str, got: str, hint: str = "") -> None:
-        super().__init__(path, expected, got, hint)
-        self.path, self.expected, self.got, self.hint = path, expected, got, hint
-
-    def __str__(self) -> str:
-        where = f"{self.path}: " if self.path else ""
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{where}expected {self.expected}, got {self.got}{hint}"
-
-
-class Mistakes(ValueError):
-    """All mistakes that were found. In a `with` block it takes up the mistake that ends the block, and goes on.
-
-    Attributes:
-        told_before: how often something was met that somebody else has told about (`WRONG`).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[Mistake] = []
-        self.told_before = 0
-
-    @property
-    def count(self) -> int:
-        return len(self.found) + self.told_before
-
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.found))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if isinstance(error, Mistakes):
-            self.found += error.found
-            self.told_before += error.told_before
-        elif isinstance(error, Mistake):
-            self.found.append(error)
-        else:
-            return False
-        return True
-
-    def raise_any(self) -> None:
-        if self.count:
-            raise self
-
-
-class _Wrong:
-    """Stands for a value that a mistake has been told about."""
-
-
-WRONG = _Wrong()
-
-
-class FromEnvironment(str):
-    """A string that holds an expanded variable: numbers may come this way, too."""
-
-    __slots__ = ()
-
-
-class SecretFromEnvironment(FromEnvironment):
-    """One whose variable has the name of a secret."""
-
-    __slots__ = ()
+from fastgw.config import units
+from fastgw.config.mistakes import (
+    WRONG,
+    FromEnvironment,
+    Mistake,
+    Mistakes,
+    did_you_mean,
+    shown,
+    shown_at,
+    type_of,
+    under,
+)
+from fastgw.config.units import NS_PER_MS
 
 
 @dataclass(frozen=True)
@@ -123,7 +66,6 @@ class Field(NamedTuple):
 
 _UNIT = re.compile(r"_(?:ns|ms|bytes)$")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}").fullmatch
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 
 @cache
@@ -142,76 +84,6 @@ def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
         key = setting.key or _UNIT.sub("", field.name)
         found.append(Field(field.name, key, setting, field.required, None if field.required else default))
     return tuple(found)
-
-
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
-HIDDEN = "a value that is not shown, as it may be a secret"
-# `key` alone is where a route finds its record key; joined to another word it opens something.
-_SECRET_WORD = re.compile(
-    r"pass(?:word|wd|phrase)|pwd|secret|token|credential|jaas|\bpem\b|private|assertion|[a-z0-9_-]key|key[a-z0-9_.-]",
-    re.IGNORECASE,
-).search
-_SECRET_TEXT = re.compile(r"-----BEGIN |password\s*=|secret\s*=", re.IGNORECASE).search
-_USER_AND_PASSWORD = re.compile(r"[^\s/@,:]+:[^\s/@,]+@")  # of an URL, or before a broker's name
-
-
-def looks_secret(name: str) -> bool:
-    """Whether what has this name, or this path, may be a secret."""
-    return _SECRET_WORD(name) is not None
-
-
-def holds_secret(text: str) -> bool:
-    """Whether there is one in it, as far as such things can be recognised."""
-    return _SECRET_TEXT(text) is not None or _USER_AND_PASSWORD.search(text) is not None
-
-
-def shown_at(path: str, value: Any) -> str:
-    """The value of a key for a message, unless it may be a secret."""
-    return HIDDEN if path.startswith("kafka.client") or looks_secret(path) else shown(value)
-
-
-def type_of(value: Any) -> str:
-    """What sort of thing stands where another was expected, without any text in it: it may hold anything."""
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list | tuple) else shown(value)
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A value as a reader of the file would recognise it, on one line."""
-    if isinstance(value, SecretFromEnvironment):
-        return HIDDEN
-    if isinstance(value, str):
-        if _SECRET_TEXT(value):
-            return HIDDEN
-        value = _USER_AND_PASSWORD.sub("…@", value)
-        text = value if len(value) <= limit else value[:limit] + "…"
-        return json.dumps(text, ensure_ascii=not text.isprintable())
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, int | float):
-        # Past 60 digits nobody reads on, and past 4,300 Python refuses to print.
-        return "a very large number" if isinstance(value, int) and value.bit_length() > 200 else str(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(shown(item) for item in value) + "]" if len(value) <= 8 else "a list"
-    return f"a {type(value).__name__}"
-
-
-def under(path: str, key: str) -> str:
-    """The path of `key` in the table at `path`, quoted where TOML would quote it."""
-    key = key if _BARE_KEY(key) else shown(key)
-    return f"{path}.{key}" if path else key
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not known, or nothing."""
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower()[:80], by_lower, n=1, cutoff=0.6)
-    return f'did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
 def read_section(section: type[msgspec.Struct], value: Any, path: str) -> dict[str, Any]:
@@ -252,51 +124,6 @@ def read_fields(section: type[msgspec.Struct], value: Any, path: str, mistakes: 
             with mistakes:
                 kept[field.name] = field.setting.kind.read(value[field.key], where)
     return kept
-
-
-_VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\{)")
-
-
-def expand(value: Any, environ: Mapping[str, str], mistakes: Mistakes, path: str = "") -> Any:
-    """The same tree with `${NAME}` and `${NAME:-default}` replaced in its strings; `$${` stands for `${`.
-
-    A variable that is not set and has no default, or a `${` that opens nothing, is added to `mistakes`; `WRONG` takes
-    the place of the string.
-    """
-    if isinstance(value, dict):
-        return {key: expand(item, environ, mistakes, under(path, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [expand(item, environ, mistakes, f"{path}[{at}]") for at, item in enumerate(value)]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    with mistakes:
-        return _expanded(value, environ, path)
-    return WRONG
-
-
-def _expanded(value: str, environ: Mapping[str, str], path: str) -> FromEnvironment:
-    kind = FromEnvironment
-
-    def replaced(match: re.Match[str]) -> str:
-        nonlocal kind
-        if match[0] == "$$":
-            return "$"
-        if match[1] is None:
-            raise Mistake(path, "${NAME} or ${NAME:-default}", shown_at(path, value), "write $${ for a plain ${")
-        if looks_secret(match[1]):
-            kind = SecretFromEnvironment
-        found = environ.get(match[1])
-        if not found and match[2] is not None:
-            return match[2]
-        if found is None:
-            hint = f"set it, or write ${{{match[1]}:-default}}"
-            raise Mistake(path, f"the environment variable {match[1]}", "none of that name", hint)
-        if not found.isascii() and any("\ud800" <= character <= "\udfff" for character in found):
-            raise Mistake(path, f"UTF-8 text in the environment variable {match[1]}", "other bytes")
-        return found
-
-    text = _VARIABLE.sub(replaced, value)
-    return kind(text)
 
 
 # --- kinds ---------------------------------------------------------------------------------------------------------
@@ -384,6 +211,52 @@ def between(
     return parsed(name, types, check, schema, lambda kept: shown(show(kept)))
 
 
+def duration(least: str, most: str) -> Kind:
+    """A duration, kept in nanoseconds."""
+    schema = {"type": "string", "pattern": units.DURATION_PATTERN}
+    return between(
+        'a duration such as "5s" or "250ms"',
+        (str,),
+        units.parse_duration_ns,
+        units.format_duration,
+        (least, most),
+        schema,
+    )
+
+
+def duration_ms(least: str, most: str, *, whole: bool = False) -> Kind:
+    """A duration that is kept in milliseconds, with or without fractions, because librdkafka wants it so."""
+    inner = duration(least, most)
+
+    def read(value: Any, path: str) -> int | float:
+        duration_ns = inner.read(value, path)
+        if whole and duration_ns % NS_PER_MS:
+            raise Mistake(path, "whole milliseconds", shown(value))
+        return int(duration_ns // NS_PER_MS) if whole else float(duration_ns / NS_PER_MS)
+
+    return Kind(inner.name, read, inner.schema, lambda kept: inner.show(round(kept * NS_PER_MS)))
+
+
+def size(least: str, most: str) -> Kind:
+    """A size, kept in bytes."""
+    schema = {"anyOf": [{"type": "string", "pattern": units.SIZE_PATTERN}, {"type": "integer", "minimum": 0}]}
+    return between(
+        'a size such as "1MiB" or "64KiB"', (str, int), units.parse_bytes, units.format_bytes, (least, most), schema
+    )
+
+
+def fraction() -> Kind:
+    """A number from 0 to 1."""
+    name = "a number from 0 to 1"
+
+    def read(value: Any, path: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise Mistake(path, name, shown(value))
+        return float(value)
+
+    return Kind(name, read, {"type": "number", "minimum": 0, "maximum": 1}, shown)
+
+
 def _read_once(item: Kind, value: Any, path: str, before: Iterable[Any]) -> Any:
     kept = item.read(value, path)
     if kept in before:
@@ -417,57 +290,3 @@ def list_of(item: Kind, name: str, *, alone: bool = False, least: int = 0) -> Ki
     many = {"type": "array", "items": item.schema, "uniqueItems": True, **({"minItems": least} if least else {})}
     schema = {"anyOf": [item.schema, many]} if alone else many
     return Kind(name, read, schema, lambda kept: "[" + ", ".join(item.show(entry) for entry in kept) + "]")
-
-
-# --- schema and reference ------------------------------------------------------------------------------------------
-
-
-def section_schema(section: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of one table of the file."""
-    properties = {}
-    for field in fields_of(section):
-        default = {} if field.required else _schema_default(field)
-        properties[field.key] = {
-            **_or_variable(field.setting.kind.schema),
-            "description": field.setting.text,
-            **default,
-        }
-    required = [field.key for field in fields_of(section) if field.required]
-    return {
-        "type": "object",
-        "description": (section.__doc__ or "").splitlines()[0],
-        "properties": properties,
-        "additionalProperties": False,
-        **({"required": required} if required else {}),
-    }
-
-
-def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with room for `${NAME}` where it asks for a number, for one of some words, or for a pattern."""
-    if "items" in schema:
-        return {**schema, "items": _or_variable(schema["items"])}
-    if schema.get("type") in ("integer", "boolean") or "enum" in schema or "pattern" in schema:
-        return {"anyOf": [schema, {"type": "string", "pattern": r"\$\{"}]}
-    if "anyOf" in schema and all("$ref" not in one for one in schema["anyOf"]):
-        return {"anyOf": [_or_variable(one) for one in schema["anyOf"]]}
-    return schema
-
-
-def _schema_default(field: Field) -> dict[str, Any]:
-    if field.setting.default:
-        return {}  # computed from other settings or from the machine
-    written = field.setting.kind.show(field.default)
-    return {"default": json.loads(written)}
-
-
-def section_reference(title: str, section: type[msgspec.Struct]) -> str:
-    """One table of the file as Markdown: a heading, a sentence, a row for each setting."""
-    rows = [f"### `{title}`", "", (section.__doc__ or "").splitlines()[0], ""]
-    rows += ["| key | value | default | what it does |", "| --- | --- | --- | --- |"]
-    for field in fields_of(section):
-        setting = field.setting
-        default = "*required*" if field.required else setting.default or f"`{setting.kind.show(field.default)}`"
-        restart = " Needs a restart." if setting.restart else ""
-        row = [f"`{field.key}`", setting.kind.name, default, setting.text + restart]
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return "\n".join(rows) + "\n"

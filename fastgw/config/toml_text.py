@@ -11,7 +11,7 @@ import tomllib
 from bisect import bisect_right
 from contextlib import suppress
 
-from fastgw.config.kinds import holds_secret, looks_secret, under
+from fastgw.config.mistakes import holds_secret, looks_secret, under
 
 LINE_SHOWN_MAX = 100
 

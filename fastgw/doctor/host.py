@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import resource
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+
+from fastgw.config import cores
 
 ADMIN_TIMEOUT_S = 3.0
 PROC, SYSCTLS = Path("/proc"), Path("/proc/sys")
@@ -44,7 +45,7 @@ class Node(NamedTuple):
 def look_at_host(sysctls: Path = SYSCTLS) -> Host:
     """The machine that this runs on."""
     return Host(
-        len(os.sched_getaffinity(0)),
+        cores(),
         _sysctl(sysctls / "net/core/somaxconn"),
         _sysctl(sysctls / "net/ipv4/tcp_migrate_req"),
     )

@@ -81,7 +81,7 @@ class ClientLog:
     def sum_up(self) -> None:
         """Tells now what was held back; for the end of a process."""
         with self._guard:
-            ended = self._throttle.overdue(time.monotonic_ns() + int(self._period_s * 1e9))
+            ended = self._throttle.rest()
         _tell(ended)
 
 

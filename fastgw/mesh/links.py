@@ -21,6 +21,7 @@ from typing import cast
 
 import structlog
 
+from fastgw.back_off import BackOff
 from fastgw.errors import StartError
 from fastgw.mesh import frames
 from fastgw.messages import Reply
@@ -129,7 +130,7 @@ class MeshLinks:
 
 
 class _Link:
-    """One way to one sibling process: up (a connected socket) or down (until `_retry_at`, a loop time)."""
+    """One way to one sibling process: up (a connected socket) or down (until its back-off is over)."""
 
     def __init__(
         self, path: Path, queue_bytes: int, loop: asyncio.AbstractEventLoop, on_dropped: Callable[[int], None]
@@ -143,8 +144,8 @@ class _Link:
         self._begun = 0  # bytes of the first frame that are written
         self._queued_bytes = 0
         self._flushing = False  # a flush is scheduled for this tick, or the socket is full and being watched
-        self._retry_at = 0.0
-        self._retry_s = FIRST_RETRY_S
+        self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)  # of the loop's time
+        self._has_written = False  # since the last break
 
     def __repr__(self) -> str:
         return f"<{self._path.stem} {'up' if self.up else 'down'} queued={self._queued_bytes}>"
@@ -166,7 +167,7 @@ class _Link:
         return True
 
     def _connect(self) -> bool:
-        if self._loop.time() < self._retry_at:
+        if not self._back_off.due(self._loop.time()):
             return False
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -174,17 +175,20 @@ class _Link:
             _check_peer(connecting)
         except OSError as error:
             connecting.close()
-            self._back_off(str(error))
+            self._is_down(str(error))
             return False
         self._socket = connecting
         # Nobody sends on this direction: readable means that the sibling is gone.
         self._loop.add_reader(connecting.fileno(), self._break, "closed by the sibling")
         return True
 
-    def _back_off(self, why: str) -> None:
-        log.info("link down", to=self._path.stem, why=why, retry_s=self._retry_s)
-        self._retry_at = self._loop.time() + self._retry_s
-        self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+    def _is_down(self, why: str) -> None:
+        now = self._loop.time()
+        if self._has_written:  # it had worked: its back-off starts anew
+            self._back_off.succeeded(now)
+            self._has_written = False
+        self._back_off.failed(now)
+        log.info("link down", to=self._path.stem, why=why, retry_s=self._back_off.pause_s)
 
     def _flush(self) -> None:
         """Write until the queue is empty or the socket is full; then its becoming writable calls again."""
@@ -215,14 +219,14 @@ class _Link:
 
     def _wrote(self, written: int) -> None:
         self._queued_bytes -= written
-        self._retry_s = FIRST_RETRY_S  # the link works: the next break starts its back-off anew
+        self._has_written = True
         self._begun += written
         while self._queue and self._begun >= len(self._queue[0]):
             self._begun -= len(self._queue.popleft())
 
     def _break(self, why: str) -> None:
         self._disconnect()
-        self._back_off(why)
+        self._is_down(why)
 
     def _disconnect(self) -> None:
         if self._socket is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -165,6 +166,12 @@ class Request:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
             raise Problem(400, f"the body must be JSON: {error}", "The request body is not JSON") from None
+
+
+def is_over(request: Request) -> bool:
+    """Whether nobody waits for its reply any more."""
+    deadline_ms = request.deadline_epoch_ms
+    return deadline_ms is not None and deadline_ms <= time.time_ns() // 1_000_000
 
 
 def decimal(raw: bytes | None, digits_max: int) -> int | None:

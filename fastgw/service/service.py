@@ -24,14 +24,12 @@ A crash therefore repeats the work of about the last second and loses none.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -44,38 +42,20 @@ from fastgw import client_lines
 from fastgw.dialects import plain
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service import clients
-from fastgw.service.messages import Problem, Reply, ReplyRecord, Request, decimal, problem_record, reply_record
-from fastgw.service.work import AsyncJob, InHand, LoopThread, OffsetProgress, Rarely, client_log, log
-
-__all__ = ["Counts", "Problem", "Reply", "Request", "Service"]
-
-Handler = Callable[["Request"], Any]
+from fastgw.service.handlers import EVERYTHING, Handler, Handlers
+from fastgw.service.log import Warnings, client_log, log
+from fastgw.service.loop_thread import AsyncJob, LoopThread
+from fastgw.service.messages import Problem, Request, decimal, is_over, reply_record
+from fastgw.service.progress import InHand, OffsetProgress
+from fastgw.service.replies import NOT_ALLOWED, QUEUE_FULL_WAIT_S, Replies, Work, no_handler, refused
 
 POLL_S = 0.1  # how long one wait for records lasts; also how soon a stop is noticed
 BATCH_RECORDS_MAX = 500
 BATCH_TARGET_NS = 250_000_000  # a batch of slow work must neither hold up a rebalance nor outlast max.poll.interval.ms
 ASYNC_CONCURRENCY = 100  # async handlers at a time when `concurrency` is not given
 REVOKE_WAIT_S = 5.0  # how long a rebalance may wait for work in hand; what takes longer is done again by its new owner
-QUEUE_FULL_WAIT_S = 0.005
 
-# After these the consumer never recovers by waiting.
-NOT_ALLOWED = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
 LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
-UNKNOWN_PLACE = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
-TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-# A reply that failed for one of these would fail again.
-NOT_RETRIABLE = (
-    NOT_ALLOWED
-    | UNKNOWN_PLACE
-    | TOO_LARGE
-    | {KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_EXCEPTION, KafkaError._INVALID_ARG}
-)
 
 
 class Counts(NamedTuple):
@@ -88,17 +68,6 @@ class Counts(NamedTuple):
     failed: int  # answered 500: the handler raised, or returned what cannot be sent
     replied: int  # replies that the response topic has
     undeliverable: int  # replies that Kafka refused for good
-
-
-class _Work(NamedTuple):
-    """A record in hand: where it came from and where its reply goes."""
-
-    request: Request
-    progress: OffsetProgress
-    offset: int
-    reply_to: str  # empty: nobody wants a reply
-    reply_partition: int  # -1: the key decides
-    correlation_id: bytes  # empty: the requester sent none
 
 
 class Service:
@@ -144,20 +113,21 @@ class Service:
         self._start_wait_s = start_wait_s
         self._stop_wait_s = stop_wait_s
         self._concurrency = concurrency
-        self._handlers: dict[tuple[bytes, bytes], Handler] = {}  # by (method, route), empty for any
-        self._async_handlers: set[Handler] = set()
+        self._handlers = Handlers(topic)
         # Shared with other threads.
         self._stop = threading.Event()
         self._joined = threading.Event()
         self._in_hand = InHand(concurrency or ASYNC_CONCURRENCY)
-        self._failed_lock = threading.Lock()
-        self._failed = 0  # guarded by _failed_lock
-        self._refused: deque[tuple[_Work, ReplyRecord, KafkaError]] = deque()  # replies that Kafka did not take
+        self._replies = Replies()
+        # Bound once, as each of them is called for every request.
+        self._find, self._async_handlers = self._handlers.find, self._handlers.asynchronous
+        self._answer_of, self._send = self._replies.answer_of, self._replies.send
+        self._try_produce = self._replies.try_produce
         # The consumer's thread only.
         self._progress: dict[int, OffsetProgress] = {}
         self._batch_records = 16  # grows to what BATCH_TARGET_NS allows
-        self._taken = self._unreadable = self._expired = self._unknown_route = self._replied = self._undeliverable = 0
-        self._rarely = Rarely()
+        self._taken = self._unreadable = self._expired = self._unknown_route = 0
+        self._warnings = Warnings()
         self._last_client_error = ""
         self._consumer: Any = None
         self._producer: Any = None
@@ -184,12 +154,12 @@ class Service:
             ConfigError: the route cannot be read, or has a handler already.
         """
         if not isinstance(route, str):
-            self._add(b"", b"", route)
+            self._handlers.add(EVERYTHING, route)
             return route
-        method, path = self._parse_route(route)
+        place = self._handlers.place_of(route)
 
         def register(handler: Handler) -> Handler:
-            self._add(method, path, handler)
+            self._handlers.add(place, handler)
             return handler
 
         return register
@@ -222,7 +192,7 @@ class Service:
         try:
             while not self._stop.is_set():
                 self._turn()
-                self._rarely.sum_up()
+                self._warnings.sum_up()
         finally:
             self._close()
 
@@ -242,48 +212,10 @@ class Service:
             self._unreadable,
             self._expired,
             self._unknown_route,
-            self._failed,
-            self._replied,
-            self._undeliverable,
+            self._replies.failed,
+            self._replies.replied,
+            self._replies.undeliverable,
         )
-
-    # ---- routes ----------------------------------------------------------------------------------------------------
-
-    def _parse_route(self, route: str) -> tuple[bytes, bytes]:
-        words = route.split()
-        path = words.pop() if words and words[-1].startswith("/") else ""
-        method = words.pop() if words else ""
-        if words or not (method == "" or (method.isalpha() and method.isupper())):
-            raise ConfigError(f'Service({self.topic!r}): expected a route like "POST /orders", got {route!r}')
-        return method.encode(), path.encode()
-
-    def _add(self, method: bytes, path: bytes, handler: Handler) -> None:
-        if (method, path) in self._handlers:
-            name = f"{method.decode()} {path.decode()}".strip() or "all requests"
-            raise ConfigError(f"Service({self.topic!r}): {name} has two handlers")
-        self._handlers[method, path] = handler
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
-            self._async_handlers.add(handler)
-
-    def _find(self, request: Request) -> Handler | None:
-        headers, handlers = request.record_headers, self._handlers
-        method, route = headers.get("http_method") or b"", headers.get("http_route") or b""
-        for key in ((method, route), (b"", route), (method, b""), (b"", b"")):
-            handler = handlers.get(key)
-            if handler is not None:
-                return handler
-        if method == b"HEAD":  # a GET whose content is not sent (RFC 9110, 9.3.2)
-            return handlers.get((b"GET", route)) or handlers.get((b"GET", b""))
-        return None
-
-    def _unknown(self, work: _Work) -> ReplyRecord:
-        self._unknown_route += 1
-        request = work.request
-        known = ", ".join(sorted(b" ".join(filter(None, key)).decode() for key in self._handlers))
-        asked = f"{request.method} {request.route}".strip() or "requests without a route"
-        detail = f"the service on topic {self.topic!r} has no handler for {asked!r}, only for: {known}"
-        self._rarely.warn("unknown_route", f"{detail} correlation_id={request.correlation_id}")
-        return problem_record(work.correlation_id, 404, "no_handler", "The service does not know this route", detail)
 
     # ---- one turn of the loop --------------------------------------------------------------------------------------
 
@@ -293,7 +225,7 @@ class Service:
         if room:
             self._handle_batch(self._take(min(room, self._batch_records)))
         self._producer.poll(0)
-        self._settle_refused()
+        self._replies.settle_refused()
         self._store_offsets()
 
     def _take(self, most: int) -> list[Any]:
@@ -326,12 +258,12 @@ class Service:
         work = self._work(message)
         if work is None:
             return
-        if _is_over(work.request):
+        if is_over(work.request):
             self._drop_expired(work)
             return
         handler = self._find(work.request)
         if handler is None:
-            self._send(work, self._unknown(work))
+            self._answer_unknown(work)
         elif handler in self._async_handlers:
             self._in_hand.enter()
             async_jobs.append(partial(self._run_async, handler, work))
@@ -341,7 +273,7 @@ class Service:
         else:
             self._send(work, self._answer_of(handler, work))
 
-    def _work(self, message: Any) -> _Work | None:
+    def _work(self, message: Any) -> Work | None:
         partition, offset = message.partition(), message.offset()
         progress = self._progress.get(partition)
         if progress is None:
@@ -351,11 +283,11 @@ class Service:
             headers = dict(message.headers() or ())
         except (SystemError, UnicodeError):  # confluent-kafka's way to say that a header's name is not UTF-8
             self._unreadable += 1
-            self._rarely.warn("unreadable_record", f"topic={self.topic} partition={partition} offset={offset}")
+            self._warnings.warn("unreadable_record", f"topic={self.topic} partition={partition} offset={offset}")
             progress.finish(offset)
             return None
         reply_partition = decimal(headers.get(plain.REPLY_PARTITION), 9)
-        return _Work(
+        return Work(
             Request(message.value() or b"", headers),
             progress,
             offset,
@@ -364,15 +296,21 @@ class Service:
             headers.get(plain.CORRELATION_ID) or b"",
         )
 
-    def _drop_expired(self, work: _Work) -> None:
+    def _drop_expired(self, work: Work) -> None:
         self._expired += 1
         work.progress.finish(work.offset)
         late_ms = time.time_ns() // 1_000_000 - (work.request.deadline_epoch_ms or 0)
-        self._rarely.warn(
+        self._warnings.warn(
             "expired_work_dropped",
             f"topic={self.topic} late_ms={late_ms} correlation_id={work.request.correlation_id}:"
             " this service is too slow for its load, was away, or its clock differs from the gateway's",
         )
+
+    def _answer_unknown(self, work: Work) -> None:
+        self._unknown_route += 1
+        reply, detail = no_handler(work, self.topic, self._handlers.names())
+        self._warnings.warn("unknown_route", f"{detail} correlation_id={work.request.correlation_id}")
+        self._send(work, reply)
 
     def _store_offsets(self) -> None:
         news = []
@@ -386,15 +324,7 @@ class Service:
 
     # ---- handlers --------------------------------------------------------------------------------------------------
 
-    def _answer_of(self, handler: Handler, work: _Work) -> ReplyRecord:
-        try:
-            return reply_record(work.correlation_id, handler(work.request))
-        except Problem as refusal:
-            return problem_record(work.correlation_id, refusal.status, "refused", refusal.title, refusal.detail)
-        except Exception:
-            return self._failure(handler, work)
-
-    def _run_in_pool(self, handler: Handler, work: _Work) -> None:
+    def _run_in_pool(self, handler: Handler, work: Work) -> None:
         try:
             out = self._answer_of(handler, work)
             while not self._try_produce(work, out):
@@ -402,99 +332,18 @@ class Service:
         finally:
             self._in_hand.leave()
 
-    async def _run_async(self, handler: Handler, work: _Work) -> None:
+    async def _run_async(self, handler: Handler, work: Work) -> None:
         try:
             try:
                 out = reply_record(work.correlation_id, await handler(work.request))
             except Problem as refusal:
-                out = problem_record(work.correlation_id, refusal.status, "refused", refusal.title, refusal.detail)
+                out = refused(work, refusal)
             except Exception:
-                out = self._failure(handler, work)
+                out = self._replies.failure(handler, work)
             while not self._try_produce(work, out):
                 await asyncio.sleep(QUEUE_FULL_WAIT_S)
         finally:
             self._in_hand.leave()
-
-    def _failure(self, handler: Handler, work: _Work) -> ReplyRecord:
-        """The answer to a request whose handler raised; the client learns where to look, not what happened."""
-        self._count_failed()
-        request = work.request
-        name = getattr(handler, "__qualname__", repr(handler))
-        log.exception(
-            "handler_failed handler=%s method=%s path=%s correlation_id=%s",
-            name, request.method, request.path, request.correlation_id,
-        )  # fmt: skip
-        detail = f"handler {name!r} failed; the service's log has the reason under this request_id"
-        return problem_record(work.correlation_id, 500, "service_failed", "The service failed on this request", detail)
-
-    def _count_failed(self) -> None:
-        with self._failed_lock:
-            self._failed += 1
-
-    # ---- replies ---------------------------------------------------------------------------------------------------
-
-    def _send(self, work: _Work, reply: ReplyRecord) -> None:
-        """Queues a reply from the consumer's thread; a full queue is waited for, which is the right back-pressure."""
-        while not self._try_produce(work, reply):
-            self._producer.poll(QUEUE_FULL_WAIT_S)
-
-    def _try_produce(self, work: _Work, reply: ReplyRecord) -> bool:
-        """Queues a reply; False: there is no room, try again. From any thread."""
-        if not work.reply_to:
-            work.progress.finish(work.offset)
-            return True
-        try:
-            self._producer.produce(
-                work.reply_to,
-                reply.value,
-                work.correlation_id or None,
-                work.reply_partition,
-                partial(self._on_delivered, work, reply),
-                headers=reply.headers,
-            )
-        except BufferError:
-            return False
-        except KafkaException as failure:
-            self._refused.append((work, reply, failure.args[0]))
-        return True
-
-    def _on_delivered(self, work: _Work, reply: ReplyRecord, error: KafkaError | None, _message: Any) -> None:
-        """Called by `poll` and `flush`, so always on the consumer's thread."""
-        if error is None:
-            self._replied += 1
-            work.progress.finish(work.offset)
-        else:
-            self._refused.append((work, reply, error))
-
-    def _settle_refused(self) -> None:
-        """Decides about replies that Kafka did not take.
-
-        A reply partition that does not exist (yet, to our metadata) is left to the key, and the gateway forwards what
-        arrives elsewhere. A reply that is too large becomes a problem that says so. Nobody waits for the others after
-        their deadline; before it they are tried again, once a turn.
-        """
-        for _ in range(len(self._refused)):
-            work, reply, error = self._refused.popleft()
-            code = error.code()
-            if code in UNKNOWN_PLACE and work.reply_partition >= 0:
-                self._send(work._replace(reply_partition=-1), reply)
-            elif code in TOO_LARGE and not reply.is_problem:
-                self._send(work, self._too_large(work, reply))
-            elif code in NOT_RETRIABLE or _is_over(work.request):
-                self._undeliverable += 1
-                log.error(
-                    "reply_undeliverable topic=%s partition=%d reason=%s correlation_id=%s",
-                    work.reply_to, work.reply_partition, error.str(), work.request.correlation_id,
-                )  # fmt: skip
-                work.progress.finish(work.offset)
-            else:
-                self._send(work, reply)
-
-    def _too_large(self, work: _Work, reply: ReplyRecord) -> ReplyRecord:
-        self._count_failed()
-        log.error("reply_too_large bytes=%d correlation_id=%s", len(reply.value), work.request.correlation_id)
-        detail = f"the service's reply of {len(reply.value)} bytes is larger than Kafka takes (message.max.bytes)"
-        return problem_record(work.correlation_id, 500, "reply_too_large", "The service's reply is too large", detail)
 
     # ---- the group -------------------------------------------------------------------------------------------------
 
@@ -545,6 +394,7 @@ class Service:
         producer = clients.producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
         self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=client_log)
         self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=client_log)
+        self._replies.producer = self._producer
 
     def _check_topic(self) -> None:
         try:
@@ -570,7 +420,7 @@ class Service:
         self._producer.flush(self._stop_wait_s)
         self._store_offsets()
         self._consumer.close()
-        self._rarely.sum_up(at_end=True)
+        self._warnings.sum_up(at_end=True)
         log.info("stopped topic=%s %s", self.topic, " ".join(f"{k}={v}" for k, v in self.counts._asdict().items()))
 
     def _on_signal(self, signum: int, _frame: object) -> None:
@@ -582,23 +432,18 @@ class Service:
         if line.method == client_lines.DEBUG:
             return  # idle connections were closed
         self._last_client_error = error.str()
-        self._rarely.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
+        self._warnings.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
 
     def _on_consumer_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in NOT_ALLOWED:
             raise FastgwError(f"group {self._group!r} cannot read topic {self.topic!r}: {error.str()}")
-        self._rarely.warn("consumer_error", f"topic={self.topic} {error.str()}")
+        self._warnings.warn("consumer_error", f"topic={self.topic} {error.str()}")
 
 
 @lru_cache(64)
 def _topic(raw: bytes) -> str:
     """A topic to reply to; empty when there is none or Kafka does not allow the name."""
     return raw.decode() if LEGAL_TOPIC(raw) else ""
-
-
-def _is_over(request: Request) -> bool:
-    deadline_ms = request.deadline_epoch_ms
-    return deadline_ms is not None and deadline_ms <= time.time_ns() // 1_000_000
 
 
 def _numbers(partitions: Iterable[Any]) -> list[int]:

@@ -22,9 +22,8 @@ from enum import Enum
 from math import inf
 from pathlib import Path
 
-CommandFor = Callable[
-    [str], list[str]
-]  # kind of child ("worker", "agent", "checker", "standby") -> the command that starts one
+CommandFor = Callable[[str], list[str]]
+"""Kind of child ("worker", "agent", "checker", "standby") -> the command that starts one."""
 
 Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
 """Starts a process that has each of these descriptors and is told their numbers as options; raises OSError."""
@@ -44,11 +43,11 @@ class Child:
     """One child process. Its times are the parent's monotonic seconds.
 
     Attributes:
-        slot, generation: of a worker; -1 of the others.
+        worker, generation: a worker's number and generation; -1 of the others.
         refusal: why it does not become ready, where that is known; kept by the parent.
         state: kept by the parent.
         ready_at: when it said so.
-        kill_at: when the parent's patience ends; infinity while nothing is expected of the child.
+        kill_at: how long the parent waits for it; infinity while nothing is expected of the child.
         ready_fd: the pipe that the child speaks on; -1 once it has spoken or ended.
     """
 
@@ -58,7 +57,7 @@ class Child:
         fds: Mapping[str, Sequence[int]],
         now: float,
         kill_at: float,
-        slot: int = -1,
+        worker: int = -1,
         generation: int = -1,
         kind: str = "agent",
     ) -> None:
@@ -67,7 +66,7 @@ class Child:
         Raises:
             OSError: the process could not be started.
         """
-        self.slot, self.generation, self._kind = slot, generation, kind
+        self.worker, self.generation, self._kind = worker, generation, kind
         self.refusal = ""
         self.started_at, self.kill_at = now, kill_at
         self.ready_at = inf
@@ -95,11 +94,11 @@ class Child:
 
     @property
     def is_worker(self) -> bool:
-        return self.slot >= 0
+        return self.worker >= 0
 
     @property
     def name(self) -> str:
-        return f"worker {self.slot}.{self.generation}" if self.is_worker else self._kind
+        return f"worker {self.worker}.{self.generation}" if self.is_worker else self._kind
 
     def heard(self) -> str | None:
         """The line that the child has said; "" when it closed the pipe without one, None while more is to come."""

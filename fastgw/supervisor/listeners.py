@@ -1,14 +1,14 @@
 """The listening sockets of a gateway: opened once by the supervisor, kept for the life of the service, inherited.
 
-Per TCP endpoint and worker slot there is one SO_REUSEPORT socket: the kernel spreads connections by hash (measured
-1.02-1.25 max/mean over 4 workers; one shared socket: 1.4-2.5), and the accept queue of a slot outlives its process.
+Per TCP endpoint and worker there is one SO_REUSEPORT socket: the kernel spreads connections by hash (measured
+1.02-1.25 max/mean over 4 workers; one shared socket: 1.4-2.5), and the accept queue of a worker outlives its process.
 A Unix socket cannot be shared out like that: all workers accept from one.
 
 A name stands for all of its addresses: "localhost" is 127.0.0.1 and ::1, and each has sockets of its own. "[::]" is
 every address of this machine, IPv4 included, as in Go and in most of what people run; "0.0.0.0" is IPv4 alone.
 
-Its other side: the kernel goes on giving connections to a socket that nobody accepts from. So a slot that will have no
-process for a while is made deaf (`set_deaf`): its connections go to the others.
+Its other side: the kernel goes on giving connections to a socket that nobody accepts from. So a worker
+that will have no process for a while accepts none (`set_not_accepting`): its connections go to the others.
 
 SO_REUSEPORT lets a second gateway bind the same port without a word, and clients would then reach either. So each
 address is first bound without it, which fails when anybody listens there.
@@ -61,15 +61,15 @@ class Listeners:
     def __init__(self) -> None:
         self.addresses: list[str] = []
         self.bind_numbers: list[int] = []  # for each endpoint, which of the binds it is of; a name may have several
-        self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker slot
+        self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker
         self._unix_paths: list[Path] = []
-        self.deaf: frozenset[int] = frozenset()  # worker slots that take no connections now
+        self.not_accepting: frozenset[int] = frozenset()  # workers that take no connections now
 
     def __repr__(self) -> str:
         return f"<Listeners {' '.join(self.addresses)}>"
 
     def fds_of(self, worker: int) -> list[int]:
-        """The sockets that worker slot `worker` accepts from: one fd per endpoint, in the order of the endpoints."""
+        """The sockets that `worker` accepts from: one fd per endpoint, in the order of the endpoints."""
         return [group[worker % len(group)].fileno() for group in self._by_endpoint]
 
     def add(self, bind_number: int, group: list[socket.socket], unix_path: Path | None = None) -> None:
@@ -80,26 +80,26 @@ class Listeners:
         if unix_path is not None:
             self._unix_paths.append(unix_path)
 
-    def set_deaf(self, workers: Collection[int]) -> None:
-        """These worker slots take no connections from now on, all others do; sockets that are shared always do.
+    def set_not_accepting(self, workers: Collection[int]) -> None:
+        """These workers take no connections from now on, all others do; sockets that are shared always do.
 
-        Connections that wait in the queue of a slot that goes deaf are reset: nobody would answer them.
+        Connections that wait in the queue of one of them are reset: no process would answer them.
         """
-        for worker in self.deaf ^ frozenset(workers):
+        for worker in self.not_accepting ^ frozenset(workers):
             for group in self._by_endpoint:
                 if len(group) > 1:
                     if worker in workers:
-                        _deafen(group[worker])
+                        _stop_accepting(group[worker])
                     else:
                         group[worker].listen(ACCEPT_BACKLOG)
-        self.deaf = frozenset(workers)
+        self.not_accepting = frozenset(workers)
 
     def left_by(self, worker: int) -> None:
-        """The process of this slot has ended: if the slot is deaf, it may have made it listen again before that."""
-        if worker in self.deaf:
+        """A process of this worker has ended: where the worker accepts nothing, it may have listened again before."""
+        if worker in self.not_accepting:
             for group in self._by_endpoint:
                 if len(group) > 1:
-                    _deafen(group[worker])
+                    _stop_accepting(group[worker])
 
     def close(self) -> None:
         """Close our copies and remove the files of Unix sockets; who inherited a socket still has it. Idempotent."""
@@ -111,7 +111,7 @@ class Listeners:
         self._unix_paths.clear()
 
 
-def _deafen(one: socket.socket) -> None:
+def _stop_accepting(one: socket.socket) -> None:
     # Linux takes a listening socket that is shut down out of the group that shares the port, and keeps it bound.
     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         one.shutdown(socket.SHUT_RD)
@@ -126,7 +126,7 @@ def open_listeners(
     setting: str = "gateway.listen",
     files: Mapping[str, SocketFile] | None = None,
 ) -> Listeners:
-    """Listen on each of `binds` ("host:port", "[v6]:port", "unix:/path") for `workers` worker slots.
+    """Listen on each of `binds` ("host:port", "[v6]:port", "unix:/path") for that many workers.
 
     A host's name is listened on at each of its addresses that this machine has.
 

@@ -10,16 +10,16 @@ from math import inf
 
 from fastgw._ctable import ProcessInfo
 from fastgw.supervisor.children import Child, State
-from fastgw.supervisor.worker_slots import SupervisorTimes
+from fastgw.supervisor.times import SupervisorTimes
 from fastgw.table import Table, process_index
 
 
 class Liveness:
     """Looks at children through the table. All times are monotonic seconds."""
 
-    def __init__(self, table: Table, patience: SupervisorTimes) -> None:
+    def __init__(self, table: Table, times: SupervisorTimes) -> None:
         self._table = table
-        self._patience = patience
+        self._times = times
         self._looked_at = inf
         self._judge_after = 0.0
 
@@ -33,23 +33,23 @@ class Liveness:
 
     def hung(self, children: Iterable[Child], now: float) -> list[Child]:
         """Those whose loop has turned once, and now has not for too long; to be asked at each look."""
-        slept_ourselves = now - self._looked_at > 3 * self._patience.look
+        slept_ourselves = now - self._looked_at > 3 * self._times.look
         self._looked_at = now
         if slept_ourselves:  # the whole machine stood still, it seems: let the children show themselves first
-            self._judge_after = now + self._patience.hung
+            self._judge_after = now + self._times.hung
         if now < self._judge_after:
             return []
         return [child for child in children if child.state is not State.STOPPING and not self._beats(child, now)]
 
     def all_well(self, workers: Collection[Child], now: float) -> bool:
         """Somebody has become ready, and no heart of those who have has stopped. One that was killed for that counts
-        until it has ended; a slot between two processes does not: one bad slot never stops the service."""
+        until it has ended; one between two processes does not: one bad worker never stops the service."""
         known = [worker for worker in workers if worker.ready_at < inf]
         return bool(known) and all(self._beats(worker, now) for worker in known)
 
     def _beats(self, child: Child, now: float) -> bool:
-        patience = self._patience.hung if child.is_worker else self._patience.agent_hung
-        return now - self._last_beat(child) <= patience
+        longest = self._times.hung if child.is_worker else self._times.agent_hung
+        return now - self._last_beat(child) <= longest
 
     def _last_beat(self, child: Child) -> float:
         """Infinity for one that has just started and has had none."""
@@ -63,5 +63,5 @@ class Liveness:
         info = self._info(worker)
         return info.heartbeat_ns if info else 0
 
-    def _info(self, worker: Child) -> ProcessInfo | None:
-        return self._table.process_info(process_index(worker.slot, worker.generation))
+    def _info(self, child: Child) -> ProcessInfo | None:
+        return self._table.process_info(process_index(child.worker, child.generation))

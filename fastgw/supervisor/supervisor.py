@@ -3,7 +3,7 @@
 It owns what has to outlive any of them: the listening sockets, the shared table, the run directory. It is one thread
 around one selector that wakes for signals, for children that speak (readiness pipe) and for children that end (pidfd);
 what only time brings is looked after in between. Every step is a function, every state is data: a `Child` for each
-process, a `Slot` for each worker, at most one `Reload`.
+process, a `Worker` for those that stand in for one worker, a `Rollout` for the configuration that each is to have.
 
     agent ready ──> workers start ──> all ready, READY=1 ──> serving ──> SIGTERM ──> workers drain ──> agent ends
 
@@ -14,8 +14,8 @@ process, a `Slot` for each worker, at most one `Reload`.
     the watchdog      of systemd is fed while a worker serves and every heart beats
     the agent dies    a successor starts, the workers do not notice; one that hangs for 15 s is killed
     SIGHUP            the new configuration is read, and a checker asks Kafka what the agent asks at the start; then
-                      slot by slot a new generation starts, and when it is ready the old one drains; if one does not
-                      become ready, the slots done so far go back. The state file and systemd's status say what came
+                      worker by worker a new generation starts, and when it is ready the old one drains; if one does
+                      not become ready, the workers done so far go back. The state file and systemd say what came of it
     SIGTERM, SIGINT   readiness goes false, the workers drain; what is left after the drain timeout is killed; exit 0
     a second SIGINT   everything is killed at once; exit 130
     we die            the children read EOF on the life pipe and end by themselves
@@ -28,33 +28,31 @@ import os
 import selectors
 import signal
 import time
-from collections import deque
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
 
-import msgspec
 import setproctitle
 import structlog
 
 from fastgw import config, logs, state_file, table
-from fastgw.config import Config, changes
+from fastgw.config import changes
 from fastgw.errors import ConfigError, StartError
 from fastgw.supervisor import systemd
-from fastgw.supervisor.children import Child, CommandFor, Start, State, by_exec, environment, fastgw_command
+from fastgw.supervisor.children import Child, CommandFor, State, environment, fastgw_command
 from fastgw.supervisor.liveness import Liveness
-from fastgw.supervisor.resources import SupervisorResources, in_memory, opened_anew, rewrite
+from fastgw.supervisor.reports import Reports, in_one_line
+from fastgw.supervisor.resources import SupervisorResources, in_memory, rewrite
+from fastgw.supervisor.rollout import ConfigVersion, Rollout, Stage, Step
+from fastgw.supervisor.spawning import Spawner
 from fastgw.supervisor.standby import Standby
-from fastgw.supervisor.systemd import Notifier
-from fastgw.supervisor.worker_slots import PATIENCE, BackOff, Slot, SupervisorTimes, deaf_slots
+from fastgw.supervisor.times import TIMES, SupervisorTimes
+from fastgw.supervisor.workers import Worker, back_off_of, not_accepting, run_ended
 
 log = structlog.get_logger("fastgw.supervisor")
 
 EXIT_KILLED = 130  # what a shell says of a command that Ctrl-C ended
-STATUS_LENGTH_MAX = 1000  # systemctl shows it on one line
 
 
 class Phase(Enum):
@@ -66,25 +64,7 @@ class Phase(Enum):
     DRAINING = 4
 
 
-class ConfigVersion(NamedTuple):
-    """One version of the configuration, with the sealed memory in which children receive it."""
-
-    config: Config
-    fd: int
-
-
-@dataclass
-class Reload:
-    """A roll of all slots to another edition, one after the other; `todo[0]` is the slot that is being rolled."""
-
-    edition: ConfigVersion
-    todo: deque[int]
-    done: list[int] = field(default_factory=list)
-    back: bool = False  # this roll undoes one that failed
-    error: str = ""  # why that one failed
-
-
-def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: SupervisorTimes = PATIENCE) -> int:
+def run(config_path: Path, command_for: CommandFor = fastgw_command, times: SupervisorTimes = TIMES) -> int:
     """Run a gateway until it is told to end; the exit code (0 after a drain, 130 after a second Ctrl-C).
 
     The run directory is a fresh one of mode 0700 in `gateway.run_dir`, else in $RUNTIME_DIRECTORY (systemd's), else in
@@ -96,7 +76,7 @@ def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: S
         StartError: an address is in use, the agent or a worker says it cannot start, or one is not ready in time.
     """
     logs.configure("supervisor")
-    supervisor = Supervisor(config_path, command_for, patience)
+    supervisor = Supervisor(config_path, command_for, times)
     setproctitle.setproctitle(f"fastgw: {supervisor.name} supervisor")
     return supervisor.run()
 
@@ -104,33 +84,30 @@ def run(config_path: Path, command_for: CommandFor = fastgw_command, patience: S
 class Supervisor:
     """One running gateway. `run` is its whole life."""
 
-    def __init__(self, config_path: Path, command_for: CommandFor, patience: SupervisorTimes) -> None:
+    def __init__(self, config_path: Path, command_for: CommandFor, times: SupervisorTimes) -> None:
         # For the life of the service.
         self._config_path = config_path
         self._command_for = command_for
-        self._patience = patience
-        self._notifier = Notifier()
+        self._times = times
         self._watchdog_s = systemd.watchdog_s()
         self._environ = environment(without=systemd.OWN_VARIABLES)
         self._selector = selectors.DefaultSelector()
         self._owned = contextlib.ExitStack()
         # Changed by reloads.
-        self._edition = ConfigVersion(config.load(config_path), -1)
-        self.name = self._edition.config.gateway.name  # a reload cannot change it
-        self._checking: tuple[ConfigVersion, Child] | None = None  # a reload whose configuration is being checked
-        self._reload: Reload | None = None
+        settings = config.load(config_path)
+        self._rollout = Rollout(ConfigVersion(settings, -1))
         self._reload_wanted = False
+        self.name = settings.gateway.name  # a reload cannot change it
+        self._reports = Reports(self.name, config_path)
         # The processes.
-        workers = self._edition.config.gateway.workers
-        self._slots = [Slot(number, BackOff(patience)) for number in range(workers)]
+        self._workers = [Worker(number, back_off_of(times)) for number in range(settings.gateway.workers)]
         self._agent: Child | None = None
-        self._agent_back_off = BackOff(patience)
-        self._checkers: list[Child] = []
+        self._agent_back_off = back_off_of(times)
+        self._checkers: list[Child] = []  # the last one is that of the reload
         self._standby: Standby | None = None
-        self._standby_back_off = BackOff(patience)
+        self._standby_back_off = back_off_of(times)
         # Where it stands; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
-        self._state = state_file.of_this_process(self.name, config_path, time.time())
         self._start_by = inf
         self._watchdog_at = inf
         self._exit_code = 0
@@ -158,33 +135,27 @@ class Supervisor:
     def _lasting(self) -> list[Child]:
         """The children that are to live on: their hearts beat."""
         agent = [self._agent] if self._agent else []
-        return agent + self._workers()
+        return agent + self._worker_processes()
 
-    def _workers(self) -> list[Child]:
-        return [child for slot in self._slots for child in slot.children()]
+    def _worker_processes(self) -> list[Child]:
+        return [child for worker in self._workers for child in worker.processes()]
 
     # Opening. Whatever fails here or later, `_owned` takes all of it back.
 
     def _open(self) -> None:
-        settings = self._edition.config
+        settings = self._rollout.current.config
         self._open_signals()
-        self._held = SupervisorResources(settings)
-        self._owned.callback(self._held.close)
-        self._vital_signs = Liveness(self._held.table, self._patience)
-        self._owned.callback(os.close, state_file.hold(self._held.run_dir))
-        self._publish(self._state)
-        self._edition = ConfigVersion(settings, in_memory(config.to_json(settings), sealed=True))
-        self._owned.callback(lambda: os.close(self._edition.fd))
+        self._resources = SupervisorResources(settings)
+        self._owned.callback(self._resources.close)
+        self._liveness = Liveness(self._resources.table, self._times)
+        self._owned.callback(os.close, state_file.hold(self._resources.run_dir))
+        self._reports.open(self._resources.run_dir)
+        self._rollout.current = ConfigVersion(settings, in_memory(config.to_json(settings), sealed=True))
+        self._owned.callback(lambda: os.close(self._rollout.current.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
         self._owned.callback(os.close, self._agent_config_fd)
+        self._spawner = Spawner(self._resources, self._command_for, self._environ, self._times, self._take_standby)
         self._owned.callback(self._end_the_rest)
-
-    def _publish(self, state: state_file.State) -> None:
-        self._state = state
-        try:
-            state_file.write(self._held.run_dir, state)
-        except OSError as error:
-            log.error("state file not written", run_dir=str(self._held.run_dir), error=str(error))
 
     def _open_signals(self) -> None:
         self._owned.callback(self._selector.close)
@@ -204,7 +175,7 @@ class Supervisor:
         self._end_standby()
         for child in self._children():
             child.send(signal.SIGTERM)
-        kill_at = time.monotonic() + self._patience.drain_more
+        kill_at = time.monotonic() + self._times.drain_more
         for child in self._children():
             if not child.ends_within(max(0.0, kill_at - time.monotonic())):
                 child.send(signal.SIGKILL)
@@ -213,104 +184,61 @@ class Supervisor:
     # Starting the service.
 
     def _start_service(self) -> None:
-        self._notifier.tell("STATUS=starting the agent")
-        self._start_by = time.monotonic() + self._patience.start
+        self._reports.starting("agent")
+        self._start_by = time.monotonic() + self._times.start
         self._spawn_agent()
         if self._agent is None:
             raise StartError("the agent could not be started")
 
     def _start_workers(self) -> None:
         self._phase = Phase.STARTING_WORKERS
-        self._notifier.tell("STATUS=starting the workers")
-        self._start_by = time.monotonic() + self._patience.start
-        for slot in self._slots:
-            slot.current = self._spawn_worker(slot, self._edition)
+        self._reports.starting("workers")
+        self._start_by = time.monotonic() + self._times.start
+        for worker in self._workers:
+            worker.current = self._spawn_worker(worker, self._rollout.current)
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
-        self._publish(msgspec.structs.replace(self._state, stage=state_file.SERVING))
-        self._standby_back_off.start_at = time.monotonic()
+        self._standby_back_off.succeeded(time.monotonic())
         if self._watchdog_s is not None:
             self._watchdog_at = 0.0
-        self._tell_ready()
+        self._tell_serving()
         log.info(
             "ready",
-            addresses=self._held.listeners.addresses,
-            admin=self._held.admin.addresses,
-            workers=len(self._slots),
-            node=f"{self._held.table.node:06x}",
+            addresses=self._resources.listeners.addresses,
+            admin=self._resources.admin.addresses,
+            workers=len(self._workers),
+            node=f"{self._resources.table.node:06x}",
         )
-        if self._reload_wanted:
-            self._begin_reload()
+        self._reload_if_wanted()
 
-    def _tell_ready(self) -> None:
-        addresses = " ".join(self._held.listeners.addresses)
-        status = f"serving {addresses} with {len(self._slots)} workers"
-        last = self._state.reload
-        if last is not None and last.error:
-            status += f"; last reload {last.result}: {_in_one_line(last.error)}"
-        self._notifier.tell("READY=1", f"STATUS={status[:STATUS_LENGTH_MAX]}")
+    def _tell_serving(self) -> None:
+        self._reports.serving(self._resources.listeners.addresses, len(self._workers))
+
+    # Starting children.
 
     def _spawn_agent(self) -> None:
-        admin_fds = self._held.admin.fds_of(0)
-        self._agent = self._spawn("agent", [], self._agent_config_fd, {"--admin-fds": admin_fds})
+        self._agent = self._watched(self._spawner.agent(self._agent_config_fd))
         if self._agent is None:
-            self._agent_back_off.ended(time.monotonic(), 0.0)
+            self._agent_back_off.failed(time.monotonic())
 
-    def _spawn_worker(self, slot: Slot, edition: ConfigVersion) -> Child | None:
-        """Start the next generation in `slot`; None when that cannot be now (a successor is due after the back-off)."""
-        generation = slot.next_generation()
+    def _spawn_worker(self, worker: Worker, version: ConfigVersion) -> Child | None:
+        """Start the next generation; None when that cannot be now (a successor is due after the back-off)."""
+        generation = worker.next_generation()
         child = None
         if generation is not None:
-            place = ["--slot", str(slot.number), "--generation", str(generation)]
-            place += ["--listen-of", ",".join(map(str, self._held.listeners.bind_numbers))]
-            fds = {"--listen-fds": self._held.listeners.fds_of(slot.number)}
-            child = self._spawn("worker", place, edition.fd, fds, slot.number, generation)
+            child = self._watched(self._spawner.worker(worker.number, generation, version.fd))
         if child is None:
-            slot.back_off.ended(time.monotonic(), 0.0)
+            worker.back_off.failed(time.monotonic())
         else:
-            slot.generation = child.generation
+            worker.generation = child.generation
         return child
 
-    def _spawn(
-        self,
-        kind: str,
-        arguments: list[str],
-        config_fd: int,
-        more_fds: dict[str, list[int]],
-        slot: int = -1,
-        generation: int = -1,
-    ) -> Child | None:
-        held = self._held
-        try:
-            own_config_fd = opened_anew(config_fd)
-        except OSError as error:  # no descriptor is left
-            log.error("child not started", child=kind, slot=slot, error=str(error))
-            return None
-        fds = {"--table-fd": [held.table_fd], "--config-fd": [own_config_fd], "--life-fd": [held.life_fd], **more_fds}
-        fds = {option: numbers for option, numbers in fds.items() if numbers}
-        arguments = ["--run-dir", str(held.run_dir), *arguments]
-        now = time.monotonic()
-        try:
-            child = Child(self._start_of(kind, arguments), fds, now, now + self._patience.start, slot, generation, kind)
-        except OSError as error:
-            log.error("child not started", child=kind, slot=slot, error=str(error))
-            return None
-        finally:
-            os.close(own_config_fd)
-        self._selector.register(child.pidfd, selectors.EVENT_READ, partial(self._ended, child))
-        self._selector.register(child.ready_fd, selectors.EVENT_READ, partial(self._spoke, child))
-        log.debug("child started", child=child.name, pid=child.pid)
+    def _watched(self, child: Child | None) -> Child | None:
+        if child is not None:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, partial(self._ended, child))
+            self._selector.register(child.ready_fd, selectors.EVENT_READ, partial(self._spoke, child))
         return child
-
-    def _start_of(self, kind: str, arguments: list[str]) -> Start:
-        standby = self._standby if kind == "worker" else None
-        if standby is None:
-            return by_exec([*self._command_for(kind), *arguments], self._environ)
-        self._selector.unregister(standby.pidfd)
-        self._standby = None
-        self._standby_back_off.start_at = time.monotonic()
-        return partial(standby.take_over, arguments)
 
     # The worker in waiting.
 
@@ -319,21 +247,25 @@ class Supervisor:
         starting = any(child.state is State.STARTING for child in self._children())
         if self._phase is not Phase.SERVING or starting or not self._standby_back_off.due(now):
             return
-        try:
-            self._standby = Standby([*self._command_for("standby"), "--name", self.name], self._environ)
-        except OSError as error:
-            log.error("child not started", child="standby", error=str(error))
-            self._standby_back_off.ended(now, 0.0)
+        self._standby = self._spawner.standby(self.name)
+        if self._standby is None:
+            self._standby_back_off.failed(now)
             return
-        since = now
-        self._selector.register(
-            self._standby.pidfd, selectors.EVENT_READ, lambda: self._standby_ended(time.monotonic() - since)
-        )
+        self._selector.register(self._standby.pidfd, selectors.EVENT_READ, partial(self._standby_ended, now))
 
-    def _standby_ended(self, ran_s: float) -> None:
-        log.error("child ended", child="standby", ran_s=round(ran_s, 3))
+    def _take_standby(self) -> Standby | None:
+        """It becomes a worker; the next one may start."""
+        taken, self._standby = self._standby, None
+        if taken is not None:
+            self._selector.unregister(taken.pidfd)
+            self._standby_back_off.due_at = time.monotonic()
+        return taken
+
+    def _standby_ended(self, since: float) -> None:
+        now = time.monotonic()
+        log.error("child ended", child="standby", ran_s=round(now - since, 3))
         self._end_standby()
-        self._standby_back_off.ended(time.monotonic(), ran_s)
+        run_ended(self._standby_back_off, now, now - since, self._times)
 
     def _end_standby(self) -> None:
         if self._standby is not None:
@@ -364,16 +296,17 @@ class Supervisor:
         log.info("child ready", child=child.name, pid=child.pid, took_s=round(child.ready_at - child.started_at, 3))
         if child in self._checkers:
             self._checked(child)
-            return
-        if child is self._agent:
+        elif child is self._agent:
             if self._phase is Phase.STARTING_AGENT:
                 self._start_workers()
-            return
-        slot = self._slots[child.slot]
-        if child is slot.incoming:
-            self._rolled(slot)
+        else:
+            self._worker_became_ready(self._workers[child.worker], child)
+
+    def _worker_became_ready(self, worker: Worker, child: Child) -> None:
+        if child is worker.incoming:
+            self._replaced(worker)
         if self._phase is Phase.STARTING_WORKERS and all(
-            slot.current and slot.current.state is State.READY for slot in self._slots
+            worker.current and worker.current.state is State.READY for worker in self._workers
         ):
             self._started()
 
@@ -384,7 +317,7 @@ class Supervisor:
         child.refusal = why
         if child not in self._checkers:
             log.error("child cannot start", child=child.name, why=why)
-        child.state, child.kill_at = State.STOPPING, time.monotonic() + self._patience.agent_stop
+        child.state, child.kill_at = State.STOPPING, time.monotonic() + self._times.agent_stop
 
     # Children that end.
 
@@ -403,32 +336,32 @@ class Supervisor:
         elif child is self._agent:
             self._agent_ended(how, ran_s)
         else:
-            self._worker_ended(self._slots[child.slot], child, how, ran_s)
+            self._worker_ended(self._workers[child.worker], child, how, ran_s)
 
     def _agent_ended(self, how: str, ran_s: float) -> None:
         self._agent = None
         if self._phase is Phase.STARTING_AGENT:
             raise StartError(f"the agent ended before it was ready ({how})")
         if self._phase is not Phase.DRAINING:
-            self._agent_back_off.ended(time.monotonic(), ran_s)
+            run_ended(self._agent_back_off, time.monotonic(), ran_s, self._times)
 
-    def _worker_ended(self, slot: Slot, child: Child, how: str, ran_s: float) -> None:
+    def _worker_ended(self, worker: Worker, child: Child, how: str, ran_s: float) -> None:
         self._reclaim(child)
-        self._held.listeners.left_by(slot.number)
-        if child is slot.current:
-            slot.current = None
-            if self._phase is not Phase.DRAINING and slot.incoming is None:
-                slot.back_off.ended(time.monotonic(), ran_s)
-        elif child is slot.incoming:
-            slot.incoming = None
-            self._roll_failed(slot, child.refusal or how)
+        self._resources.listeners.left_by(worker.number)
+        if child is worker.current:
+            worker.current = None
+            if self._phase is not Phase.DRAINING and worker.incoming is None:
+                run_ended(worker.back_off, time.monotonic(), ran_s, self._times)
+        elif child is worker.incoming:
+            worker.incoming = None
+            self._not_replaced(worker, child.refusal or how)
         else:
-            slot.outgoing.remove(child)
-            self._roll_next()  # it may have waited for this range in the table
+            worker.outgoing.remove(child)
+            self._replace_next()  # it may have waited for this range in the table
 
     def _reclaim(self, child: Child) -> None:
-        process = table.process_index(child.slot, child.generation)
-        reclaimed, repaired = self._held.table.reclaim(process)
+        process = table.process_index(child.worker, child.generation)
+        reclaimed, repaired = self._resources.table.reclaim(process)
         if reclaimed or repaired:
             log.warning("slots reclaimed", child=child.name, reclaimed=reclaimed, repaired=repaired)
 
@@ -437,95 +370,86 @@ class Supervisor:
     def _idle_s(self) -> float:
         """How long nothing has to be done unless a signal or a child says so."""
         due = [child.kill_at for child in self._children()]
-        due += [slot.back_off.start_at for slot in self._slots]
-        due += [self._agent_back_off.start_at, self._start_by, self._watchdog_at]
-        return min(self._patience.look, max(0.0, min(due) - time.monotonic()))
+        due += [worker.back_off.due_at for worker in self._workers]
+        due += [self._agent_back_off.due_at, self._start_by, self._watchdog_at]
+        return min(self._times.look, max(0.0, min(due) - time.monotonic()))
 
     def _look(self, now: float) -> None:
-        if now >= self._start_by:
-            waited_for = [child.name for child in self._children() if child.state is not State.READY]
-            raise StartError(f"not ready within {self._patience.start:g} s: {', '.join(waited_for) or 'the workers'}")
-        listeners = self._held.listeners
-        listeners.set_deaf(deaf_slots(self._slots, now, self._patience, self._vital_signs.accepts, listeners.deaf))
+        self._end_a_start_without_end(now)
+        self._spread_connections(now)
         self._start_successors(now)
         self._start_standby(now)
         self._kill_the_late(now)
-        for child in self._vital_signs.hung(self._lasting(), now):
-            log.error("child hangs: killed", child=child.name, pid=child.pid)
-            child.kill()
+        self._kill_the_hung(now)
         if now >= self._watchdog_at:
             self._feed_watchdog(now)
         if self._phase is Phase.DRAINING:
             self._stop_agent_last(now)
 
+    def _end_a_start_without_end(self, now: float) -> None:
+        if now >= self._start_by:
+            waited_for = [child.name for child in self._children() if child.state is not State.READY]
+            raise StartError(f"not ready within {self._times.start:g} s: {', '.join(waited_for) or 'the workers'}")
+
+    def _spread_connections(self, now: float) -> None:
+        listeners, accepts = self._resources.listeners, self._liveness.accepts
+        away = not_accepting(self._workers, now, self._times, accepts, listeners.not_accepting)
+        listeners.set_not_accepting(away)
+
     def _start_successors(self, now: float) -> None:
         if self._agent_back_off.due(now):
             self._spawn_agent()
-        for slot in self._slots:
-            if slot.back_off.due(now) and slot.current is None and slot.incoming is None:
-                slot.current = self._spawn_worker(slot, self._edition_of(slot))
+        for worker in self._workers:
+            if worker.back_off.due(now) and worker.current is None and worker.incoming is None:
+                worker.current = self._spawn_worker(worker, self._rollout.version_of(worker.number))
 
     def _kill_the_late(self, now: float) -> None:
         for child in self._children():
             if now >= child.kill_at:
                 log.error("out of patience: killed", child=child.name, pid=child.pid, state=child.state.value)
                 if child.state is State.STARTING:
-                    child.refusal = f"not ready within {self._patience.start:g} s"
+                    child.refusal = f"not ready within {self._times.start:g} s"
                 child.kill()
+
+    def _kill_the_hung(self, now: float) -> None:
+        for child in self._liveness.hung(self._lasting(), now):
+            log.error("child hangs: killed", child=child.name, pid=child.pid)
+            child.kill()
 
     def _feed_watchdog(self, now: float) -> None:
         """Tell systemd that all is well, if it is."""
         assert self._watchdog_s is not None
-        if self._vital_signs.all_well(self._workers(), now):
-            self._notifier.tell("WATCHDOG=1")
+        if self._liveness.all_well(self._worker_processes(), now):
+            self._reports.alive()
             self._watchdog_at = now + self._watchdog_s / 2
         else:
-            self._watchdog_at = now + self._patience.look
+            self._watchdog_at = now + self._times.look
 
-    # Reloading.
+    # Reloading. `_rollout` decides, and what it decided is done here.
+
+    def _reload_if_wanted(self) -> None:
+        """Begun once the service serves and no other reload runs; what comes meanwhile is one more after it."""
+        if self._reload_wanted and self._phase is Phase.SERVING and self._rollout.stage is Stage.IDLE:
+            self._reload_wanted = False
+            self._begin_reload()
 
     def _begin_reload(self) -> None:
-        """SIGHUP: read, check, then roll. Whatever is wrong with the new configuration, the old one stays."""
-        self._reload_wanted = False
-        self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
-        self._publish(self._state.begun(time.time()))
+        """Read, then have it checked. Whatever is wrong with the new configuration, the old one stays."""
+        self._reports.reloading()
+        self._rollout.begin()
         try:
-            edition = self._next_edition()
+            fresh = self._rollout.fresh = self._next_version()
         except (ConfigError, OSError) as error:
-            self._reload_refused(str(error))
+            self._take(self._rollout.failed(str(error)))
             return
-        checker = self._spawn("checker", [], edition.fd, {})
+        checker = self._watched(self._spawner.checker(fresh.fd))
         if checker is None:
-            os.close(edition.fd)
-            self._reload_refused("the checker could not be started")
+            self._take(self._rollout.failed("the checker could not be started"))
             return
         self._checkers.append(checker)
-        self._checking = edition, checker
 
-    def _reload_refused(self, why: str) -> None:
-        log.error("reload refused, the old configuration stays", error=_in_one_line(why))
-        self._reload_over(state_file.REFUSED, why)
-
-    def _checked(self, checker: Child) -> None:
-        """Kafka is as the new configuration needs it: the roll begins."""
-        checker.stop(time.monotonic() + self._patience.agent_stop)  # it has nothing more to do
-        if self._checking is None or checker is not self._checking[1]:
-            return
-        edition, self._checking = self._checking[0], None
-        log.info("reloading", config=str(self._config_path))
-        self._reload = Reload(edition, deque(range(len(self._slots))))
-        self._roll_next()
-
-    def _checker_ended(self, checker: Child, how: str) -> None:
-        self._checkers.remove(checker)
-        if self._checking is None or checker is not self._checking[1]:
-            return
-        os.close(self._checking[0].fd)
-        self._checking = None
-        self._reload_refused(checker.refusal or f"the checker ended without a result ({how})")
-
-    def _next_edition(self) -> ConfigVersion:
-        before = self._edition.config
+    def _next_version(self) -> ConfigVersion:
+        before = self._rollout.current.config
         after = config.load(self._config_path)
         if fixed := changes.restart_only_changes(before, after):
             raise ConfigError(
@@ -535,130 +459,129 @@ class Supervisor:
         after = changes.keep_route_numbers(before, after)
         return ConfigVersion(after, in_memory(config.to_json(after), sealed=True))
 
-    def _roll_next(self) -> None:
-        """Start the new generation of the next slot, if it is its turn and its range in the table is free."""
-        if self._reload is None:
-            return
-        if not self._reload.todo:
-            self._reload_done()
-            return
-        slot = self._slots[self._reload.todo[0]]
-        if slot.incoming is not None or slot.next_generation() is None:
-            return
-        slot.back_off.cancel()
-        slot.incoming = self._spawn_worker(slot, self._reload.edition)
-        if slot.incoming is None:
-            self._roll_failed(slot, "could not be started")
+    def _checked(self, checker: Child) -> None:
+        """Kafka is as the new configuration needs it: the roll begins."""
+        checker.stop(time.monotonic() + self._times.agent_stop)  # it has nothing more to do
+        if self._is_awaited(checker):
+            log.info("reloading", config=str(self._config_path))
+            self._rollout.passed_check(len(self._workers))
+            self._replace_next()
 
-    def _rolled(self, slot: Slot) -> None:
-        """The new generation is ready: the old one drains while the next slot is rolled."""
-        assert self._reload is not None
-        before = slot.succeed()
+    def _checker_ended(self, checker: Child, how: str) -> None:
+        awaited = self._is_awaited(checker)
+        self._checkers.remove(checker)
+        if awaited:
+            why = checker.refusal or f"the checker ended without a result ({how})"
+            self._take(self._rollout.failed(why))
+
+    def _is_awaited(self, checker: Child) -> bool:
+        return self._rollout.stage is Stage.CHECKING and checker is self._checkers[-1]
+
+    def _replace_next(self) -> None:
+        """Start the new generation of the worker whose turn it is, if its range in the table is free."""
+        if self._rollout.turn is None:
+            return
+        worker = self._workers[self._rollout.turn]
+        if worker.incoming is not None or worker.next_generation() is None:
+            return
+        worker.back_off.cancel()
+        worker.incoming = self._spawn_worker(worker, self._rollout.target)
+        if worker.incoming is None:
+            self._not_replaced(worker, "could not be started")
+
+    def _replaced(self, worker: Worker) -> None:
+        """The new generation is ready: the old one drains while the next worker is replaced."""
+        before = worker.succeed()
         if before is not None:
             before.stop(time.monotonic() + self._drain_s())
-        self._reload.done.append(self._reload.todo.popleft())
-        self._roll_next()
+        self._take(self._rollout.replaced())
 
-    def _roll_failed(self, slot: Slot, how: str) -> None:
-        """The new generation is not to be: slots that have it already go back to the configuration that works."""
-        if slot.current is None and self._phase is not Phase.DRAINING:
-            slot.back_off.ended(time.monotonic(), 0.0)
-        failed, self._reload = self._reload, None
-        if failed is None:
-            return
-        log.error("reload stopped, the old configuration stays", worker=slot.number, how=how, undone=failed.done)
-        if failed.back:
-            self._reload_over(state_file.UNDONE, f"{failed.error}; on the way back, worker {slot.number}: {how}")
-            return
-        os.close(failed.edition.fd)
-        self._reload = Reload(self._edition, deque(failed.done), back=True, error=f"worker {slot.number}: {how}")
-        self._roll_next()
+    def _not_replaced(self, worker: Worker, how: str) -> None:
+        """The new generation is not to be: workers that have it already go back to the configuration that works."""
+        if worker.current is None and self._phase is not Phase.DRAINING:
+            worker.back_off.failed(time.monotonic())
+        if self._rollout.turn == worker.number:
+            done = self._rollout.done
+            log.error("reload stopped, the old configuration stays", worker=worker.number, how=how, undone=done)
+            self._take(self._rollout.failed(f"worker {worker.number}: {how}"))
 
-    def _reload_done(self) -> None:
-        assert self._reload is not None
-        done, self._reload = self._reload, None
-        if done.back:
-            self._reload_over(state_file.UNDONE, done.error)
+    def _take(self, step: Step) -> None:
+        """Do what a step of the rollout has led to."""
+        if step.unused is not None:
+            os.close(step.unused.fd)
+        if not step.result:
+            self._replace_next()
             return
-        os.close(self._edition.fd)
-        self._edition = done.edition
-        self._tell_agent()
-        log.info("reloaded", config=str(self._config_path))
-        self._reload_over(state_file.OK)
-
-    def _reload_over(self, result: str, error: str = "") -> None:
-        self._publish(self._state.ended(time.time(), result, error))
-        self._tell_ready()
-        if self._reload_wanted:
-            self._begin_reload()
+        if step.result == state_file.OK:
+            self._tell_agent()
+            log.info("reloaded", config=str(self._config_path))
+        elif step.result == state_file.REFUSED:
+            log.error("reload refused, the old configuration stays", error=in_one_line(step.error))
+        self._reports.reloaded(step.result, step.error)
+        self._tell_serving()
+        self._reload_if_wanted()
 
     def _tell_agent(self) -> None:
         """The agent reads its configuration again. A restart would be a rebalance where the nodes are a group."""
-        rewrite(self._agent_config_fd, config.to_json(self._edition.config))
+        rewrite(self._agent_config_fd, config.to_json(self._rollout.current.config))
         if self._agent is None:
             return  # its successor reads the new one
         if self._agent.state is State.READY:
             self._agent.send(signal.SIGHUP)
         elif self._agent.state is State.STARTING:
-            self._agent.stop(time.monotonic() + self._patience.agent_stop)  # nobody knows which one it has read
-
-    def _edition_of(self, slot: Slot) -> ConfigVersion:
-        """What a successor in `slot` starts with: in the middle of a roll, slots that are done have the new one."""
-        if self._reload is not None and slot.number in self._reload.done:
-            return self._reload.edition
-        return self._edition
+            self._agent.stop(time.monotonic() + self._times.agent_stop)  # nobody knows which one it has read
 
     # Signals, and the end.
 
     def _signalled(self, reading: int) -> None:
         for number in os.read(reading, 256):
-            if number == signal.SIGHUP:
-                self._hung_up()
-            elif self._phase is not Phase.DRAINING:
-                self._begin_drain(signal.Signals(number))
+            if self._phase is not Phase.DRAINING:
+                self._told(signal.Signals(number))
             elif number == signal.SIGINT:
                 self._kill_at_once()
 
-    def _hung_up(self) -> None:
-        if self._phase is Phase.SERVING and self._reload is None and self._checking is None:
-            self._begin_reload()
-        elif self._phase is not Phase.DRAINING:
-            self._reload_wanted = True  # done after what is under way
+    def _told(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted = True
+            self._reload_if_wanted()
+        else:
+            self._begin_drain(number)
 
     def _begin_drain(self, number: signal.Signals) -> None:
         log.info("draining", signal=number.name)
         self._phase, self._start_by = Phase.DRAINING, inf
-        self._reload = self._checking = None
+        self._resources.table.set_service_draining()  # first: readiness is false before any worker refuses
+        self._end_reload()
+        self._reports.draining(self._drain_s() + self._times.agent_stop)
+        self._end_standby()
+        self._resources.listeners.close()  # the workers' copies decide from now on when new connections are refused
+        self._agent_back_off.cancel()
+        self._stop_workers(time.monotonic() + self._drain_s())
+
+    def _end_reload(self) -> None:
+        step = self._rollout.cancel()
+        if step.unused is not None:
+            os.close(step.unused.fd)
         for checker in self._checkers:
             checker.kill()
-        self._held.table.set_service_draining()  # first: readiness is false before any worker refuses
-        to_the_end_us = int((self._drain_s() + self._patience.agent_stop) * 1e6)
-        self._notifier.tell("STOPPING=1", "STATUS=draining", f"EXTEND_TIMEOUT_USEC={to_the_end_us}")
-        self._publish(msgspec.structs.replace(self._state, stage=state_file.DRAINING))
-        self._end_standby()
-        self._held.listeners.close()  # the workers' copies decide from now on when new connections are refused
-        self._agent_back_off.cancel()
-        kill_at = time.monotonic() + self._drain_s()
-        for slot in self._slots:
-            slot.back_off.cancel()
-            for child in slot.children():
+
+    def _stop_workers(self, kill_at: float) -> None:
+        for worker in self._workers:
+            worker.back_off.cancel()
+            for child in worker.processes():
                 if child.state is not State.STOPPING:
                     child.stop(kill_at)
 
     def _drain_s(self) -> float:
-        return self._edition.config.gateway.drain_timeout_ns / 1e9 + self._patience.drain_more
+        return self._rollout.current.config.gateway.drain_timeout_ns / 1e9 + self._times.drain_more
 
     def _stop_agent_last(self, now: float) -> None:
         """It tells until the end how the drain goes."""
-        if self._agent and self._agent.state is not State.STOPPING and not any(s.children() for s in self._slots):
-            self._agent.stop(now + self._patience.agent_stop)
+        if self._agent and self._agent.state is not State.STOPPING and not self._worker_processes():
+            self._agent.stop(now + self._times.agent_stop)
 
     def _kill_at_once(self) -> None:
         log.warning("interrupted again: killing")
         self._exit_code = EXIT_KILLED
         for child in self._children():
             child.kill()
-
-
-def _in_one_line(text: str) -> str:
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip(" ^"))

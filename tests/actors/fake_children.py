@@ -8,7 +8,7 @@ tells them:
     silent    never becomes ready              hangs     is ready, then its heart stops
     stuck     its heart stops before it is ready
     shy       is ready, and says so in the table alone
-    deaf      ignores SIGTERM                  waits     its drain lasts until the file is gone
+    stubborn  ignores SIGTERM                  waits     its drain lasts until the file is gone
 
 What happens to them they write to FAKE_DIR/events, a line each: "worker 0.1 started orders 4711". A connection is
 answered with the worker's name.
@@ -98,7 +98,7 @@ class FakeChild:
     def signalled(self, number: int) -> None:
         if number == signal.SIGHUP:
             self.event(f"read {self.topic()}")
-        elif self.plan != "deaf":
+        elif self.plan != "stubborn":
             self.event("stopping")
             self.stopping = True
 
@@ -184,16 +184,16 @@ def main() -> int:
 
 def supervise(config_path: Path) -> int:
     from fastgw.supervisor import supervisor  # the children need none of it, and there are many of them
-    from fastgw.supervisor.worker_slots import SupervisorTimes
+    from fastgw.supervisor.times import SupervisorTimes
 
-    patience = SupervisorTimes(
+    times = SupervisorTimes(
         start=10, hung=0.6, agent_hung=2.0, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
     )
-    override = dict(part.split("=") for part in os.environ.get("FAKE_PATIENCE", "").split())
-    patience = patience._replace(**{name: float(value) for name, value in override.items()})
+    override = dict(part.split("=") for part in os.environ.get("FAKE_TIMES", "").split())
+    times = times._replace(**{name: float(value) for name, value in override.items()})
     try:
         return supervisor.run(
-            config_path, lambda kind: [sys.executable, "-m", "tests.actors.fake_children", kind], patience=patience
+            config_path, lambda kind: [sys.executable, "-m", "tests.actors.fake_children", kind], times=times
         )
     except FastgwError as error:
         print(f"fastgw: {error}", file=sys.stderr)

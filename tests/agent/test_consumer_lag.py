@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from fastgw import config
 from fastgw.agent import consumer_lag
-from fastgw.agent.consumer_lag import FOR_EVER_NS, NO_CONSUMER, PERIOD_NS, WINDOW_NS, GroupProgress, Look, Service
+from fastgw.agent.consumer_lag import FOR_EVER_NS, NO_CONSUMER, PERIOD_NS, WINDOW_NS, Backlog, GroupProgress, Look
 
 S = 1_000_000_000
 LOOKS = WINDOW_NS // PERIOD_NS + 1
@@ -15,7 +15,7 @@ LOOKS = WINDOW_NS // PERIOD_NS + 1
 
 def watched(behind, rate=100, looks=LOOKS, consumers=1):
     """A service after so many looks; `behind` and `rate` a second may depend on the number of the look."""
-    service, committed = Service(), 1000
+    service, committed = Backlog(), 1000
     for number in range(looks):
         committed += rate(number) if callable(rate) else rate
         left = behind(number) if callable(behind) else behind
@@ -24,12 +24,12 @@ def watched(behind, rate=100, looks=LOOKS, consumers=1):
 
 
 def test_nothing_is_held_against_a_service_that_is_not_known():
-    assert Service().wait_ns() == 0
+    assert Backlog().wait_ns() == 0
 
 
 @pytest.mark.parametrize("progress", [None, GroupProgress(100, 0), GroupProgress(100, 50)])
 def test_a_group_without_consumers_of_the_topic_is_nobody_at_once(progress):
-    service = Service()
+    service = Backlog()
     service.observe(0, 0, progress)
     assert service.wait_ns() == NO_CONSUMER
     service.observe(PERIOD_NS, 1, progress)
@@ -37,7 +37,7 @@ def test_a_group_without_consumers_of_the_topic_is_nobody_at_once(progress):
 
 
 def test_a_group_that_is_being_rebalanced_counts_as_it_was():
-    service = Service()
+    service = Backlog()
     service.observe(0, 2, None)
     service.observe(PERIOD_NS, None, None)
     assert service.wait_ns() == 0

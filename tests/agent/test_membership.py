@@ -115,13 +115,13 @@ def test_a_response_topic_that_does_not_exist_is_waited_for_and_not_created(
     embedded_bootstrap: str, start: Callable[..., Node]
 ) -> None:
     node = start(settings(embedded_bootstrap, "not-made-by-looking", 'mode = "single"'))
-    eventually(lambda: node.membership._looks_fail)
+    eventually(lambda: node.membership._troubles.of(("topic",)))
     assert node.share is None
 
 
 def test_a_kafka_that_is_not_there_is_waited_for_and_stopping_does_not_hang(start: Callable[..., Node]) -> None:
     node = start(settings("127.0.0.1:1", "nowhere", 'mode = "single"'))
-    eventually(lambda: node.membership._looks_fail)
+    eventually(lambda: node.membership._troubles.of(("topic",)))
     node.membership.stop()
     assert not node.membership._thread.is_alive()
     assert node.share is None

@@ -24,7 +24,7 @@ from tests.actors.supervised import Service
 from tests.waiting import eventually
 
 Make = Callable[..., Service]
-REFUSED = {"FAKE_PATIENCE": "start=3"}
+REFUSED = {"FAKE_TIMES": "start=3"}
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_file_with_mistakes_is_refused_with_all_of_them(service: Make) -> None
 
 
 def test_workers_that_cannot_start_with_it_go_back_before_it_is_told(service: Make) -> None:
-    one = service({"FAKE_PATIENCE": "start=3"}).start()
+    one = service({"FAKE_TIMES": "start=3"}).start()
     one.plan("worker-1", "refuses")
     one.configure(topic="orders-2")
     with pytest.raises(ReloadError, match="undone, the old configuration stays: worker 1: no such topic"):

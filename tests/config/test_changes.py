@@ -7,7 +7,7 @@ import pytest
 from fastgw import _ctable
 from fastgw.config import ROUTES_MAX, Config, changes
 from fastgw.errors import ConfigError
-from tests.config.test_config import GATEWAY, KAFKA, MINIMAL, ROUTE, loads
+from tests.config.files import GATEWAY, KAFKA, MINIMAL, ROUTE, loads
 
 
 def test_a_reload_names_what_it_cannot_change() -> None:

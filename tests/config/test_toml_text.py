@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.config.kinds import under
+from fastgw.config.mistakes import under
 from fastgw.config.toml_text import explain, line_of, lines_of
 
 DOCUMENT = (

@@ -14,7 +14,7 @@ import typer.main
 from fastgw import config
 from fastgw.cli import main
 from fastgw.config import Gateway, Limits, units
-from fastgw.supervisor.worker_slots import PATIENCE
+from fastgw.supervisor.times import TIMES
 from tests.places import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -120,16 +120,16 @@ def test_only_the_supervisor_speaks_to_systemd_and_gets_its_signals() -> None:
 
 
 def test_the_start_is_given_the_time_that_the_supervisor_gives_to_agent_and_workers() -> None:
-    assert seconds("TimeoutStartSec") > 2 * PATIENCE.start
+    assert seconds("TimeoutStartSec") > 2 * TIMES.start
 
 
 def test_the_end_is_given_the_time_of_a_drain() -> None:
     drain_s = Gateway(name="shop").drain_timeout_ns / NS_PER_S
-    assert seconds("TimeoutStopSec") > drain_s + PATIENCE.drain_more + PATIENCE.agent_stop
+    assert seconds("TimeoutStopSec") > drain_s + TIMES.drain_more + TIMES.agent_stop
 
 
 def test_the_watchdog_outlasts_a_hung_worker_and_the_start_of_its_successor() -> None:
-    assert seconds("WatchdogSec") > PATIENCE.hung + PATIENCE.start
+    assert seconds("WatchdogSec") > TIMES.hung + TIMES.start
 
 
 def test_the_descriptors_suffice_for_twice_the_default_of_connections_and_for_what_the_guide_says() -> None:

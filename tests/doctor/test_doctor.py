@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -259,7 +258,7 @@ def test_a_gateway_without_an_admin_port_is_not_asked() -> None:
 def test_kernel_settings_are_read_and_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "net/core").mkdir(parents=True)
     (tmp_path / "net/core/somaxconn").write_text("128\n")
-    assert look_at_host(tmp_path) == Host(len(os.sched_getaffinity(0)), 128, None)
+    assert look_at_host(tmp_path) == Host(config.cores(), 128, None)
 
 
 def test_descriptors_are_read_from_a_worker_and_from_no_other_process(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastgw.supervisor.worker_slots import PATIENCE
+from fastgw.supervisor.times import TIMES
 from tests.faults.clients import Habits
 from tests.faults.oracle import CUT, REFUSED
 from tests.faults.play import ANY, Scenario
@@ -26,7 +26,7 @@ GREEDY = Habits(connections=32, body_bytes=900_000, fresh_each=True)
 NOTICED_S, GRACE_S = 3.0, 1.0  # that a worker hangs; on a busy machine
 LOOP_KILLS = 5  # a crash loop: by then the pause before the next start is 1.6 s
 # A new connection must not have to wait longer for the slot in the loop.
-PATIENT_S = PATIENCE.queue + PATIENCE.queue_more + 2 * PATIENCE.look
+PATIENT_S = TIMES.queue + TIMES.queue_more + 2 * TIMES.look
 
 
 def killed_workers(stage: Stage) -> None:
@@ -72,7 +72,7 @@ def dead_agents(stage: Stage) -> None:
     """SIGKILL for the agent: nobody notices."""
     for number in range(stage.faults_wanted):
         if number:
-            wait(PATIENCE.good_run)  # after less, its successor has to wait
+            wait(TIMES.good_run)  # after less, its successor has to wait
         pid = next(pid for pid, title in stage.gateway.children().items() if title.endswith(" agent"))
         with stage.fault(
             lambda pid=pid: any(title.endswith(" agent") for title in others(stage, pid)) and stage.all_ready()

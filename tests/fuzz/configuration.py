@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from fastgw import config
 from fastgw.config import changes
+from fastgw.config.loading import MISTAKES_TOLD_MAX
 from fastgw.errors import ConfigError
 
 _WHOLE = """
@@ -66,4 +67,4 @@ def target(data: bytes) -> None:
     lines = told.split("\n")
     assert all(line.isprintable() for line in lines), told
     assert all(len(line) < 2000 for line in lines), told
-    assert len(lines) <= config.MISTAKES_TOLD_MAX + 2
+    assert len(lines) <= MISTAKES_TOLD_MAX + 2

@@ -1,5 +1,5 @@
 """The commands as an operator meets them: one clear line and exit code 2 for every mistake, and what they say when all
-is well. Which mistakes there are in a file is test_config.py's subject."""
+is well. Which mistakes there are in a file is the subject of tests/config."""
 
 from __future__ import annotations
 

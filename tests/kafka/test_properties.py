@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from fastgw import config, errors
-from fastgw.config.values import owner_of_property
+from fastgw.config.librdkafka import owner_of_property
 from fastgw.errors import Outcome
 from fastgw.kafka import link as kafka_client
 from fastgw.kafka.link import REFUSALS, REPLACE_AGAIN_NS, LinkSettings, client_settings, patience

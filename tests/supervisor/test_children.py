@@ -15,11 +15,11 @@ from tests.actors.alone import left_open
 from tests.waiting import eventually
 
 
-def child(program: str, slot: int = -1, generation: int = -1, fds: dict[str, list[int]] | None = None) -> Child:
+def child(program: str, worker: int = -1, generation: int = -1, fds: dict[str, list[int]] | None = None) -> Child:
     """Run a Python program as a child; `say` in it writes to the readiness pipe."""
     prelude = "import os, sys, signal\nsay = lambda text: os.write(int(sys.argv[-1]), text)\n"
     command = [sys.executable, "-S", "-c", prelude + program]
-    return Child(by_exec(command, environment(without=())), fds or {}, 0.0, inf, slot, generation)
+    return Child(by_exec(command, environment(without=())), fds or {}, 0.0, inf, worker, generation)
 
 
 def said(one: Child) -> str:
@@ -57,7 +57,7 @@ def test_its_end_is_told_in_words_and_frees_its_descriptors() -> None:
 
 
 def test_stopping_is_asked_first_and_remembered() -> None:
-    one = child(r"say(b'ready\n'); signal.pause()", slot=2, generation=5)
+    one = child(r"say(b'ready\n'); signal.pause()", worker=2, generation=5)
     assert not one.ends_within(0)
     assert said(one) == "ready"
     one.stop(kill_at=17.0)

@@ -331,21 +331,21 @@ def waiting_on(fd: int) -> int:
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "127.0.0.1:{port}"])
-def test_a_deaf_slot_takes_no_connections_until_it_listens_again(bind: str, opened: list[Listeners]) -> None:
+def test_a_worker_gets_no_connections_until_it_listens_again(bind: str, opened: list[Listeners]) -> None:
     with socket.socket() as asking:
         asking.bind(("127.0.0.1", 0))
         port = asking.getsockname()[1]
     one = open_listeners([bind.format(port=port)], workers=3)
     opened.append(one)
     fds = [one.fds_of(worker)[0] for worker in range(3)]
-    for deaf in ([0], [1], [0, 2], [2]):
-        one.set_deaf(deaf)
+    for away in ([0], [1], [0, 2], [2]):
+        one.set_not_accepting(away)
         clients = [connect_to(fds[0]) for _ in range(60)]
-        heard = {worker for worker in range(3) if worker not in deaf and waiting_on(fds[worker])}
-        assert heard == set(range(3)) - set(deaf)
+        heard = {worker for worker in range(3) if worker not in away and waiting_on(fds[worker])}
+        assert heard == set(range(3)) - set(away)
         for client in clients:
             client.close()
-    one.set_deaf([])
+    one.set_not_accepting([])
     clients = [connect_to(fds[0]) for _ in range(60)]
     counts = [waiting_on(fd) for fd in fds]
     assert sum(counts) == len(clients)
@@ -357,13 +357,13 @@ def test_a_deaf_slot_takes_no_connections_until_it_listens_again(bind: str, open
         client.close()
 
 
-def test_a_deaf_slot_whose_process_listened_again_and_died_is_deaf(opened: list[Listeners]) -> None:
+def test_a_worker_whose_process_listened_again_and_died_accepts_nothing(opened: list[Listeners]) -> None:
     opened.append(open_listeners(["127.0.0.1:0"], workers=2))
-    opened[0].set_deaf([0])
+    opened[0].set_not_accepting([0])
     fds = [opened[0].fds_of(worker)[0] for worker in range(2)]
     with socket.socket(fileno=os.dup(fds[0])) as as_the_process_does:
         as_the_process_does.listen(16)
-    for worker in (0, 0, 1):  # twice: a process may die without having listened; and slot 1 is not deaf
+    for worker in (0, 0, 1):  # twice: a process may die without having listened; and worker 1 accepts
         opened[0].left_by(worker)
     clients = [connect_to(fds[1]) for _ in range(20)]
     assert waiting_on(fds[1]) == len(clients)
@@ -371,24 +371,24 @@ def test_a_deaf_slot_whose_process_listened_again_and_died_is_deaf(opened: list[
         client.close()
 
 
-def test_connections_that_wait_for_a_slot_that_goes_deaf_are_reset(opened: list[Listeners]) -> None:
+def test_connections_that_wait_for_a_worker_that_accepts_nothing_any_more_are_reset(opened: list[Listeners]) -> None:
     opened.append(open_listeners(["127.0.0.1:0"], workers=2))
     clients = [connect_to(opened[0].fds_of(0)[0]) for _ in range(40)]
-    opened[0].set_deaf([0])
+    opened[0].set_not_accepting([0])
     left = waiting_on(opened[0].fds_of(1)[0])
     assert 0 < left < len(clients)
     resets = 0
     for client in clients:
         try:
-            assert client.recv(1) == b"", "taken and closed by slot 1"
+            assert client.recv(1) == b"", "taken and closed by worker 1"
         except ConnectionResetError:
             resets += 1
         client.close()
     assert resets == len(clients) - left
 
 
-def test_a_socket_that_all_slots_share_never_goes_deaf(opened: list[Listeners], tmp_path: Path) -> None:
+def test_a_socket_that_all_workers_share_always_accepts(opened: list[Listeners], tmp_path: Path) -> None:
     opened.append(open_listeners([f"unix:{tmp_path}/socket"], workers=2))
-    opened[0].set_deaf([0, 1])
+    opened[0].set_not_accepting([0, 1])
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/socket")

@@ -88,7 +88,7 @@ def test_a_worker_that_refuses_ends_the_start_and_leaves_nothing_behind(service:
 
 
 def test_a_worker_that_is_never_ready_ends_the_start_at_the_timeout(service: Start) -> None:
-    one = service({"FAKE_PATIENCE": "start=1.5"})
+    one = service({"FAKE_TIMES": "start=1.5"})
     one.plan("worker-0", "silent")
     one.launch()
     assert one.exit_code() == 2
@@ -204,7 +204,7 @@ def test_a_worker_that_hangs_while_it_starts_need_not_be_waited_for(service: Sta
 
 def test_a_worker_that_has_not_been_heard_yet_and_is_ready_in_the_table_keeps_its_connections(service: Start) -> None:
     """Who read in /readyz that all is well has come, and may wait in its queue: resetting it would be a lie."""
-    one = service({"FAKE_PATIENCE": "queue_more=0.2"}).start()
+    one = service({"FAKE_TIMES": "queue_more=0.2"}).start()
     one.plan("worker-1", "shy")
     os.kill(one.pid("worker 1.0"), signal.SIGKILL)
     eventually(lambda: one.events("worker 1.1 started"))
@@ -268,7 +268,7 @@ def test_when_the_supervisor_is_killed_no_child_stays(service: Start) -> None:
 
 
 def test_a_reload_replaces_every_worker_one_after_the_other_and_tells_the_agent(service: Start) -> None:
-    one = service({"FAKE_PATIENCE": "hung=10"}).start()
+    one = service({"FAKE_TIMES": "hung=10"}).start()
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
@@ -334,7 +334,7 @@ def test_a_reload_is_refused_when_the_checker_says_so_and_systemd_hears_why(serv
 def test_a_reload_is_refused_when_the_checker_has_no_result_and_nobody_waits_for_it(
     service: Start, how: str, why: str
 ) -> None:
-    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
+    one = service({"FAKE_TIMES": "start=3 hung=10"}).start()
     one.plan("checker", how)
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("checker started"))
@@ -348,7 +348,7 @@ def test_a_reload_is_refused_when_the_checker_has_no_result_and_nobody_waits_for
 
 
 def test_a_signal_to_reload_during_a_check_is_done_after_it(service: Start) -> None:
-    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
+    one = service({"FAKE_TIMES": "start=3 hung=10"}).start()
     one.plan("checker", "silent")
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("checker started"))
@@ -370,14 +370,14 @@ def test_the_end_does_not_wait_for_a_checker(service: Start) -> None:
 
 @pytest.mark.parametrize("how", ["dies", "refuses", "silent"])
 def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start, how: str) -> None:
-    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
+    one = service({"FAKE_TIMES": "start=3 hung=10"}).start()
     one.plan("worker-1", how)
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reload stopped, the old configuration stays", worker=1, undone=[0]))
     eventually(lambda: one.events("worker 0.2 started orders "))
     eventually(lambda: one.logged("child ended", child="worker 0.1"))
-    assert not one.events("worker 1.0 stopping"), "the old generation of the slot that failed goes on"
+    assert not one.events("worker 1.0 stopping"), "the old generation of the worker that failed goes on"
     one.behave("worker-1")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
@@ -386,7 +386,7 @@ def test_when_a_new_generation_is_not_ready_the_reload_goes_back(service: Start,
 
 
 def test_a_signal_to_reload_during_a_reload_is_done_after_it(service: Start) -> None:
-    one = service({"FAKE_PATIENCE": "hung=10"}).start()  # on a busy machine nobody is replaced for being slow
+    one = service({"FAKE_TIMES": "hung=10"}).start()  # on a busy machine nobody is replaced for being slow
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloading"))
@@ -404,7 +404,7 @@ def test_a_third_generation_waits_for_the_table_range_of_one_that_still_drains(s
     one.send(signal.SIGHUP)
     eventually(lambda: len(one.logged("reloading")) == 2)
     assert one.ask() in ("worker 0.0", "worker 0.1")
-    assert not one.events("worker 0.2"), "both ranges of the slot are taken"
+    assert not one.events("worker 0.2"), "both ranges of the worker are taken"
     one.behave("worker-0")
     eventually(lambda: len(one.logged("reloaded")) == 2)
     assert one.events("worker 0.2 started")
@@ -413,8 +413,8 @@ def test_a_third_generation_waits_for_the_table_range_of_one_that_still_drains(s
 def test_a_worker_that_dies_during_a_reload_before_its_turn_comes_back_with_the_old_configuration(
     service: Start,
 ) -> None:
-    one = service({"FAKE_PATIENCE": "start=3 hung=10"}).start()
-    one.plan("worker-0", "silent")  # the roll stands at slot 0
+    one = service({"FAKE_TIMES": "start=3 hung=10"}).start()
+    one.plan("worker-0", "silent")  # the roll stands at worker 0
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("worker 0.1 started orders-2"))
@@ -433,7 +433,7 @@ def test_the_end_drains_the_workers_then_the_agent_and_exits_with_0(service: Sta
     assert one.exit_code() == 0
     ends = [line for line in one.events() if "started" not in line]
     assert ends[-2:] == ["agent stopping", "agent drained"]
-    assert sorted(ends[:-2]) == [f"worker {slot}.0 {what}" for slot in (0, 1) for what in ("drained", "stopping")]
+    assert sorted(ends[:-2]) == [f"worker {worker}.0 {what}" for worker in (0, 1) for what in ("drained", "stopping")]
     assert any(message.startswith("STOPPING=1") for message in one.tellings())
 
 
@@ -445,7 +445,7 @@ def test_who_says_sigterm_again_and_again_changes_nothing(service: Start) -> Non
 
 def test_a_worker_that_does_not_end_is_killed_after_the_drain_timeout(service: Start) -> None:
     one = service(drain="200ms").start()
-    one.plan("worker-0", "deaf")
+    one.plan("worker-0", "stubborn")
     one.send(signal.SIGTERM)
     assert one.exit_code() == 0
     assert one.logged("out of patience: killed", child="worker 0.0")
@@ -454,7 +454,7 @@ def test_a_worker_that_does_not_end_is_killed_after_the_drain_timeout(service: S
 
 def test_a_second_interrupt_kills_at_once(service: Start) -> None:
     one = service(drain="1h").start()
-    one.plan("worker-0", "deaf")
+    one.plan("worker-0", "stubborn")
     one.send(signal.SIGINT)
     eventually(lambda: one.logged("draining"))
     one.send(signal.SIGINT)
@@ -496,7 +496,7 @@ def test_the_watchdog_is_fed_while_workers_live_and_children_know_nothing_of_it(
     assert "WATCHDOG_USEC" not in environ
 
 
-def test_the_watchdog_starves_while_nobody_serves_and_not_for_one_bad_slot(service: Start) -> None:
+def test_the_watchdog_starves_while_nobody_serves_and_not_for_one_bad_worker(service: Start) -> None:
     one = service({"WATCHDOG_USEC": "200000"}).start()
     one.plan("worker-0", "dies")
     os.kill(one.pid("worker 0.0"), signal.SIGKILL)
@@ -514,7 +514,7 @@ def test_the_watchdog_starves_while_nobody_serves_and_not_for_one_bad_slot(servi
 
 def test_the_watchdog_starves_while_a_heart_has_stopped(service: Start) -> None:
     """A hung worker is given time when the supervisor itself had stopped; systemd is told nothing meanwhile."""
-    one = service({"WATCHDOG_USEC": "200000", "FAKE_PATIENCE": "hung=1"}).start()
+    one = service({"WATCHDOG_USEC": "200000", "FAKE_TIMES": "hung=1"}).start()
     _fed_again(one)
     assert one.process is not None
     hung = one.pid("worker 0.0")

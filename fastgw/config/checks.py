@@ -1,0 +1,297 @@
+"""What no setting can know alone: clashes between settings, and files that cannot be used.
+
+`_CLASHES` lists the rules, each with what it compares; a mistake names both sides of its clash. Where one side has a
+mistake of its own, nothing is said of its clashes: they might be gone with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+from fastgw.config import units
+from fastgw.config.draft import Draft, largest_body_bytes, shape_of
+from fastgw.config.mistakes import Mistake, shown, under
+from fastgw.config.schema import (
+    BODY_MEMORY_BYTES,
+    CONNECTION_BODY_MEMORY_BYTES,
+    ROUTES_MAX,
+    SLOTS_MAX,
+    Admin,
+    Cluster,
+    Compression,
+    Cors,
+    Gateway,
+    Kafka,
+    Limits,
+    Listen,
+    Log,
+    Route,
+)
+from fastgw.config.values import is_topic, listened_on
+
+Routes = Mapping[int, Route]
+
+
+def clashes(draft: Draft) -> Iterator[Mistake]:
+    """The settings that do not go together."""
+    for find, needs in _CLASHES:
+        compared = [getattr(draft, name) for name in needs.split()]
+        if None not in compared:
+            yield from find(*compared)
+
+
+def unusable_files(draft: Draft) -> Iterator[Mistake]:
+    """The files that are named and cannot be used as they are meant."""
+    for path, listen in _each(draft.gateway, draft.listen_path) if draft.gateway else ():
+        yield from _unusable_certificate(listen, path)
+    if draft.log:
+        yield from _unwritable_access_file(draft.log)
+
+
+# --- the gateway and its listeners -----------------------------------------------------------------------------------
+
+
+def _too_many_slots(gateway: Gateway) -> Iterator[Mistake]:
+    most = SLOTS_MAX // (2 * gateway.workers)
+    if gateway.slots > most:
+        yield Mistake("gateway.slots", f"at most {most} with gateway.workers = {gateway.workers}", str(gateway.slots))
+
+
+def _too_long_response_topic(gateway: Gateway) -> Iterator[Mistake]:
+    if not is_topic(gateway.response_topic):
+        yield Mistake("gateway.response_topic", "at most 249 characters", shown(gateway.response_topic))
+
+
+def _no_listener(gateway: Gateway) -> Iterator[Mistake]:
+    if not gateway.listens:
+        yield Mistake("gateway.listen", "at least one address", "none")
+
+
+def _each(gateway: Gateway, listen_path: str) -> Iterator[tuple[str, Listen]]:
+    """Each listener and its path."""
+    return ((f"{listen_path}[{at}]", listen) for at, listen in enumerate(gateway.listens))
+
+
+def _half_of_tls(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
+    for path, listen in _each(gateway, listen_path):
+        if bool(listen.tls_cert) != bool(listen.tls_key):
+            missing, given = ("tls_key", "tls_cert") if listen.tls_cert else ("tls_cert", "tls_key")
+            yield Mistake(f"{path}.{missing}", f"a PEM file, because {given} is set", "nothing")
+
+
+def _more_than_express_speaks(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
+    for path, listen in _each(gateway, listen_path):
+        if listen.front == "express" and (listen.tls_cert or listen.http == "2"):
+            wanted = "TLS" if listen.tls_cert else "HTTP/2"
+            yield Mistake(f"{path}.front", f'"auto" or "granian", because {wanted} is set', '"express"')
+
+
+def _rights_without_file(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
+    for path, listen in _each(gateway, listen_path):
+        for name in ("mode", "group"):
+            if getattr(listen, name) not in (None, "") and not listen.bind.startswith("unix:"):
+                yield Mistake(f"{path}.{name}", "nothing, unless bind is a Unix socket", f"bind = {shown(listen.bind)}")
+
+
+def _same_address_twice(gateway: Gateway, admin: Admin, listen_path: str) -> Iterator[Mistake]:
+    taken = dict.fromkeys(listened_on(admin.listen), "admin.listen") if admin.listen else {}
+    for path, listen in _each(gateway, listen_path):
+        addresses = listened_on(listen.bind)
+        if found := [taken[address] for address in addresses if address in taken]:
+            yield Mistake(path, f"another address than {found[0]}", shown(listen.bind))
+        taken = dict.fromkeys(addresses, path) | taken
+
+
+def _proxy_protocol_beyond_express(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
+    for path, listen in _each(gateway, listen_path):
+        if listen.proxy_protocol and not listen.is_express:
+            # granian reads its sockets itself, and knows no such header.
+            wanted = 'front = "granian"' if listen.front == "granian" else 'http = "2"'
+            got = "true together with " + ("tls_cert" if listen.tls_cert else wanted)
+            hint = "let the proxy speak plain HTTP/1.1 to it"
+            yield Mistake(f"{path}.proxy_protocol", "an express listener", got, hint)
+
+
+def _proxy_protocol_of_nobody(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
+    for path, listen in _each(gateway, listen_path):
+        if listen.proxy_protocol and not gateway.trusted_proxies:
+            expected = f"the networks that may send the header, because {path}.proxy_protocol is set"
+            yield Mistake("gateway.trusted_proxies", expected, "none", 'such as ["10.0.0.0/8"]')
+
+
+# --- the cluster, Kafka, compression ---------------------------------------------------------------------------------
+
+
+def _node_out_of_range(cluster: Cluster) -> Iterator[Mistake]:
+    if cluster.mode != "static" and (cluster.node_index or cluster.node_count > 1):
+        name = "node_count" if cluster.node_count > 1 else "node_index"
+        yield Mistake(f"cluster.{name}", 'nothing, unless cluster.mode = "static"', f'cluster.mode = "{cluster.mode}"')
+    elif cluster.node_index >= cluster.node_count:
+        expected = f"less than cluster.node_count = {cluster.node_count}"
+        yield Mistake("cluster.node_index", expected, str(cluster.node_index), "nodes count from 0")
+
+
+def _records_too_small(kafka: Kafka, limits: Limits, routes: Routes, sound_routes: set[int]) -> Iterator[Mistake]:
+    name = "message.max.bytes"
+    most = kafka.client.get(name)
+    largest = _largest_sound_body_bytes(limits, routes, sound_routes)
+    if isinstance(most, str):  # librdkafka takes either
+        most = int(most) if most.isascii() and most.isdigit() else None
+    if isinstance(most, int) and most < largest:
+        yield Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
+
+
+def _body_memory_too_small(limits: Limits, routes: Routes, sound_routes: set[int]) -> Iterator[Mistake]:
+    largest = _largest_sound_body_bytes(limits, routes, sound_routes)
+    defaults = {"body_memory": BODY_MEMORY_BYTES, "connection_body_memory": CONNECTION_BODY_MEMORY_BYTES}
+    for key, default in defaults.items():
+        kept = getattr(limits, f"{key}_bytes")
+        if kept < largest and kept != default:
+            yield Mistake(f"limits.{key}", f"at least the largest max_body, {largest} bytes", f"{kept} bytes")
+
+
+def _largest_sound_body_bytes(limits: Limits, routes: Routes, sound_routes: set[int]) -> int:
+    return largest_body_bytes(limits, [routes[number] for number in sound_routes])
+
+
+def _nothing_to_compress(compression: Compression) -> Iterator[Mistake]:
+    if compression.min_size_bytes > compression.max_size_bytes:
+        most = units.format_bytes(compression.max_size_bytes)
+        got = shown(units.format_bytes(compression.min_size_bytes))
+        yield Mistake("compression.min_size", f"at most compression.max_size = {shown(most)}", got)
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+def _too_many_routes(routes: Routes) -> Iterator[Mistake]:
+    if len(routes) > ROUTES_MAX:
+        yield Mistake("route", f"at most {ROUTES_MAX} routes", str(len(routes)))
+
+
+def _requests_among_replies(routes: Routes, gateway: Gateway) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if route.topic == gateway.response_topic:
+            path = f"route[{number}].topic"
+            yield Mistake(path, "another topic than gateway.response_topic", shown(route.topic))
+
+
+def _key_without_parameter(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        where, _, name = route.key.partition(".")
+        if where == "path" and not {f"{{{name}}}", f"{{{name}...}}"} & set(route.path.split("/")):
+            hint = f"path = {shown(route.path)}"
+            yield Mistake(f"route[{number}].key", "a parameter of the route's path", shown(route.key), hint)
+
+
+def _same_requests(routes: Routes) -> Iterator[Mistake]:
+    """Two routes that match the same requests equally well: same method, same shape of path. Or have the same name."""
+    names: dict[str, int] = {}
+    shapes: dict[tuple[str, ...], int] = {}
+    for at, route in routes.items():
+        first = names.setdefault(route.name, at)
+        firsts = [(shapes.setdefault((method, *shape_of(route.path)), at), method) for method in route.methods]
+        taken = next(((same, method) for same, method in firsts if same != at), None)
+        if taken is not None:
+            expected, got = f"requests that route[{taken[0]}] does not take", f"{taken[1]} {route.path}"
+            yield Mistake(f"route[{at}]", expected, got, "one of the two has to go")
+        elif first != at:
+            yield Mistake(f"route[{at}].name", f"another name than route[{first}].name", shown(route.name))
+
+
+def _partitioner_without_key(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if not route.key and route.key_partitioner != "crc32":
+            path = f"route[{number}].key_partitioner"
+            yield Mistake(path, "nothing, unless the route has a key", shown(route.key_partitioner))
+
+
+def _two_partitioners(routes: Routes) -> Iterator[Mistake]:
+    """One key of one topic goes to one partition, whichever route it comes by."""
+    firsts: dict[str, int] = {}
+    for number, route in routes.items():
+        first = firsts.setdefault(route.topic, number) if route.key else number
+        if routes[first].key_partitioner != route.key_partitioner:
+            expected = f"{shown(routes[first].key_partitioner)}, as route[{first}] has it for the same topic"
+            yield Mistake(f"route[{number}].key_partitioner", expected, shown(route.key_partitioner))
+
+
+# --- web pages -------------------------------------------------------------------------------------------------------
+
+
+def _unsafe_cors(cors_tables: Mapping[str, Cors]) -> Iterator[Mistake]:
+    for path, cors in cors_tables.items():
+        yield from _origins_too_wide(cors, path)
+
+
+def _origins_too_wide(cors: Cors, path: str) -> Iterator[Mistake]:
+    if "*" in cors.origins and len(cors.origins) > 1:
+        yield Mistake(f"{path}.origins", 'either "*" or a list of origins', "both")
+    elif "*" in cors.origins and cors.credentials:
+        hint = "any page could act in the name of whoever visits it; list the origins"
+        yield Mistake(f"{path}.credentials", 'false, because origins = "*"', "true", hint)
+
+
+# Each rule, and the parts of a `Draft` that it compares; it is left out while one of them is missing.
+_CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
+    (_too_many_slots, "gateway"),
+    (_too_long_response_topic, "gateway"),
+    (_no_listener, "gateway"),
+    (_half_of_tls, "gateway listen_path"),
+    (_more_than_express_speaks, "gateway listen_path"),
+    (_rights_without_file, "gateway listen_path"),
+    (_same_address_twice, "gateway admin listen_path"),
+    (_proxy_protocol_beyond_express, "gateway listen_path"),
+    (_proxy_protocol_of_nobody, "gateway listen_path"),
+    (_node_out_of_range, "cluster"),
+    (_records_too_small, "kafka limits routes sound_routes"),
+    (_body_memory_too_small, "limits routes sound_routes"),
+    (_too_many_routes, "routes"),
+    (_requests_among_replies, "routes gateway"),
+    (_key_without_parameter, "routes"),
+    (_nothing_to_compress, "compression"),
+    (_same_requests, "routes"),
+    (_partitioner_without_key, "routes"),
+    (_two_partitioners, "routes"),
+    (_unsafe_cors, "cors_tables"),
+)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _unusable_certificate(listen: Listen, path: str) -> Iterator[Mistake]:
+    missing = [name for name in ("tls_cert", "tls_key") if _cannot_be_read(getattr(listen, name))]
+    for name in missing:
+        yield Mistake(f"{path}.{name}", "a file that can be read", shown(getattr(listen, name)))
+    if listen.tls_cert and listen.tls_key and not missing:
+        yield from _refused_certificate(listen, path)
+
+
+def _cannot_be_read(file: str) -> bool:
+    return bool(file) and not os.access(file, os.R_OK)
+
+
+def _refused_certificate(listen: Listen, path: str) -> Iterator[Mistake]:
+    """A front that cannot use it would only die of it, again and again."""
+    import ssl  # most gateways need none, and every command would load it
+
+    try:
+        # Without a password OpenSSL would ask for one on the terminal; keys that need one are not taken.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key, password="")
+    except OSError as error:
+        expected = "a PEM certificate and, in tls_key, the private key that belongs to it, not encrypted"
+        why = str(error.strerror).partition(" (_ssl")[0]
+        yield Mistake(f"{path}.tls_cert", expected, f"{shown(listen.tls_cert)}: {why}")
+
+
+def _unwritable_access_file(log: Log) -> Iterator[Mistake]:
+    target = log.access_file
+    if log.access == "off" or target in ("stdout", "stderr"):
+        return
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        yield Mistake("log.access_file", "a file in a directory that exists", shown(target))
+    elif os.path.isdir(target) or not os.access(target if os.path.exists(target) else folder, os.W_OK):
+        yield Mistake("log.access_file", "a file that can be written", shown(target))

@@ -1,0 +1,80 @@
+"""Which handler answers a request: the most exact one by method and route."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fastgw.errors import ConfigError
+from fastgw.service.messages import Request
+
+Handler = Callable[[Request], Any]
+Place = tuple[bytes, bytes]
+"""What a handler is for: a method and the gateway's route template; empty stands for any."""
+
+EVERYTHING: Place = (b"", b"")
+
+
+class Handlers:
+    """The handlers of one service.
+
+    Attributes:
+        asynchronous: those of them that are awaited.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic  # for messages
+        self._by_place: dict[Place, Handler] = {}
+        self.asynchronous: set[Handler] = set()
+
+    def __repr__(self) -> str:
+        return f"<Handlers {self.names()}>"
+
+    def __len__(self) -> int:
+        return len(self._by_place)
+
+    def place_of(self, route: str) -> Place:
+        """What a route such as "POST /orders", "/orders" or "POST" stands for.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        words = route.split()
+        path = words.pop() if words and words[-1].startswith("/") else ""
+        method = words.pop() if words else ""
+        if words or not (method == "" or (method.isalpha() and method.isupper())):
+            raise ConfigError(f'Service({self._topic!r}): expected a route like "POST /orders", got {route!r}')
+        return method.encode(), path.encode()
+
+    def add(self, place: Place, handler: Handler) -> None:
+        """
+        Raises:
+            ConfigError: the place has one already.
+        """
+        if place in self._by_place:
+            name = _name(place) or "all requests"
+            raise ConfigError(f"Service({self._topic!r}): {name} has two handlers")
+        self._by_place[place] = handler
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+            self.asynchronous.add(handler)
+
+    def find(self, request: Request) -> Handler | None:
+        """The most exact handler of a request, or None."""
+        headers, handlers = request.record_headers, self._by_place
+        method, route = headers.get("http_method") or b"", headers.get("http_route") or b""
+        for place in ((method, route), (b"", route), (method, b""), EVERYTHING):
+            handler = handlers.get(place)
+            if handler is not None:
+                return handler
+        if method == b"HEAD":  # a GET whose content is not sent (RFC 9110, 9.3.2)
+            return handlers.get((b"GET", route)) or handlers.get((b"GET", b""))
+        return None
+
+    def names(self) -> str:
+        """What there are handlers for, for people."""
+        return ", ".join(sorted(map(_name, self._by_place)))
+
+
+def _name(place: Place) -> str:
+    return b" ".join(filter(None, place)).decode()
