@@ -217,12 +217,12 @@ class Worker:
                 if held_back >= 0:
                     where = {"partition": reply.partition, "offset": reply.offset}
                     log.exception("reply not handled", **where, held_back=held_back)
-                self._table.count_fate(self._process_index, ReplyDisposition.MALFORMED)
+                self._table.count_disposition(self._process_index, ReplyDisposition.MALFORMED)
 
     def _take_reply(self, reply: Reply, now_ns: int) -> None:
         cid = ids.parse(reply.correlation_id)
         if cid is None:
-            self._table.count_fate(self._process_index, ReplyDisposition.MALFORMED)
+            self._table.count_disposition(self._process_index, ReplyDisposition.MALFORMED)
             return
         whose = self._router.whose(cid, reply.partition, reply.offset)
         if whose is MINE:
@@ -230,7 +230,7 @@ class Worker:
         elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and reply.partition in self._ownership.assigned:
             self._hear_duplicate(cid.node, reply.partition, now_ns)
         elif whose is not Whose.LEAVE:
-            self._table.count_fate(self._process_index, self._pass_on(whose, cid, reply))
+            self._table.count_disposition(self._process_index, self._pass_on(whose, cid, reply))
 
     def _resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
         if cid.slot == canary.SLOT:
@@ -238,10 +238,10 @@ class Worker:
                 return
             self._reply_path_changed()
             return
-        self._table.count_fate(self._process_index, self._exchange.resolve(cid, reply, now_ns))
+        self._table.count_disposition(self._process_index, self._exchange.resolve(cid, reply, now_ns))
 
     def _hear_duplicate(self, node: int, partition: int, now_ns: int) -> None:
-        self._table.count_fate(self._process_index, ReplyDisposition.RIVAL)
+        self._table.count_disposition(self._process_index, ReplyDisposition.RIVAL)
         if self._duplicates.heard(node, now_ns):
             log.error(
                 "another node claims partitions of ours",
@@ -270,7 +270,7 @@ class Worker:
         if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
             self._resolve(cid, reply, now_ns)
         else:
-            self._table.count_fate(self._process_index, ReplyDisposition.ORPHAN)
+            self._table.count_disposition(self._process_index, ReplyDisposition.ORPHAN)
 
     @property
     def _address(self) -> tuple[int, int, int]:
@@ -278,7 +278,7 @@ class Worker:
 
     def _forward_dropped(self, count: int) -> None:
         for _ in range(count):
-            self._table.count_fate(self._process_index, ReplyDisposition.DROPPED)
+            self._table.count_disposition(self._process_index, ReplyDisposition.DROPPED)
 
     # Partitions.
 
@@ -372,7 +372,7 @@ class Worker:
 
     def _follow_services(self, now_ns: int) -> None:
         """What the agent has found out about the services; nothing, if that was long ago."""
-        is_fresh = now_ns - self._table.waits_told_ns() < WAITS_FRESH_NS
+        is_fresh = now_ns - self._table.waits_written_ns() < WAITS_FRESH_NS
         for plan in self._watched:
             plan.wait_ns = self._table.wait_ns(plan.number) if is_fresh else 0
 
