@@ -30,9 +30,10 @@ from fastgw.config import ACCEPT_BACKLOG, Compression, Config, Listen
 from fastgw.core import canary, record_key
 from fastgw.core.canary import Canary
 from fastgw.core.duplicate_nodes import DuplicateNodes
-from fastgw.core.exchange import Exchange, Plan
+from fastgw.core.exchange import Exchange
 from fastgw.core.ownership import NO_HOME, Ownership
 from fastgw.core.partitioner_learner import PartitionerLearner
+from fastgw.core.plan import Plan
 from fastgw.core.reply_router import MINE, ReplyRouter, Whose
 from fastgw.core.routing import Router
 from fastgw.core.spread import Spread
@@ -374,7 +375,9 @@ class Worker:
         """What the agent has found out about the services; nothing, if that was long ago."""
         is_fresh = now_ns - self._table.waits_written_ns() < WAITS_FRESH_NS
         for plan in self._watched:
-            plan.wait_ns = self._table.wait_ns(plan.number) if is_fresh else 0
+            wait_ns = self._table.wait_ns(plan.number) if is_fresh else 0
+            plan.has_consumer = wait_ns != _ctable.NO_CONSUMER
+            plan.backlog_ns = max(wait_ns, 0)
 
     def _decide_spread(self, now_ns: int) -> None:
         for spread, plans in self._spreads.items():
