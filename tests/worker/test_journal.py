@@ -11,7 +11,7 @@ ID = b"00000000-0000-8000-8000-000000000001"
 KIND, OTHER = ("expired", "POST /o"), ("expired", "POST /p")
 
 
-def test_the_first_of_a_kind_is_told_and_the_others_of_its_period_are_counted():
+def test_the_first_of_a_kind_is_logged_and_the_others_of_its_period_are_counted():
     throttle = Throttle(10)
     assert [throttle.admit(KIND, now_ns) for now_ns in (0, 1, 9, 10, 11, 20)] == [0, -1, -1, 2, -1, 1]
 
@@ -21,7 +21,7 @@ def test_kinds_do_not_hold_each_other_back():
     assert [throttle.admit(kind, 0) for kind in (KIND, OTHER, KIND)] == [0, 0, -1]
 
 
-def test_what_was_held_back_last_is_told_when_its_period_has_passed_and_only_once():
+def test_what_was_held_back_last_is_logged_when_its_period_has_passed_and_only_once():
     throttle = Throttle(10)
     for _ in range(3):
         throttle.admit(KIND, 0)
