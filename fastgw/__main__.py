@@ -40,7 +40,7 @@ def _stand_by(arguments: Sequence[str]) -> int:
     from setproctitle import setproctitle
 
     from fastgw.supervisor.standby import await_role
-    from fastgw.worker import worker  # noqa: F401  this is what takes the time
+    from fastgw.worker import process  # noqa: F401  this is what takes the time
 
     setproctitle(f"fastgw: {options.name} standby")
     role = await_role(options.standby_fd)
@@ -59,9 +59,9 @@ def _be(kind: str, arguments: Sequence[str]) -> int:
     _do_without_rich()
     try:
         if kind == "worker":
-            from fastgw.worker import worker
+            from fastgw.worker import process
 
-            return worker.main(**options)
+            return process.main(**options)
         if kind == "checker":
             from fastgw.agent import checker
 

@@ -21,24 +21,25 @@
 
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
-    CT_LAYOUT_VERSION = 4,
+    CT_LAYOUT_VERSION = 5,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
     CT_UNOWNED = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
     CT_SLOTS_MAX = 1 << CT_SLOT_BITS,
-    CT_TAG_BITS = 62,        /* leaves two bits for the fate in a tombstone */
+    CT_TAG_BITS = 62,        /* leaves two bits of a tombstone for how that occupant ended */
     CT_PARTITIONS_MAX = 4096,
     CT_ROUTES_MAX = 2048,
     CT_UNROUTED = CT_ROUTES_MAX - 1, /* the counters of requests without a route: no route has this number */
-    CT_ENDINGS_MAX = 32,
-    CT_FATES_MAX = 16,
-    CT_EXTRAS_MAX = 16,
+    CT_ENDINGS_MAX = 64,
+    CT_DISPOSITIONS_MAX = 16, /* what becomes of reply records */
+    CT_TALLIES_MAX = 16,      /* whatever else is counted */
     CT_QUEUE_TO_ACK = 0, /* the phases of a request: a histogram each */
     CT_ACK_TO_REPLY = 1,
     CT_TOTAL = 2,
     CT_PHASES = 3,
     CT_BOUNDS = 14,          /* finite histogram bounds; one more bucket takes what lies above them */
     CT_PAGE_BYTES = 4096,
+    CT_NO_CONSUMER = -1,     /* in place of the time that a request would wait for its service: for ever */
 };
 #define CT_MAGIC UINT64_C(0x656c626174776766) /* "fgwtable" in little-endian memory */
 
@@ -73,8 +74,9 @@ typedef struct {
     alignas(64) ct_u64 draining;
     alignas(64) ct_u64 worker_starts[CT_WORKERS_MAX + 1];
     alignas(64) ct_u64 agent_beat_ns; /* monotonic; 0: none yet */
-    ct_u64 waits_told_ns;             /* monotonic; 0: never */
-    ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service; ~0: for ever */
+    ct_u64 waits_written_ns;          /* monotonic; 0: never */
+    ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service, 0 as far as is
+                                       * known, or CT_NO_CONSUMER */
 } ct_header;
 
 typedef struct {
@@ -110,8 +112,8 @@ typedef struct { /* what belongs to one route lies together: two routes in use t
 } ct_route_counters;
 
 typedef struct {
-    alignas(64) ct_u64 fates[CT_FATES_MAX];
-    ct_u64 extras[CT_EXTRAS_MAX];
+    alignas(64) ct_u64 dispositions[CT_DISPOSITIONS_MAX];
+    ct_u64 tallies[CT_TALLIES_MAX];
     ct_route_counters routes[CT_ROUTES_MAX];
 } ct_counters;
 
@@ -122,7 +124,7 @@ typedef struct {
     ct_u64 claimed_ns;
     ct_u64 sent_ns;
     ct_u64 recorded_ns;
-    ct_u64 tombstone; /* tag of the occupant before 62 | fate 2 */
+    ct_u64 tombstone; /* tag of the occupant before 62 | its ct_ended 2 */
     ct_u64 place;     /* unused 32 | home partition 16 | route 16 */
 } ct_slot;
 
@@ -249,7 +251,9 @@ static inline int ct_move(ct_slot *slot, uint64_t word, uint32_t to)
 }
 
 /* ---- the life of an occupancy ---- */
-enum ct_fate { CT_FATE_NONE = 0, CT_FATE_ANSWERED = 1, CT_FATE_OTHER = 2 };
+/* How the occupant before ended, as a tombstone has it. */
+enum ct_ended { CT_ENDED_NONE = 0, CT_ENDED_ANSWERED = 1, CT_ENDED_OTHERWISE = 2 };
+/* Why nobody waits for a reply. */
 enum ct_verdict { CT_LATE = -1, CT_DUPLICATE = -2, CT_FORGED = -3 };
 
 typedef struct {
@@ -276,8 +280,8 @@ static inline int64_t ct_publish(ct_slot *slot, uint32_t index, const ct_request
     if (!ct_is(word, CT_BIT(CT_CLAIMING))) return -1;
     uint32_t ending = ct_ending_of(word);
     if (ending) {
-        uint64_t fate = ending == CT_ANSWERED ? CT_FATE_ANSWERED : CT_FATE_OTHER;
-        ct_store_release(&slot->tombstone, ct_load_relaxed(&slot->tag) << 2 | fate);
+        uint64_t ended = ending == CT_ANSWERED ? CT_ENDED_ANSWERED : CT_ENDED_OTHERWISE;
+        ct_store_release(&slot->tombstone, ct_load_relaxed(&slot->tag) << 2 | ended);
     }
     CT_STEP(TOMBSTONE_WRITTEN);
     ct_store_release(&slot->tag, request->tag);
@@ -328,8 +332,8 @@ static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
         }
         if (ct_load_relaxed(&slot->word) != word) continue;
         if (resident == tag && ct_ending_of(word)) return ct_verdict_by_ending(ct_ending_of(word) == CT_ANSWERED);
-        uint32_t fate = tombstone & 3;
-        if (fate && tombstone >> 2 == tag) return ct_verdict_by_ending(fate == CT_FATE_ANSWERED);
+        uint32_t ended = tombstone & 3;
+        if (ended && tombstone >> 2 == tag) return ct_verdict_by_ending(ended == CT_ENDED_ANSWERED);
         return CT_FORGED;
     }
 }

@@ -18,7 +18,7 @@ cdef extern from "_ctable.h" nogil:
         ct_u64 draining
         ct_u64* worker_starts
         ct_u64 agent_beat_ns
-        ct_u64 waits_told_ns
+        ct_u64 waits_written_ns
         ct_u64* waits_ns
     ctypedef struct ct_map:
         ct_u64 version
@@ -38,8 +38,8 @@ cdef extern from "_ctable.h" nogil:
         ct_u64* endings
         ct_histogram* phases
     ctypedef struct ct_counters:
-        ct_u64* fates
-        ct_u64* extras
+        ct_u64* dispositions
+        ct_u64* tallies
         ct_route_counters* routes
     ctypedef struct ct_slot:
         ct_u64 word
@@ -67,7 +67,6 @@ cdef extern from "_ctable.h" nogil:
     void ct_store_release(ct_u64* word, uint64_t value)
     void ct_add_relaxed(ct_u64* word, uint64_t n)
     uint32_t ct_state_of(uint64_t word)
-    bint ct_is(uint64_t word, uint32_t states)
     bint ct_names(int64_t token, uint64_t word)
 
     # ---- steps of a slot: 0 or -1 when somebody else was faster or the token is stale
@@ -106,11 +105,9 @@ cdef extern from "_ctable.h" nogil:
     # ---- constants
     const uint64_t CT_MAGIC
     const uint64_t* CT_BOUND_NS
-    const uint32_t CT_LIVE
-    const uint32_t CT_TERMINAL
     cdef enum:
         CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_UNOWNED, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
-        CT_UNROUTED, CT_ENDINGS_MAX, CT_FATES_MAX, CT_EXTRAS_MAX, CT_PHASES, CT_BOUNDS
+        CT_UNROUTED, CT_ENDINGS_MAX, CT_DISPOSITIONS_MAX, CT_TALLIES_MAX, CT_PHASES, CT_BOUNDS, CT_NO_CONSUMER
         CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
         CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED, CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED
         CT_RECLAIMED, CT_RESTING, CT_STATES

@@ -23,7 +23,7 @@ RECLAIMED: Final[int]  # ending: its process died
 RESTING: Final[int]
 STATE_NAMES: Final[tuple[str, ...]]  # by state number
 
-# What `resolve` says about a reply that nobody waits for.
+# The verdict of `resolve` on a reply that nobody waits for.
 LATE: Final[int]  # -1: the request ended without it
 DUPLICATE: Final[int]  # -2: the request has been answered already
 FORGED: Final[int]  # -3: neither this request nor the one before it in this slot
@@ -35,10 +35,11 @@ PARTITIONS_MAX: Final[int]
 ROUTES_MAX: Final[int]  # rows of counters
 UNROUTED: Final[int]  # the last of them: requests without a route; a route's number is below it
 ENDINGS_MAX: Final[int]
-FATES_MAX: Final[int]
-EXTRAS_MAX: Final[int]
+DISPOSITIONS_MAX: Final[int]
+TALLIES_MAX: Final[int]
 UNOWNED: Final[int]  # 0xFF in the partition map: no worker of this node
 NOT_READING: Final[int]  # 2**64 - 1: the process does not read this partition
+NO_CONSUMER: Final[int]  # -1, in place of a time that requests would wait: their service has no consumer
 
 PHASES: Final[int]
 QUEUE_TO_ACK: Final[int]
@@ -99,12 +100,13 @@ class Table:
 
     # How long requests would wait for their services; one writer: the agent.
     def write_waits(self, waits_ns: dict[int, int], now_ns: int) -> None:
-        """Replaces what is known: route -> ns, -1 for ever; 0 for every route that is not named."""
+        """Replaces what is known: route -> ns or NO_CONSUMER; 0 for every route that is not named."""
 
-    def waits_told_ns(self) -> int:
+    def waits_written_ns(self) -> int:
         """When that was done last, monotonic; 0: never."""
 
-    def wait_ns(self, route: int) -> int: ...
+    def wait_ns(self, route: int) -> int:
+        """NO_CONSUMER, or how long a request would wait for its service; 0: not at all, as far as is known."""
 
     # The partition map; one writer: the agent.
     def write_map(self, owners: Buffer) -> int:
@@ -150,12 +152,9 @@ class Table:
 
     # Counters: added to and never reset; a process that takes over a range goes on where the last one ended.
     def count(self, process: int, route: int, ending_number: int) -> None: ...
-    def count_fate(self, process: int, fate: int) -> None: ...
-    def observe(self, process: int, route: int, phase: int, duration_ns: int) -> None:
-        """A negative duration counts as 0."""
-
+    def count_disposition(self, process: int, disposition: int) -> None: ...
     def add_tally(self, process: int, index: int, n: int) -> None:
-        """Adds n >= 0 to one of EXTRAS_MAX free counters."""
+        """Adds n >= 0 to one of TALLIES_MAX free counters."""
 
     def endings(self, route: int) -> tuple[int, ...]:
         """By ending number, summed over processes."""
@@ -163,10 +162,11 @@ class Table:
     def histogram(self, route: int, phase: int) -> tuple[tuple[int, ...], int]:
         """(how many in each bucket, by BUCKETS, not cumulative; sum in ns), summed over processes."""
 
-    def fates(self) -> tuple[int, ...]: ...
-    def fates_of(self, process: int) -> tuple[int, ...]: ...
-    def tally(self, index: int) -> int: ...
-    def tallies_of(self, process: int) -> tuple[int, ...]: ...
+    def dispositions(self) -> tuple[int, ...]:
+        """Of reply records, by number, summed over processes."""
+
+    def tally(self, index: int) -> int:
+        """Summed over processes."""
 
     # The whole table.
     def reclaim(self, process: int) -> tuple[int, int]:
@@ -184,8 +184,6 @@ class Table:
 
     def open_range(self, process: int) -> SlotRange:
         """ValueError when slots of the last owner have not been reclaimed."""
-
-    def measure_counts(self, process: int, rounds: int) -> None: ...
 
 class SlotRange:
     """The claiming side of one process's slots: opened once by the process that owns it, used by one thread.
@@ -225,9 +223,6 @@ class SlotRange:
         Returns the live state it was in when this call ended it, -1 when something else had ended it.
         """
 
-    def state(self, token: int) -> int:
-        """Live or ending state; -1 once it was released."""
-
     def times(self, token: int) -> tuple[int, int, int, int]:
         """(claimed, sent, recorded, deadline) in ns, 0 = never; right until the slot is claimed anew (ValueError)."""
 
@@ -249,5 +244,3 @@ class SlotRange:
 
     def live_before(self, ns: int) -> int:
         """How many live slots were claimed before `ns`."""
-
-    def measure_cycles(self, rounds: int) -> int: ...

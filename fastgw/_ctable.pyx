@@ -10,7 +10,8 @@ that needs more than `reclaim`.
     processes     two for each worker slot: process = worker * 2 + generation % 2
                   identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, and for each
                   partition the lowest offset that it reads
-    counters      one block for each process: fates, extras, and for each route endings and three histograms
+    counters      one block for each process: dispositions of replies, tallies, and for each route endings and three
+                  histograms
     slots         one range for each process
 
     a slot, one cache line
@@ -19,9 +20,9 @@ that needs more than `reclaim`.
         | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home      |
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
     word = sequence number of the slot (32) | ending (8) | state (8); tag = nonce, home and salt of the id (62 bits);
-    tombstone = tag of the occupant before (62) | fate (2: none, answered, other); times in monotonic ns
+    tombstone = tag of the occupant before (62) | how it ended (2: none, answered, otherwise); times in monotonic ns
 
-States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data; generation + 1 at each claim):
+States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data; sequence number + 1 at each claim):
 
     FREE ──────┐         ┌──────────────────────────── abandoned, or repaired after a death ────────┐
                v         │                                                                          v
@@ -31,7 +32,7 @@ States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data
 
 All moves are compare-and-set on the word, so of reply, deadline, disconnect, drain and reclaim exactly one wins.
 A slot keeps its ending while it rests and while it is claimed anew; with the tombstone, a reply for the last occupant
-or the one before is told apart: LATE (ended without it), DUPLICATE (answered already), FORGED (never was).
+or the one before gets its verdict: LATE (ended without it), DUPLICATE (answered already), FORGED (never was).
 
 Who writes what
     map                   the agent, alone                       header            whoever formats, once
@@ -86,8 +87,9 @@ LATE, DUPLICATE, FORGED = CT_LATE, CT_DUPLICATE, CT_FORGED
 
 LAYOUT_VERSION, WORKERS_MAX, SLOTS_MAX = CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_SLOTS_MAX
 PARTITIONS_MAX, ROUTES_MAX, ENDINGS_MAX = CT_PARTITIONS_MAX, CT_ROUTES_MAX, CT_ENDINGS_MAX
-FATES_MAX, EXTRAS_MAX, UNOWNED, UNROUTED = CT_FATES_MAX, CT_EXTRAS_MAX, CT_UNOWNED, CT_UNROUTED
+DISPOSITIONS_MAX, TALLIES_MAX, UNOWNED, UNROUTED = CT_DISPOSITIONS_MAX, CT_TALLIES_MAX, CT_UNOWNED, CT_UNROUTED
 NOT_READING = 2**64 - 1
+NO_CONSUMER = CT_NO_CONSUMER
 
 PHASES = CT_PHASES
 QUEUE_TO_ACK, ACK_TO_REPLY, TOTAL = CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
@@ -146,10 +148,10 @@ cdef int check_header(const ct_header* header, uint64_t total) except -1:
         raise ValueError(f"table: expected magic {CT_MAGIC:#x}, got {ct_load_acquire(&header.magic):#x}")
     if header.layout_version != CT_LAYOUT_VERSION:
         raise ValueError(f"table: expected layout version {CT_LAYOUT_VERSION}, got {header.layout_version}")
-    cdef uint64_t told = ct_layout_size(header.workers, header.slots_per_process)
-    if told == 0 or header.total_bytes != told or total != told:
+    cdef uint64_t expected = ct_layout_size(header.workers, header.slots_per_process)
+    if expected == 0 or header.total_bytes != expected or total != expected:
         raise ValueError(
-            f"table: expected {told} bytes for {header.workers} workers with {header.slots_per_process} slots per "
+            f"table: expected {expected} bytes for {header.workers} workers with {header.slots_per_process} slots per "
             f"process, got a header that says {header.total_bytes} and a file of {total}"
         )
     return 0
@@ -214,10 +216,10 @@ cdef class Table:
         cdef int route
         for route in range(CT_ROUTES_MAX):
             ct_store_relaxed(&header.waits_ns[route], <uint64_t> <int64_t> waits_ns.get(route, 0))
-        ct_store_release(&header.waits_told_ns, now_ns)
+        ct_store_release(&header.waits_written_ns, now_ns)
 
-    def waits_told_ns(self):
-        return ct_load_acquire(&self.view.header.waits_told_ns)
+    def waits_written_ns(self):
+        return ct_load_acquire(&self.view.header.waits_written_ns)
 
     def wait_ns(self, int64_t route):
         check_below("route", route, CT_ROUTES_MAX)
@@ -324,21 +326,15 @@ cdef class Table:
         check_below("ending", ending_number, CT_ENDINGS_MAX)
         ct_add_relaxed(&counters.routes[route].endings[ending_number], 1)
 
-    def count_fate(self, int64_t process, int64_t fate):
+    def count_disposition(self, int64_t process, int64_t disposition):
         cdef ct_counters* counters = self._counters(process)
-        check_below("fate", fate, CT_FATES_MAX)
-        ct_add_relaxed(&counters.fates[fate], 1)
-
-    def observe(self, int64_t process, int64_t route, int64_t phase, int64_t duration_ns):
-        cdef ct_counters* counters = self._counters(process)
-        check_below("route", route, CT_ROUTES_MAX)
-        check_below("phase", phase, CT_PHASES)
-        ct_observe(&counters.routes[route].phases[phase], <uint64_t> max(duration_ns, 0))
+        check_below("disposition", disposition, CT_DISPOSITIONS_MAX)
+        ct_add_relaxed(&counters.dispositions[disposition], 1)
 
     def add_tally(self, int64_t process, int64_t index, uint64_t n):
         cdef ct_counters* counters = self._counters(process)
-        check_below("extra", index, CT_EXTRAS_MAX)
-        ct_add_relaxed(&counters.extras[index], n)
+        check_below("tally", index, CT_TALLIES_MAX)
+        ct_add_relaxed(&counters.tallies[index], n)
 
     def endings(self, int64_t route):
         cdef uint64_t[CT_ENDINGS_MAX] sums
@@ -369,20 +365,24 @@ cdef class Table:
                 sums[i] += ct_load_relaxed(&histogram.buckets[i])
         return tuple([sums[i] for i in range(CT_BOUNDS + 1)]), sum_ns
 
-    def fates_of(self, int64_t process):
-        cdef ct_counters* counters = self._counters(process)
-        return tuple([ct_load_relaxed(&counters.fates[i]) for i in range(CT_FATES_MAX)])
-
-    def fates(self):
-        return tuple([sum(column) for column in zip(*map(self.fates_of, range(self.processes)), strict=True)])
-
-    def tallies_of(self, int64_t process):
-        cdef ct_counters* counters = self._counters(process)
-        return tuple([ct_load_relaxed(&counters.extras[i]) for i in range(CT_EXTRAS_MAX)])
+    def dispositions(self):
+        cdef uint64_t[CT_DISPOSITIONS_MAX] sums
+        cdef uint32_t process
+        cdef int i
+        for i in range(CT_DISPOSITIONS_MAX):
+            sums[i] = 0
+        for process in range(self.view.process_count):
+            for i in range(CT_DISPOSITIONS_MAX):
+                sums[i] += ct_load_relaxed(&self.view.counters[process].dispositions[i])
+        return tuple([sums[i] for i in range(CT_DISPOSITIONS_MAX)])
 
     def tally(self, int64_t index):
-        check_below("extra", index, CT_EXTRAS_MAX)
-        return sum([self.tallies_of(process)[index] for process in range(self.processes)])
+        cdef uint64_t total = 0
+        cdef uint32_t process
+        check_below("tally", index, CT_TALLIES_MAX)
+        for process in range(self.view.process_count):
+            total += ct_load_relaxed(&self.view.counters[process].tallies[index])
+        return total
 
     # ---- the whole table
 
@@ -428,13 +428,6 @@ cdef class Table:
     def open_range(self, int64_t process):
         self._process(process)
         return SlotRange(self, process)
-
-    def measure_counts(self, int64_t process, uint32_t rounds):
-        """For the benchmark: counts `rounds` times, without Python in the loop, in the last route's first columns."""
-        cdef ct_route_counters* counters = &self._counters(process).routes[CT_ROUTES_MAX - 1]
-        for i in range(rounds):
-            ct_add_relaxed(&counters.endings[0], 1)
-            ct_observe(&counters.phases[0], i)
 
 
 cdef inline int check_below(str name, int64_t value, int64_t limit) except -1:
@@ -491,12 +484,12 @@ cdef class SlotRange:
         request.home = home
         cdef int64_t token = ct_range_publish(&self.range, slot, &request)
         if token < 0:
-            raise ValueError(f"publish of slot {slot}: expected a claimed slot of this range, {self._told(slot)}")
+            raise ValueError(f"publish of slot {slot}: expected a claimed slot of this range, {self._found(slot)}")
         return token
 
     def abandon(self, int64_t slot):
         if not ct_range_abandon(&self.range, slot):
-            raise ValueError(f"abandon of slot {slot}: expected a claimed slot of this range, {self._told(slot)}")
+            raise ValueError(f"abandon of slot {slot}: expected a claimed slot of this range, {self._found(slot)}")
 
     cpdef bint sent(self, int64_t token, uint64_t now_ns) noexcept:
         cdef ct_slot* slot = ct_named(&self.range, token)
@@ -515,13 +508,6 @@ cdef class SlotRange:
         if state not in (CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED):
             raise ValueError(f"finish: expected an ending, got state {state}")
         return -1 if slot == NULL else ct_finish(slot, token, <uint32_t> state)
-
-    def state(self, int64_t token):
-        cdef ct_slot* slot = ct_named(&self.range, token)
-        if slot == NULL:
-            return -1
-        cdef uint64_t word = ct_load_acquire(&slot.word)
-        return <int> ct_state_of(word) if ct_names(token, word) and ct_is(word, CT_LIVE | CT_TERMINAL) else -1
 
     def times(self, int64_t token):
         cdef ct_slot* slot = ct_named(&self.range, token)
@@ -557,8 +543,8 @@ cdef class SlotRange:
 
     cdef int _give_back(self, int64_t token) except -1:
         if not ct_range_release(&self.range, token):
-            told = self._told(token % CT_SLOTS_MAX)
-            raise ValueError(f"release of token {token:#x}: expected an occupancy that has ended, {told}")
+            found = self._found(token % CT_SLOTS_MAX)
+            raise ValueError(f"release of token {token:#x}: expected an occupancy that has ended, {found}")
         return 0
 
     def expired(self, uint64_t now_ns, int64_t limit):
@@ -569,27 +555,9 @@ cdef class SlotRange:
     def live_before(self, uint64_t ns):
         return ct_range_live_before(&self.range, ns)
 
-    def measure_cycles(self, uint32_t rounds):
-        """For the benchmark: claim, publish, resolve, release `rounds` times without Python in the loop.
-
-        Returns how many of them went well.
-        """
-        cdef ct_request request
-        cdef uint32_t done = 0
-        cdef int32_t slot
-        cdef int64_t token
-        request.deadline_ns = request.claimed_ns = request.route = request.home = 0
-        for i in range(rounds):
-            request.tag = i
-            slot = ct_range_claim(&self.range)
-            token = ct_range_publish(&self.range, slot, &request)
-            if token >= 0 and ct_resolve(ct_own(&self.range, slot), <uint32_t> slot, i) == token:
-                done += ct_range_release(&self.range, token)
-        return done
-
-    def _told(self, int64_t slot):
+    def _found(self, int64_t slot):
         cdef ct_slot* own = ct_own(&self.range, slot)
         if own == NULL:
             return f"got one outside of {self.range.first}..{self.range.first + self.range.count - 1}"
         word = ct_load_acquire(&own.word)
-        return f"got state {STATE_NAMES[ct_state_of(word)]}, generation {word >> 32}"
+        return f"got state {STATE_NAMES[ct_state_of(word)]}, sequence number {word >> 32}"

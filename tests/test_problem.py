@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from fastgw import errors, problem
+from fastgw import _ctable, errors, problem
 
 ID = b"00000000-0000-8000-8000-000000000001"
 
@@ -42,6 +42,7 @@ def test_draining_closes_the_connection():
 
 def test_the_numbers_of_endings_are_the_columns_of_the_counters():
     assert [ending.number for ending in errors.ENDINGS] == list(range(len(errors.ENDINGS)))
+    assert len(errors.ENDINGS) <= _ctable.ENDINGS_MAX
     assert len({ending.name for ending in errors.ENDINGS}) == len(errors.ENDINGS)
 
 
@@ -49,5 +50,5 @@ def test_nothing_that_may_have_been_recorded_is_called_retryable():
     assert not [e for e in errors.ENDINGS if e.retryable and e.outcome is not errors.Outcome.NOT_RECORDED]
 
 
-def test_a_detail_that_is_no_text_is_told_all_the_same():
+def test_a_detail_that_is_no_text_is_shown_all_the_same():
     assert orjson.loads(problem.answer(errors.REFUSED_SEND, "a\udcff\u00e4", ID)[2])["detail"] == "a\\udcff\u00e4"

@@ -1,4 +1,4 @@
-"""What does the correlation table cost? Run `python bench/questions/table.py`; it prints one JSON line a measurement.
+"""What does the correlation table cost? Run `python -m bench.questions.table`; it prints one JSON line a measurement.
 
 A cycle is claim, publish, resolve, release: what every answered request costs in the table. It is measured as a loop
 in C (`core`) and as four calls from Python (`python`), in a range of the default size, so that each cycle meets the
@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 
 import fastgw
+from bench.rig import native
+from bench.rig.processes import run_to_end
 from fastgw import _ctable, table
 from fastgw._ctable import SlotRange, Table
 
@@ -22,6 +24,7 @@ SLOTS = 32_768  # the default of gateway.slots
 RUNS = 9
 IN_FLIGHT = 64  # a sweep's surroundings: as many requests as the closed loop of the gateway benchmark has
 SECOND_NS = 1_000_000_000
+TIMEOUT_S = 120
 
 
 def per_round_ns(rounds: int, body: Callable[[int], object]) -> list[float]:
@@ -34,12 +37,10 @@ def per_round_ns(rounds: int, body: Callable[[int], object]) -> list[float]:
     return runs
 
 
-def cycles_in_c(slots: SlotRange) -> Callable[[int], object]:
-    def body(rounds: int) -> None:
-        done = slots.measure_cycles(rounds)
-        assert done == rounds, f"expected {rounds} cycles, got {done}"
-
-    return body
+def in_c(what: str, rounds: int) -> list[float]:
+    """The same without Python, by `native/table.c`: "cycles" or "counts"."""
+    command = [str(native.program("table")), what, str(rounds), str(SLOTS), str(RUNS)]
+    return [float(line) for line in run_to_end(command, TIMEOUT_S).split()]
 
 
 def cycles_in_python(slots: SlotRange) -> Callable[[int], object]:
@@ -73,16 +74,13 @@ def full_lives_in_python(slots: SlotRange) -> Callable[[int], object]:
 
 
 def counting_in_python(shared: Table) -> Callable[[int], object]:
-    """What one answered request counts: its ending, its reply's fate, and three durations."""
-    count, count_fate, observe = shared.count, shared.count_fate, shared.observe
+    """What a request counts that ends without a reply, and what a reply counts that nobody waits for."""
+    count, count_disposition = shared.count, shared.count_disposition
 
     def body(rounds: int) -> None:
         for _ in range(rounds):
             count(0, 1, 0)
-            count_fate(0, 0)
-            observe(0, 1, 0, 1_000_000)
-            observe(0, 1, 1, 4_000_000)
-            observe(0, 1, 2, 5_000_000)
+            count_disposition(0, 0)
 
     return body
 
@@ -173,13 +171,13 @@ def cpu_name() -> str:
 
 def main() -> None:
     shared, slots = fresh()
-    report("cycle, core", per_round_ns(1_000_000, cycles_in_c(slots)), ns_target=300)
+    report("cycle, core", in_c("cycles", 1_000_000), ns_target=300)
     report("cycle, from Python", per_round_ns(100_000, cycles_in_python(slots)))
     report("full life, from Python", per_round_ns(100_000, full_lives_in_python(slots)))
     report("expiry, from Python", per_round_ns(256 * 400, expiries(slots)))
     report("sweep that finds nothing", per_round_ns(20_000, sweeps(range_with_waiting())), in_flight=IN_FLIGHT)
-    report("count and observe, core", per_round_ns(1_000_000, lambda rounds: shared.measure_counts(0, rounds)))
-    report("five counters, from Python", per_round_ns(100_000, counting_in_python(shared)))
+    report("count and observe, core", in_c("counts", 1_000_000))
+    report("two counters, from Python", per_round_ns(100_000, counting_in_python(shared)))
     print_line("whole table", **whole_table())
 
 

@@ -11,6 +11,7 @@ from bench.rig.processes import BenchError, run_to_end
 
 HERE = Path(__file__).resolve().parent.parent  # bench/
 SOURCES = HERE / "native"
+TABLE = HERE.parent / "fastgw"  # has the headers of the shared table
 BUILD = HERE / ".build"  # not in git: programs, the peers' builds, their dependencies
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra"]
 COMPILE_TIMEOUT_S = 120
@@ -38,7 +39,7 @@ def program(name: str) -> Path:
         BenchError: no compiler, or it found a mistake.
     """
     target, told = BUILD / name, BUILD / f"{name}.command"
-    sources = [SOURCES / f"{name}.c", *SOURCES.glob("*.h")]
+    sources = [SOURCES / f"{name}.c", *SOURCES.glob("*.h"), *TABLE.glob("_ctable*.h")]
     library = librdkafka() if name in WITH_KAFKA else None
     with_kafka = [str(library), f"-Wl,-rpath,{library.parent}"] if library else []
     command = ["cc", *FLAGS, "-o", str(target), str(sources[0]), *with_kafka, "-lpthread", "-lm"]

@@ -167,7 +167,8 @@ def _histogram(name: str, labels: str, counts: tuple[int, ...], sum_ns: int) -> 
 
 def _replies(table: Table) -> Iterator[str]:
     samples = [
-        ((("fate", fate.name.lower()),), count) for fate, count in zip(ReplyDisposition, table.fates(), strict=False)
+        ((("fate", disposition.name.lower()),), count)
+        for disposition, count in zip(ReplyDisposition, table.dispositions(), strict=False)
     ]
     yield from _counter("replies_total", "Records on the response topic by what became of them.", samples)
 

@@ -25,6 +25,7 @@ import structlog
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from fastgw._ctable import NO_CONSUMER
 from fastgw.admin.metrics import ServiceState
 from fastgw.config import Config
 from fastgw.kafka import client_log, groups, link
@@ -35,7 +36,6 @@ log = structlog.get_logger("fastgw.consumers")
 Tell = Callable[[dict[int, int]], None]
 """Route number -> how long a request would wait for its service, in ns; NO_CONSUMER: for ever. Called on a thread."""
 
-NO_CONSUMER = -1
 PERIOD_S = 1.0
 ASK_TIMEOUT_S = 3.0
 PERIOD_NS = int(PERIOD_S * 1e9)

@@ -7,18 +7,8 @@ from libc.stdint cimport int64_t
 from fastgw._ctable cimport SlotRange, Table
 from fastgw._ids cimport IdMaker
 from fastgw.admission cimport Admission
-from fastgw.dialects.plain cimport ReplyWire, RequestWire
 from fastgw.core.arrival_rate cimport ArrivalRate
-
-
-@cython.final
-cdef class Plan:
-    cdef public int number, max_in_flight, in_flight, delivery_class, partition
-    cdef public int64_t wait_ns
-    cdef public str name, topic
-    cdef public RequestWire wire
-    cdef public ReplyWire reply_wire
-    cdef public object learner, spread, key_of, compressor
+from fastgw.core.plan cimport Plan, SlotQuota
 
 
 @cython.final
@@ -32,7 +22,8 @@ cdef class Exchange:
     cdef IdMaker _ids
     cdef ArrivalRate _arrival_rate
     cdef object _send, _cancel_unsent, _journal, _notes, _closed_by, _closed_why
-    cdef int _partition_count, _own, _shared_left
+    cdef SlotQuota _quota
+    cdef int _partition_count
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
@@ -41,15 +32,18 @@ cdef class Exchange:
 
     @cython.locals(plan=Plan)
     cpdef reserve(self, Admission admission)
+
+    @cython.locals(plan=Plan)
     cpdef resolve(self, cid, reply, int64_t now_ns)
-    cdef _leave(self, Plan plan)
     cdef tuple _take(self, int64_t token)
+
+    @cython.locals(plan=Plan)
     cdef _end(self, int64_t token, ending, detail, bint is_heard=*)
     cdef _give_up(self, int64_t token, why)
     cdef bint _is_unsent(self, int64_t token) except -1
     cdef _learn(self, Plan plan, bytes raw, cid, partition, int64_t ack_to_reply_ns)
     cdef tuple _failed(self, Plan plan, ending, detail, bytes raw)
     cdef _note(self, head, route_number, bytes_in)
-    cdef _tell(self, str route, bytes raw, answer, tuple told, ending, kept, times)
-    cdef _say(self, str route, bytes raw, answer, tuple told, ending, kept, times)
-    cdef tuple _dressed(self, kept, tuple told, str route)
+    cdef _respond(self, str route, bytes raw, answer, tuple response, ending, kept, times)
+    cdef _respond_as_is(self, str route, bytes raw, answer, tuple response, ending, kept, times)
+    cdef tuple _dressed(self, kept, tuple response, str route)

@@ -19,12 +19,13 @@ from typing import Any, Protocol
 from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
 from fastgw._ids import IdMaker
-from fastgw.admission import Admission, Params, Refusal
+from fastgw.admission import Admission, Refusal
 from fastgw.core.arrival_rate import ArrivalRate
-from fastgw.dialects.plain import BadReply, ReplyWire, RequestWire
+from fastgw.core.plan import Plan, SlotQuota
+from fastgw.dialects.plain import BadReply
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
-from fastgw.ids import CorrelationId, Partitioner, refusal_id
-from fastgw.messages import TOGETHER, Answer, Head, HeaderList, Headers, Record, Reply, ReplyDisposition, Tally
+from fastgw.ids import CorrelationId, refusal_id
+from fastgw.messages import Answer, Head, HeaderList, Record, Reply, ReplyDisposition, Tally
 
 Send = Callable[[Record, int, int, int, int], None]
 """(record, token, delivery class, concurrency_hint, now_ns): see kafka.link.Link.send."""
@@ -37,24 +38,13 @@ _OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  #
 OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is the slot's sequence number << 20 | slot
 
-_ENDINGS = errors.ENDINGS
-_ANSWERED, _FATE_ANSWERED = (
-    errors.ANSWERED.number,
-    ReplyDisposition.ANSWERED,
-)  # looked up once: an enumeration is slow at it
-_FATES = {
+_ANSWERED, _BAD_REPLY = errors.ANSWERED, errors.BAD_REPLY
+_REPLY_ANSWERED = ReplyDisposition.ANSWERED  # looked up once: an enumeration is slow at it
+_DISPOSITIONS = {  # by the verdict of the table
     _ctable.LATE: ReplyDisposition.LATE,
     _ctable.DUPLICATE: ReplyDisposition.DUPLICATE,
     _ctable.FORGED: ReplyDisposition.FORGED,
 }
-
-
-class Learner(Protocol):
-    """Knows, or finds out, with which partitioner a route's service replies."""
-
-    current: Partitioner
-
-    def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
 
 
 class Notes(Protocol):
@@ -78,7 +68,7 @@ class Notes(Protocol):
 
 
 class Journal(Protocol):
-    """Is told what somebody should read in the log. Must not raise."""
+    """Takes what somebody should read in the log. Must not raise."""
 
     def broke(self, what: str, route: str, request_id: bytes) -> None:
         """An error of the gateway's own, which is being handled: called in its `except`."""
@@ -87,64 +77,11 @@ class Journal(Protocol):
         """A request has ended in a way that somebody must act on: the ending's name, what it says in the problem."""
 
 
-class Waits(Protocol):
-    """Is told how long a route's service takes to answer."""
-
-    def observe(self, ack_to_reply_ns: int) -> None: ...
-
-
-class Compresses(Protocol):
-    """Has answers in fewer bytes."""
-
-    def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
-
-
-class Plan:
-    """One route at run time: its settings, prepared, and how many of its requests are in the house."""
-
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        topic: str,
-        wire: RequestWire,
-        learner: Learner,
-        spread: Waits,
-        max_in_flight: int,
-        reply_wire: ReplyWire,
-        key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
-        delivery_class: int = 0,
-        partition: int = TOGETHER,
-        compressor: Compresses | None = None,
-    ) -> None:
-        """
-        Args:
-            key_of: raises KeyMissing.
-            delivery_class: picks the producer whose delivery timeout fits the route.
-            partition: TOGETHER or SPREAD, with `key_of` always SPREAD; the worker changes it.
-            compressor: for answers; None: they go out as they are.
-        """
-        self.number = number
-        self.name = name
-        self.topic = topic
-        self.wire = wire
-        self.learner = learner
-        self.spread = spread
-        self.max_in_flight = max_in_flight
-        self.reply_wire = reply_wire
-        self.key_of = key_of
-        self.delivery_class = delivery_class
-        self.partition = partition
-        self.compressor = compressor
-        self.in_flight = 0
-        self.wait_ns = 0  # for its service, as far as is known; negative: for ever. Kept by the worker
-
-
 # The Python side of a slot in use: token, plan, correlation id, whom to answer, what was noted. A plain tuple: one is
 # made for each request, and a named one costs eight times that.
 _Waiting = tuple[int, Plan, bytes, Answer, object]
 
-_Told = tuple[int, HeaderList, bytes, bytes]  # what an `Answer` takes
+_Response = tuple[int, HeaderList, bytes, bytes]  # what an `Answer` takes
 
 
 class Exchange:
@@ -170,7 +107,7 @@ class Exchange:
             ids: makes the correlation ids; its ownership is kept by the worker.
             plans: the routes, any order.
             send, cancel_unsent: of the Kafka link.
-            journal: told of errors that no code expects. Whatever breaks, each request is ended and answered.
+            journal: takes errors that no code expects. Whatever breaks, each request is ended and answered.
             notes: where somebody wants to know of each request, or has a word on its answer.
         """
         self._table = table
@@ -180,11 +117,7 @@ class Exchange:
         self._waiting: list[_Waiting | None] = [None] * table.slots_per_process
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
-        # A route whose service is dead must not take the slots of all others. Half of them are divided between the
-        # routes, each has its own part whatever the others do; the other half is whoever's that comes first.
-        count = table.slots_per_process
-        self._own = max(1, count // (2 * len(plans)))  # slots of a route that are nobody else's
-        self._shared_left = count - self._own * len(plans)
+        self._quota = SlotQuota(table.slots_per_process, len(plans))
         self._send = send
         self._cancel_unsent = cancel_unsent
         self._journal = journal
@@ -232,25 +165,21 @@ class Exchange:
         plan = self._plans[number]
         if plan.in_flight >= plan.max_in_flight:
             return Refusal(errors.IN_FLIGHT_CAP, f"{plan.max_in_flight} requests wait on {plan.name!r} already", number)
-        if plan.wait_ns and not 0 < plan.wait_ns <= admission.timeout_ns:
+        if not plan.has_consumer or plan.backlog_ns > admission.timeout_ns:
             return _service_unavailable(plan)
-        if plan.in_flight >= self._own:
-            if self._shared_left <= 0:
-                return Refusal(
-                    errors.TABLE_FULL, "this route has used its slots, the others are reserved for other routes", number
-                )
-            self._shared_left -= 1
-        plan.in_flight += 1
-        return None
+        if self._quota.take(plan):
+            return None
+        full = "this route has used its slots, the others are reserved for other routes"
+        return Refusal(errors.TABLE_FULL, full, number)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
         """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
         plan = self._plans[admission.route_number]
-        self._leave(plan)
+        self._quota.give(plan)
         self._table.count(self._process_index, plan.number, ending.number)
         raw = refusal_id()
-        told = problem.answer(ending, detail, raw)
-        self._tell(plan.name, raw, answer, told, ending, self._note(admission.headers, plan.number, 0), None)
+        response = problem.answer(ending, detail, raw)
+        self._respond(plan.name, raw, answer, response, ending, self._note(admission.headers, plan.number, 0), None)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         """Answers and counts a request that may not enter."""
@@ -258,13 +187,13 @@ class Exchange:
         if refusal.is_options:
             self._table.add_tally(self._process_index, Tally.OPTIONS, 1)
             kept = self._note(refusal.head, refusal.route_number, 0)
-            self._say("", raw, answer, (204, refusal.headers or [], b"", raw), _OPTIONS, kept, None)
+            self._respond_as_is("", raw, answer, (204, refusal.headers or [], b"", raw), _OPTIONS, kept, None)
             return
         number = _ctable.UNROUTED if refusal.route_number is None else refusal.route_number
         ending = refusal.ending
         self._table.count(self._process_index, number, ending.number)
-        told = problem.answer(ending, refusal.detail, raw, refusal.headers)
-        self._tell("", raw, answer, told, ending, self._note(refusal.head, refusal.route_number, 0), None)
+        response = problem.answer(ending, refusal.detail, raw, refusal.headers)
+        self._respond("", raw, answer, response, ending, self._note(refusal.head, refusal.route_number, 0), None)
 
     def _note(self, head: Head | None, route_number: int | None, bytes_in: int) -> object:
         """What is kept of a request until its end; None: nothing."""
@@ -349,17 +278,11 @@ class Exchange:
     def _turn_away(
         self, plan: Plan, ending: Ending, detail: str, answer: Answer, kept: object, raw: bytes | None = None
     ) -> int:
-        self._leave(plan)
+        self._quota.give(plan)
         self._table.count(self._process_index, plan.number, ending.number)
         raw = raw or refusal_id()
-        self._tell(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
+        self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
         return REFUSED
-
-    def _leave(self, plan: Plan) -> None:
-        """Gives back the place that `reserve` has taken."""
-        plan.in_flight -= 1
-        if plan.in_flight >= self._own:
-            self._shared_left += 1
 
     # What Kafka says of the record.
 
@@ -378,27 +301,27 @@ class Exchange:
         """A reply to one of this process's ids: answer the request that waits for it, if one does."""
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
-            return _FATES[token]
+            return _DISPOSITIONS[token]
         _, plan, raw, answer, kept = self._take(token)
-        ending_number = _ANSWERED
+        ending = _ANSWERED
         try:
             status, headers, body = plan.reply_wire.answer(reply)
-            told = status, headers, body, raw
+            response = status, headers, body, raw
         except BadReply as bad:
-            ending_number = errors.BAD_REPLY.number
-            told = self._failed(plan, errors.BAD_REPLY, str(bad), raw)
+            ending = _BAD_REPLY
+            response = self._failed(plan, ending, str(bad), raw)
         except MemoryError:
             raise  # ends the worker
         except Exception:
             self._journal.broke("reply not made into an answer", plan.name, raw)
-            ending_number = errors.BAD_REPLY.number
-            told = self._failed(plan, errors.BAD_REPLY, OWN_ERROR, raw)
-        self._leave(plan)
+            ending = _BAD_REPLY
+            response = self._failed(plan, ending, OWN_ERROR, raw)
+        self._quota.give(plan)
         times = None if kept is None else self._slots.times(token)
-        ack_to_reply_ns = self._slots.settle(token, ending_number, now_ns)
-        self._tell(plan.name, raw, answer, told, _ENDINGS[ending_number], kept, times)
+        ack_to_reply_ns = self._slots.settle(token, ending.number, now_ns)
+        self._respond(plan.name, raw, answer, response, ending, kept, times)
         self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
-        return _FATE_ANSWERED
+        return _REPLY_ANSWERED
 
     def _learn(self, plan: Plan, raw: bytes, cid: CorrelationId, partition: int, ack_to_reply_ns: int) -> None:
         """What a reply tells of its service; last of all, as the request has its end with or without it."""
@@ -460,38 +383,40 @@ class Exchange:
         _, plan, raw, answer, kept = self._take(token)
         times = None if kept is None else self._slots.times(token)
         self._table.count(self._process_index, plan.number, ending.number)
-        self._leave(plan)
+        self._quota.give(plan)
         self._slots.release(token)
         if is_heard:
-            self._tell(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, times)
+            self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, times)
         elif kept is not None:
-            self._tell(plan.name, raw, None, (ending.status, [], b"", raw), ending, kept, times)
+            self._respond(plan.name, raw, None, (ending.status, [], b"", raw), ending, kept, times)
 
-    def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Told:
-        """The gateway's own answer to a request of a route; whom it concerns is told."""
+    def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Response:
+        """The gateway's own answer to a request of a route; an ending that somebody must act on goes to the log."""
         if ending.alarming:
             self._journal.ended(ending.name, plan.name, raw, detail)
         return problem.answer(ending, detail, raw)
 
-    def _tell(
+    def _respond(
         self,
         route: str,
         raw: bytes,
         answer: Answer | None,
-        told: _Told,
+        response: _Response,
         ending: Ending,
         kept: object,
         times: tuple[int, int, int, int] | None,
     ) -> None:
         """Answers, with what CORS adds."""
-        self._say(route, raw, answer, told if kept is None else self._dressed(kept, told, route), ending, kept, times)
+        if kept is not None:
+            response = self._dressed(kept, response, route)
+        self._respond_as_is(route, raw, answer, response, ending, kept, times)
 
-    def _say(
+    def _respond_as_is(
         self,
         route: str,
         raw: bytes,
         answer: Answer | None,
-        told: _Told,
+        response: _Response,
         ending: Ending,
         kept: object,
         times: tuple[int, int, int, int] | None,
@@ -499,16 +424,16 @@ class Exchange:
         """Answers. A front that fails at it must not cost the others of a batch or of a sweep their answers."""
         try:
             if answer is not None:
-                answer(*told)
+                answer(*response)
             if self._notes is not None and kept is not None:
-                self._notes.ended(kept, ending, told[0], raw, len(told[2]), times)
+                self._notes.ended(kept, ending, response[0], raw, len(response[2]), times)
         except MemoryError:
             raise  # ends the worker
         except Exception:
             self._journal.broke("answer not taken by the front", route, raw)
 
-    def _dressed(self, kept: object, told: _Told, route: str) -> _Told:
-        status, headers, body, raw = told
+    def _dressed(self, kept: object, response: _Response, route: str) -> _Response:
+        status, headers, body, raw = response
         assert self._notes is not None, "whoever has a note has them"
         try:
             return status, self._notes.dressed(kept, headers), body, raw
@@ -516,7 +441,7 @@ class Exchange:
             raise  # ends the worker
         except Exception:
             self._journal.broke("headers not added to an answer", route, raw)
-            return told
+            return response
 
     def _take(self, token: int) -> _Waiting:
         at = (token & SLOT_MASK) - self._first_slot
@@ -527,9 +452,9 @@ class Exchange:
 
 
 def _service_unavailable(plan: Plan) -> Refusal:
-    if plan.wait_ns < 0:
+    if not plan.has_consumer:
         return Refusal(errors.NO_CONSUMER, f"no consumer of {plan.name!r} has a partition of its topic", plan.number)
-    behind_s = plan.wait_ns / 1e9
+    behind_s = plan.backlog_ns / 1e9
     return Refusal(errors.BACKLOG, f"the service of {plan.name!r} is {behind_s:.0f} s behind", plan.number)
 
 

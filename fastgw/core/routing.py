@@ -37,6 +37,10 @@ class _Node:
     routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
 
 
+_Place = tuple[_Node, tuple[str, ...]]
+"""Where a path ends, and the raw values of its parameters."""
+
+
 class Router:
     """The routes and limits of one configuration."""
 
@@ -60,7 +64,7 @@ class Router:
         self._served_hosts: set[str] = set()  # spellings that have been checked: most traffic is a set look-up away
         self._root = _Node()
         # Most traffic is on paths without parameters: those are one dictionary look-up away.
-        self._static: dict[str, _Node] = {}
+        self._static: dict[str, _Place] = {}
         self._methods: set[str] = set()  # of any route
         for route in routes:
             self._add(route)
@@ -85,7 +89,7 @@ class Router:
         for method in route.methods:
             node.routes[method] = (route, tuple(names))
         if not names:
-            self._static[route.path] = node
+            self._static[route.path] = node, ()
 
     def identify(self, head: Head) -> None:
         """Finds out who the client is; `admit` does so by itself."""
@@ -93,28 +97,21 @@ class Router:
 
     def admit(self, head: Head) -> Admission | Refusal:
         """The verdict on a request, from its head alone."""
-        head.client = self._forwarding.client_of(head)
+        self.identify(head)
         target_bytes = len(head.path) + len(head.query)
         if target_bytes > self._limits.max_target_bytes:
             expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"
             return self._check_host(head) or Refusal(errors.TARGET_TOO_LONG, expected)
-        node = self._static.get(head.path)  # it is one of our own, without escapes: nothing is to be checked
-        values: tuple[str, ...] = ()
-        if node is None:
-            if head.path == "*" and head.method == "OPTIONS":
-                return self._check_host(head) or self._options_of_all()
-            try:
-                segments = decoded_segments(head.path)
-            except BadPath as bad:
-                return Refusal(errors.MALFORMED, str(bad))
-            found = _match(self._root, segments, head.path[1:].split("/"), 0)
-            if found is None:
-                detail = f"no route for {head.path[:200]!r}"
-                return self._check_host(head) or Refusal(errors.NO_ROUTE, detail, headers=_closing(head.method))
-            node, values = found
+        try:
+            place = self._place_of(head.path)
+        except BadPath as bad:
+            return self._refuse_path(head, str(bad))
         refusal = self._check_host(head)
         if refusal is not None:
             return refusal
+        if place is None:
+            return Refusal(errors.NO_ROUTE, f"no route for {head.path[:200]!r}", headers=_closing(head.method))
+        node, values = place
         if not head.query.isascii():
             return Refusal(errors.MALFORMED, "the query must be percent-encoded")
         entry = node.routes.get(head.method)
@@ -145,6 +142,18 @@ class Router:
             route.max_body_bytes,
         )
 
+    def _place_of(self, path: str) -> _Place | None:
+        """None: it leads to no route. Raises BadPath."""
+        place = self._static.get(path)  # it is one of our own, without escapes: nothing is to be checked
+        if place is not None:
+            return place
+        return _match(self._root, decoded_segments(path), path[1:].split("/"), 0)
+
+    def _refuse_path(self, head: Head, why: str) -> Refusal:
+        if head.path == "*" and head.method == "OPTIONS":
+            return self._check_host(head) or self._options_of_all()
+        return Refusal(errors.MALFORMED, why)
+
     def _options_of_all(self) -> Refusal:
         """`OPTIONS *` asks about the gateway as a whole (RFC 9110, 9.3.7): there is no route and no record for it."""
         return Refusal(errors.ANSWERED, "", headers=[("allow", ", ".join(sorted(self._methods)))], is_options=True)
@@ -153,17 +162,11 @@ class Router:
         """The routes of the path by method; none where `admit` would refuse the request whatever its method is."""
         if self._check_host(head) is not None:
             return {}
-        node = self._static.get(head.path)
-        if node is None:
-            try:
-                segments = decoded_segments(head.path)
-            except BadPath:
-                return {}
-            found = _match(self._root, segments, head.path[1:].split("/"), 0)
-            if found is None:
-                return {}
-            node = found[0]
-        return {method: route for method, (route, _) in node.routes.items()}
+        try:
+            place = self._place_of(head.path)
+        except BadPath:
+            return {}
+        return {} if place is None else {method: route for method, (route, _) in place[0].routes.items()}
 
     def _check_host(self, head: Head) -> Refusal | None:
         if len(head.hosts) != 1:
@@ -185,7 +188,7 @@ def _closing(method: str) -> HeaderList | None:
     return None if method in METHODS else [("connection", "close")]
 
 
-def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> tuple[_Node, tuple[str, ...]] | None:
+def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> _Place | None:
     """The leftmost-literal match, and the raw values of its parameters; its depth is that of the deepest template.
 
     The rest of a path is what no other route takes, and may be empty or hold empty segments.

@@ -20,8 +20,8 @@ cdef class AccessLog:
     cdef readonly object _writer
     cdef list _gathered
     cdef readonly Py_ssize_t _gathered_bytes
-    cdef int64_t _dropped, _untold, _epoch_ms
-    cdef double _tell_from
+    cdef int64_t _dropped, _unreported, _epoch_ms
+    cdef double _report_from
     cdef str _time
 
     @cython.locals(now_ns=int64_t, claimed_ns=int64_t, sent_ns=int64_t, recorded_ns=int64_t, line=bytes)

@@ -36,7 +36,7 @@ GATHERED_BYTES_MAX = 4 << 20
 TARGET_CHARACTERS_MAX = 512
 METHOD_CHARACTERS_MAX = 32
 REOPEN_PERIOD_S = 1.0
-TELL_PERIOD_S = 10.0
+REPORT_PERIOD_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?").fullmatch
@@ -100,7 +100,7 @@ class AccessLog:
         Args:
             settings: `access` is not "off".
             worker: its number.
-            on_dropped: told how many lines were dropped, on the loop.
+            on_dropped: called with how many lines were dropped, on the loop.
         """
         self._logs_all = settings.access == "all"
         self._sample = settings.sample
@@ -112,8 +112,8 @@ class AccessLog:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._dropped = 0
-        self._untold = 0  # dropped lines that no line of the gateway's log tells of yet
-        self._tell_from = 0.0
+        self._unreported = 0  # dropped lines that no line of the gateway's log reports yet
+        self._report_from = 0.0
         self._epoch_ms = -1  # that the text below is of
         self._time = ""
         self._writer = LineWriter(settings.access_file)
@@ -189,12 +189,12 @@ class AccessLog:
         if dropped:
             self._dropped = 0
             self._on_dropped(dropped)
-            self._untold += dropped
-        if self._untold and time.monotonic() >= self._tell_from:
-            self._tell_from = time.monotonic() + TELL_PERIOD_S
+            self._unreported += dropped
+        if self._unreported and time.monotonic() >= self._report_from:
+            self._report_from = time.monotonic() + REPORT_PERIOD_S
             why = self._writer.trouble or "they come faster than they are taken"
-            log.warning("access log lines dropped", count=self._untold, why=why)
-            self._untold = 0
+            log.warning("access log lines dropped", count=self._unreported, why=why)
+            self._unreported = 0
         if self._gathered and self._writer.is_idle:
             self._gathered.append(b"")
             self._writer.write(b"\n".join(self._gathered))

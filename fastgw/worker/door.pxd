@@ -11,7 +11,7 @@ from fastgw.core.routing cimport Router
 @cython.final
 cdef class GatewayDoor:
     cdef readonly object bodies
-    cdef Router _intake
+    cdef Router _router
     cdef Exchange _exchange
     cdef Table _table
     cdef int _process_index

@@ -20,7 +20,7 @@ class GatewayDoor:
 
     def __init__(
         self,
-        intake: Router,
+        router: Router,
         exchange: Exchange,
         bodies: BodyMemory,
         table: Table,
@@ -31,15 +31,15 @@ class GatewayDoor:
     ) -> None:
         """
         Args:
-            intake: knows who may enter.
+            router: knows who may enter.
             exchange: takes those who do.
             bodies: bounds what the fronts hold of bodies that are coming in.
-            table, process: where cut connections are counted.
-            journal: told of errors that no code expects.
+            table, process_index: where cut connections are counted.
+            journal: takes errors that no code expects.
             policies: of CORS; None: nobody asked for it.
             keeps_heads: `Refusal.head` is wanted.
         """
-        self._intake = intake
+        self._router = router
         self._exchange = exchange
         self.bodies = bodies
         self._table = table
@@ -54,7 +54,7 @@ class GatewayDoor:
                 preflight = self._preflight(head, self._policies)
                 if preflight is not None:
                     return preflight
-            verdict = self._intake.admit(head)
+            verdict = self._router.admit(head)
         except MemoryError:
             raise  # ends the worker
         except Exception:
@@ -68,7 +68,7 @@ class GatewayDoor:
 
     def _preflight(self, head: Head, policies: Policies) -> Refusal | None:
         """The answer to a preflight, of the route that it asks for; None: there is no policy, so it is like others."""
-        routes = self._intake.routes_at(head)
+        routes = self._router.routes_at(head)
         if not routes:
             return None
         wanted = head.get("access-control-request-method") or ""
@@ -76,7 +76,7 @@ class GatewayDoor:
         policy = policies.of(route.number)
         if policy is None:
             return None
-        self._intake.identify(head)
+        self._router.identify(head)
         headers = policy.of_preflight(head, sorted(routes))
         return Refusal(errors.ANSWERED, "", route.number, headers, head, is_options=True)
 

@@ -29,6 +29,22 @@ def slot_of(token: int) -> int:
     return token % _ctable.SLOTS_MAX
 
 
+def answer(slots: SlotRange, route: int, started_ns: int, times_ns: tuple[int, int] | None, ended_ns: int) -> None:
+    """A whole request of a route: `times_ns` are those of sending and acknowledgement, None: it is answered before."""
+    slot = slots.claim()
+    token = slots.publish(slot, 7, route, 2, FAR_NS, started_ns)
+    if times_ns is not None:
+        slots.sent(token, times_ns[0])
+        slots.recorded(token, times_ns[1])
+    slots.resolve(slot, 7)
+    slots.settle(token, 0, ended_ns)
+
+
+def live_states(owner: Table) -> dict[int, int]:
+    """Slot -> state of those that are live."""
+    return {waiting.slot: waiting.state for waiting in owner.waiting(_ctable.SLOTS_MAX)}
+
+
 def end(slots: SlotRange, token: int, ending: int = FAILED) -> None:
     assert slots.finish(token, ending) >= 0
     slots.release(token)

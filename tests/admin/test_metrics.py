@@ -14,6 +14,7 @@ from fastgw import __version__, _ctable, errors, table
 from fastgw._ctable import UNOWNED, Table
 from fastgw.admin import metrics
 from fastgw.messages import Cut, ReplyDisposition
+from tests.actors.tables import answer
 
 NOW_NS = 1_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -84,8 +85,9 @@ def test_a_route_that_was_never_asked_for_has_no_series(shared: Table) -> None:
 
 
 def test_durations_are_cumulative_histograms_in_seconds(shared: Table) -> None:
+    slots = shared.open_range(0)
     for duration_ns in (400_000, 500_000, 3_000_000, 20 * SECOND_NS):
-        shared.observe(0, 0, _ctable.TOTAL, duration_ns)
+        answer(slots, 0, started_ns=1, times_ns=None, ended_ns=1 + duration_ns)
     buckets = values(shared, "fastgw_request_duration_seconds_bucket")
     by_bound = {bound: count for (_route, _phase, bound), count in buckets.items()}
     assert [float(bound) for bound in by_bound] == [*(ns / 1e9 for ns in _ctable.BUCKETS[:-1]), float("inf")]
@@ -99,8 +101,7 @@ def test_durations_are_cumulative_histograms_in_seconds(shared: Table) -> None:
 
 
 def test_each_phase_has_its_histogram(shared: Table) -> None:
-    for phase in (_ctable.QUEUE_TO_ACK, _ctable.ACK_TO_REPLY, _ctable.TOTAL):
-        shared.observe(0, 1, phase, SECOND_NS)
+    answer(shared.open_range(0), 1, started_ns=1, times_ns=(2, SECOND_NS), ended_ns=2 * SECOND_NS)
     assert {phase for _route, phase in values(shared, "fastgw_request_duration_seconds_count")} == {
         "queue_to_ack",
         "ack_to_reply",
@@ -109,8 +110,8 @@ def test_each_phase_has_its_histogram(shared: Table) -> None:
 
 
 def test_replies_are_counted_by_fate_and_every_fate_is_there_from_the_start(shared: Table) -> None:
-    shared.count_fate(1, ReplyDisposition.LATE)
-    shared.count_fate(2, ReplyDisposition.LATE)
+    shared.count_disposition(1, ReplyDisposition.LATE)
+    shared.count_disposition(2, ReplyDisposition.LATE)
     found = values(shared, "fastgw_replies_total")
     assert found.pop(("late",)) == 2
     assert set(found) == {(fate.name.lower(),) for fate in ReplyDisposition if fate is not ReplyDisposition.LATE}
@@ -162,12 +163,12 @@ def test_label_values_come_back_as_they_were(shared: Table) -> None:
 
 def fill(shared: Table, routes: int) -> Mapping[int, str]:
     """Touches everything that a busy gateway touches."""
+    ranges = [shared.open_range(process) for process in range(shared.processes)]
     for route in range(routes):
-        for process in range(shared.processes):
-            for ending in (errors.ANSWERED, errors.EXPIRED, errors.CANCELLED):
+        for process, slots in enumerate(ranges):
+            for ending in (errors.EXPIRED, errors.CANCELLED):
                 shared.count(process, route, ending.number)
-            for phase in range(_ctable.PHASES):
-                shared.observe(process, route, phase, SECOND_NS)
+            answer(slots, route, started_ns=1, times_ns=(2, SECOND_NS), ended_ns=2 * SECOND_NS)
     for worker in range(shared.workers):
         start_worker(shared, worker)
     return {route: f"GET /routes/{route}" for route in range(routes)}

@@ -10,7 +10,8 @@ import pytest
 from fastgw import _ctable, errors, ids, table
 from fastgw.admission import Admission
 from fastgw.core.arrival_rate import RARE_MAX
-from fastgw.core.exchange import REFUSED, Exchange, Plan
+from fastgw.core.exchange import REFUSED, Exchange
+from fastgw.core.plan import Plan
 from fastgw.core.spread import Spread
 from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.errors import KeyMissing, QueueFull, SendRefused
@@ -66,7 +67,7 @@ class FakeLearner:
 
 
 class FakeJournal:
-    """Keeps what it is told."""
+    """Keeps what goes to the log."""
 
     def __init__(self):
         self.broken, self.alarms = [], []
@@ -187,7 +188,7 @@ def test_a_reply_that_overtakes_the_delivery_report_is_answered(house):
     house.assert_empty()
 
 
-def test_once_many_come_the_link_is_told_how_many_are_under_way():
+def test_once_many_come_the_link_learns_how_many_are_under_way():
     house = House(slots=64)
     for _ in range(RARE_MAX + 2):
         house.open()
@@ -331,7 +332,7 @@ def test_a_route_takes_half_of_the_table_at_most_from_what_the_others_could_have
     house = House(slots=8, routes=2)
 
     def reserved(route, count):
-        """How many of so many places it gets; who gets none is told that the table is full."""
+        """How many of so many places it gets; who gets none is refused because the table is full."""
         refusals = [house.exchange.reserve(house.admission(route=route)) for _ in range(count)]
         assert {refusal.ending for refusal in refusals if refusal} <= {errors.TABLE_FULL}
         return refusals.count(None)
@@ -352,11 +353,20 @@ def test_a_single_route_has_the_whole_table():
 
 
 @pytest.mark.parametrize(
-    ("wait_ns", "ending"),
-    [(-1, errors.NO_CONSUMER), (1001 * MS, errors.BACKLOG), (1 << 62, errors.BACKLOG), (1000 * MS, None), (0, None)],
+    ("has_consumer", "backlog_ns", "ending"),
+    [
+        (False, 0, errors.NO_CONSUMER),
+        (False, 1 << 62, errors.NO_CONSUMER),
+        (True, 1001 * MS, errors.BACKLOG),
+        (True, 1 << 62, errors.BACKLOG),
+        (True, 1000 * MS, None),
+        (True, 0, None),
+    ],
 )
-def test_a_request_whose_service_cannot_take_it_in_time_is_refused_before_the_body_is_read(house, wait_ns, ending):
-    house.plan.wait_ns = wait_ns
+def test_a_request_whose_service_cannot_take_it_in_time_is_refused_before_the_body_is_read(
+    house, has_consumer, backlog_ns, ending
+):
+    house.plan.has_consumer, house.plan.backlog_ns = has_consumer, backlog_ns
     refusal = house.exchange.reserve(house.admission(timeout_ns=1000 * MS))
     assert (refusal and refusal.ending) == ending
     assert house.plan.in_flight == (ending is None)
@@ -454,7 +464,7 @@ def test_100_000_requests_that_are_never_answered_leak_nothing():
     assert not held
 
 
-def test_an_ending_that_somebody_must_act_on_is_told_with_the_id_of_its_request(house):
+def test_an_ending_that_somebody_must_act_on_is_logged_with_the_id_of_its_request(house):
     client, token = house.open(timeout_ns=100 * MS)
     house.exchange.delivered(token, 1)
     house.exchange.expire(109 * MS)
@@ -468,7 +478,7 @@ def test_an_ending_that_somebody_must_act_on_is_told_with_the_id_of_its_request(
     assert house.journal.alarms[0][2:] == (problem["request_id"], problem["detail"])
 
 
-def test_an_ending_that_is_nobodys_fault_is_not_told(house):
+def test_an_ending_that_is_nobodys_fault_is_not_logged(house):
     house.send.refusal = QueueFull("full")
     house.open()
     house.exchange.cancel(house.open()[1])

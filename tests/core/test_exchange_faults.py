@@ -212,7 +212,7 @@ FAULTS: dict[str, Callable[[FaultyHouse], None]] = {
     "send": lambda house: setattr(house.send, "raises_after", Defect()),
     "queue full": lambda house: setattr(house.send, "refusal", errors.QueueFull("full")),
     "refused": lambda house: setattr(house.send, "refusal", errors.SendRefused(errors.NOT_AUTHORIZED, "no")),
-    "told inside": lambda house: setattr(
+    "reported inside": lambda house: setattr(
         house.send, "inside", lambda token: house.exchange.undelivered(token, errors.NOT_SENT, "no")
     ),
     "withdraw": lambda house: setattr(house.send, "withdraw_fault", Defect()),

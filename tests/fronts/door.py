@@ -11,8 +11,9 @@ from fastgw import config, errors, ids, table
 from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.config import Config
-from fastgw.core.exchange import REFUSED, Exchange, Plan
+from fastgw.core.exchange import REFUSED, Exchange
 from fastgw.core.partitioner_learner import PartitionerLearner
+from fastgw.core.plan import Plan
 from fastgw.core.routing import Router
 from fastgw.core.spread import Spread
 from fastgw.dialects.plain import ReplyWire, RequestWire

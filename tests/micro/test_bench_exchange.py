@@ -14,9 +14,9 @@ def test_a_request_from_its_admission_to_its_answer(benchmark):
     def live():
         client, token = house.open()
         house.exchange.delivered(token, 1)
-        fate = house.exchange.resolve(*house.reply(), 2)
+        disposition = house.exchange.resolve(*house.reply(), 2)
         house.send.records.clear()
-        return fate, client.only[0]
+        return disposition, client.only[0]
 
     assert benchmark(live) == (ReplyDisposition.ANSWERED, 200)
     house.assert_empty()

@@ -7,12 +7,6 @@ from itertools import count
 from bench.questions.table import SLOTS, fresh, range_with_waiting
 
 SECOND_NS = 1_000_000_000
-CYCLES = 1000
-
-
-def test_claim_publish_resolve_release_in_c(benchmark):
-    _, slots = fresh()
-    assert benchmark(slots.measure_cycles, CYCLES) == CYCLES
 
 
 def test_claim_publish_resolve_release_from_python(benchmark):

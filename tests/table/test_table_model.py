@@ -137,7 +137,7 @@ class TableModel(RuleBasedStateMachine):
             assert self.range.finish(token, ending) == -1
 
     def verdict(self, slot: ModelSlot, tag: int) -> int:
-        """What is told to a reply that ends nothing: this occupant and the one before are remembered."""
+        """On a reply that ends nothing: this occupant and the one before are remembered."""
         remembered = slot.occupants[-2:]
         for token in remembered:
             if self.known[token].tag == tag:
@@ -170,7 +170,6 @@ class TableModel(RuleBasedStateMachine):
     @rule(token=tokens)
     def ask(self, token: int) -> None:
         one = self.current(token)
-        assert self.range.state(token) == (one.state if one and one.state != RESTING else -1)
         if one:
             assert self.range.times(token) == (one.claimed_ns, one.sent_ns, one.recorded_ns, one.deadline_ns)
         else:
@@ -204,12 +203,13 @@ class TableModel(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.range.in_flight == self.SLOTS - len(self.free)
-        live = sorted((one.claimed_ns, slot_of(token)) for token, one in self.known.items() if one.live)
-        assert [(item.claimed_ns, item.slot) for item in self.table.waiting(10)] == live
-        assert self.range.live_before(self.now_ns) == sum(claimed < self.now_ns for claimed, _ in live)
+        live = sorted((one.claimed_ns, slot_of(token), one.state) for token, one in self.known.items() if one.live)
+        assert [(item.claimed_ns, item.slot, item.state) for item in self.table.waiting(10)] == live
+        assert self.range.live_before(self.now_ns) == sum(claimed < self.now_ns for claimed, _, _ in live)
         states = self.table.states(1)
         assert sum(states.values()) == self.SLOTS
-        assert sum(states.get(state, 0) for state in LIVE) == len(live)
+        for state in (*LIVE, *ENDINGS):
+            assert states.get(state, 0) == sum(one.state == state for one in self.known.values())
         assert states.get(CLAIMING, 0) == sum(slot.claiming for slot in self.slots.values())
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from fastgw import _ctable, table
 from fastgw._ctable import CLAIMED, CLAIMING, RECORDED, SENT, Table
+from tests.actors.tables import live_states, slot_of
 from tests.places import REPOSITORY
 
 CORE = REPOSITORY / "fastgw"
@@ -87,11 +88,11 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(compiled(there / "unordered.c", there / "unordered", *SANITIZED))
     if "WARNING: ThreadSanitizer: data race" not in done.stdout:
         random_bits = Path("/proc/sys/vm/mmap_rnd_bits")
-        told = random_bits.read_text().strip() if random_bits.exists() else "unknown"
+        bits = random_bits.read_text().strip() if random_bits.exists() else "unknown"
         pytest.fail(
             "ThreadSanitizer does not work here: expected it to report a plain data race, got exit code "
             f"{done.returncode} and {done.stdout.strip()!r}. With 'unexpected memory mapping' the kernel places memory "
-            f"where it cannot: vm.mmap_rnd_bits is {told}, 28 works with every gcc."
+            f"where it cannot: vm.mmap_rnd_bits is {bits}, 28 works with every gcc."
         )
     return compiled(RACES / "slot_races.c", there / "sanitized", *SANITIZED)
 
@@ -129,7 +130,7 @@ def test_the_sanitizer_would_see_a_table_without_memory_order(sanitized: Path, t
 
 
 @pytest.mark.parametrize(
-    ("scenario", "was", "now", "told"),
+    ("scenario", "was", "now", "rule"),
     [
         ("recycle", r"if \(ending\) \{", "if (0 && ending) {", "one too early"),
         ("one_winner", r"if \(to == CT_CLAIMING\)", "if (0)", "a token is given once"),
@@ -137,12 +138,12 @@ def test_the_sanitizer_would_see_a_table_without_memory_order(sanitized: Path, t
     ],
     ids=["no tombstone", "no generation", "no second look at the map version"],
 )
-def test_the_races_would_see_a_broken_core(tmp_path: Path, scenario: str, was: str, now: str, told: str) -> None:
+def test_the_races_would_see_a_broken_core(tmp_path: Path, scenario: str, was: str, now: str, rule: str) -> None:
     headers = weakened(tmp_path, was, now)
     program = compiled(RACES / "slot_races.c", tmp_path / "broken", "-O2", headers=headers)
     done = run(program, scenario, 10_000)
     assert done.returncode == 1
-    assert told in done.stdout
+    assert rule in done.stdout
 
 
 # ---- deaths inside the core
@@ -150,7 +151,7 @@ def test_the_races_would_see_a_broken_core(tmp_path: Path, scenario: str, was: s
 LATE, DUPLICATE, FORGED = _ctable.LATE, _ctable.DUPLICATE, _ctable.FORGED
 
 # Slot 0 had an answered occupant, then an expired one; then a worker dies at this step of a third.
-#   step: state left behind, (live, repaired), what replies are told for: answered, expired, the third
+#   step: state left behind, (live, repaired), the verdicts on replies for: answered, expired, the third
 DEATHS = {
     "USED_WRITTEN": (_ctable.RESTING, (0, 0), (DUPLICATE, LATE, FORGED)),
     "CLAIM_BEGUN": (CLAIMING, (0, 1), (DUPLICATE, LATE, FORGED)),
@@ -196,8 +197,8 @@ def test_every_step_of_the_headers_is_one_to_die_at(built: Path) -> None:
 
 
 def test_a_worker_killed_anywhere_500_times_loses_no_slot(built: Path) -> None:
-    told = printed(built / "deaths", "anywhere", 500)
-    assert told.startswith("killed=500 ")
+    summary = printed(built / "deaths", "anywhere", 500)
+    assert summary.startswith("killed=500 ")
 
 
 # ---- deaths between calls of the Python API, over an inherited fd
@@ -233,7 +234,7 @@ slots.release(token)
 step("release")
 """
 
-#   step: (live, repaired), what a reply for the one that died is told by the next generation of the same range
+#   step: (live, repaired), the verdict of the range's next owner on a reply for the one that died
 BETWEEN = {
     "register": ((0, 0), FORGED),
     "claim": ((2, 1), FORGED),
@@ -261,7 +262,7 @@ def test_a_process_killed_between_two_calls_gives_its_whole_range_back(shared: t
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert owner.find(0, 0) == 0, "until somebody reclaims, the record stands"
 
-    expected, told = BETWEEN[step]
+    expected, verdict = BETWEEN[step]
     assert owner.reclaim(0) == expected
     assert owner.reclaim(0) == (0, 0)
 
@@ -269,7 +270,7 @@ def test_a_process_killed_between_two_calls_gives_its_whole_range_back(shared: t
     assert owner.reads_from(0, 3) == _ctable.NOT_READING
     assert owner.waiting(10) == []
     slots = owner.open_range(0)
-    assert slots.resolve(2, 77) == told
+    assert slots.resolve(2, 77) == verdict
     assert sorted(slots.claim() for _ in range(8)) == list(range(8))
     assert slots.claim() == -1
 
@@ -281,5 +282,4 @@ def test_the_other_range_of_the_worker_and_its_siblings_are_not_touched_by_a_rec
         slots = owner.open_range(process)
         tokens[process] = slots, slots.publish(slots.claim(), process + 1, 0, 0, 1000, 10)
     assert owner.reclaim(1) == (1, 0)
-    for process, (slots, token) in tokens.items():
-        assert slots.state(token) == (-1 if process == 1 else CLAIMED)
+    assert live_states(owner) == {slot_of(token): CLAIMED for process, (_, token) in tokens.items() if process != 1}

@@ -1,4 +1,4 @@
-"""The slots of the correlation table: claim and release, what replies are told, deadlines."""
+"""The slots of the correlation table: claim and release, verdicts on replies, deadlines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastgw._ctable import (
     RESTING,
     SENT,
 )
-from tests.actors.tables import ENDINGS, FAR_NS, MS, TICK_NS, TURN_NS, end, make, publish, slot_of
+from tests.actors.tables import ENDINGS, FAR_NS, MS, TICK_NS, TURN_NS, end, live_states, make, publish, slot_of
 
 # ---- claim and release
 
@@ -79,13 +79,12 @@ def test_a_token_of_an_earlier_occupant_does_nothing_to_the_next() -> None:
     assert not slots.sent(stale, 5)
     assert not slots.recorded(stale, 5)
     assert slots.finish(stale, EXPIRED) == -1
-    assert slots.state(stale) == -1
     with pytest.raises(ValueError, match="not stale"):
         slots.times(stale)
-    with pytest.raises(ValueError, match="expected an occupancy that has ended, got state claimed, generation 2"):
+    with pytest.raises(ValueError, match="expected an occupancy that has ended, got state claimed, sequence number 2"):
         slots.release(stale)
-    assert slots.state(token) == CLAIMED
     assert slots.times(token) == (1, 0, 0, FAR_NS)
+    assert slots.finish(token, EXPIRED) == CLAIMED
 
 
 def test_releasing_twice_or_too_early_is_an_error_that_changes_nothing() -> None:
@@ -106,7 +105,6 @@ def test_a_token_that_was_never_given_is_nobodys(token: int) -> None:
     slots = make(slots=2).open_range(0)
     assert slots.finish(token, EXPIRED) == -1
     assert not slots.sent(token, 1)
-    assert slots.state(token) == -1
     with pytest.raises(ValueError, match="release of token"):
         slots.release(token)
 
@@ -135,20 +133,21 @@ def test_only_an_ending_finishes(state: int) -> None:
     token = publish(slots, 1)
     with pytest.raises(ValueError, match="expected an ending"):
         slots.finish(token, state)
-    assert slots.state(token) == CLAIMED
+    assert slots.finish(token, EXPIRED) == CLAIMED
 
 
 @pytest.mark.parametrize("advances", [(), ("sent",), ("recorded",), ("sent", "recorded")])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_finish_tells_how_far_the_request_had_come(advances: tuple[str, ...], ending: int) -> None:
-    slots = make().open_range(0)
+def test_finish_returns_how_far_the_request_had_come(advances: tuple[str, ...], ending: int) -> None:
+    owner = make(slots=1)
+    slots = owner.open_range(0)
     token = publish(slots, 1)
     for advance in advances:
         assert getattr(slots, advance)(token, 7)
     was = {"sent": SENT, "recorded": RECORDED}[advances[-1]] if advances else CLAIMED
     assert slots.finish(token, ending) == was
     assert slots.finish(token, ending) == -1
-    assert slots.state(token) == ending
+    assert owner.states(0) == {ending: 1}
     assert not slots.sent(token, 8)
     assert not slots.recorded(token, 8)
 
@@ -201,7 +200,7 @@ def test_a_delivery_report_after_the_reply_changes_nothing() -> None:
     assert slots.times(token) == (1, 5, 0, FAR_NS)
 
 
-# ---- what a reply is told
+# ---- the verdict on a reply
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -220,18 +219,19 @@ def test_late_duplicate_and_forged_are_told_apart(ending: int, later_occupants: 
         slots.release(token)
     if phase == "claimed anew":
         slots.claim()
-    told = FORGED if later_occupants == 2 else DUPLICATE if ending == ANSWERED else LATE
-    assert slots.resolve(0, 1000) == told
+    verdict = FORGED if later_occupants == 2 else DUPLICATE if ending == ANSWERED else LATE
+    assert slots.resolve(0, 1000) == verdict
     assert slots.resolve(0, 1001) == FORGED
 
 
 def test_a_reply_for_the_previous_occupant_leaves_the_live_one_alone() -> None:
-    slots = make(slots=1).open_range(0)
+    owner = make(slots=1)
+    slots = owner.open_range(0)
     end(slots, publish(slots, 1), EXPIRED)
     token = publish(slots, 2)
     assert slots.resolve(0, 1) == LATE
     assert slots.resolve(0, 3) == FORGED
-    assert slots.state(token) == CLAIMED
+    assert live_states(owner) == {slot_of(token): CLAIMED}
     assert slots.resolve(0, 2) == token
 
 

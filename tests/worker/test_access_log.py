@@ -143,7 +143,7 @@ def test_a_file_that_was_moved_away_is_made_anew(lines, tmp_path, monkeypatch):
     assert len((tmp_path / "access.log.1").read_bytes().splitlines()) == 1
 
 
-def test_a_file_that_cannot_be_written_costs_its_lines_and_that_is_told(tmp_path):
+def test_a_file_that_cannot_be_written_costs_its_lines_and_that_is_reported(tmp_path):
     lines = Lines(tmp_path / "nowhere" / "access.log")
     for _ in range(5):
         lines.write()
@@ -236,13 +236,13 @@ def test_pieces_are_whole_lines_of_what_a_pipe_takes_at_once():
     assert [bytes(piece) for piece in pieces(batch, True)] == [bytes(batch)]
 
 
-def test_the_gateways_log_tells_of_dropped_lines_once_in_a_while(tmp_path):
+def test_the_gateways_log_reports_dropped_lines_once_in_a_while(tmp_path):
     lines = Lines(tmp_path / "nowhere" / "access.log")
-    with structlog.testing.capture_logs() as told:
+    with structlog.testing.capture_logs() as reported:
         for _ in range(20):
             lines.write()
             lines.log.close()
-    assert [line["event"] for line in told] == ["access log lines dropped"]
+    assert [line["event"] for line in reported] == ["access log lines dropped"]
     assert sum(lines.dropped) == 20
 
 

@@ -27,7 +27,7 @@ class BrokenHeaders(FakeHeaders):
         raise ZeroDivisionError
 
 
-def test_a_head_that_breaks_the_intake_is_refused_and_the_error_logged_once():
+def test_a_head_that_breaks_the_router_is_refused_and_the_error_logged_once():
     house = House()
     cfg = config.loads(ROUTE, "test.toml")
     bodies = BodyMemory(1 << 20, 1 << 20)

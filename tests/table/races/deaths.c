@@ -1,6 +1,6 @@
 /* A worker is killed at a named step of the table's code, and somebody else cleans up after it.
  *
- *     deaths at STEP      SIGKILL at that step, once; prints what reclaim found and what replies are told afterwards
+ *     deaths at STEP      SIGKILL at that step, once; prints what reclaim found and the verdicts on replies afterwards
  *     deaths anywhere N   SIGKILL from outside after a random time, N times on one table
  *
  * Each step is a CT_STEP in the headers: the kill is compiled in here and nowhere else. The child is a process of its
@@ -53,8 +53,8 @@ static void make_table(void)
     ct_look_at(&view, base, 1, SLOTS);
 }
 
-/* One request; `fate` 0: stays live. Returns its slot. */
-static uint32_t live_once(ct_range *range, uint64_t tag, uint32_t fate)
+/* One request; `ending` 0: stays live. Returns its slot. */
+static uint32_t live_once(ct_range *range, uint64_t tag, uint32_t ending)
 {
     ct_request request = {.tag = tag, .deadline_ns = 1000, .claimed_ns = 10, .route = 1, .home = 2};
     int32_t slot = ct_range_claim(range);
@@ -64,14 +64,14 @@ static uint32_t live_once(ct_range *range, uint64_t tag, uint32_t fate)
     pass(AFTER_SENT);
     ct_advance(&view.slots[slot], token, CT_RECORDED, 12);
     pass(AFTER_RECORDED);
-    if (fate == CT_ANSWERED) {
+    if (ending == CT_ANSWERED) {
         RULE(ct_resolve(&view.slots[slot], (uint32_t)slot, tag) == token, "the reply finds it");
         pass(AFTER_ANSWERED);
-    } else if (fate) {
-        RULE(ct_finish(&view.slots[slot], token, fate) >= 0, "the deadline finds it");
+    } else if (ending) {
+        RULE(ct_finish(&view.slots[slot], token, ending) >= 0, "the deadline finds it");
         pass(AFTER_EXPIRED);
     }
-    if (fate) RULE(ct_range_release(range, token), "an ended slot is released");
+    if (ending) RULE(ct_range_release(range, token), "an ended slot is released");
     return (uint32_t)slot;
 }
 

@@ -48,10 +48,10 @@ static void run_together(void *(*const bodies[])(void *), int count)
 /* ---- one_winner: everybody ends the same 64 live slots at once, each rival in an order of its own ------------------
  *
  * Legal outcomes for each slot:
- *   - a reply wins: one token; the other reply is told DUPLICATE; deadline, disconnect and reclaim end nothing.
- *   - deadline or disconnect wins: one live state; both replies are told LATE; reclaim ends nothing.
- *   - reclaim wins: counted once as live; both replies are told LATE; deadline and disconnect are told -1.
- *   - sent and recorded are told yes only before the end, and change nothing about who wins.
+ *   - a reply wins: one token; the other is a DUPLICATE; deadline, disconnect and reclaim end nothing.
+ *   - deadline or disconnect wins: one live state; both replies are LATE; reclaim ends nothing.
+ *   - reclaim wins: counted once as live; both replies are LATE; deadline and disconnect get -1.
+ *   - sent and recorded succeed only before the end, and change nothing about who wins.
  * Afterwards the slot is RESTING, and a range opened anew has every slot exactly once.
  */
 enum { SLOTS = 64, REPLY_1 = 0, REPLY_2, DEADLINE, DISCONNECT, PROGRESS, RECLAIM, RIVALS };
@@ -96,10 +96,10 @@ static void judge(uint32_t slot)
     int replies = (one == tokens[slot]) + (two == tokens[slot]);
     int others = (outcome[DEADLINE][slot] >= 0) + (outcome[DISCONNECT][slot] >= 0) + (int)outcome[RECLAIM][slot];
     RULE(replies + others == 1, "exactly one winner, got %d replies and %d others", replies, others);
-    int64_t told = replies ? CT_DUPLICATE : CT_LATE;
-    RULE(one == tokens[slot] || one == told, "first reply: expected %d, got %d", (int)told, (int)one);
-    RULE(two == tokens[slot] || two == told, "second reply: expected %d, got %d", (int)told, (int)two);
-    RULE(ct_resolve(&view.slots[slot], slot, tags[slot]) == told, "a third reply is told the same");
+    int64_t verdict = replies ? CT_DUPLICATE : CT_LATE;
+    RULE(one == tokens[slot] || one == verdict, "first reply: expected %d, got %d", (int)verdict, (int)one);
+    RULE(two == tokens[slot] || two == verdict, "second reply: expected %d, got %d", (int)verdict, (int)two);
+    RULE(ct_resolve(&view.slots[slot], slot, tags[slot]) == verdict, "a third reply gets the same verdict");
     RULE(ct_state_of(ct_load_acquire(&view.slots[slot].word)) == CT_RESTING, "reclaim leaves a slot resting");
 }
 
@@ -194,16 +194,16 @@ static void *recycler_body(void *unused)
 
 static void reply_once(int who, uint32_t slot, uint64_t generation)
 {
-    int64_t told = ct_resolve(&view.slots[slot], slot, generation);
+    int64_t verdict = ct_resolve(&view.slots[slot], slot, generation);
     uint64_t now = ct_sequence_of(ct_load_acquire(&view.slots[slot].word));
-    if (told >= 0) {
-        RULE(told >> CT_SLOT_BITS == (int64_t)generation, "a reply ends its own request only");
+    if (verdict >= 0) {
+        RULE(verdict >> CT_SLOT_BITS == (int64_t)generation, "a reply ends its own request only");
         RULE(beside[slot] == generation, "what was written before publish is seen by the winner");
         note(who, slot, generation, SAID_TOKEN);
         atomic_store(&taken[slot], generation);
-    } else if (told == CT_FORGED) {
+    } else if (verdict == CT_FORGED) {
         RULE(now >= generation + 2, "generation %d forgotten at %d: one too early", (int)generation, (int)now);
-    } else note(who, slot, generation, told == CT_LATE ? SAID_LATE : SAID_DUPLICATE);
+    } else note(who, slot, generation, verdict == CT_LATE ? SAID_LATE : SAID_DUPLICATE);
 }
 
 static void *replier_body(void *argument)

@@ -1,0 +1,114 @@
+"""A route at run time, and the routes' shares of the slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fastgw.admission import Params
+from fastgw.dialects.plain import ReplyWire, RequestWire
+from fastgw.ids import Partitioner
+from fastgw.messages import TOGETHER, Answer, Head, Headers
+
+
+class Learner(Protocol):
+    """Knows, or finds out, with which partitioner a route's service replies."""
+
+    current: Partitioner
+
+    def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool: ...
+
+
+class Waits(Protocol):
+    """Observes how long a route's service takes to answer."""
+
+    def observe(self, ack_to_reply_ns: int) -> None: ...
+
+
+class Compresses(Protocol):
+    """Has answers in fewer bytes."""
+
+    def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
+
+
+class Plan:
+    """One route at run time: its settings, prepared, and how many of its requests are in flight.
+
+    Attributes:
+        in_flight: places that its requests hold, from `Exchange.reserve` to their end; `SlotQuota` counts them.
+        has_consumer: False: nobody takes records from its topic. The worker sets this and the next one.
+        backlog_ns: how far behind its service is; 0: not at all, as far as is known.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        topic: str,
+        wire: RequestWire,
+        learner: Learner,
+        spread: Waits,
+        max_in_flight: int,
+        reply_wire: ReplyWire,
+        key_of: Callable[[Headers, Params, bytes], bytes] | None = None,
+        delivery_class: int = 0,
+        partition: int = TOGETHER,
+        compressor: Compresses | None = None,
+    ) -> None:
+        """
+        Args:
+            key_of: raises KeyMissing.
+            delivery_class: picks the producer whose delivery timeout fits the route.
+            partition: TOGETHER or SPREAD, with `key_of` always SPREAD; the worker changes it.
+            compressor: for answers; None: they go out as they are.
+        """
+        self.number = number
+        self.name = name
+        self.topic = topic
+        self.wire = wire
+        self.learner = learner
+        self.spread = spread
+        self.max_in_flight = max_in_flight
+        self.reply_wire = reply_wire
+        self.key_of = key_of
+        self.delivery_class = delivery_class
+        self.partition = partition
+        self.compressor = compressor
+        self.in_flight = 0
+        self.has_consumer = True
+        self.backlog_ns = 0
+
+
+class SlotQuota:
+    """Divides the slots of a worker between its routes.
+
+    A route whose service is dead must not take the slots of all others. Half of the slots are divided between the
+    routes: each has its own part whatever the others do. The other half goes to the routes that ask first. A route has
+    one slot of its own at least; with fewer slots than routes, more places can be taken than there are slots.
+
+    Attributes:
+        own: slots that each route has for itself.
+        shared_left: slots of the other half that no route has taken; negative where there are fewer slots than routes.
+    """
+
+    def __init__(self, slots: int, routes: int) -> None:
+        self.own = max(1, slots // (2 * routes))
+        self.shared_left = slots - self.own * routes
+
+    def __repr__(self) -> str:
+        return f"<SlotQuota {self.own} a route, {self.shared_left} shared ones left>"
+
+    def take(self, plan: Plan) -> bool:
+        """Takes a place for a request of this route; False: there is none."""
+        if plan.in_flight >= self.own:
+            if self.shared_left <= 0:
+                return False
+            self.shared_left -= 1
+        plan.in_flight += 1
+        return True
+
+    def give(self, plan: Plan) -> None:
+        """Gives back a place that `take` has taken."""
+        plan.in_flight -= 1
+        if plan.in_flight >= self.own:
+            self.shared_left += 1

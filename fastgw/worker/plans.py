@@ -1,0 +1,150 @@
+"""The routes of a worker at run time: what their requests need, and what changes while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fastgw._ctable import NO_CONSUMER, Table
+from fastgw.config import Compression, Config, Route
+from fastgw.core import record_key
+from fastgw.core.partitioner_learner import PartitionerLearner
+from fastgw.core.plan import Plan
+from fastgw.core.spread import Spread
+from fastgw.dialects import plain
+from fastgw.kafka import link
+from fastgw.kafka.link import LinkSettings
+from fastgw.messages import SPREAD, TOGETHER
+
+if TYPE_CHECKING:
+    from fastgw.http.compression import Compressor
+
+log = structlog.get_logger("fastgw.worker")
+
+WAITS_FRESH_NS = 5_000_000_000  # the agent writes them every second, while Kafka answers it
+CLASS_WITHOUT_ROUTES_NS = 5_000_000_000
+
+
+class Plans:
+    """The plans of all routes.
+
+    Attributes:
+        all: one for each route, in the order of the configuration.
+    """
+
+    def __init__(self, cfg: Config, classes: Sequence[int]) -> None:
+        """
+        Args:
+            classes: see `delivery_classes`.
+        """
+        self._config = cfg
+        self._classes = classes
+        # Routes of one topic are one service: they learn together.
+        self._learners: dict[tuple[str, str], PartitionerLearner] = {}
+        self._spreads: dict[tuple[str, str], Spread] = {}
+        self._compressor = _compressor(cfg.compression)
+        self._memory = plain.Memory()
+        self.all = [self._plan(route) for route in cfg.routes]
+        self._by_spread: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
+        for route, plan in zip(cfg.routes, self.all, strict=True):
+            self._by_spread.setdefault(self._spreads[route.topic, route.spread], []).append(plan)
+        # Those whose service is looked at by the agent.
+        self._watched = [plan for route, plan in zip(cfg.routes, self.all, strict=True) if route.service_group]
+
+    def _plan(self, route: Route) -> Plan:
+        gateway, limits = self._config.gateway, self._config.limits
+        spread = self._spreads.setdefault((route.topic, route.spread), Spread(route.spread))
+        return Plan(
+            route.number,
+            route.name,
+            route.topic,
+            plain.RequestWire(gateway.response_topic, route.path, route.methods, route.request_headers),
+            self._learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner)),
+            spread,
+            route.max_in_flight,
+            plain.ReplyWire(
+                route.response_headers, limits.max_reply_bytes, limits.max_reply_headers_bytes, self._memory
+            ),
+            record_key.key_of(route.key),
+            class_of(self._classes, route.timeout_ns),
+            _partition(route.key != "", spread.even),
+            self._compressor if route.compress else None,
+        )
+
+    def follow_services(self, table: Table, now_ns: int) -> None:
+        """Takes over what the agent has found out about the services; nothing, if that was long ago."""
+        if not self._watched:
+            return
+        is_fresh = now_ns - table.waits_written_ns() < WAITS_FRESH_NS
+        for plan in self._watched:
+            wait_ns = table.wait_ns(plan.number) if is_fresh else 0
+            plan.has_consumer = wait_ns != NO_CONSUMER
+            plan.backlog_ns = max(wait_ns, 0)
+
+    def decide_spread(self, now_ns: int, round_trip_ns: int) -> None:
+        """Has each service's records together or spread, as its replies have shown to be better.
+
+        Args:
+            now_ns: monotonic.
+            round_trip_ns: of a record through Kafka and back, without any service.
+        """
+        for spread, plans in self._by_spread.items():
+            if spread.decide(now_ns, round_trip_ns):
+                for plan in plans:
+                    plan.partition = _partition(plan.key_of is not None, spread.even)
+                log.info("spread", topic=plans[0].topic, even=spread.even)
+
+
+def _compressor(settings: Compression) -> Compressor | None:
+    if not settings.encodings:
+        return None
+    # Here and not at the top: its library costs a worker a megabyte, and few gateways need it.
+    from fastgw.http.compression import Compressor
+
+    return Compressor(settings)
+
+
+def _partition(has_key: bool, is_even: bool) -> int:
+    return SPREAD if has_key or is_even else TOGETHER
+
+
+def delivery_classes(timeouts_ns: Sequence[int]) -> list[int]:
+    """The smallest timeout of each delivery class: timeouts within a factor of four share a producer.
+
+    A producer costs connections and threads; a delivery timeout far above a route's deadline costs that route its
+    honest "unknown" in time.
+    """
+    classes: list[int] = []
+    for timeout_ns in sorted(set(timeouts_ns)):
+        if not classes or timeout_ns > 4 * classes[-1]:
+            classes.append(timeout_ns)
+    return classes or [CLASS_WITHOUT_ROUTES_NS]
+
+
+def class_of(classes: Sequence[int], timeout_ns: int) -> int:
+    """The delivery class of a route with this timeout."""
+    return max(number for number, smallest_ns in enumerate(classes) if smallest_ns <= timeout_ns)
+
+
+def delivery_timeout_ms(timeout_ns: int) -> int:
+    """When a producer gives a record up: before the deadline, by a tenth of it, at least 50 ms, at most 1 s."""
+    timeout_ms = timeout_ns // 1_000_000
+    return max(100, timeout_ms - min(1000, max(50, timeout_ms // 10)))
+
+
+def link_settings(cfg: Config, classes: Sequence[int]) -> LinkSettings:
+    """The Kafka link of a worker with this configuration, with a producer for each delivery class."""
+    kafka = cfg.kafka
+    return LinkSettings(
+        link.client_settings(kafka.bootstrap, kafka.client),
+        cfg.gateway.response_topic,
+        [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
+        linger_ms=kafka.linger_ms,
+        sticky_linger_ms=kafka.sticky_linger_ms,
+        fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
+        queue_messages=2 * cfg.gateway.slots,
+        record_bytes=link.record_bytes(cfg.limits, cfg.routes),
+        partitioners=link.partitioners(cfg.routes),
+    )

@@ -1,0 +1,153 @@
+"""What a worker does with each reply record: answer it, pass it on, or count it.
+
+link ──replies──> whose? ──> MINE ──> a canary of ours | exchange.resolve
+                    │                        ↑
+                    ├──> FORWARD ──> mesh ───┘ of the process that waits
+                    ├──> REROUTE ──> Kafka: to the home partition of another node, once
+                    └──> LEAVE, ORPHAN, FOREIGN: nothing to do; see `core.reply_router`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from fastgw import ids
+from fastgw._ctable import Table
+from fastgw.core import canary
+from fastgw.core.duplicate_nodes import DuplicateNodes
+from fastgw.core.reply_router import MINE, Whose
+from fastgw.dialects import plain
+from fastgw.ids import CorrelationId
+from fastgw.messages import Record, Reply, ReplyDisposition
+from fastgw.throttle import Throttle
+
+log = structlog.get_logger("fastgw.worker")
+
+
+class Decide(Protocol):
+    """See ReplyRouter.whose."""
+
+    def __call__(self, cid: CorrelationId, partition: int, offset: int) -> Whose: ...
+
+
+class Canaries(Protocol):
+    """The part of the reply path that hears canaries."""
+
+    def canary_came(self, tag: int, now_ns: int) -> None: ...
+    def is_assigned(self, partition: int) -> bool: ...
+
+
+class Replies:
+    """The replies that come to one worker process, from Kafka and from its siblings."""
+
+    def __init__(
+        self,
+        table: Table,
+        process_index: int,
+        address: tuple[int, int, int],
+        reply_topic: str,
+        whose: Decide,
+        resolve: Callable[[CorrelationId, Reply, int], ReplyDisposition],
+        canaries: Canaries,
+        forward: Callable[[int, int, Reply], bool],
+        send: Callable[[Record], bool],
+    ) -> None:
+        """
+        Args:
+            table, process_index: where replies are counted.
+            address: node, worker, generation of this process.
+            whose: decides who deals with a reply.
+            resolve: answers the request that waits for one (`Exchange.resolve`).
+            canaries: hears those of this process.
+            forward: (worker, generation, reply): hands one to a sibling; False: it cannot.
+            send: a record through Kafka, untracked; False: it was refused.
+        """
+        self._table = table
+        self._process_index = process_index
+        self._address = address
+        self._reply_topic = reply_topic
+        self._whose = whose
+        self._resolve = resolve
+        self._canaries = canaries
+        self._forward = forward
+        self._send = send
+        self._poison = Throttle()  # of lines about replies that nothing could be made of
+        self._duplicates = DuplicateNodes()
+
+    def take(self, replies: Sequence[Reply], now_ns: int, is_forwarded: bool = False) -> None:
+        """Deals with a batch that came together; one poisonous record does not cost the others their answers.
+
+        Args:
+            now_ns: monotonic.
+            is_forwarded: a sibling has found that they are ours.
+        """
+        take = self._take_forwarded if is_forwarded else self._take_one
+        for reply in replies:
+            try:
+                take(reply, now_ns)
+            except MemoryError:
+                raise  # ends the worker
+            except Exception:
+                held_back = self._poison.admit(("reply",), now_ns)
+                if held_back >= 0:
+                    where = {"partition": reply.partition, "offset": reply.offset}
+                    log.exception("reply not handled", **where, held_back=held_back)
+                self._count(ReplyDisposition.MALFORMED)
+
+    def dropped(self, replies: int) -> None:
+        """So many that `forward` had taken are lost with the link to their sibling."""
+        for _ in range(replies):
+            self._count(ReplyDisposition.DROPPED)
+
+    def _take_one(self, reply: Reply, now_ns: int) -> None:
+        cid = ids.parse(reply.correlation_id)
+        if cid is None:
+            self._count(ReplyDisposition.MALFORMED)
+            return
+        whose = self._whose(cid, reply.partition, reply.offset)
+        if whose is MINE:
+            self._take_mine(cid, reply, now_ns)
+        elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and self._canaries.is_assigned(reply.partition):
+            self._hear_duplicate(cid.node, reply.partition, now_ns)
+        elif whose is not Whose.LEAVE:
+            self._table.count_disposition(self._process_index, self._pass_on(whose, cid, reply))
+
+    def _take_forwarded(self, reply: Reply, now_ns: int) -> None:
+        cid = ids.parse(reply.correlation_id)
+        if cid is not None and (cid.node, cid.worker, cid.generation) == self._address:
+            self._take_mine(cid, reply, now_ns)
+        else:
+            self._count(ReplyDisposition.ORPHAN)
+
+    def _take_mine(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
+        if cid.slot == canary.SLOT:
+            self._canaries.canary_came(cid.tag, now_ns)
+        else:
+            self._table.count_disposition(self._process_index, self._resolve(cid, reply, now_ns))
+
+    def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
+        if whose is Whose.FORWARD:
+            sent = self._forward(cid.worker, cid.generation, reply)
+            return ReplyDisposition.MISROUTED if sent else ReplyDisposition.DROPPED
+        if whose is Whose.REROUTE and not plain.has_hopped(reply):
+            headers = [*reply.headers, (plain.HOPS, b"1")]
+            sent = self._send(Record(self._reply_topic, reply.value, reply.correlation_id, headers, cid.home))
+            return ReplyDisposition.REROUTED if sent else ReplyDisposition.DROPPED
+        return ReplyDisposition.ORPHAN if whose is Whose.ORPHAN else ReplyDisposition.FOREIGN
+
+    def _hear_duplicate(self, node: int, partition: int, now_ns: int) -> None:
+        self._count(ReplyDisposition.RIVAL)
+        if self._duplicates.heard(node, now_ns):
+            log.error(
+                "another node claims partitions of ours",
+                rival=f"{node:06x}",
+                partition=partition,
+                hint="are two gateways started with the same response topic and the same [cluster] node_index? "
+                "or has that node lost its group?",
+            )
+
+    def _count(self, disposition: ReplyDisposition) -> None:
+        self._table.count_disposition(self._process_index, disposition)

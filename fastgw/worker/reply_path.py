@@ -1,0 +1,261 @@
+"""The reply path of a worker: which partitions it reads, which one is its home, and whether replies reach it.
+
+They do as long as canaries that the worker sends to its home come back. While they do not, the gate refuses requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from fastgw import errors
+from fastgw._ctable import NOT_READING, UNOWNED, Table
+from fastgw.core import canary
+from fastgw.core.canary import Canary
+from fastgw.core.ownership import NO_HOME, Ownership
+from fastgw.errors import Ending
+from fastgw.ids import IdMaker, Partitioner
+from fastgw.kafka.link import FROM_BEGINNING, FROM_END
+from fastgw.messages import Record
+from fastgw.table import process_index, processes_of
+
+log = structlog.get_logger("fastgw.worker")
+
+ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
+STOP_READING_AFTER_NS = 1_000_000_000  # after it was announced: the others may have looked a moment before
+# How long another node may need to read a partition that it takes over: a group settles in about one second (design
+# section 3), and what arrives while nobody reads is lost to everybody whose reply went astray.
+HAND_OVER_NS = 4_000_000_000
+
+
+class Reader(Protocol):
+    """The part of the Kafka link that the reply path needs; see kafka.link.Link."""
+
+    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None: ...
+    def stop_reading(self, partitions: Sequence[int]) -> None: ...
+    def send_untracked(self, record: Record) -> bool: ...
+
+
+class Gate(Protocol):
+    """The part of the exchange that lets requests in; see core.exchange.Exchange."""
+
+    home: int
+
+    def set_home(self, home: int, partition_count: int) -> None: ...
+    def close_gate(self, ending: Ending, why: str) -> None: ...
+    def open_gate(self) -> None: ...
+
+
+class ReplyPath:
+    """The partitions, the home and the canary of one worker process.
+
+    A partition's life here:
+
+        state       the map says   read            ids are made for it   published as read from
+        ---------   ------------   -------------   -------------------   ----------------------
+        assigned    ours           is being asked  no                    no
+        positioned  ours           yes             yes                   its offset
+        leaving     not ours       yes             no, but see home      its offset
+        announced   not ours       yes             no                    no
+        gone        not ours       no              no                    no
+
+        from        to          when
+        ---------   ----------  ---------------------------------------------------------------------------
+        assigned    positioned  the link says from which offset it reads, also when the map has given it away meanwhile
+        positioned  leaving     the map gives it away
+        leaving     positioned  the map gives it back: nothing had changed for anybody
+        leaving     announced   it is not the home, no request made for it waits, and its new owner reads it; an owner
+                                on another node cannot be seen, it gets HAND_OVER_NS
+        announced   positioned  the map gives it back: it is asked for again, so that it is published again
+        announced   gone        after STOP_READING_AFTER_NS, when no sibling counts on us any more
+
+    The table's `reads_from` is what is published: siblings leave replies to a process that publishes their partition.
+    So a partition is published before ids are made for it, and no longer published a while before reading stops. The
+    home is one of the positioned partitions; when all of them were given away at once, it stays where it is until
+    another partition is positioned (see `core.ownership`).
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        generation: int,
+        ownership: Ownership,
+        ids: IdMaker,
+        link: Reader,
+        gate: Gate,
+        live_before: Callable[[int], int],
+        on_up: Callable[[], None],
+        reply_topic: str,
+    ) -> None:
+        """
+        Args:
+            table: holds the map, and what the others know of this process, which is registered there.
+            ownership: of this worker; its map is applied here.
+            ids: gets the partitions that ids are made for.
+            live_before: how many requests wait that were claimed before this time (`SlotRange.live_before`).
+            on_up: called whenever the path is found to work.
+        """
+        self._table = table
+        self._process_index = process_index(ownership.worker, generation)
+        self._ownership = ownership
+        self._ids = ids
+        self._link = link
+        self._gate = gate
+        self._live_before = live_before
+        self._on_up = on_up
+        self._reply_topic = reply_topic
+        self._canary = Canary()
+        self._home_since_ns = 0
+        self._announced: dict[int, int] = {}  # partition -> since when the table no longer says that we read it
+        self._is_listening = False
+        self._is_draining = False
+
+    def __repr__(self) -> str:
+        return f"<ReplyPath {self._ownership!r}, {self._canary!r}, announced {sorted(self._announced)}>"
+
+    @property
+    def home(self) -> int:
+        """The partition that replies are asked to; NO_HOME: none."""
+        return self._ownership.home
+
+    @property
+    def map_version(self) -> int:
+        """Of the partition map that is followed."""
+        return self._ownership.map_version
+
+    @property
+    def round_trip_ns(self) -> int:
+        """Of the last canary; 0: none has come back."""
+        return self._canary.round_trip_ns
+
+    def is_assigned(self, partition: int) -> bool:
+        """Whether the map says that the partition is ours."""
+        return partition in self._ownership.assigned
+
+    def fronts_listen(self) -> None:
+        """From now on the worker is ready whenever the path works."""
+        self._is_listening = True
+        self._path_changed()
+
+    def drain(self) -> None:
+        """From now on the gate is the drain's business, and no canary is sent; reading goes on."""
+        self._is_draining = True
+
+    def tick(self, now_ns: int) -> None:
+        """What time asks for: a new map, partitions to leave, the canary, another home."""
+        self._follow_map(now_ns)
+        if self._ownership.leaving:
+            self._leave_partitions(now_ns)
+        if not self._is_draining:
+            self._send_canary(now_ns)
+            if now_ns - self._home_since_ns > ROTATE_HOME_NS and len(self._ownership.usable()) > 1:
+                self._ownership.rotate_home(now_ns)
+                self._home_changed(now_ns)
+
+    # Partitions.
+
+    def positioned(self, offsets: Mapping[int, int], now_ns: int) -> None:
+        """The link reads these partitions, each from this offset on."""
+        for partition, offset in offsets.items():
+            # Published before the partition can become a home: siblings rely on it to leave replies to us.
+            self._table.set_reads_from(self._process_index, partition, offset)
+            self._ownership.position(partition, now_ns)
+        self._home_changed(now_ns)
+
+    def _follow_map(self, now_ns: int) -> None:
+        if self._table.map_version() == self._ownership.map_version:
+            return
+        version, owners = self._table.read_map()
+        known_count = self._ownership.partition_count or len(owners)
+        moves = self._ownership.apply(version, owners, now_ns)
+        gained = [*moves.gained, *self._take_back()]
+        log.info("partition map", version=version, gained=len(gained), lost=len(moves.lost))
+        self._assign(gained, known_count)
+        self._home_changed(now_ns)
+
+    def _take_back(self) -> frozenset[int]:
+        """Partitions that come back while they are announced: they have to be published again."""
+        back = self._ownership.assigned & self._announced.keys()
+        for partition in back:
+            del self._announced[partition]
+        return back
+
+    def _assign(self, gained: Sequence[int], known_count: int) -> None:
+        # A partition that did not exist a moment ago may have replies already (services saw it first): read them all.
+        brand_new = [partition for partition in gained if partition >= known_count]
+        older = [partition for partition in gained if partition < known_count]
+        if older:
+            self._link.assign(older)
+        if brand_new:
+            self._link.assign(brand_new, FROM_BEGINNING)
+
+    def _leave_partitions(self, now_ns: int) -> None:
+        for partition, since_ns in list(self._ownership.leaving.items()):
+            if partition == self._ownership.home:
+                continue  # until another can be
+            announced_ns = self._announced.get(partition)
+            if announced_ns is None:
+                if self._live_before(since_ns) == 0 and self._is_taken_over(partition, since_ns, now_ns):
+                    self._table.set_reads_from(self._process_index, partition, NOT_READING)
+                    self._announced[partition] = now_ns
+            elif now_ns - announced_ns >= STOP_READING_AFTER_NS:
+                self._link.stop_reading([partition])
+                del self._announced[partition]
+                self._ownership.left(partition)
+
+    def _is_taken_over(self, partition: int, since_ns: int, now_ns: int) -> bool:
+        """Whether the new owner reads the partition by now. Of another node that can only be assumed."""
+        owner = self._table.map_owner(partition)
+        if owner == UNOWNED:
+            return now_ns - since_ns >= HAND_OVER_NS
+        reads = (self._table.reads_from(process, partition) for process in processes_of(owner))
+        return min(reads) != NOT_READING
+
+    # Home and gate.
+
+    def _home_changed(self, now_ns: int) -> None:
+        """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
+        ownership = self._ownership
+        usable = ownership.usable()
+        if ownership.home != NO_HOME:  # which may be one that is leaving
+            self._ids.set_ownership(ownership.partition_count, usable or [ownership.home], ownership.home)
+        if ownership.home != self._gate.home:
+            self._gate.set_home(ownership.home, ownership.partition_count)
+            self._home_since_ns = now_ns
+            self._canary.restart()
+            log.info("home partition", home=ownership.home, usable=len(usable))
+        self._path_changed()
+
+    def _path_changed(self) -> None:
+        """Opens or closes the gate and says so in the table: ready means that replies reach us."""
+        if self._is_draining:
+            return
+        works = self._canary.alive and self._ownership.home != NO_HOME
+        if works:
+            self._gate.open_gate()
+            self._on_up()
+        else:
+            self._gate.close_gate(errors.NOT_READY, "replies from Kafka do not reach this worker")
+        self._table.set_ready(self._process_index, works and self._is_listening)
+
+    # The canary.
+
+    def canary_came(self, tag: int, now_ns: int) -> None:
+        """A canary of this process is back, with this tag in its id."""
+        if self._canary.seen(tag, now_ns):
+            self._path_changed()
+
+    def _send_canary(self, now_ns: int) -> None:
+        if self._ownership.home == NO_HOME:
+            return
+        if self._canary.is_silent(now_ns):
+            log.error("reply path lost: canaries do not come back", home=self._ownership.home)
+            self._ownership.rotate_home(now_ns)
+            self._home_changed(now_ns)
+        if not self._canary.due(now_ns):
+            return
+        raw = self._ids.make(canary.SLOT, Partitioner.HEADER)
+        self._canary.sent(self._ids.tag, now_ns)
+        self._link.send_untracked(Record(self._reply_topic, b"", raw, [], self._ownership.home))
