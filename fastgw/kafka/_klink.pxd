@@ -120,7 +120,6 @@ cdef extern from "_klink.h" nogil:
         rd_kafka_headers_t*, const char* name, ssize_t name_bytes, const void* value, ssize_t value_bytes)
     rd_kafka_error_t* rd_kafka_produceva "kl.rd_kafka_produceva"(rd_kafka_t*, const rd_kafka_vu_t*, size_t count)
     int rd_kafka_message_status "kl.rd_kafka_message_status"(const rd_kafka_message_t*)
-    const char* rd_kafka_message_produce_errstr "kl.rd_kafka_message_produce_errstr"(const rd_kafka_message_t*)
     int rd_kafka_outq_len "kl.rd_kafka_outq_len"(rd_kafka_t*)
     int rd_kafka_flush "kl.rd_kafka_flush"(rd_kafka_t*, int timeout_ms)
     int rd_kafka_purge "kl.rd_kafka_purge"(rd_kafka_t*, int flags)

@@ -101,6 +101,9 @@ cpdef set_alarm(int fd, uint64_t at_ns):
     kl_alarm_set(fd, at_ns)
 
 
+# What librdkafka calls a string is copied at once, while its owner is there: an event and what hangs on it until the event
+# is destroyed, a fetched message likewise, an error until `refusal` destroys it; err2str and err2name are constants, or a
+# buffer of this thread until the next call.
 cdef inline str text_of(const char* text):
     return PyUnicode_DecodeUTF8(text, strlen(text), "replace") if text != NULL else ""
 
@@ -118,6 +121,7 @@ cdef class Client:
     cdef int open(self, int type, list settings, int events, int event_fd) except -1:
         cdef char[WHY_BYTES] why
         cdef rd_kafka_conf_t* conf = rd_kafka_conf_new()
+        why[0] = 0  # librdkafka does not promise a text with every refusal
         self.faults = []
         for name, value in [*settings, ("log.queue", "true")]:
             if rd_kafka_conf_set(conf, name.encode(), value.encode(), why, WHY_BYTES):
@@ -387,13 +391,10 @@ cdef class Producer(Client):
 
 
 cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
-    cdef const char* why = rd_kafka_message_produce_errstr(message)
-    return Undelivered(
-        token,
-        message.err,
-        rd_kafka_message_status(message),
-        text_of(why if why != NULL else rd_kafka_err2str(message.err)),
-    )
+    # The broker's own words cannot be had. librdkafka keeps them in the parsed response, has the record point there, and
+    # frees the response as soon as the report is queued (rd_kafka_handle_Produce; the report takes a copy along, to
+    # which no record points): rd_kafka_message_produce_errstr reads freed memory. The text for the code is a constant.
+    return Undelivered(token, message.err, rd_kafka_message_status(message), text_of(rd_kafka_err2str(message.err)))
 
 
 cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:

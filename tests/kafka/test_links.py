@@ -200,6 +200,20 @@ def test_a_record_beyond_the_clients_limit_is_refused(house):
     assert refused.value.ending is errors.RECORD_TOO_LARGE
 
 
+def test_a_record_that_the_broker_finds_invalid_is_told_with_the_text_of_its_code(kind, kafka_bootstrap, make_topics):
+    """librdkafka frees the broker's own words before anybody can read them: the native link told of freed memory."""
+    compacted = make_topics({"compacted": 1}, {"cleanup.policy": "compact"})["compacted"]
+    with LinkOnALoop(kind, kafka_bootstrap, compacted) as house:
+        for token, value in enumerate([b"one", b"two", b"three"]):  # of one batch, so that they refuse each other
+            house.send_record(Record(compacted, value, None, [], 0), token)
+        for token in range(3):
+            house.fate(token)
+    details = {detail for _, detail in house.told.failed.values()}
+    assert len(house.told.failed) == 3
+    assert details == {"Broker: Broker failed to validate record"}
+    assert {ending for ending, _ in house.told.failed.values()} == {errors.REFUSED_SEND}
+
+
 def test_a_full_queue_refuses_and_has_room_again_later(kind, kafka_bootstrap, topic):
     with LinkOnALoop(kind, kafka_bootstrap, topic, queue_messages=10, linger_ms=300) as house:
         house.send(0)
