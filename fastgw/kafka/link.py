@@ -219,16 +219,15 @@ def client_settings(bootstrap: str, extra: Mapping[str, Any]) -> Settings:
     }
 
 
-OWN_HEADERS_BYTES = 2048  # of a record: names, ids, deadline, traceparent, content-type, and Kafka's own framing
+OWN_HEADERS_BYTES = 2048  # of a record: names, ids, deadline, and Kafka's own framing
 
 
 def record_bytes(limits: Limits, routes: Iterable[Route]) -> int:
     """The largest record that a request to one of `routes` can become, with all that stands beside its body."""
-    # The target is in it three times: path, its parameters, and the route's own path.
-    beside = OWN_HEADERS_BYTES + 3 * limits.max_target_bytes
-    return max(
-        route.max_body_bytes + beside + (limits.max_header_bytes if route.request_headers else 0) for route in routes
-    )
+    # The target is in it three times: path, its parameters, and the route's own path. Any route copies headers: those
+    # that describe the body and the trace are always copied (`plain.FORWARDED_ALWAYS`), and one may fill the limit.
+    beside = OWN_HEADERS_BYTES + 3 * limits.max_target_bytes + limits.max_header_bytes
+    return max(route.max_body_bytes for route in routes) + beside
 
 
 ANY = -1  # RD_KAFKA_PARTITION_UA: librdkafka draws a partition for each record

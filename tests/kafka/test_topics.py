@@ -61,7 +61,7 @@ def test_topics_are_created_as_the_gateway_needs_them(configured: Config, kafka_
     assert replies["message.timestamp.type"] == "LogAppendTime"
 
 
-def test_a_body_of_the_largest_size_fits_into_a_record_of_a_topic_that_was_created(
+def test_a_body_and_headers_of_the_largest_size_fit_into_a_record_of_a_topic_that_was_created(
     configured: Config, kafka_bootstrap: str
 ) -> None:
     """Neither librdkafka nor a broker takes a record of 1 MiB and a little more by itself."""
@@ -73,7 +73,10 @@ def test_a_body_of_the_largest_size_fits_into_a_record_of_a_topic_that_was_creat
     producer.produce(
         configured.routes[0].topic,
         bytes(configured.limits.max_body_bytes),
-        headers={"http_query": bytes(configured.limits.max_target_bytes)},
+        headers={
+            "http_query": bytes(configured.limits.max_target_bytes),
+            "content-language": bytes(configured.limits.max_header_bytes),
+        },
         on_delivery=lambda error, _message: outcomes.append(error),
     )
     assert producer.flush(10) == 0
