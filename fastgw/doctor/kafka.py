@@ -18,7 +18,9 @@ from confluent_kafka.admin import AclOperation, AdminClient
 
 from fastgw.config import Config
 from fastgw.errors import StartError
-from fastgw.kafka import link, topics
+from fastgw.kafka import topics
+from fastgw.kafka.link import FROM_END, LinkSettings
+from fastgw.kafka.properties import client_properties, consumer_properties
 from fastgw.kafka.topics import Findings
 
 ASK_TIMEOUT_S = 5.0
@@ -102,7 +104,7 @@ def _survey(config: Config, watch_s: float) -> Survey:
 
 
 def _client(config: Config, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {**link.client_settings(config.kafka.bootstrap, config.kafka.client), **more}
+    return {**client_properties(config.kafka.bootstrap, config.kafka.client), **more}
 
 
 # --- brokers ---------------------------------------------------------------------------------------------------------
@@ -172,8 +174,8 @@ def _group(config: Config) -> Group | None:
 def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
     """Read what comes at the end of every partition; nothing is committed and no group is joined."""
     topic = config.gateway.response_topic
-    settings = link.LinkSettings(_client(config, {}), topic, [], fetch_wait_ms=10).consumer()
-    consumer = Consumer(settings, logger=topics.silent_logger())
+    properties = consumer_properties(LinkSettings(_client(config, {}), topic, [], fetch_wait_ms=10))
+    consumer = Consumer(properties, logger=topics.silent_logger())
     records, by_broker, youngest_ms, oldest_ms = 0, False, inf, -inf
     try:
         consumer.assign(_ends(consumer, topic, partitions))
@@ -193,7 +195,7 @@ def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
 
 def _ends(consumer: Any, topic: str, partitions: int) -> list[Any]:
     """Where every partition ends now. "At the end" as such would be asked for later, and be another place by then."""
-    everything = [TopicPartition(topic, number, link.FROM_END) for number in range(partitions)]
+    everything = [TopicPartition(topic, number, FROM_END) for number in range(partitions)]
     try:
         # ListOffsets takes this in place of a timestamp: one round trip for all.
         found = consumer.offsets_for_times(everything, timeout=ASK_TIMEOUT_S)

@@ -39,7 +39,7 @@ typedef struct rd_kafka_message_s {
     void *key;
     size_t key_len;
     int64_t offset;
-    void *_private; /* of a record that was sent: its flight and its token */
+    void *_private; /* of a record that was sent: its batch and its token, see _klink.pxd */
 } rd_kafka_message_t;
 _Static_assert(sizeof(rd_kafka_message_t) == 72 && offsetof(rd_kafka_message_t, _private) == 64, "ABI of a 64-bit Linux");
 

@@ -23,7 +23,8 @@ from fastgw.config.units import NS_PER_MS
 from fastgw.errors import ConfigError, StartError
 from fastgw.ids import PARTITIONS_MAX
 from fastgw.kafka import groups
-from fastgw.kafka.link import LinkSettings, client_settings, record_bytes
+from fastgw.kafka.link import LinkSettings
+from fastgw.kafka.properties import client_properties, consumer_properties, producer_properties, record_bytes
 
 REACH_TIMEOUT_S = 5.0
 MEET_LOOK_S = 0.05  # between two looks whether all brokers have answered
@@ -131,15 +132,15 @@ def check_client(config: Config) -> None:
     Raises:
         ConfigError: it does not know one, or not its value.
     """
-    settings = client_settings("", config.kafka.client)
+    settings = client_properties("", config.kafka.client)
     del settings["bootstrap.servers"]  # without it the clients have nobody to connect to
     fetch_wait_ms = config.kafka.fetch_wait_ns // NS_PER_MS
     link = LinkSettings(settings, config.gateway.response_topic, [1000], config.kafka.linger_ms,
                         config.kafka.sticky_linger_ms, fetch_wait_ms)  # fmt: skip
     logger = silent_logger()
     try:
-        Producer(link.producer(0), logger=logger)
-        Consumer(link.consumer(), logger=logger).close()
+        Producer(producer_properties(link, 0), logger=logger)
+        Consumer(consumer_properties(link), logger=logger).close()
     except (KafkaException, TypeError, ValueError) as error:
         raise ConfigError(
             f"{config.source}: kafka.client: expected librdkafka properties, got: {_why(error)}"
@@ -397,7 +398,7 @@ def _admin(config: Config) -> Iterator[tuple[Any, list[str]]]:
     """An admin client, and the list that its troubles are written to."""
     check_client(config)
     troubles: list[str] = []
-    settings = client_settings(config.kafka.bootstrap, config.kafka.client)
+    settings = client_properties(config.kafka.bootstrap, config.kafka.client)
     settings["error_cb"] = lambda error: troubles.append(error.str())
     admin = AdminClient(settings, logger=silent_logger())
     try:

@@ -42,9 +42,9 @@ from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
 from fastgw.ids import CorrelationId, IdMaker, Partitioner
-from fastgw.kafka import link as kafka_client
 from fastgw.kafka import open_link
-from fastgw.kafka.link import LinkSettings
+from fastgw.kafka import properties as kafka_properties
+from fastgw.kafka.link import FROM_BEGINNING, LinkSettings
 from fastgw.mesh.links import MeshLinks
 from fastgw.messages import SPREAD, TOGETHER, Record, Reply, ReplyDisposition, Tally
 from fastgw.throttle import Throttle
@@ -141,15 +141,15 @@ class Worker:
     def _build_link_settings(self, classes: Sequence[int]) -> LinkSettings:
         kafka = self._config.kafka
         return LinkSettings(
-            kafka_client.client_settings(kafka.bootstrap, kafka.client),
+            kafka_properties.client_properties(kafka.bootstrap, kafka.client),
             self._config.gateway.response_topic,
             [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
             linger_ms=kafka.linger_ms,
             sticky_linger_ms=kafka.sticky_linger_ms,
             fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
             queue_messages=2 * self._config.gateway.slots,
-            record_bytes=kafka_client.record_bytes(self._config.limits, self._config.routes),
-            partitioners=kafka_client.partitioners(self._config.routes),
+            record_bytes=kafka_properties.record_bytes(self._config.limits, self._config.routes),
+            partitioners=kafka_properties.partitioners(self._config.routes),
         )
 
     def _build_plans(self, classes: Sequence[int]) -> list[Plan]:
@@ -306,7 +306,7 @@ class Worker:
         if older:
             self._link.assign(older)
         if brand_new:
-            self._link.assign(brand_new, kafka_client.FROM_BEGINNING)
+            self._link.assign(brand_new, FROM_BEGINNING)
         self._home_changed(now_ns)
 
     def _leave_partitions(self, now_ns: int) -> None:

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
-from fastgw.kafka.link import FROM_BEGINNING, LIBRDKAFKA_PARTITIONERS
+from fastgw.kafka.link import FROM_BEGINNING
+from fastgw.kafka.properties import LIBRDKAFKA_PARTITIONERS
 from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.actors.links import KINDS, LinkOnALoop
 from tests.brokers.kafka_server import RealKafka
@@ -480,7 +481,7 @@ def test_memory_stays_flat_over_many_messages(house):
 
     def drive(count: int) -> None:
         for start in range(0, count, 1000):
-            for number in range(start, start + 1000):  # in flights, and where a request's partition is told beforehand
+            for number in range(start, start + 1000):  # in batches, and where a request's partition is told beforehand
                 headers = [("correlation_id", b"id %d" % number)]
                 partition = TOGETHER if number % 2 else number % 4
                 house.send_record(Record(house.topic, b"value", None, headers, partition), number)

@@ -12,7 +12,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource
 from fastgw import config
 from fastgw.config import Config
 from fastgw.errors import StartError
-from fastgw.kafka import link, topics
+from fastgw.kafka import topics
+from fastgw.kafka.link import LinkSettings
+from fastgw.kafka.properties import client_properties, producer_properties, record_bytes
 
 CONFIG = """
 [gateway]
@@ -66,9 +68,9 @@ def test_a_body_and_headers_of_the_largest_size_fit_into_a_record_of_a_topic_tha
 ) -> None:
     """Neither librdkafka nor a broker takes a record of 1 MiB and a little more by itself."""
     topics.create(configured)
-    room = link.record_bytes(configured.limits, configured.routes)
-    settings = link.LinkSettings(link.client_settings(kafka_bootstrap, {}), "", [5000], record_bytes=room).producer(0)
-    producer = Producer(settings)
+    room = record_bytes(configured.limits, configured.routes)
+    settings = LinkSettings(client_properties(kafka_bootstrap, {}), "", [5000], record_bytes=room)
+    producer = Producer(producer_properties(settings, 0))
     outcomes = []
     producer.produce(
         configured.routes[0].topic,
