@@ -15,8 +15,9 @@ from fastgw.config import ACCEPT_BACKLOG, Config
 from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
 from fastgw.doctor.kafka import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Survey, Traffic, survey
 from fastgw.errors import StartError
+from fastgw.kafka.cluster import BrokersUnreachable, Met, Topic
 from fastgw.kafka.properties import record_bytes
-from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, BrokersUnreachable, Met, Topic
+from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS
 
 Level = Literal["ok", "warning", "error"]
 

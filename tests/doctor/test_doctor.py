@@ -33,7 +33,7 @@ from fastgw.doctor import kafka as kafka_survey
 from fastgw.doctor.doctor import Finding
 from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
 from fastgw.doctor.kafka import Broker, Group, Traffic
-from fastgw.kafka.topics import Topic
+from fastgw.kafka.cluster import Topic
 from tests.brokers.kafka_server import RealKafka
 from tests.conftest import MakeTopics
 from tests.gateway.gateways import Gateway, free_port
