@@ -4,7 +4,7 @@
     python -m bench.questions.link native --rounds 100 --messages 100000    # soak: ten million; 1 if memory has grown
 
 Each record goes to the response topic itself, on the embedded broker in a process of its own, with a slot of the shared
-table and its token as correlation id, and comes back as a reply; 1,000 are on their way at a time, in flights, as those
+table and its token as correlation id, and comes back as a reply; 1,000 are on their way at a time, in batches, as those
 of requests are. Prints a JSON line a round: CPU microseconds a record of the whole process (the link, its threads and
 librdkafka's) and resident memory; at the end, with ten rounds or more, by how much memory has grown since a tenth of
 them. The embedded broker is no measure of Kafka, but the same for both links.
@@ -31,8 +31,9 @@ from fastgw import table
 from fastgw._ctable import ANSWERED
 from fastgw.demo.broker import EmbeddedBroker
 from fastgw.errors import Ending
-from fastgw.kafka.link import Link, LinkSettings, client_settings
+from fastgw.kafka.link import Link, LinkSettings
 from fastgw.kafka.native_link import NativeLink, open_library
+from fastgw.kafka.properties import client_properties
 from fastgw.kafka.public_link import KafkaLink
 from fastgw.messages import TOGETHER, Record, Reply
 
@@ -145,7 +146,7 @@ async def _measure(bootstrap: str, kinds: Sequence[str], rounds: int, messages: 
 
 async def _started(kind: str, bootstrap: str) -> Loopback:
     loop, loopback = asyncio.get_running_loop(), Loopback(kind)
-    settings = LinkSettings(client_settings(bootstrap, {}), kind, [60_000], fetch_wait_ms=5)
+    settings = LinkSettings(client_properties(bootstrap, {}), kind, [60_000], fetch_wait_ms=5)
     more = {"slots": loopback.slots} if kind == "native" else {}
     loopback.link = KINDS[kind](settings, loopback, loop, **more)
     loopback.link.start()

@@ -28,7 +28,7 @@ from fastgw.agent.consumer_lag import Consumers
 from fastgw.agent.membership import Membership
 from fastgw.config import Config
 from fastgw.errors import FastgwError
-from fastgw.kafka import topics
+from fastgw.kafka import topic_checks
 
 log = structlog.get_logger("fastgw.agent")
 
@@ -115,7 +115,7 @@ class Agent:
                 service that runs is not stopped by an agent that comes back while Kafka is away.
         """
         if self._table.map_version() == 0:
-            for warning in topics.check(self._config):
+            for warning in topic_checks.check(self._config):
                 log.warning("topic check", finding=str(warning))
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)

@@ -15,7 +15,7 @@ from setproctitle import setproctitle
 from fastgw import logs
 from fastgw.agent.agent import read_config, tell
 from fastgw.errors import FastgwError
-from fastgw.kafka import topics
+from fastgw.kafka import topic_checks
 
 log = structlog.get_logger("fastgw.checker")
 
@@ -38,7 +38,7 @@ def main(
     try:
         config = read_config(config_fd)
         setproctitle(f"fastgw: {config.gateway.name} checker")
-        for warning in topics.check(config):
+        for warning in topic_checks.check(config):
             log.warning("topic check", finding=str(warning))
     except FastgwError as error:
         tell(ready_fd, f"error {' '.join(str(error).split())}\n")

@@ -28,7 +28,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from fastgw._ctable import NO_CONSUMER
 from fastgw.admin.metrics import ServiceState
 from fastgw.config import Config
-from fastgw.kafka import client_log, groups, link
+from fastgw.kafka import client_log, groups
+from fastgw.kafka.properties import client_properties
 from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.consumers")
@@ -113,7 +114,7 @@ class Consumers:
         Args:
             on_failure: the thread ends with this error (nothing that Kafka does ends it).
         """
-        self._settings = link.client_settings(config.kafka.bootstrap, config.kafka.client)
+        self._settings = client_properties(config.kafka.bootstrap, config.kafka.client)
         self._tell = tell
         self._on_failure = on_failure
         self._routes: dict[tuple[str, str], list[int]] = {}

@@ -22,7 +22,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.kafka import client_log
-from fastgw.kafka.link import client_settings
+from fastgw.kafka.properties import client_properties
 from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.membership")
@@ -112,8 +112,9 @@ class Membership:
     def _client_settings(self) -> dict[str, Any]:
         cluster = self._config.cluster
         session_ms = cluster.session_timeout_ns // NS_PER_MS
+        kafka = self._config.kafka
         return {
-            **client_settings(self._config.kafka.bootstrap, {"client.id": "fastgw-agent", **self._config.kafka.client}),
+            **client_properties(kafka.bootstrap, {"client.id": "fastgw-agent", **kafka.client}),
             "group.id": self._group_id,  # asked for by the client in every mode
             "group.protocol": "classic",  # KIP-848 takes a dead node for alive for 45 s by default
             "partition.assignment.strategy": "cooperative-sticky",

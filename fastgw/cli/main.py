@@ -18,7 +18,7 @@ from fastgw.errors import FastgwError, StartError
 
 if TYPE_CHECKING:
     from fastgw.config import Config
-    from fastgw.kafka.topics import Findings
+    from fastgw.kafka.topic_checks import Findings
 
 PIPE_WIDTH = 10_000  # no line is that long
 INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
@@ -131,12 +131,12 @@ def check(
 
     def work() -> int:
         from fastgw import config as configuration
-        from fastgw.kafka import topics
+        from fastgw.kafka import cluster, topic_checks
 
         settings = configuration.load(config)
-        topics.check_client(settings)
+        cluster.check_client(settings)
         print(_summary(settings))
-        return _report(topics.examine(settings)) if live else 0
+        return _report(topic_checks.examine(settings)) if live else 0
 
     _finish(work)
 
@@ -226,6 +226,7 @@ def topics(
 
     def work() -> int:
         from fastgw import config as configuration
+        from fastgw.kafka import topic_checks
         from fastgw.kafka import topics as kafka_topics
 
         settings = configuration.load(config)
@@ -236,7 +237,7 @@ def topics(
             replication=replication,
             progress=lambda step: print(step, flush=True),
         )
-        for warning in kafka_topics.check(settings):
+        for warning in topic_checks.check(settings):
             print(f"warning: {warning}")
         return 0
 

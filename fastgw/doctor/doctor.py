@@ -15,8 +15,9 @@ from fastgw.config import ACCEPT_BACKLOG, Config
 from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
 from fastgw.doctor.kafka import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Survey, Traffic, survey
 from fastgw.errors import StartError
-from fastgw.kafka import link
-from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, BrokersUnreachable, Met, Topic
+from fastgw.kafka.cluster import BrokersUnreachable, Met, Topic
+from fastgw.kafka.properties import record_bytes
+from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS
 
 Level = Literal["ok", "warning", "error"]
 
@@ -164,7 +165,7 @@ def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
     """Whether a request of the largest allowed size fits into a record."""
     taken = (topic.settings or {}).get("max.message.bytes")
     routes = [route for route in config.routes if route.topic == topic.name]
-    needed = link.record_bytes(config.limits, routes)
+    needed = record_bytes(config.limits, routes)
     if taken is None:
         return
     batch = int(config.kafka.client.get("batch.size", BATCH_BYTES))

@@ -1,7 +1,7 @@
 """What a live Kafka shows to somebody who looks at it for a while: brokers and releases, topics, the response topic.
 
-`topics` says whether the gateway can start with a cluster; this looks further, for `fastgw doctor`. It changes nothing:
-it asks, and it reads the end of the response topic.
+`topic_checks` says whether the gateway can start with a cluster; this looks further, for `fastgw doctor`. It changes
+nothing: it asks, and it reads the end of the response topic.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from confluent_kafka.admin import AclOperation, AdminClient
 
 from fastgw.config import Config
 from fastgw.errors import StartError
-from fastgw.kafka import link, topics
-from fastgw.kafka.topics import Findings
+from fastgw.kafka import cluster, topic_checks
+from fastgw.kafka.link import FROM_END, LinkSettings
+from fastgw.kafka.properties import client_properties, consumer_properties
+from fastgw.kafka.topic_checks import Findings
 
 ASK_TIMEOUT_S = 5.0
 WATCH_S = 3.0  # canaries come every second
@@ -91,7 +93,7 @@ def survey(config: Config, watch_s: float = WATCH_S) -> Survey:
 
 
 def _survey(config: Config, watch_s: float) -> Survey:
-    findings = topics.examine(config, ASK_TIMEOUT_S)
+    findings = topic_checks.examine(config, ASK_TIMEOUT_S)
     partitions = findings.facts.topics[config.gateway.response_topic].partitions
     return Survey(
         findings,
@@ -102,7 +104,7 @@ def _survey(config: Config, watch_s: float) -> Survey:
 
 
 def _client(config: Config, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {**link.client_settings(config.kafka.bootstrap, config.kafka.client), **more}
+    return {**client_properties(config.kafka.bootstrap, config.kafka.client), **more}
 
 
 # --- brokers ---------------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def look_at_brokers(config: Config, has_admin: bool) -> list[Broker]:
     except KafkaException:
         return []  # it was there a moment ago; who looks again will see
     if has_admin:
-        topics.meet(admin, found, (), ASK_TIMEOUT_S)
+        cluster.meet(admin, found, (), ASK_TIMEOUT_S)
     admin.poll(0.1)
     return [
         Broker(broker.id, address, release(apis.by_address.get(address, {})) if has_admin else EMBEDDED)
@@ -151,7 +153,7 @@ def release(apis: Apis) -> str:
 
 
 def _group(config: Config) -> Group | None:
-    admin = AdminClient(_client(config, {}), logger=topics.silent_logger())
+    admin = AdminClient(_client(config, {}), logger=cluster.silent_logger())
     name = config.cluster.group_id or config.gateway.name
     (future,) = admin.describe_consumer_groups(
         [name], include_authorized_operations=True, request_timeout=ASK_TIMEOUT_S
@@ -172,8 +174,8 @@ def _group(config: Config) -> Group | None:
 def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
     """Read what comes at the end of every partition; nothing is committed and no group is joined."""
     topic = config.gateway.response_topic
-    settings = link.LinkSettings(_client(config, {}), topic, [], fetch_wait_ms=10).consumer()
-    consumer = Consumer(settings, logger=topics.silent_logger())
+    properties = consumer_properties(LinkSettings(_client(config, {}), topic, [], fetch_wait_ms=10))
+    consumer = Consumer(properties, logger=cluster.silent_logger())
     records, by_broker, youngest_ms, oldest_ms = 0, False, inf, -inf
     try:
         consumer.assign(_ends(consumer, topic, partitions))
@@ -193,7 +195,7 @@ def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
 
 def _ends(consumer: Any, topic: str, partitions: int) -> list[Any]:
     """Where every partition ends now. "At the end" as such would be asked for later, and be another place by then."""
-    everything = [TopicPartition(topic, number, link.FROM_END) for number in range(partitions)]
+    everything = [TopicPartition(topic, number, FROM_END) for number in range(partitions)]
     try:
         # ListOffsets takes this in place of a timestamp: one round trip for all.
         found = consumer.offsets_for_times(everything, timeout=ASK_TIMEOUT_S)

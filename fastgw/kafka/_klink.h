@@ -39,7 +39,7 @@ typedef struct rd_kafka_message_s {
     void *key;
     size_t key_len;
     int64_t offset;
-    void *_private; /* of a record that was sent: its flight and its token */
+    void *_private; /* of a record that was sent: its batch and its token, see _klink.pxd */
 } rd_kafka_message_t;
 _Static_assert(sizeof(rd_kafka_message_t) == 72 && offsetof(rd_kafka_message_t, _private) == 64, "ABI of a 64-bit Linux");
 
@@ -164,7 +164,6 @@ typedef int32_t kl_partitioner KL_PARTITIONER;
       (rd_kafka_headers_t *headers, const char *name, ssize_t name_bytes, const void *value, ssize_t value_bytes))     \
     F(rd_kafka_error_t *, rd_kafka_produceva, (rd_kafka_t *rk, const rd_kafka_vu_t *fields, size_t count))             \
     F(int, rd_kafka_message_status, (const rd_kafka_message_t *message))                                               \
-    F(const char *, rd_kafka_message_produce_errstr, (const rd_kafka_message_t *message))                              \
     F(int, rd_kafka_outq_len, (rd_kafka_t *rk))                                                                        \
     F(int, rd_kafka_flush, (rd_kafka_t *rk, int timeout_ms))                                                           \
     F(int, rd_kafka_purge, (rd_kafka_t *rk, int flags))                                                                \

@@ -120,7 +120,6 @@ cdef extern from "_klink.h" nogil:
         rd_kafka_headers_t*, const char* name, ssize_t name_bytes, const void* value, ssize_t value_bytes)
     rd_kafka_error_t* rd_kafka_produceva "kl.rd_kafka_produceva"(rd_kafka_t*, const rd_kafka_vu_t*, size_t count)
     int rd_kafka_message_status "kl.rd_kafka_message_status"(const rd_kafka_message_t*)
-    const char* rd_kafka_message_produce_errstr "kl.rd_kafka_message_produce_errstr"(const rd_kafka_message_t*)
     int rd_kafka_outq_len "kl.rd_kafka_outq_len"(rd_kafka_t*)
     int rd_kafka_flush "kl.rd_kafka_flush"(rd_kafka_t*, int timeout_ms)
     int rd_kafka_purge "kl.rd_kafka_purge"(rd_kafka_t*, int flags)
@@ -158,10 +157,22 @@ cdef extern from "_klink.h" nogil:
     const rd_kafka_topic_partition_t* offsets_info_partition "kl.rd_kafka_ListOffsetsResultInfo_topic_partition"(
         const rd_kafka_ListOffsetsResultInfo_t*)
 
+# What goes with a record as its opaque pointer, and comes back with its delivery report in `_private`:
+#
+#      63  62                52  51                                         0
+#     +---+--------------------+---------------------------------------------+
+#     | 0 | batch              | token                                       |
+#     +---+--------------------+---------------------------------------------+
+#
+#     batch   1 .. LAST_BATCH    the number of the record's batch
+#             FIRST_BUCKET, + 1  an unbatched record: one of the two buckets that tell the age of the oldest
+#     token   0 .. 2^52 - 2      the caller's name of the record: a token of the shared table
+#             2^52 - 1           UNTRACKED
 cdef enum:
-    TOKEN_BITS = 52           # of the 63 that go with a record; the rest is the number of its flight
-    FLIGHTS = 1 << 11
-    FIRST_STRAYS = FLIGHTS - 2  # the last two numbers are those of records without a flight
+    TOKEN_BITS = 52
+    BATCH_BITS = 11
+    BATCHES = 1 << BATCH_BITS
+    FIRST_BUCKET = BATCHES - 2
 
 
 cpdef set_alarm(int fd, uint64_t at_ns)
@@ -182,16 +193,17 @@ cdef class Producer(Client):
     cdef SlotRange slots  # None: deliveries are told as events
     cdef dict topics
     cdef dict partitioners  # topic -> librdkafka's name of the one for records with key; the client's for all others
-    cdef list down  # flights that have landed and were not told yet
-    cdef int32_t[FLIGHTS] aloft  # flight -> records whose fate is not told
-    cdef int strays  # the number that records without a flight get now
-    cdef int64_t[2] strays_since  # since when there is a record with the first, the second of these numbers
-    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int flight=*,
+    cdef list complete  # batches whose last record's fate has been told since `acknowledged` was called
+    cdef int32_t[BATCHES] outstanding  # batch or bucket -> records whose fate is not known
+    cdef int young_bucket  # unbatched records go into this one
+    cdef int old_bucket  # those that came before
+    cdef int64_t young_since_ns, old_since_ns  # when the first record of the bucket came, unless it is empty
+    cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int batch=*,
                int keyless_to=*)
     cpdef int partitions(self, str topic) except -1
-    cpdef list landed(self)
-    cdef int stray(self) noexcept
-    cpdef int64_t strays_since_ns(self)
+    cpdef list acknowledged(self)
+    cdef int unbatched_bucket(self) noexcept
+    cpdef int64_t unbatched_since_ns(self)
     cdef list delivery_report(self, rd_kafka_event_t* event)
     cdef int64_t token_of(self, const rd_kafka_message_t* message)
     cdef kl_topic* topic(self, str name) except NULL

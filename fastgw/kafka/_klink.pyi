@@ -13,8 +13,8 @@ from fastgw.messages import Reply
 UNTRACKED: Final[int]  # the token of a record whose fate nobody waits for
 OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
-BATCH: Final[int]  # the most replies that `replies` gives at once
-LAST_FLIGHT: Final[int]  # flights are told apart by the numbers from 1 to this one
+REPLIES_MAX: Final[int]  # the most replies that `replies` gives at once
+LAST_BATCH: Final[int]  # batches have the numbers from 1 to this one
 
 # What became of a record that failed.
 NOT_PERSISTED: Final[int]  # never given to a broker, or refused by it: it is in no log
@@ -119,7 +119,7 @@ class Producer(Client):
         recorded, and that is all.
         """
 
-    def introduce(self, topic: str) -> None:
+    def preload_topic(self, topic: str) -> None:
         """Asks Kafka about a topic before the first record for it."""
 
     def send(
@@ -130,7 +130,7 @@ class Producer(Client):
         headers: list[tuple[str, bytes]],
         partition: int,
         token: int,
-        flight: int = 0,
+        batch: int = 0,
         keyless_to: int = -1,
     ) -> tuple[int, str] | None:
         """Give a record to librdkafka, which copies it.
@@ -138,7 +138,7 @@ class Producer(Client):
         Args:
             partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
             token: names the record in what is told of it later: 0 or more and below 2^52 - 1, or UNTRACKED.
-            flight: what it leaves with, up to LAST_FLIGHT; 0: with none, it is a stray.
+            batch: the number of its batch, up to LAST_BATCH; 0: it is unbatched.
             keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
 
         Returns:
@@ -151,11 +151,11 @@ class Producer(Client):
     def partitions(self, topic: str) -> int:
         """How many partitions a record without key may go to, as of the last record sent; 0: not known yet."""
 
-    def landed(self) -> list[int]:
-        """Flights of which, since the last call, the last record's fate has been told by `events`."""
+    def acknowledged(self) -> list[int]:
+        """Batches of which, since the last call, the last record's fate has been told by `events`."""
 
-    def strays_since_ns(self) -> int:
-        """Since when (monotonic) the oldest stray waits for its fate; 2^63 - 1 if none does.
+    def unbatched_since_ns(self) -> int:
+        """Since when (monotonic) the fate of the oldest unbatched record is not known; 2^63 - 1 if there is none.
 
         Roughly: while one is stuck, those that came more than 100 ms later can seem as old as the first of them.
         """
@@ -177,7 +177,7 @@ class Consumer(Client):
         """All that has come since the last call; `event_fd` tells when."""
 
     def replies(self) -> list[Reply]:
-        """The next records that were fetched, at most BATCH; `reply_fd` tells when there are some again.
+        """The next records that were fetched, at most REPLIES_MAX; `reply_fd` tells when there are some again.
 
         Errors of partitions that are met on the way come with the next `events`.
         """

@@ -48,15 +48,15 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd_write(int fd, uint64_t value)
 
 cdef enum:
-    BATCH_MAX = 512           # replies taken at once
+    REPLIES_AT_ONCE = 512
     WHY_BYTES = 512           # room for librdkafka's reasons
-    STRAYS_TOGETHER_NS = 100_000_000  # whoever comes later than this is told apart
+    SAME_AGE_NS = 100_000_000  # unbatched records that come later than this after the first are told apart from it
     ERR_DESTROY = -197        # RD_KAFKA_RESP_ERR__DESTROY
 
 OFFSET_BEGINNING = -2
 OFFSET_END = -1
-BATCH = BATCH_MAX
-LAST_FLIGHT = FIRST_STRAYS - 1
+REPLIES_MAX = REPLIES_AT_ONCE
+LAST_BATCH = FIRST_BUCKET - 1
 
 NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
@@ -101,6 +101,8 @@ cpdef set_alarm(int fd, uint64_t at_ns):
     kl_alarm_set(fd, at_ns)
 
 
+# A string of librdkafka is copied at once, while its owner lives: an event, a fetched message, or an error, until each
+# is destroyed. Those of err2str and err2name are constants, or in a buffer of this thread until the next call.
 cdef inline str text_of(const char* text):
     return PyUnicode_DecodeUTF8(text, strlen(text), "replace") if text != NULL else ""
 
@@ -118,6 +120,7 @@ cdef class Client:
     cdef int open(self, int type, list settings, int events, int event_fd) except -1:
         cdef char[WHY_BYTES] why
         cdef rd_kafka_conf_t* conf = rd_kafka_conf_new()
+        why[0] = 0  # librdkafka does not promise a text with every refusal
         self.faults = []
         for name, value in [*settings, ("log.queue", "true")]:
             if rd_kafka_conf_set(conf, name.encode(), value.encode(), why, WHY_BYTES):
@@ -234,8 +237,8 @@ cdef class Producer(Client):
         self.slots = slots
         self.topics = {}
         self.partitioners = {topic: name.encode() for topic, name in partitioners.items()} if partitioners else {}
-        self.down = []
-        self.strays = FIRST_STRAYS
+        self.complete = []
+        self.young_bucket, self.old_bucket = FIRST_BUCKET, FIRST_BUCKET + 1
         self.open(RD_KAFKA_PRODUCER, settings, RD_KAFKA_EVENT_DR, event_fd)
 
     cdef object told(self, rd_kafka_event_t* event):
@@ -266,56 +269,53 @@ cdef class Producer(Client):
 
     cdef int64_t token_of(self, const rd_kafka_message_t* message):
         cdef int64_t named = <int64_t><Py_ssize_t>message._private
-        cdef int64_t flight = named >> TOKEN_BITS
-        self.aloft[flight] -= 1
-        if self.aloft[flight] == 0 and flight < FIRST_STRAYS:
-            self.down.append(flight)
+        cdef int64_t batch = named >> TOKEN_BITS
+        self.outstanding[batch] -= 1
+        if self.outstanding[batch] == 0 and batch < FIRST_BUCKET:
+            self.complete.append(batch)
         return named & TOKEN_MASK
 
-    # Strays: records without a flight. Only the age of the oldest is of interest, and two numbers are enough to tell it
-    # nearly: a number that is in use for long is not given out again before its last record's fate is told.
-    cdef int stray(self) noexcept:
+    # Of unbatched records only the age of the oldest is of interest. Two buckets are enough to tell it nearly: new
+    # records go into the young one; when the fate of all in the old one is known, the two change places.
+    cdef int unbatched_bucket(self) noexcept:
         cdef int64_t now_ns = kl_now_ns()
-        cdef int other = 2 * FIRST_STRAYS + 1 - self.strays
         if (
-            self.aloft[self.strays] != 0 and self.aloft[other] == 0
-            and now_ns - self.strays_since[self.strays - FIRST_STRAYS] > STRAYS_TOGETHER_NS
+            self.outstanding[self.young_bucket] != 0 and self.outstanding[self.old_bucket] == 0
+            and now_ns - self.young_since_ns > SAME_AGE_NS
         ):
-            self.strays = other
-        if self.aloft[self.strays] == 0:
-            self.strays_since[self.strays - FIRST_STRAYS] = now_ns
-        return self.strays
+            self.young_bucket, self.old_bucket = self.old_bucket, self.young_bucket
+            self.old_since_ns = self.young_since_ns
+        if self.outstanding[self.young_bucket] == 0:
+            self.young_since_ns = now_ns
+        return self.young_bucket
 
-    cpdef int64_t strays_since_ns(self):
-        cdef int64_t since = NEVER_NS
-        cdef int i
-        for i in range(2):
-            if self.aloft[FIRST_STRAYS + i] != 0 and self.strays_since[i] < since:
-                since = self.strays_since[i]
-        return since
+    cpdef int64_t unbatched_since_ns(self):
+        if self.outstanding[self.old_bucket] != 0:
+            return self.old_since_ns
+        return self.young_since_ns if self.outstanding[self.young_bucket] != 0 else NEVER_NS
 
-    cpdef list landed(self):
-        cdef list down = self.down
-        if down:
-            self.down = []
-        return down
+    cpdef list acknowledged(self):
+        cdef list complete = self.complete
+        if complete:
+            self.complete = []
+        return complete
 
     cpdef send(
-        self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int flight=0,
+        self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int batch=0,
         int keyless_to=-1
     ):
         if topic is None or value is None or headers is None:
             raise TypeError("expected topic, value and headers, got None for one of them")
-        if not 0 <= token <= TOKEN_MASK or not 0 <= flight < FIRST_STRAYS:
-            raise ValueError(f"expected a token from 0 to below 2^{TOKEN_BITS} and a flight below {FIRST_STRAYS}, "
-                             f"got {token} and {flight}")
+        if not 0 <= token <= TOKEN_MASK or not 0 <= batch < FIRST_BUCKET:
+            raise ValueError(f"expected a token from 0 to below 2^{TOKEN_BITS} and a batch below {FIRST_BUCKET}, "
+                             f"got {token} and {batch}")
         cdef rd_kafka_vu_t[7] fields
         cdef rd_kafka_error_t* error
         cdef rd_kafka_headers_t* record_headers
         if self.rk == NULL:
             return ERR_DESTROY, "closed"
         cdef kl_topic* opened = self.topic(topic)
-        cdef int64_t number = flight if flight != 0 else self.stray()
+        cdef int64_t number = batch if batch != 0 else self.unbatched_bucket()
         kl_topic_steer(opened, keyless_to)
         fields[0].vtype = RD_KAFKA_VTYPE_RKT
         fields[0].u.rkt = opened.handle
@@ -336,13 +336,13 @@ cdef class Producer(Client):
         fields[6].u.headers = record_headers
         error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
         if error == NULL:
-            self.aloft[number] += 1
+            self.outstanding[number] += 1
             return None
         if record_headers != NULL:
             rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us
         return refusal(error)
 
-    def introduce(self, str topic not None):
+    def preload_topic(self, str topic not None):
         if self.rk != NULL:
             self.topic(topic)
 
@@ -387,13 +387,10 @@ cdef class Producer(Client):
 
 
 cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
-    cdef const char* why = rd_kafka_message_produce_errstr(message)
-    return Undelivered(
-        token,
-        message.err,
-        rd_kafka_message_status(message),
-        text_of(why if why != NULL else rd_kafka_err2str(message.err)),
-    )
+    # The broker's own words cannot be had: rd_kafka_message_produce_errstr reads freed memory. librdkafka has the
+    # record point into the parsed response and frees that as soon as the report is queued (rd_kafka_handle_Produce).
+    # The report takes a copy along, to which no record points.
+    return Undelivered(token, message.err, rd_kafka_message_status(message), text_of(rd_kafka_err2str(message.err)))
 
 
 cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
@@ -425,12 +422,12 @@ cdef class Consumer(Client):
         rd_kafka_queue_io_event_enable(self.reply_queue, reply_fd, &ONE, sizeof(ONE))
 
     def replies(self):
-        cdef (rd_kafka_message_t*)[BATCH_MAX] messages
+        cdef (rd_kafka_message_t*)[REPLIES_AT_ONCE] messages
         cdef list taken = []
         cdef ssize_t i = 0
         if self.rk == NULL:
             return taken
-        cdef ssize_t count = rd_kafka_consume_batch_queue(self.reply_queue, 0, messages, BATCH_MAX)
+        cdef ssize_t count = rd_kafka_consume_batch_queue(self.reply_queue, 0, messages, REPLIES_AT_ONCE)
         try:
             while i < count:
                 if messages[i].err == 0:
@@ -461,7 +458,7 @@ cdef class Consumer(Client):
         cdef object unreadable = None
         cdef list headers = []
         cdef object made
-        # kafka_wire.decode_reply has the rule: an id that is the key wins.
+        # plain.decode_reply has the rule: an id that is the key wins.
         cdef object correlation_id = id_in(<const uint8_t*>message.key, message.key_len)
         if rd_kafka_message_headers(message, &record_headers) != 0:
             record_headers = NULL

@@ -7,13 +7,14 @@ wake-up a batch, and it knows of every record that failed whether it may be in t
     not_recorded   librdkafka never gave the record to a broker, or the broker refused it
     unknown        it left and was not acknowledged
 
-Records leave in flights (see `batching`), which a timer and the delivery reports let go. A producer whose oldest record
-is about to be overdue is retired (see `kafka_client.BEYOND_REACH_MS`): a successor takes what comes from then on.
+Records leave in batches (see `batching`), which a timer and the delivery reports let go. A producer whose oldest record
+is about to be overdue is retired (see `producer_pool`, which also has the facts about librdkafka): a successor takes
+the records that come from then on.
 
-Where nothing may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
+Nothing here may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
 round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
 a record comes). Assigning is a hand-over to librdkafka's main thread and back, a tenth of a millisecond, at start and
-when partitions move. A client is destroyed on a thread of its own, because that waits for librdkafka's threads.
+when partitions move. A client is destroyed on a thread of its own (`producer_pool`, fact 5).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import confluent_kafka  # loads the library that is used here
 import structlog
@@ -32,28 +34,36 @@ import structlog
 from fastgw import errors
 from fastgw._ctable import SlotRange
 from fastgw.client_lines import Line, of_error, of_log
+from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import plain
 from fastgw.errors import Ending, FastgwError, QueueFull, SendRefused
 from fastgw.kafka import _klink
-from fastgw.kafka._klink import ClientError, Consumer, Delivered, LogLine, Offsets, Producer, Statistics, Undelivered
+from fastgw.kafka._klink import (
+    Client,
+    ClientError,
+    Consumer,
+    Delivered,
+    LogLine,
+    Offsets,
+    Producer,
+    Statistics,
+    Undelivered,
+)
 from fastgw.kafka.batching import RecordQueue, RefusedRecord
 from fastgw.kafka.client_log import CLIENT_LOG
+from fastgw.kafka.error_codes import PURGED, QUEUE_FULL, REFUSALS
 from fastgw.kafka.link import (
     FROM_BEGINNING,
     FROM_END,
     NEVER,
     POSITION_TIMEOUT_S,
-    PURGED,
-    QUEUE_BYTES,
-    QUEUE_FULL,
-    REFUSALS,
-    REPLACE_AGAIN_NS,
     LinkEvents,
     LinkSettings,
-    Settings,
-    figures_of,
-    patience,
+    Properties,
 )
+from fastgw.kafka.producer_pool import Channel, ProducerPool
+from fastgw.kafka.properties import QUEUE_BYTES, consumer_properties, producer_properties
+from fastgw.kafka.statistics import figures_of
 from fastgw.messages import Record
 
 log = structlog.get_logger("fastgw.kafka")
@@ -66,6 +76,13 @@ POSITION_REPEAT_S = 0.2
 FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
 GIVEN_UP_AT_ONCE = 1000  # records whose time is up, on one tick: their answers must not hold up the loop
 NewClient = TypeVar("NewClient", Producer, Consumer)
+
+
+class ProducerKind(IntEnum):
+    """How a producer treats a record that could share a batch with others."""
+
+    GATHERING = 0  # it lingers
+    AT_ONCE = 1
 
 
 class NativeUnavailable(FastgwError):
@@ -101,7 +118,7 @@ def _library_path() -> str:
 
 
 class NativeLink:
-    """One worker's producers and its consumer, all on the loop's thread. See kafka_client.Link for what it promises."""
+    """One worker's producers and its consumer, all on the loop's thread. See link.Link for what it promises."""
 
     def __init__(
         self,
@@ -129,32 +146,24 @@ class NativeLink:
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._alarm_fd = _klink.alarm()
         self._alarm_ns = NEVER  # when it will go off
-        # One for each delivery class, then one for each whose records do not wait for others.
-        self._classes = len(settings.delivery_timeouts_ms)
-        steered = {"sticky.partitioning.linger.ms": 0}
-        gathering = [settings.producer(number) | steered for number in range(self._classes)]
-        at_once = [producer | {"linger.ms": 0} for producer in gathering]
-        self._producer_settings = [_as_text(producer) for producer in (*gathering, *at_once)]
-        self._topics: list[set[str]] = [set() for _ in range(self._classes)]
-        self._producers = [self._new_producer(number) for number in range(2 * self._classes)]
-        self._spares: dict[int, Producer] = {}  # number -> who would succeed its producer
-        self._replace_from_ns = [0] * len(self._producers)
-        self._flights = [
-            RecordQueue(
-                producer,
-                0 if number >= self._classes else int(settings.linger_ms * 1_000_000),
-                settings.sticky_linger_ms * 1_000_000,
-                QUEUE_BYTES,
-                self._come_back,
-                partial(self._refuse_late, number),
-            )
-            for number, producer in enumerate(self._producers)
-        ]
-        self._patience = [patience(timeout_ms) for timeout_ms in (*settings.delivery_timeouts_ms,) * 2]
-        self._retired: list[_Retired] = []
+        classes = range(len(settings.delivery_timeouts_ms))
+        self._properties = [_kinds_of_properties(settings, delivery_class) for delivery_class in classes]
+        self._topics: list[set[str]] = [set() for _ in settings.delivery_timeouts_ms]
+        self._pool = ProducerPool(
+            len(ProducerKind),
+            settings.delivery_timeouts_ms,
+            make=self._new_producer,
+            close=_close_in_background,
+            oldest_ns=self._oldest_ns,
+            take_reports=self._take_last_reports,
+            replaced=self._switch_producer,
+        )
+        self._queues = [self._new_queue(channel, settings) for channel in self._pool.channels]
+        self._gathering = [self._queues[channel.number] for channel in self._pool.of_kind(ProducerKind.GATHERING)]
+        self._at_once = [self._queues[channel.number] for channel in self._pool.of_kind(ProducerKind.AT_ONCE)]
         self._consumer = _made(
             lambda: Consumer(
-                _as_text(settings.consumer()),
+                _as_text(consumer_properties(settings)),
                 settings.reply_topic,
                 plain.CORRELATION_ID,
                 self._reply_fd,
@@ -166,12 +175,22 @@ class NativeLink:
         self._question = 0
         self._closed = False
 
-    def _new_producer(self, number: int) -> Producer:
-        settings = self._producer_settings[number]
-        producer = _made(lambda: Producer(settings, self._slots, self._event_fd, self._partitioners))
-        for topic in self._topics[number % self._classes]:
-            producer.introduce(topic)
+    def _new_producer(self, kind: int, delivery_class: int) -> Producer:
+        properties = self._properties[delivery_class][kind]
+        producer = _made(lambda: Producer(properties, self._slots, self._event_fd, self._partitioners))
+        for topic in self._topics[delivery_class]:
+            producer.preload_topic(topic)
         return producer
+
+    def _new_queue(self, channel: Channel, settings: LinkSettings) -> RecordQueue:
+        return RecordQueue(
+            channel.producer,
+            int(settings.linger_ms * NS_PER_MS) if channel.kind == ProducerKind.GATHERING else 0,
+            settings.sticky_linger_ms * NS_PER_MS,
+            QUEUE_BYTES,
+            self._wake_at,
+            partial(self._refuse_late, channel),
+        )
 
     def start(self) -> None:
         self._loop.add_reader(self._reply_fd, self._on_reply_fd)
@@ -182,45 +201,40 @@ class NativeLink:
 
     def preload_topic(self, delivery_class: int, topic: str) -> None:
         self._topics[delivery_class].add(topic)
-        for producer in self._producers[delivery_class :: self._classes]:
-            producer.introduce(topic)
+        for channel in self._pool.channels:
+            if channel.delivery_class == delivery_class:
+                channel.producer.preload_topic(topic)
 
     def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:
         # Records with a key stay in the order of their requests, and only one producer can promise that.
-        number = delivery_class if concurrency_hint or record.key is not None else delivery_class + self._classes
+        gathers = concurrency_hint != 0 or record.key is not None
+        queue = (self._gathering if gathers else self._at_once)[delivery_class]
         if record.partition < 0:
-            flights = self._flights[number]
-            refused = flights.send(record, token, concurrency_hint, now_ns)
+            refused = queue.send(record, token, concurrency_hint, now_ns)
         else:
-            producer = self._producers[number]
+            producer = queue.producer
             refused = producer.send(record.topic, record.value, record.key, record.headers, record.partition, token)
         if refused is None:
             return
         if refused[0] == QUEUE_FULL:
             raise QueueFull(refused[1])
-        raise SendRefused(*_why_refused(*refused, self._has_died(number, refused[1])))
+        kind = ProducerKind.GATHERING if gathers else ProducerKind.AT_ONCE
+        raise SendRefused(*_why_refused(*refused, self._has_died(kind, delivery_class, refused[1])))
 
     def cancel_unsent(self, token: int) -> bool:
-        return any(flights.withdraw(token) for flights in self._flights)
-
-    def _has_died(self, number: int, detail: str) -> bool:
-        """Whether that is why a record was refused; if so, the producer has a successor now, or soon."""
-        if self._producers[number].fatal() is None:
-            return False
-        self._replace_producer(number, detail)
-        return True
+        return any(queue.cancel_unsent(token) for queue in self._queues)
 
     def send_untracked(self, record: Record) -> bool:
-        refused = self._producers[0].send(
+        refused = self._gathering[0].producer.send(
             record.topic, record.value, record.key, record.headers, record.partition, _klink.UNTRACKED
         )
         if refused is not None:
-            self._has_died(0, refused[1])
+            self._has_died(ProducerKind.GATHERING, 0, refused[1])
         return refused is None
 
-    # RecordQueue.
+    # Records that wait for their batch.
 
-    def _come_back(self, due_ns: int) -> None:
+    def _wake_at(self, due_ns: int) -> None:
         if due_ns < self._alarm_ns:
             self._alarm_ns = due_ns
             _klink.set_alarm(self._alarm_fd, due_ns)
@@ -229,26 +243,28 @@ class NativeLink:
         _klink.clear(self._alarm_fd)
         self._alarm_ns = NEVER
         now_ns = time.monotonic_ns()
-        for flights in self._flights:
-            flights.leave(now_ns)
+        for queue in self._queues:
+            queue.flush_due(now_ns)
 
-    def _refuse_late(self, number: int, refusals: Sequence[RefusedRecord]) -> None:
-        died = self._has_died(number, refusals[0][2])
+    def _refuse_late(self, channel: Channel, refusals: Sequence[RefusedRecord]) -> None:
+        died = self._has_died(channel.kind, channel.delivery_class, refusals[0][2])
         for token, code, text in refusals:
             self._events.undelivered(token, *_why_refused(code, text, died))
 
     def _give_up_waiting(self) -> None:
         now_ns = time.monotonic_ns()
-        for flights, given in zip(self._flights, self._patience, strict=True):
-            for token in flights.expired(now_ns - given.unsent_ns, GIVEN_UP_AT_ONCE):
+        for channel in self._pool.channels:
+            queue = self._queues[channel.number]
+            for token in queue.cancel_older(now_ns - channel.times.unsent_ns, GIVEN_UP_AT_ONCE):
                 self._events.undelivered(token, errors.NOT_SENT, "the record had not been sent")
-            flights.leave(now_ns)
+            queue.flush_due(now_ns)
 
     # What comes back.
 
     def poll(self) -> None:
         self._take_producers_events()
-        self._retire_overdue()
+        if not self._closed:
+            self._pool.retire_overdue(time.monotonic_ns())
         self._give_up_waiting()
         self._take_consumers_events()
         self._take_replies()
@@ -267,20 +283,22 @@ class NativeLink:
         replies = self._consumer.replies()
         if replies:
             self._events.replies(replies)
-            if len(replies) == _klink.BATCH:  # there may be more, and librdkafka tells of an empty queue's filling only
+            if len(replies) == _klink.REPLIES_MAX:  # there may be more, and librdkafka wakes only for an empty queue
                 self._loop.call_soon(self._take_replies)
 
     def _take_producers_events(self) -> None:
-        for number, producer in enumerate(self._producers):
-            told = producer.events()
-            landed = producer.landed()
-            if landed:  # first: who is told may send again, and must not go with a flight that has ended
-                self._flights[number].landed(landed, time.monotonic_ns())
-            self._tell(told, number)
-        for spare in self._spares.values():
-            self._tell(spare.events())
-        if self._retired:
-            self._bury(time.monotonic_ns())
+        for channel in self._pool.channels:
+            producer = channel.producer
+            events = producer.events()
+            batches = producer.acknowledged()
+            if batches:  # first: the owner may send again when it is told, and not with a batch that has ended
+                queue = self._queues[channel.number]
+                queue.acknowledged(batches, time.monotonic_ns())
+            self._tell(events, channel)
+            if channel.spare is not None:
+                self._tell(channel.spare.events())
+        if self._pool.retired:
+            self._pool.settle_retired(time.monotonic_ns())
 
     def _take_consumers_events(self) -> None:
         for event in self._consumer.events():
@@ -292,17 +310,17 @@ class NativeLink:
     def _tell(
         self,
         events: Sequence[Delivered | Undelivered | ClientError | LogLine | Statistics],
-        number: int = -1,
+        channel: Channel | None = None,
         why_purged: str = "",
     ) -> None:
-        """`number` -1: the producer has a successor already."""
+        """`channel` None: the producer serves none, it has a successor or is a spare."""
         for event in events:
             if isinstance(event, Delivered):
                 self._events.delivered(event.token, event.at_ns)
             elif isinstance(event, Undelivered):
                 self._tell_fate(event._replace(text=why_purged) if why_purged and event.code in PURGED else event)
-            elif isinstance(event, ClientError) and event.fatal and number >= 0:
-                self._replace_producer(number, f"{event.name}: {event.text}")
+            elif isinstance(event, ClientError) and event.fatal and channel is not None:
+                self._replace_dead(channel, f"{event.name}: {event.text}")
             else:
                 self._log(event)
 
@@ -316,50 +334,39 @@ class NativeLink:
 
     # A producer's end.
 
-    def _replace_producer(self, number: int, detail: str) -> None:
-        old = self._producers[number]
-        if self._closed or old.fatal() is None:
-            return  # the error is told by an event and by the next `send`: the second one means a producer that is gone
-        now_ns = time.monotonic_ns()
-        if now_ns < self._replace_from_ns[number]:
-            old.purge()
-            return  # dead until a later `send` finds it so
-        log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
-        self._retire(number, now_ns, now_ns, "the producer had died")
+    def _has_died(self, kind: int, delivery_class: int, detail: str) -> bool:
+        """Whether that is why a record was refused; if so, the producer has a successor now, or soon."""
+        channel = self._pool.of_kind(kind)[delivery_class]
+        if channel.producer.fatal() is None:
+            return False
+        self._replace_dead(channel, detail)
+        return True
 
-    def _retire_overdue(self) -> None:
-        if self._closed:
-            return
-        now_ns = time.monotonic_ns()
-        for number, given in enumerate(self._patience):
-            age_ns = now_ns - min(self._flights[number].oldest_ns(), self._producers[number].strays_since_ns())
-            if age_ns >= given.retire_ns:
-                log.warning("producer retired, Kafka is late", delivery_class=number % self._classes)
-                self._retire(number, now_ns, now_ns + given.grace_ns, "Kafka did not acknowledge it in time")
-            elif age_ns >= given.spare_ns:
-                if number not in self._spares:
-                    self._spares[number] = self._new_producer(number)
-            elif number in self._spares:
-                _in_background(self._spares.pop(number).close)
+    def _replace_dead(self, channel: Channel, detail: str) -> None:
+        # The error is told twice (fact 1): the second time it may be that of a producer that is gone.
+        if not self._closed and channel.producer.fatal() is not None:
+            self._pool.replace_dead(channel, time.monotonic_ns(), detail)
 
-    def _retire(self, number: int, now_ns: int, until_ns: int, why: str) -> None:
-        """Has another producer go on; this one may finish what it holds until that time."""
-        self._retired.append(_Retired(self._producers[number], until_ns, why))
-        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
-        spare = self._spares.pop(number, None)
-        successor = self._producers[number] = spare or self._new_producer(number)
-        self._flights[number].go_on_with(successor)
+    def _oldest_ns(self, channel: Channel) -> int:
+        queue = self._queues[channel.number]
+        producer: Producer = channel.producer
+        return min(queue.oldest_ns(), producer.unbatched_since_ns())
+
+    def _take_last_reports(self, producer: Producer, why: str) -> None:
+        self._tell(producer.events(), why_purged=why)
+
+    def _switch_producer(self, channel: Channel) -> None:
+        self._queues[channel.number].switch_to(channel.producer)
         self._loop.call_later(POSITION_REPEAT_S, self._wake_producers)
 
-    def _bury(self, now_ns: int) -> None:
-        for retired in list(self._retired):
-            producer = retired.producer
-            if now_ns >= retired.until_ns:
-                producer.purge()  # what it holds comes back as undelivered, each record with what is known of it
-            self._tell(producer.events(), why_purged=retired.why)
-            if producer.waiting() == 0:
-                self._retired.remove(retired)
-                _in_background(producer.close)
+    def _wake_producers(self) -> None:
+        """Has every producer get its id, without which it sends nothing, before the first request comes.
+
+        A broker has to tell it of topics a second time for that (fact 3). This is called when the consumer has just got
+        its own first answer, and a little after a producer was replaced.
+        """
+        for channel in self._pool.channels:
+            channel.producer.preload_topic(self._reply_topic)
 
     # Reading.
 
@@ -399,16 +406,6 @@ class NativeLink:
             self._wake_producers()
         self._assign(offsets, offsets)
 
-    def _wake_producers(self) -> None:
-        """Sees that no producer is without its id, without which it sends nothing, when the first request comes.
-
-        librdkafka asks for the id half a second after its start, or when a broker tells it of topics. The first answer
-        of a broker comes too early for that: it ends the connection that it came by. So there has to be a second one,
-        and it is caused here, when the consumer has just got its own, and a little after a producer was replaced.
-        """
-        for producer in self._producers:
-            producer.introduce(self._reply_topic)
-
     def _ask_again(self, question: int) -> None:
         self._ask(self._questions.pop(question))
 
@@ -443,9 +440,9 @@ class NativeLink:
         self._loop.remove_reader(self._alarm_fd)
         self._closed = True
         now_ns = time.monotonic_ns()
-        for flights in self._flights:
-            flights.leave_all(now_ns)
-        producers = [*self._producers, *self._spares.values(), *(retired.producer for retired in self._retired)]
+        for queue in self._queues:
+            queue.flush_all(now_ns)
+        producers: list[Producer] = self._pool.producers()
         for producer in producers:
             while producer.waiting() and time.monotonic() < deadline:
                 producer.flush(FLUSH_SLICE_MS)
@@ -459,9 +456,9 @@ class NativeLink:
         os.close(self._reply_fd)
         os.close(self._event_fd)
         os.close(self._alarm_fd)
-        burials = [_in_background(client.close) for client in clients]
-        for burial in burials:
-            burial.join(max(0.1, deadline - time.monotonic()))
+        threads = [_close_in_background(client) for client in clients]
+        for thread in threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
         return left
 
     # What people are told.
@@ -475,22 +472,22 @@ class NativeLink:
             CLIENT_LOG.say(of_error(event.name, event.text))
 
 
-class _Retired(NamedTuple):
-    """A producer that has a successor; kept until the fate of each of its records is told."""
-
-    producer: Producer
-    until_ns: int  # when (monotonic) what it still holds is given up
-    why: str  # it is given up then
-
-
 def _why_refused(code: int, text: str, died: bool) -> tuple[Ending, str]:
     if died:  # the code is that of what was fatal
         return errors.QUEUE_FULL, "the producer had died and was replaced; send again"
     return errors.QUEUE_FULL if code == QUEUE_FULL else REFUSALS.get(code, errors.REFUSED_SEND), text
 
 
-def _as_text(settings: Settings) -> list[tuple[str, str]]:
-    return [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in settings.items()]
+def _kinds_of_properties(settings: LinkSettings, delivery_class: int) -> list[list[tuple[str, str]]]:
+    """Of the producers of a delivery class, by kind."""
+    # `batching` chooses the partitions of records without key.
+    gathering = producer_properties(settings, delivery_class) | {"sticky.partitioning.linger.ms": 0}
+    at_once = gathering | {"linger.ms": 0}
+    return [_as_text(gathering), _as_text(at_once)]
+
+
+def _as_text(properties: Properties) -> list[tuple[str, str]]:
+    return [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in properties.items()]
 
 
 def _made(make: Callable[[], NewClient]) -> NewClient:
@@ -500,7 +497,7 @@ def _made(make: Callable[[], NewClient]) -> NewClient:
         raise errors.ConfigError(f"kafka.client: {refused}") from None
 
 
-def _in_background(close: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=close, name="fastgw-kafka-close", daemon=True)
+def _close_in_background(client: Client) -> threading.Thread:
+    thread = threading.Thread(target=client.close, name="fastgw-kafka-close", daemon=True)
     thread.start()
     return thread

@@ -22,26 +22,24 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from fastgw import errors
 from fastgw.client_lines import of_error
-from fastgw.dialects import plain as kafka_wire
+from fastgw.dialects import plain
 from fastgw.errors import QueueFull, SendRefused
 from fastgw.kafka import client_log
 from fastgw.kafka.client_log import CLIENT_LOG
+from fastgw.kafka.error_codes import FATAL, PURGED, REFUSALS
 from fastgw.kafka.link import (
     ANY,
-    FATAL,
     FROM_BEGINNING,
     FROM_END,
     NEVER,
     POSITION_TIMEOUT_S,
-    PURGED,
-    REFUSALS,
-    REPLACE_AGAIN_NS,
     LinkEvents,
     LinkSettings,
-    Settings,
-    figures_of,
-    patience,
+    Properties,
 )
+from fastgw.kafka.producer_pool import DIED, Channel, ProducerPool
+from fastgw.kafka.properties import consumer_properties, producer_properties
+from fastgw.kafka.statistics import figures_of
 from fastgw.messages import SPREAD, Record, Reply
 
 log = structlog.get_logger("fastgw.kafka")
@@ -51,7 +49,7 @@ BATCH = 512  # messages handed to the loop at once
 
 
 class KafkaLink:
-    """One worker's producers and its consumer. See kafka_client.Link for what it promises.
+    """One worker's producers and its consumer. See link.Link for what it promises.
 
     Attributes of the loop: everything but `_commands` (both threads), and what reading needs, `_consumer`, `_reading`,
     `_unpositioned` (the Kafka thread once started).
@@ -67,26 +65,25 @@ class KafkaLink:
             **client_log.listening(),
             "stats_cb": _on_statistics,
         }
-        # One for each delivery class, then one for each whose records do not stay together.
-        self._classes = len(settings.delivery_timeouts_ms)
-        plain = [settings.producer(number) | own for number in range(self._classes)]
-        spread = [one | {"sticky.partitioning.linger.ms": 0} for one in plain]
-        self._producer_settings = [*plain, *spread]
-        # And as many for each partitioner that some topic wants for its records with key: this API has one a producer.
-        self._keyed: dict[str, int] = {}  # topic -> the first of them
-        for partitioner in sorted(set(settings.partitioners.values())):
-            topics = [topic for topic, wanted in settings.partitioners.items() if wanted == partitioner]
-            self._keyed |= dict.fromkeys(topics, len(self._producer_settings))
-            self._producer_settings += [one | {"partitioner": partitioner} for one in spread]
-        self._patience = [
-            patience(settings.delivery_timeouts_ms[number % self._classes])
-            for number in range(len(self._producer_settings))
+        # The first kind of producer keeps records without key together, the second spreads them. There is one more for
+        # each partitioner that a topic wants for records with key: this API has one for each client.
+        partitioners = sorted(set(settings.partitioners.values()))
+        self._properties = [
+            _kinds_of_properties(producer_properties(settings, number) | own, partitioners)
+            for number in range(len(settings.delivery_timeouts_ms))
         ]
-        self._senders = [self._new_sender(number) for number in range(len(self._producer_settings))]
-        self._spares: dict[int, _Sender] = {}  # number -> who would succeed its sender
-        self._retired: list[_Sender] = []  # those that have a successor
-        self._replace_from_ns = [0] * len(self._senders)
-        self._consumer = Consumer(settings.consumer() | own)
+        self._pool = ProducerPool(
+            2 + len(partitioners),
+            settings.delivery_timeouts_ms,
+            make=self._new_sender,
+            close=_leave_to_collector,
+            oldest_ns=_oldest_ns,
+            take_reports=_take_last_reports,
+        )
+        self._together, self._spread, *keyed = map(self._pool.of_kind, range(2 + len(partitioners)))
+        by_partitioner = dict(zip(partitioners, keyed, strict=True))
+        self._keyed = {topic: by_partitioner[wanted] for topic, wanted in settings.partitioners.items()}
+        self._consumer = Consumer(consumer_properties(settings) | own)
         self._reading: set[int] = set()
         self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
@@ -101,18 +98,18 @@ class KafkaLink:
 
     def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:  # noqa: ARG002
         """Alone or not, it waits for others: this link has librdkafka make the batches."""
-        first = self._classes if record.partition == SPREAD else 0
+        channels = self._spread if record.partition == SPREAD else self._together
         if record.key is not None:
-            first = self._keyed.get(record.topic, first)
-        number = first + delivery_class
+            channels = self._keyed.get(record.topic, channels)
+        channel = channels[delivery_class]
         try:
-            self._senders[number].send(record, max(record.partition, ANY), token, now_ns)
+            channel.producer.send(record, max(record.partition, ANY), token, now_ns)
         except BufferError:
             raise QueueFull("librdkafka's send queue is full") from None
         except KafkaException as refused:
             error = refused.args[0]
             if error.code() == FATAL:
-                self._replace_producer(number, error.str())
+                self._pool.replace_dead(channel, time.monotonic_ns(), error.str())
                 raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
 
@@ -121,64 +118,30 @@ class KafkaLink:
         return False
 
     def send_untracked(self, record: Record) -> bool:
+        channel = self._together[0]
         try:
-            self._senders[0].send(record, record.partition, None, time.monotonic_ns())
+            channel.producer.send(record, record.partition, None, time.monotonic_ns())
         except BufferError:
             return False
         except KafkaException as refused:
             if refused.args[0].code() == FATAL:
-                self._replace_producer(0, refused.args[0].str())
+                self._pool.replace_dead(channel, time.monotonic_ns(), refused.args[0].str())
             return False
         return True
 
     def poll(self) -> None:
         now_ns = time.monotonic_ns()
-        for number, sender in enumerate(self._senders):
-            fatal = sender.take_reports()
+        for channel in self._pool.channels:
+            fatal = channel.producer.take_reports()
             if fatal is not None:
-                self._replace_producer(number, fatal)
-        self._retire_overdue(now_ns)
-        for spare in self._spares.values():
-            spare.take_reports()
-        for sender in list(self._retired):
-            if sender.until_ns <= now_ns:
-                sender.give_up()
-            sender.take_reports()  # a fatal error means nothing here: it has a successor
-            if len(sender.producer) == 0:
-                self._retired.remove(sender)
+                self._pool.replace_dead(channel, now_ns, fatal)
+            if channel.spare is not None:
+                channel.spare.take_reports()
+        self._pool.retire_overdue(now_ns)
+        self._pool.settle_retired(now_ns)
 
-    def _replace_producer(self, number: int, detail: str) -> None:
-        sender = self._senders[number]
-        now_ns = time.monotonic_ns()
-        if now_ns < self._replace_from_ns[number]:
-            sender.give_up()
-            return  # dead until a later `send` finds it so
-        log.error("producer died, replaced", delivery_class=number % self._classes, detail=detail)
-        self._retire(number, now_ns, now_ns, f"the Kafka producer died: {detail}")
-
-    def _retire_overdue(self, now_ns: int) -> None:
-        for number, (sender, given) in enumerate(zip(self._senders, self._patience, strict=True)):
-            age_ns = now_ns - sender.oldest_ns(now_ns)
-            if age_ns >= given.retire_ns:
-                log.warning("producer retired, Kafka is late", delivery_class=number % self._classes)
-                self._retire(number, now_ns, now_ns + given.grace_ns, "Kafka did not acknowledge it in time")
-            elif age_ns >= given.spare_ns:
-                if number not in self._spares:
-                    self._spares[number] = self._new_sender(number)
-            else:
-                self._spares.pop(number, None)
-
-    def _retire(self, number: int, now_ns: int, until_ns: int, why: str) -> None:
-        """Has another producer go on; this one may finish what it has in hand until that time."""
-        retired = self._senders[number]
-        retired.until_ns, retired.why = until_ns, why
-        self._retired.append(retired)
-        self._replace_from_ns[number] = now_ns + REPLACE_AGAIN_NS
-        spare = self._spares.pop(number, None)
-        self._senders[number] = spare or self._new_sender(number)
-
-    def _new_sender(self, number: int) -> _Sender:
-        return _Sender(self._producer_settings[number], self._events)
+    def _new_sender(self, kind: int, delivery_class: int) -> _Sender:
+        return _Sender(self._properties[delivery_class][kind], self._events)
 
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
@@ -265,7 +228,7 @@ class KafkaLink:
 
     def close(self, timeout_s: float) -> int:
         self._stopping = True
-        left: int = sum(sender.producer.flush(timeout_s) for sender in (*self._senders, *self._retired))
+        left: int = sum(sender.flush(timeout_s) for sender in self._pool.producers())
         self._thread.join(timeout_s + POSITION_TIMEOUT_S)
         return left
 
@@ -276,22 +239,21 @@ class _Sender:
     Dropped only when it has told all: until then librdkafka's list of what to call holds it, and with it its threads.
     """
 
-    def __init__(self, settings: Settings, events: LinkEvents) -> None:
-        self.producer = Producer(settings)
-        self.until_ns = NEVER  # when (monotonic) what it has in hand should be given up, ...
-        self.why = "the Kafka producer died"  # ... and why that is
+    def __init__(self, properties: Properties, events: LinkEvents) -> None:
+        self._producer = Producer(properties)
+        self.why = DIED  # the reason of a purge, for the records that it gives up
         self._events = events
         self._in_hand: dict[int, int] = {}  # count -> since when (ns); the oldest comes first
         self._count = 0
 
-    def oldest_ns(self, now_ns: int) -> int:
-        """Since when the oldest record is in hand; `now_ns` if there is none."""
-        return next(iter(self._in_hand.values()), now_ns)
+    def oldest_ns(self) -> int:
+        """Since when the oldest record is in hand; NEVER if there is none."""
+        return next(iter(self._in_hand.values()), NEVER)
 
     def send(self, record: Record, partition: int, token: int | None, now_ns: int) -> None:
         """`token` None: nobody wants to know its fate. Raises what `produce` raises."""
         self._count += 1
-        self.producer.produce(
+        self._producer.produce(
             record.topic,
             record.value,
             record.key,
@@ -304,14 +266,22 @@ class _Sender:
     def take_reports(self) -> str | None:
         """Tells the fates that are known by now; returns why the producer is dead, when that is news."""
         try:
-            self.producer.poll(0)
+            self._producer.poll(0)
         except KafkaException as fatal:
             return str(fatal.args[0].str())
         return None
 
-    def give_up(self) -> None:
+    def purge(self) -> None:
         """What is in hand comes back at once, as undelivered."""
-        self.producer.purge(blocking=False)
+        self._producer.purge(blocking=False)
+
+    def waiting(self) -> int:
+        """Records in hand, and reports not taken in."""
+        return len(self._producer)
+
+    def flush(self, timeout_s: float) -> int:
+        """Sends what is in hand and waits for it; returns how many records are left."""
+        return int(self._producer.flush(timeout_s))
 
     def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, _message: Message) -> None:
         del self._in_hand[count]
@@ -324,6 +294,29 @@ class _Sender:
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), why)
 
 
+def _kinds_of_properties(together: Properties, partitioners: Sequence[str]) -> list[Properties]:
+    """Of the producers of a delivery class, by kind."""
+    spread = together | {"sticky.partitioning.linger.ms": 0}
+    return [together, spread, *(spread | {"partitioner": partitioner} for partitioner in partitioners)]
+
+
+# What the pool asks of this link.
+
+
+def _oldest_ns(channel: Channel) -> int:
+    oldest_ns: int = channel.producer.oldest_ns()
+    return oldest_ns
+
+
+def _take_last_reports(sender: _Sender, why: str) -> None:
+    sender.why = why
+    sender.take_reports()  # a fatal error means nothing here: it has a successor
+
+
+def _leave_to_collector(_sender: _Sender) -> None:
+    """confluent-kafka closes a producer when it is collected."""
+
+
 def _say(event: str, error: KafkaError) -> None:
     CLIENT_LOG.say(of_error(error.name(), error.str()), event)
 
@@ -334,7 +327,7 @@ def _on_statistics(text: str) -> None:
 
 def _decoded(message: Message) -> Reply:
     try:
-        return kafka_wire.decode_reply(message)
+        return plain.decode_reply(message)
     except Exception:  # what the client library makes of a poisonous record is nothing that anybody could list
         log.exception("reply not decoded", partition=message.partition(), offset=message.offset())
         return Reply(b"", message.partition(), message.offset(), [], b"")

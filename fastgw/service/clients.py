@@ -68,6 +68,8 @@ def producer_properties(bootstrap: str, topic: str, linger_ms: float, client: Pr
     return _common(bootstrap, topic) | ours | _without(client, CONSUMER_ONLY)
 
 
+# Not those of the gateway's clients (`kafka.properties`): a service needs no more of fastgw than this package, and only
+# the last two are the same.
 def _common(bootstrap: str, topic: str) -> dict[str, Any]:
     return {
         "bootstrap.servers": bootstrap,

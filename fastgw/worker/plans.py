@@ -14,7 +14,7 @@ from fastgw.core.partitioner_learner import PartitionerLearner
 from fastgw.core.plan import Plan
 from fastgw.core.spread import Spread
 from fastgw.dialects import plain
-from fastgw.kafka import link
+from fastgw.kafka import properties
 from fastgw.kafka.link import LinkSettings
 from fastgw.messages import SPREAD, TOGETHER
 
@@ -138,13 +138,13 @@ def link_settings(cfg: Config, classes: Sequence[int]) -> LinkSettings:
     """The Kafka link of a worker with this configuration, with a producer for each delivery class."""
     kafka = cfg.kafka
     return LinkSettings(
-        link.client_settings(kafka.bootstrap, kafka.client),
+        properties.client_properties(kafka.bootstrap, kafka.client),
         cfg.gateway.response_topic,
         [delivery_timeout_ms(timeout_ns) for timeout_ns in classes],
         linger_ms=kafka.linger_ms,
         sticky_linger_ms=kafka.sticky_linger_ms,
         fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
         queue_messages=2 * cfg.gateway.slots,
-        record_bytes=link.record_bytes(cfg.limits, cfg.routes),
-        partitioners=link.partitioners(cfg.routes),
+        record_bytes=properties.record_bytes(cfg.limits, cfg.routes),
+        partitioners=properties.partitioners(cfg.routes),
     )

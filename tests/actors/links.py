@@ -10,8 +10,9 @@ from typing import TypeVar
 import uvloop
 
 from fastgw.errors import Ending
-from fastgw.kafka.link import FROM_END, Link, LinkSettings, client_settings
+from fastgw.kafka.link import FROM_END, Link, LinkSettings
 from fastgw.kafka.native_link import NativeLink, open_library
+from fastgw.kafka.properties import client_properties
 from fastgw.kafka.public_link import KafkaLink
 from fastgw.messages import Record, Reply
 from tests.waiting import eventually
@@ -71,7 +72,7 @@ class LinkOnALoop:
         self.topic = topic
         self.told = Told()
         self.loop = uvloop.new_event_loop()
-        shared = client_settings(bootstrap, {"reconnect.backoff.max.ms": 200, **(client or {})})
+        shared = client_properties(bootstrap, {"reconnect.backoff.max.ms": 200, **(client or {})})
         self.settings = LinkSettings(shared, topic, timeouts_ms, **{"fetch_wait_ms": 5} | settings)  # type: ignore[arg-type]
         if kind == "native":
             open_library()

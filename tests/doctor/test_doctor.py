@@ -32,7 +32,7 @@ from fastgw.doctor import kafka as kafka_survey
 from fastgw.doctor.doctor import Finding
 from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
 from fastgw.doctor.kafka import Broker, Group, Traffic
-from fastgw.kafka.topics import Topic
+from fastgw.kafka.cluster import Topic
 from tests.brokers.kafka_server import RealKafka
 from tests.conftest import MakeTopics
 from tests.gateway.gateways import Gateway, free_port
@@ -132,8 +132,8 @@ def test_replies_that_are_kept_for_an_hour() -> None:
 def test_a_topic_that_does_not_take_the_largest_request() -> None:
     cfg = configured(more='max_body = "1MiB"')
     finding = only(doctor.judge_size(cfg, topic("orders", max_message_bytes="1048588")))
-    assert finding.found == "takes records of 1048588 bytes; with a body of 1048576 bytes one can have 1075200"
-    assert "--add-config max.message.bytes=1075200; or set limits.max_body to 1021964" in finding.advice
+    assert finding.found == "takes records of 1048588 bytes; with a body of 1048576 bytes one can have 1140736"
+    assert "--add-config max.message.bytes=1140736; or set limits.max_body to 956428" in finding.advice
 
 
 def test_a_topic_that_takes_small_records_but_not_a_batch_of_them() -> None:
@@ -144,7 +144,7 @@ def test_a_topic_that_takes_small_records_but_not_a_batch_of_them() -> None:
 
 
 def test_the_advice_about_sizes_helps() -> None:
-    for more in ('max_body = "1021964B"', 'max_body = "900kB"'):
+    for more in ('max_body = "956428B"', 'max_body = "900kB"'):
         assert list(doctor.judge_size(configured(more=more), topic("orders", max_message_bytes="1048588"))) == []
 
 

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 
 from fastgw.errors import ConfigError, StartError
 from fastgw.kafka import native_link, open_link
-from fastgw.kafka.link import LinkSettings, client_settings
+from fastgw.kafka.link import LinkSettings
 from fastgw.kafka.native_link import NativeLink, NativeUnavailable, open_library
+from fastgw.kafka.properties import client_properties
 from fastgw.kafka.public_link import KafkaLink
 from tests.actors import tables
 from tests.actors.links import Told
@@ -22,7 +23,7 @@ NEEDS_A_CALLBACK = {"enable.sasl.oauthbearer.unsecure.jwt": True}
 
 def opened(choice, **client):
     """(link, what was logged)."""
-    settings = LinkSettings(client_settings("127.0.0.1:1", {"log_level": 2, **client}), "replies", [1000])
+    settings = LinkSettings(client_properties("127.0.0.1:1", {"log_level": 2, **client}), "replies", [1000])
     slots = tables.make().open_range(0)
     loop = asyncio.new_event_loop()
     with capture_logs() as lines:

@@ -12,14 +12,14 @@ from confluent_kafka import TopicPartition
 from fastgw._ctable import CANCELLED, CLAIMED
 from fastgw.demo.broker import MockCluster
 from fastgw.kafka import _klink
-from fastgw.kafka._klink import LAST_FLIGHT, ClientError, Consumer, Delivered, Producer, Undelivered
+from fastgw.kafka._klink import LAST_BATCH, ClientError, Consumer, Delivered, Producer, Undelivered
 from fastgw.kafka.link import NEVER
 from fastgw.kafka.native_link import open_library
 from tests.actors import tables
 from tests.waiting import eventually
 
 TRANSPORT, DESTROY = -195, -197
-STRAYS_TOGETHER_NS = 100_000_000  # as in _klink.pyx
+SAME_AGE_NS = 100_000_000  # as in _klink.pyx
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_without_slots_each_delivery_is_told(producer):
         ({"headers": [("one",)]}, ValueError),
         ({"partition": 2**31}, OverflowError),
         ({"token": 2**52}, ValueError),
-        ({"flight": 2048}, ValueError),
-        ({"flight": -1}, ValueError),
+        ({"batch": 2048}, ValueError),
+        ({"batch": -1}, ValueError),
     ],
 )
 def test_a_wrong_argument_is_an_error_and_nothing_is_sent(producer, wrong, error):
@@ -220,66 +220,66 @@ def test_records_without_key_go_where_they_are_steered_and_the_partitions_become
     before = records_on(cluster, 2)
     assert producer.partitions("replies") == 0
     for token in range(40):
-        assert send(producer, token, partition=-1, keyless_to=2, flight=7) is None
+        assert send(producer, token, partition=-1, keyless_to=2, batch=7) is None
     assert sorted(delivered(producer, 40)) == list(range(40))
     assert producer.partitions("replies") == 4
-    assert producer.landed() == [7]
-    assert producer.landed() == []
+    assert producer.acknowledged() == [7]
+    assert producer.acknowledged() == []
     assert records_on(cluster, 2) == before + 40
 
 
-def test_a_flight_has_landed_when_the_last_of_its_records_is_told(producer):
-    send(producer, 1, flight=1)
-    send(producer, 2, flight=LAST_FLIGHT)
-    send(producer, 3, flight=1, partition=3)
+def test_a_batch_is_acknowledged_when_the_fate_of_its_last_record_is_told(producer):
+    send(producer, 1, batch=1)
+    send(producer, 2, batch=LAST_BATCH)
+    send(producer, 3, batch=1, partition=3)
     send(producer, 4)
     delivered(producer, 4)
-    assert sorted(producer.landed()) == [1, LAST_FLIGHT]
+    assert sorted(producer.acknowledged()) == [1, LAST_BATCH]
 
 
-def test_the_age_of_records_without_a_flight_is_that_of_the_oldest_whose_fate_is_not_told(producer, slow_cluster):
-    assert producer.strays_since_ns() == NEVER
+def test_the_age_of_unbatched_records_is_that_of_the_oldest_whose_fate_is_not_told(producer, slow_cluster):
+    assert producer.unbatched_since_ns() == NEVER
     before_ns = time.monotonic_ns()
     send(producer, 0)
     send(producer, _klink.UNTRACKED)
-    send(producer, 1, flight=1)
-    assert before_ns <= producer.strays_since_ns() <= time.monotonic_ns()
+    send(producer, 1, batch=1)
+    assert before_ns <= producer.unbatched_since_ns() <= time.monotonic_ns()
     assert delivered(producer, 2) == [0, 1]
-    eventually(lambda: producer.events() == [] and producer.strays_since_ns() == NEVER)
+    eventually(lambda: producer.events() == [] and producer.unbatched_since_ns() == NEVER)
     slow_cluster.set_round_trip(60_000)
     send(producer, 2)
-    stuck_ns = producer.strays_since_ns()
+    stuck_ns = producer.unbatched_since_ns()
     assert stuck_ns > before_ns
-    eventually(lambda: time.monotonic_ns() > stuck_ns + 2 * STRAYS_TOGETHER_NS)
+    eventually(lambda: time.monotonic_ns() > stuck_ns + 2 * SAME_AGE_NS)
     send(producer, 3)
-    assert producer.strays_since_ns() == stuck_ns
+    assert producer.unbatched_since_ns() == stuck_ns
     producer.purge()
     told = []
     eventually(lambda: told.extend(producer.events()) or len(told) == 2)
     assert sorted(event.token for event in told if isinstance(event, Undelivered)) == [2, 3]
-    assert producer.strays_since_ns() == NEVER
+    assert producer.unbatched_since_ns() == NEVER
 
 
-def test_records_without_a_flight_that_never_run_out_do_not_seem_to_grow_old(producer, slow_cluster):
+def test_unbatched_records_that_never_run_out_do_not_seem_to_grow_old(producer, slow_cluster):
     slow_cluster.set_round_trip(30)
     began_ns = time.monotonic_ns()
     oldest_ns, token = 0, 0
-    while time.monotonic_ns() < began_ns + 10 * STRAYS_TOGETHER_NS:
+    while time.monotonic_ns() < began_ns + 10 * SAME_AGE_NS:
         send(producer, token)
         token += 1
         producer.events()
-        oldest_ns = max(oldest_ns, time.monotonic_ns() - producer.strays_since_ns())
+        oldest_ns = max(oldest_ns, time.monotonic_ns() - producer.unbatched_since_ns())
         time.sleep(0.002)  # the pace at which they come
     assert producer.waiting() > 0
-    assert oldest_ns < 5 * STRAYS_TOGETHER_NS
+    assert oldest_ns < 5 * SAME_AGE_NS
 
 
 def test_with_a_partitioner_that_knows_one_place_for_all_without_key_there_is_one_partition(cluster, event_fd):
     settings = [("bootstrap.servers", cluster.bootstrap), ("partitioner", "murmur2"), ("linger.ms", "0")]
     producer = Producer(settings, None, event_fd)
-    producer.introduce("replies")
+    producer.preload_topic("replies")
     assert producer.partitions("replies") == 1
-    send(producer, 1, partition=-1, keyless_to=0, flight=1)
+    send(producer, 1, partition=-1, keyless_to=0, batch=1)
     assert delivered(producer, 1) == [1]
-    assert producer.landed() == [1]
+    assert producer.acknowledged() == [1]
     producer.close()

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
-from fastgw.kafka.link import FROM_BEGINNING, LIBRDKAFKA_PARTITIONERS
+from fastgw.kafka.link import FROM_BEGINNING
+from fastgw.kafka.properties import LIBRDKAFKA_PARTITIONERS
 from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.actors.links import KINDS, LinkOnALoop
 from tests.brokers.kafka_server import RealKafka
@@ -198,6 +199,20 @@ def test_a_record_beyond_the_clients_limit_is_refused(house):
     with pytest.raises(SendRefused) as refused:
         house.send(1, value=bytes(2_000_000))
     assert refused.value.ending is errors.RECORD_TOO_LARGE
+
+
+def test_a_record_that_the_broker_finds_invalid_is_told_with_the_text_of_its_code(kind, kafka_bootstrap, make_topics):
+    """librdkafka frees the broker's own words before anybody can read them: the native link told of freed memory."""
+    compacted = make_topics({"compacted": 1}, {"cleanup.policy": "compact"})["compacted"]
+    with LinkOnALoop(kind, kafka_bootstrap, compacted) as house:
+        for token, value in enumerate([b"one", b"two", b"three"]):  # of one batch, so that they refuse each other
+            house.send_record(Record(compacted, value, None, [], 0), token)
+        for token in range(3):
+            house.fate(token)
+    details = {detail for _, detail in house.told.failed.values()}
+    assert len(house.told.failed) == 3
+    assert details == {"Broker: Broker failed to validate record"}
+    assert {ending for ending, _ in house.told.failed.values()} == {errors.REFUSED_SEND}
 
 
 def test_a_full_queue_refuses_and_has_room_again_later(kind, kafka_bootstrap, topic):
@@ -466,7 +481,7 @@ def test_memory_stays_flat_over_many_messages(house):
 
     def drive(count: int) -> None:
         for start in range(0, count, 1000):
-            for number in range(start, start + 1000):  # in flights, and where a request's partition is told beforehand
+            for number in range(start, start + 1000):  # in batches, and where a request's partition is told beforehand
                 headers = [("correlation_id", b"id %d" % number)]
                 partition = TOGETHER if number % 2 else number % 4
                 house.send_record(Record(house.topic, b"value", None, headers, partition), number)
