@@ -20,6 +20,7 @@ import pytest
 from fastgw import config
 from fastgw.demo import demo
 from fastgw.errors import FastgwError, StartError
+from tests.ports import free_port
 from tests.waiting import eventually
 
 START_S = 60.0
@@ -27,9 +28,7 @@ END_S = 40.0
 
 
 def free_address() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Stat:
