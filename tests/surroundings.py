@@ -18,7 +18,9 @@ from tests.clients import fleet
 from tests.fronts import corpus
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
-HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
+WITH_SBIN = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
+HAPROXY = shutil.which("haproxy", path=WITH_SBIN)
+NGINX = shutil.which("nginx", path=WITH_SBIN)
 
 
 class Need(NamedTuple):
@@ -34,6 +36,9 @@ NEEDS = {
     "go": Need(fleet.has_go, "Go 1.24 or later"),
     "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),
     "jdk": Need(fleet.has_jdk, "Debian: apt-get install openjdk-17-jdk-headless"),
+    "jq": Need(lambda: shutil.which("jq") is not None, "Debian: apt-get install jq"),
+    "nginx": Need(lambda: NGINX is not None, "Debian: apt-get install nginx"),
+    "node": Need(lambda: shutil.which("npm") is not None, "Node 20.18 or later, with npm"),
     "node-clients": Need(fleet.has_packages, f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}"),
     "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),

@@ -23,6 +23,8 @@ from fastgw.errors import FastgwError, StartError
 from tests.ports import free_port
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 START_S = 60.0
 END_S = 40.0
 

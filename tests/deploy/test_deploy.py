@@ -18,6 +18,7 @@ from fastgw.supervisor.worker_slots import PATIENCE
 from tests.places import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
+GUIDE = REPOSITORY / "docs" / "deployment.md"
 EXPOSURE_MAX = 20  # tenths
 NS_PER_S = units.NS_PER_S
 
@@ -134,7 +135,7 @@ def test_the_watchdog_outlasts_a_hung_worker_and_the_start_of_its_successor() ->
 def test_the_descriptors_suffice_for_twice_the_default_of_connections_and_for_what_the_guide_says() -> None:
     allowed = int(SERVICE["LimitNOFILE"][0])
     assert allowed > 2 * Limits().max_connections
-    beyond = re.search(r"goes beyond ([0-9,]+)", (DEPLOY / "README.md").read_text())
+    beyond = re.search(r"goes beyond ([0-9,]+)", GUIDE.read_text())
     assert beyond
     assert int(beyond[1].replace(",", "")) < allowed
 
@@ -156,6 +157,6 @@ def test_the_kernel_lets_the_queues_be_as_long_as_they_are_asked_for() -> None:
 
 def test_every_command_that_the_guide_shows_exists() -> None:
     commands = typer.main.get_command(main.app).commands  # type: ignore[attr-defined]
-    shown = re.findall(r"/bin/fastgw (\w+)", (DEPLOY / "README.md").read_text())
+    shown = re.findall(r"/bin/fastgw (\w+)", GUIDE.read_text())
     assert shown
     assert set(shown) <= set(commands)

@@ -1,4 +1,4 @@
-"""The last result of each scenario, kept in a file beside this one, and the table that the README shows."""
+"""The last result of each scenario, kept in a file beside this one, and the table that docs/guarantees.md shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.play import HEAD, Report, row
 from tests.faults.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).with_name("results.json")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
 MARKS = "<!-- faults -->", "<!-- /faults -->"
 
 
@@ -47,8 +47,8 @@ def saved_reports(path: Path = RESULTS) -> list[Report]:
     ]
 
 
-def show_in_readme(readme: Path = README, path: Path = RESULTS) -> None:
-    """Writes the saved results between the marks in the README."""
-    before, begin, rest = readme.read_text().partition(MARKS[0])
+def show_on_page(page: Path = PAGE, path: Path = RESULTS) -> None:
+    """Writes the saved results between the marks on the page."""
+    before, begin, rest = page.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
-    readme.write_text(f"{before}{begin}\n{table(saved_reports(path))}\n{end}{after}")
+    page.write_text(f"{before}{begin}\n{table(saved_reports(path))}\n{end}{after}")

@@ -4,7 +4,7 @@
     make soak ARGS='--only "worker killed"'        those whose name has these words; may be given several times
     make soak ARGS="--requests 5000 --faults 10"   smaller
     make soak ARGS='--more --only "worker killed"' goes on: adds to what is kept instead of replacing it
-    make soak ARGS=--readme                        plays nothing, puts the last results into the README
+    make soak ARGS=--show                          plays nothing, puts the last results into docs/guarantees.md
 
 A scenario with many faults, or with more requests than its brokers keep, is played in acts, each judged by itself: the
 evidence of all of them would not fit into memory. What the acts so far came to is saved after each one, so Ctrl-C loses
@@ -40,8 +40,8 @@ ACT_FAULTS = 400  # whole rounds through the workers of the large house: each sl
 
 def main() -> int:
     options = _options()
-    if options.readme:
-        results.show_in_readme(path=options.results)
+    if options.show:
+        results.show_on_page(path=options.results)
         return 0
     chosen = [one for one in SCENARIOS if not options.only or any(is_meant(words, one) for words in options.only)]
     if not chosen:
@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=FAULTS_MAX, help="at most so many for each scenario")
     parser.add_argument("--more", action="store_true", help="add to the kept results instead of replacing them")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="the file that keeps the results")
-    parser.add_argument("--readme", action="store_true", help="play nothing, show what is kept in the README")
+    parser.add_argument("--show", action="store_true", help="play nothing, put what is kept into docs/guarantees.md")
     return parser.parse_args()
 
 

@@ -78,16 +78,16 @@ def test_a_scenario_is_played_in_acts_whose_evidence_fits():
 
 
 def test_results_are_kept_by_scenario_and_shown_in_the_order_of_the_table(tmp_path):
-    path, readme = tmp_path / "results.json", tmp_path / "README.md"
-    readme.write_text("before\n<!-- faults -->\nold\n<!-- /faults -->\nafter\n")
+    path, page = tmp_path / "results.json", tmp_path / "page.md"
+    page.write_text("before\n<!-- faults -->\nold\n<!-- /faults -->\nafter\n")
     first, second = (dataclasses.replace(report([CUT], 1), scenario=one.name) for one in SCENARIOS[:2])
     path.write_text(json.dumps({"a scenario that is no more": {}}))
     for one in (second, first, dataclasses.replace(second, requests=99)):
         results.save(one, path)
     kept = results.saved_reports(path)
     assert [(one.scenario, one.requests) for one in kept] == [(first.scenario, 1), (second.scenario, 99)]
-    results.show_in_readme(readme, path)
-    assert readme.read_text() == f"before\n<!-- faults -->\n{results.table(kept)}\n<!-- /faults -->\nafter\n"
+    results.show_on_page(page, path)
+    assert page.read_text() == f"before\n<!-- faults -->\n{results.table(kept)}\n<!-- /faults -->\nafter\n"
 
 
 def test_every_scenario_has_a_name_of_its_own_and_words_about_it():

@@ -17,6 +17,8 @@ import pytest
 from fastgw import __version__
 from tests.places import PACKAGE, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 BUILD_TIMEOUT_S = 600  # 30 s on two idle cores
 # The first level that looks at how values flow, for "may be used uninitialized"; a third of the time of -O3.
 QUICKLY = "-O1 -g0"
@@ -106,7 +108,7 @@ def test_the_extensions_compile_without_a_word(built: Built, what: str) -> None:
 
 
 def test_the_wheel_is_installed_as_the_page_about_production_says(built: Built, tmp_path: Path) -> None:
-    page = (REPOSITORY / "deploy" / "README.md").read_text()
+    page = (REPOSITORY / "docs" / "deployment.md").read_text()
     names = set(re.findall(r"\S+\.whl", page))
     assert names, "the page says how a wheel is installed"
     for name in names:

@@ -21,6 +21,8 @@ from fastgw import _ctable, table
 from fastgw._ctable import CLAIMED, CLAIMING, RECORDED, SENT, Table
 from tests.places import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CORE = REPOSITORY / "fastgw"
 RACES = REPOSITORY / "tests" / "table" / "races"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-pthread"]
