@@ -1,4 +1,4 @@
-# make demo | test | check | docs | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs
+# make demo | test | test-quick | coverage | check | docs | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs
 # git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
 
 VENV := .venv
@@ -10,6 +10,10 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
+# Two processes on two cores; tests/lanes.py says what begins first.
+SHARED := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+COVERED := build/covered
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/test_ids.py $(patsubst %,tests/%.py,table/test_table table/test_table_model \
     table/test_table_slots http/test_heads http/test_express core/test_exchange core/test_routing kafka/test_klink \
@@ -27,14 +31,29 @@ echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
     "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
 endef
 
-.PHONY: demo test check docs soak leaks sanitize soak-all bench micro hostile fuzz clean
+.PHONY: demo test test-quick coverage check docs soak leaks sanitize soak-all bench micro hostile fuzz clean
 
 demo: $(firstword $(wildcard $(VENV)/built) $(VENV)/quick)
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
 
 # One module or test: make test ARGS="tests/test_ids.py -x"
 test: $(VENV)/built
-	@exec $(BIN)/python -m pytest -q $(ARGS)
+	@exec $(BIN)/python -m pytest -q $(or $(ARGS),$(SHARED))
+
+# What needs no broker, no compiler and no linter: while you work.
+test-quick: $(VENV)/built
+	@exec $(BIN)/python -m pytest -q $(SHARED) -m "not real_kafka and not leaks and not slow" $(ARGS)
+
+# Branches of the Python code that the quick tests take; a result below the floor in pyproject.toml is a failure. The
+# modules of the hot path run as Python here: what Cython compiles is not seen by coverage.
+coverage: $(VENV)/built
+	rm -rf $(COVERED) && mkdir -p $(COVERED)
+	cp -r fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md Makefile $(COVERED)
+	find $(COVERED)/fastgw -name "*.so" -delete
+	cd $(COVERED) && FASTGW_EXTENSIONS=native $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(COVERED) && $(CURDIR)/$(BIN)/python -m pytest -q $(SHARED) \
+	    -m "not real_kafka and not leaks and not slow and not compiled" \
+	    --cov=fastgw --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 check: export PATH := $(CURDIR)/$(BIN):$(PATH) # cython-lint calls pycodestyle by its name
 check: $(VENV)/built
@@ -53,6 +72,7 @@ soak: $(VENV)/built
 
 # Half an hour of load and faults: does anything grow? make leaks ARGS="--minutes 5"
 leaks: $(VENV)/built
+	@$(BIN)/python -m pytest -q -m leaks
 	@exec $(BIN)/python -m tests.faults.leaks $(ARGS)
 
 # The extensions and their tests, and half a million records through librdkafka, under AddressSanitizer and UBSan: for

@@ -15,6 +15,8 @@ CORES = os.cpu_count() or 1
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 FLAGS += shlex.split(os.environ.get("FASTGW_CFLAGS", ""))  # of two that contradict the later wins: "-O1" is quick
 
+NEEDED_BY_NATIVE = [Path("fastgw/messages.py")]  # _http1.pyx calls its C functions
+
 native = list(Path("fastgw").rglob("*.pyx"))
 compiled = [path.with_suffix(".py") for path in Path("fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()]
 
@@ -23,15 +25,22 @@ def module(source: Path) -> str:
     return ".".join(source.with_suffix("").parts)
 
 
-def extensions() -> list[Extension]:
-    if os.environ.get("FASTGW_EXTENSIONS") == "no":
+def sources() -> list[Path]:
+    wanted = os.environ.get("FASTGW_EXTENSIONS")
+    if wanted == "no":
         return []  # an editable installation of what has been compiled in place already (prepare.py)
+    if wanted == "native":
+        return sorted([*native, *NEEDED_BY_NATIVE])  # the rest runs as Python, where coverage sees it (make coverage)
+    return sorted(native + compiled)
+
+
+def extensions() -> list[Extension]:
     return cythonize(
         [
             # cythonize finds the headers that a source or a .pxd names, so that only what includes them is built again.
             # A module of a package includes those of the table, which stand in the root, through its .pxd.
             Extension(module(source), [str(source)], extra_compile_args=FLAGS, include_dirs=["fastgw"])
-            for source in sorted(native + compiled)
+            for source in sources()
         ],
         language_level=3,
         # Annotations are for mypy, which has another idea of an int than C; what C is told stands in the .pxd.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from fastgw.demo.broker import EmbeddedBroker
+from tests import lanes
 from tests.brokers.choice import REQUIRE_VARIABLE, KafkaForTests
 from tests.surroundings import Surroundings
 from tests.waiting import eventually
@@ -26,21 +27,37 @@ KAFKA = pytest.StashKey[KafkaForTests]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Surroundings())
+    if hasattr(config, "workerinput"):  # one of several processes of a run: the first of them has started the Kafka
+        config.stash[KAFKA] = KafkaForTests(*config.workerinput["kafka"])
+    elif config.getoption("numprocesses", None) and "not real_kafka" not in config.option.markexpr:
+        _start_kafka(config)  # before the tests are known, which only the other processes collect
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m and -k select, so that `-m "not real_kafka"` sees the marks
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Gives a process of the run what this one knows of Kafka."""
+    kafka = node.config.stash.get(KAFKA, KafkaForTests())
+    node.workerinput["kafka"] = (kafka.bootstrap, kafka.told, kafka.broken)
+
+
+# Before -m and -k select, so that `-m "not real_kafka"` sees the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
             item.add_marker("real_kafka")
+    lanes.arrange(items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the real Kafka here and not in a fixture: its start must not count against the first test's timeout."""
     wanted = any(item.get_closest_marker("real_kafka") for item in session.items)
-    if not wanted or session.config.option.collectonly:
-        return
-    kafka = session.config.stash[KAFKA] = KafkaForTests()
+    if wanted and not session.config.option.collectonly and KAFKA not in session.config.stash:
+        _start_kafka(session.config)
+
+
+def _start_kafka(config: pytest.Config) -> None:
+    kafka = config.stash[KAFKA] = KafkaForTests()
     kafka.start()
     print(f"\nreal Kafka: {kafka.told}", flush=True)
 

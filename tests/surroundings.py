@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -81,6 +81,15 @@ class Surroundings:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if missing := self._missing(item):
             pytest.fail(f"needs {', '.join(missing)} ({NEEDS[missing[0]].get_it})", pytrace=False)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A process among several of a run hands over what it has left out: the first of them tells it."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["left_out"] = self._left_out
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))  # each has collected the same
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for name, node_ids in self._left_out.items():

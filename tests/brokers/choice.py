@@ -25,10 +25,11 @@ class KafkaForTests:
         broken: True when a Kafka should have started and did not: a failure, never a reason to skip.
     """
 
-    def __init__(self) -> None:
-        self.bootstrap = ""
-        self.told = ""
-        self.broken = False
+    def __init__(self, bootstrap: str = "", told: str = "", broken: bool = False) -> None:
+        """The arguments are those of one that another process of this run has started."""
+        self.bootstrap = bootstrap
+        self.told = told
+        self.broken = broken
         self._stop: Callable[[], object] = lambda: None
 
     def start(self) -> None:

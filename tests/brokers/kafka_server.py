@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,6 +25,7 @@ from types import TracebackType
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 HERE = Path(__file__).resolve().parent
@@ -37,10 +36,6 @@ FETCH_TIMEOUT_S = 300  # 43 MB: 8 s on a good line
 FORMAT_TIMEOUT_S = 60
 START_TIMEOUT_S = 60  # 3 s on an idle machine; a loaded CI machine may take ten times that
 STOP_TIMEOUT_S = 30
-
-# Below the usual ephemeral range (32768 and up), so that no outgoing connection takes a port between our look and the
-# broker's bind, two seconds later.
-PORTS = range(20000, 32000)
 
 # For brokers that live for seconds: they start sooner, and are slower later. Not for measuring.
 BRIEF = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
@@ -158,7 +153,7 @@ class RealKafka:
         self._properties = properties or {}
         self._java_options = java_options
         self._side_door = side_door
-        ports = _free_ports(2 * nodes)
+        ports = free_ports(2 * nodes)
         if port:
             ports[0] = port
         self.nodes = [
@@ -363,20 +358,6 @@ def _created(admin: AdminClient, topic: str) -> bool:
 def _dies_with_us() -> list[str]:
     # A test run that is killed with SIGKILL cannot clean up; the kernel then ends its broker.
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RealKafkaError(f"no {count} free ports on {HOST} between {PORTS.start} and {PORTS.stop}")
 
 
 def _run_or_raise(command: list[str], timeout_s: float, doing: str) -> None:

@@ -29,7 +29,8 @@ from tests.clients.fleet import EXPRESS, GRANIAN, TLS, Fleet, fleet
 from tests.clients.judge import Verdict, judge
 from tests.faults.echo_service import echo_service
 from tests.faults.topic_slice import TopicSlice
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.waiting import eventually
 
 CONNECTIONS = 2

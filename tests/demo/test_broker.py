@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from fastgw.demo.broker import BrokerError, EmbeddedBroker, parse_topic, run
 from tests.actors.alone import left_open
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 PYTHON_BROKER = [sys.executable, "-m", "fastgw.demo.broker"]
@@ -60,17 +61,6 @@ def test_several_brokers_have_several_addresses() -> None:
         assert len(AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(timeout=10).brokers) == 3
 
 
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody has."""
-    for _ in range(100):
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for port in range(first + 1, first + count):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    raise AssertionError("no ports in a row")
-
-
 @contextlib.contextmanager
 def command(*arguments: str) -> Iterator[str]:
     """The broker as a command; what it prints."""
@@ -84,7 +74,7 @@ def command(*arguments: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_broker_listens_where_it_is_told_and_sends_its_clients_there(host: str) -> None:
-    port = free_ports(2)
+    port = free_ports(2)[0]
     with command("--brokers", "2", "--listen", f"{host}:{port}", "orders:4") as told:
         assert told == f"{host}:{port},{host}:{port + 1}"
         # Of the second alone: what it tells of the first has to be right as well.

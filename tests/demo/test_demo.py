@@ -20,16 +20,17 @@ import pytest
 from fastgw import config
 from fastgw.demo import demo
 from fastgw.errors import FastgwError, StartError
+from tests.ports import free_port
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 START_S = 60.0
 END_S = 40.0
 
 
 def free_address() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Stat:

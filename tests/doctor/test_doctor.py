@@ -35,7 +35,8 @@ from fastgw.doctor.kafka import Broker, Group, Traffic
 from fastgw.kafka.cluster import Topic
 from tests.brokers.kafka_server import RealKafka
 from tests.conftest import MakeTopics
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.waiting import eventually
 
 CONFIG = """

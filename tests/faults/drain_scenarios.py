@@ -54,7 +54,7 @@ def end_with_parked_requests(stage: Stage) -> None:
 
 SCENARIOS = [
     Scenario("reloads, connections kept and new", RELOADED, reloads, short=5, long=50),
-    Scenario("the same behind granian", RELOADED_GRANIAN, reloads, short=3, long=50),
+    Scenario("the same behind granian", RELOADED_GRANIAN, reloads, short=3, long=50, only_soak=True),
     Scenario(
         "end with 1,000 parked",
         DRAINED,

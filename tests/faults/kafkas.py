@@ -14,7 +14,7 @@ from fastgw.demo.broker import MockCluster
 from tests.brokers.kafka_server import BRIEF, RealKafka
 from tests.faults.produce_answers import ProduceAnswers
 from tests.faults.wire_proxy import WireProxy
-from tests.gateway.gateways import free_port
+from tests.ports import free_port
 
 ASK_S = 5.0
 

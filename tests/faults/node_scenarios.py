@@ -140,7 +140,7 @@ SCENARIOS = [
     Scenario("node frozen", GROUP, node_frozen, {CUT: CONNECTIONS, **HONEST}, long=30),
     Scenario("node cut off from its group", GROUP, agent_cut_off, long=30),
     Scenario("node cut off from Kafka", DIVIDED, node_cut_off, {CUT: CONNECTIONS, **HONEST}, long=30),
-    Scenario("rolling restart of three nodes", STATIC, rolling_restart, {CUT: CONNECTIONS}, long=30),
+    Scenario("rolling restart of three nodes", STATIC, rolling_restart, {CUT: CONNECTIONS}, long=30, only_soak=True),
     Scenario("rolling restart of three nodes in a group", GROUP, rolling_restart, {CUT: CONNECTIONS}, long=30),
     Scenario("two nodes with the same index", STATIC, same_index_twice, {CUT: CONNECTIONS}, long=20),
 ]

@@ -34,6 +34,7 @@ class Scenario:
         ends_service: so does this one, and at its end there is nobody to ask.
         replies_kept: False when the fault destroys records of the response topic.
         long_house: where the soak plays it, if it needs more room there.
+        only_soak: the tests leave it out: a shorter scenario has the same mechanism, or it takes minutes.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Scenario:
     ends_service: bool = False
     replies_kept: bool = True
     long_house: House | None = None
+    only_soak: bool = False
+
+
+def name_of(scenario: Scenario) -> str:
+    """How its test is called."""
+    return scenario.name.replace(" ", "_")
 
 
 @dataclass

@@ -24,7 +24,8 @@ from tests.actors.raw_http import RawConnection
 from tests.actors.raw_producer import produce_raw
 from tests.actors.repliers import replier
 from tests.fronts.hostile import HOSTILE, SERVED
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.waiting import eventually
 
 PARTITIONS = 8

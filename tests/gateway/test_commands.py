@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from fastgw import __version__
 from tests.actors.commands import assert_one_line, fastgw, finish, start
-from tests.gateway.gateways import free_port
+from tests.ports import free_port
 
 CONFIG = """
 [gateway]

@@ -16,7 +16,8 @@ import trustme
 
 from tests.actors.raw_http import RawConnection
 from tests.actors.repliers import replier
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.supervisor.test_listeners import has_ipv6
 from tests.waiting import eventually
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.actors.hand_service import hand_service
 from tests.actors.raw_http import RawConnection
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.waiting import eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -15,7 +15,8 @@ import pytest
 
 from tests.actors.hand_service import hand_service
 from tests.fronts.raw_http import RawClient
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 
 FRONTS = ("express", "granian")
 LINKS = ("native", "public")

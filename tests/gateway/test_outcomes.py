@@ -16,8 +16,9 @@ from fastgw import errors
 from tests.actors.hand_service import hand_service, values_in
 from tests.actors.raw_http import RawConnection, head
 from tests.gateway import test_drain, test_kafka_faults, test_services
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import TABLE, assert_told, counted
+from tests.ports import free_port
 from tests.waiting import eventually
 
 SLOTS = 16

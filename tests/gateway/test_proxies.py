@@ -14,7 +14,8 @@ import trustme
 
 from tests.actors.hand_service import hand_service
 from tests.actors.raw_http import RawConnection
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.surroundings import HAPROXY
 from tests.waiting import eventually
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.actors.commands import fastgw
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 from tests.waiting import eventually
 
 ROUTE = '[[route]]\nmethod = "GET"\npath = "/more"\ntopic = "{topic}"\n'

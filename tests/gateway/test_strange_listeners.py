@@ -9,7 +9,8 @@ import pytest
 from fastgw.doctor.kafka import _API_LINE
 from tests.actors.commands import assert_one_line, fastgw
 from tests.brokers.kafka_server import HOST, RealKafka, missing_tools
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own")
 

@@ -59,6 +59,7 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+@pytest.mark.leaks
 @pytest.mark.timeout(300)
 def test_nothing_is_left_of_100_000_requests_that_nobody_answered(tmp_path, kafka_bootstrap, topics):
     route = '[[route]]\nmethod = "POST"\npath = "/nobody"\ntopic = "{nobody}"\ntimeout = "50ms"\n'.format(**topics)

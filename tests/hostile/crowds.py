@@ -27,7 +27,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.actors.raw_http import RawConnection
 from tests.actors.repliers import replier
 from tests.brokers.choice import KafkaForTests
-from tests.gateway.gateways import Gateway, free_port
+from tests.gateway.gateways import Gateway
+from tests.ports import free_port
 
 # Nobody: what the ratio is worth on this machine.
 CROWDS = {"nobody": 0, "idle": 10_000, "silent": 10_000, "slow-headers": 2000, "slow-bodies": 2000, "slow-readers": 100}

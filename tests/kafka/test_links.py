@@ -475,6 +475,7 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.leaks
 @pytest.mark.timeout(240)
 def test_memory_stays_flat_over_many_messages(house):
     house.read([0, 1, 2, 3])

@@ -9,6 +9,8 @@ import pytest
 
 from tests.places import PACKAGE
 
+pytestmark = pytest.mark.compiled
+
 TYPED = [path.with_suffix(".py") for path in PACKAGE.rglob("*.pxd") if path.with_suffix(".py").exists()]
 SOURCES = sorted([*PACKAGE.rglob("*.pyx"), *TYPED])
 

@@ -17,6 +17,8 @@ import pytest
 from fastgw import __version__
 from tests.places import PACKAGE, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 BUILD_TIMEOUT_S = 600  # 30 s on two idle cores
 # The first level that looks at how values flow, for "may be used uninitialized"; a third of the time of -O3.
 QUICKLY = "-O1 -g0"

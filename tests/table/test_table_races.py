@@ -22,6 +22,8 @@ from fastgw._ctable import CLAIMED, CLAIMING, RECORDED, SENT, Table
 from tests.actors.tables import live_states, slot_of
 from tests.places import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CORE = REPOSITORY / "fastgw"
 RACES = REPOSITORY / "tests" / "table" / "races"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-pthread"]

@@ -1,0 +1,16 @@
+"""Nodes that join, leave, die or are cut off: no lie, and nothing fails that may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import node_scenarios
+from tests.faults.houses import Houses
+from tests.faults.play import Scenario, name_of
+
+SCENARIOS = [one for one in (*node_scenarios.SCENARIOS,) if not one.only_soak]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
+def test_nobody_is_lied_to(scenario: Scenario, houses: Houses) -> None:
+    houses.play(scenario)
