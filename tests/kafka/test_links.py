@@ -414,7 +414,7 @@ def test_a_broker_that_is_killed_and_comes_back_is_found_again(kind, own_kafka):
             return token if fate == "recorded" else None
 
         taken = eventually(is_taken, 60, "a record is taken again")
-        house.until(lambda: house.told.got[-1].value == b"value %d" % taken)
+        house.until(lambda: house.told.got and house.told.got[-1].value == b"value %d" % taken)
         first, *maybe, last = [reply.value for reply in house.told.got]
         assert (first, last) == (b"value 0", b"value %d" % taken)
         # A broker that has just come back may write a record later than anybody waits.
