@@ -52,7 +52,8 @@ test-quick: $(VENV)/built
 # modules of the hot path run as Python here: what Cython compiles is not seen by coverage.
 coverage: $(VENV)/built
 	rm -rf $(COVERED) && mkdir -p $(COVERED)
-	cp -r fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md Makefile $(COVERED)
+	cp -r .ci fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md LICENSE Makefile \
+	    $(COVERED)
 	find $(COVERED)/fastgw -name "*.so" -delete
 	cd $(COVERED) && FASTGW_EXTENSIONS=native $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd $(COVERED) && $(CURDIR)/$(BIN)/python -m pytest -q $(SHARED) \
@@ -84,7 +85,7 @@ leaks: $(VENV)/built
 # sanitizer keeps what is freed, so that tests which watch memory cannot pass.
 sanitize: $(VENV)/bench
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -r fastgw tests bench setup.py pyproject.toml $(SANITIZED)
+	cp -r fastgw tests bench setup.py pyproject.toml README.md LICENSE $(SANITIZED)
 	find $(SANITIZED)/fastgw -name "*.so" -delete
 	cd $(SANITIZED) && CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined" \
 	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
