@@ -1,13 +1,17 @@
-# make demo | test | test-quick | coverage | check | docs | soak | leaks | hostile | fuzz | sanitize | soak-all | bench | micro | clean. Needs
-# git, make, a C compiler and Python >= 3.11; the rest goes to .venv.
+# make demo | test | test-quick | coverage | check | docs | soak | leaks | hostile | fuzz | sanitize | soak-all | bench |
+# micro | wheel | pin | clean.
+# Needs git, make, a C compiler and Python >= 3.11; the rest goes to .venv. With PYTHON=python3.13, a name or a path, it
+# goes to .venv-3.13: each version has its own packages and extensions, and none has to wait for another's to be rebuilt.
 
-VENV := .venv
+VENV := .venv$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 TYPED := $(wildcard fastgw/*.pxd fastgw/*/*.pxd)
 NATIVE := $(wildcard fastgw/*.pyx fastgw/*/*.pyx $(TYPED:.pxd=.py) fastgw/*.h fastgw/*/*.h) $(TYPED)
 WHAT ?= suite
 ARGS ?=
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+    $(if $(FASTGW_CONSTRAINTS),--constraint $(FASTGW_CONSTRAINTS))
+DIST ?= dist
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 # Two processes on two cores; tests/lanes.py says what begins first.
@@ -25,13 +29,13 @@ SANITIZING = LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc
 define PREPARE
 command -v cc >/dev/null || { echo "fastgw: there is no C compiler, cc (Debian: apt-get install gcc)" >&2; exit 1; }; \
 for python in $(PYTHONS); do \
-    if $$python -c "$$SUITABLE" 2>/dev/null; then exec $$python prepare.py $(1); fi; \
+    if $$python -c "$$SUITABLE" 2>/dev/null; then exec $$python prepare.py $(1) $(VENV); fi; \
 done; \
 echo "fastgw: none of $(PYTHONS) is Python >= 3.11 with venv and Python.h" \
     "(Debian: apt-get install python3-dev python3-venv)" >&2; exit 1
 endef
 
-.PHONY: demo test test-quick coverage check docs soak leaks sanitize soak-all bench micro hostile fuzz clean
+.PHONY: demo test test-quick coverage check docs soak leaks sanitize soak-all bench micro hostile fuzz wheel pin clean
 
 demo: $(firstword $(wildcard $(VENV)/built) $(VENV)/quick)
 	@exec $(BIN)/python -m fastgw demo $(ARGS)
@@ -48,7 +52,8 @@ test-quick: $(VENV)/built
 # modules of the hot path run as Python here: what Cython compiles is not seen by coverage.
 coverage: $(VENV)/built
 	rm -rf $(COVERED) && mkdir -p $(COVERED)
-	cp -r fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md Makefile $(COVERED)
+	cp -r .ci fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md LICENSE Makefile \
+	    $(COVERED)
 	find $(COVERED)/fastgw -name "*.so" -delete
 	cd $(COVERED) && FASTGW_EXTENSIONS=native $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd $(COVERED) && $(CURDIR)/$(BIN)/python -m pytest -q $(SHARED) \
@@ -80,7 +85,7 @@ leaks: $(VENV)/built
 # sanitizer keeps what is freed, so that tests which watch memory cannot pass.
 sanitize: $(VENV)/bench
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -r fastgw tests bench setup.py pyproject.toml $(SANITIZED)
+	cp -r fastgw tests bench setup.py pyproject.toml README.md LICENSE $(SANITIZED)
 	find $(SANITIZED)/fastgw -name "*.so" -delete
 	cd $(SANITIZED) && CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined" \
 	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
@@ -123,9 +128,22 @@ hostile: $(VENV)/hostile
 fuzz: $(VENV)/fuzz
 	@exec $(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
+# The sdist, and a wheel made from it for this version of Python and this kind of processor. Those of a release are made
+# by cibuildwheel, see pyproject.toml.
+wheel: $(VENV)/built
+	rm -f $(DIST)/fastgw-*
+	FASTGW_EXTENSIONS=no $(BIN)/python setup.py --quiet sdist --dist-dir $(DIST)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	    --wheel-dir $(DIST) $(DIST)/fastgw-*.tar.gz
+
+# The versions of all packages that .ci/run installs, as they are today. A release that breaks something then breaks no
+# build, only the change that brings it in.
+pin: $(VENV)/built
+	@exec $(BIN)/python prepare.py pin $(VENV)
+
 # Not .kafka: its jars are no product of the build, and they took a download.
 clean:
-	rm -rf $(VENV) build dist bench/.build *.egg-info
+	rm -rf $(VENV) .venv .venv-* build dist bench/.build *.egg-info
 	find fastgw -name "*.so" -delete -o -name "*.c" -delete
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastgw tests bench -name __pycache__ -prune -exec rm -rf {} +
@@ -135,7 +153,7 @@ $(VENV)/quick: prepare.py pyproject.toml setup.py $(NATIVE)
 	@$(call PREPARE,quick)
 	@touch $@
 
-$(VENV)/built: prepare.py pyproject.toml setup.py $(NATIVE)
+$(VENV)/built: prepare.py pyproject.toml setup.py $(NATIVE) $(FASTGW_CONSTRAINTS)
 	@$(call PREPARE,full)
 	@touch $@
 

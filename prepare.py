@@ -1,13 +1,20 @@
-"""Makes .venv ready for the Makefile, and shows how far it is. Needs Python alone.
+"""Makes a virtual environment ready for the Makefile, and shows how far it is. Needs Python alone.
 
-    python3 prepare.py quick    what `make demo` needs: the packages that fastgw runs on, extensions compiled in a hurry
-    python3 prepare.py full     what everything else needs: also the packages of the tests, extensions compiled well
+    python3 prepare.py quick .venv    what `make demo` needs: the packages that fastgw runs on, a quick compilation
+    python3 prepare.py full .venv     what everything else needs: also the packages of the tests, optimized extensions
+    python3 prepare.py pin .venv      write the newest versions of all these packages to .ci/constraints.txt
 
-Packages are installed while the extensions are compiled: the one waits for the network, the other for the cores.
+Packages are installed while the extensions are compiled: the former waits for the network, the latter for the cores.
+FASTGW_CONSTRAINTS names a file of versions that pip keeps to; a build machine gives .ci/constraints.txt.
+
+What the compilers say is kept in build.log of the environment: all of it after a build from nothing, and after a build
+of what has changed only that. So a log with a warning has the next build compile everything again: a log without
+one then means that no module has one. tests/source/test_source.py judges it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,35 +22,62 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
-PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
-
-# Markers: what was done stands in .venv beside the time when.
-INSTALLED = VENV / "installed"
-HURRIED = VENV / "hurried"  # some of the extensions are those of `quick`
+CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 
 # A third of the time that -O3 takes. A demo has no use for the rest.
 HURRY = {"FASTGW_CFLAGS": "-O1 -g0"}
+COMPLAINTS = ("warning:", "performance hint:")  # of the C compiler and of Cython
 LOOK_EVERY_S = 0.5
 TELL_EVERY_S = 10.0  # where lines stay, as in a log
+
+
+class Environment:
+    """A virtual environment, and the files in it that tell what was done and when."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / "bin" / "python"
+        self.installed = folder / "installed"
+        self.hurried = folder / "hurried"  # some of the extensions are those of `quick`
+        self.log = folder / "build.log"
+
+    @property
+    def works(self) -> bool:
+        """It is there, and so is the Python that it was made with."""
+        pip = [str(self.python), "-m", "pip", "--version"]
+        return self.python.exists() and subprocess.run(pip, capture_output=True).returncode == 0
+
+    def pip_install(self, *arguments: str) -> list[str]:
+        options = ["--disable-pip-version-check", "--progress-bar=off"]
+        if constraints := os.environ.get("FASTGW_CONSTRAINTS"):
+            options += ["--constraint", constraints]
+        return [str(self.python), "-m", "pip", "install", *options, *arguments]
 
 
 class Job:
     """A command that runs, and in a few words what it does at the moment."""
 
-    def __init__(self, name: str, command: Sequence[str], words: Callable[[str], str], **environ: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        words: Callable[[str], str],
+        environ: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
         self.name = name
         self.doing = ""
         self.output: list[str] = []
         self._words = words
+        self._log = log
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environ, text=True, errors="replace",
+            command, cwd=ROOT, env=os.environ | dict(environ or {}), text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -67,7 +101,12 @@ class Job:
 
     def end(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        code = self._process.wait()
+        if self._log:
+            self._reader.join()
+            # One that failed or was interrupted has not come to everything: what was said before still holds.
+            with self._log.open("a" if code else "w") as file:
+                file.writelines(self.output)
 
 
 class Steps:
@@ -125,60 +164,92 @@ def compiler_words(modules: int) -> Callable[[str], str]:
     return words
 
 
-def compile_in_a_hurry() -> Job:
-    HURRIED.touch()  # first: whoever interrupts it has modules that look as if they were compiled well
-    return compile_extensions(**HURRY)
+def complaints(said: str) -> list[str]:
+    """The warnings and performance hints in what the compilers said."""
+    return [line for line in said.splitlines() if any(sign in line for sign in COMPLAINTS)]
 
 
-def compile_extensions(*options: str, **environ: str) -> Job:
-    native = [path.with_suffix("") for path in (ROOT / "fastgw").rglob("*.pyx")]
-    python = [path for path in (ROOT / "fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()]
-    command = [str(PYTHON), "setup.py", "build_ext", "--inplace", *options]
-    return Job("compiling", command, compiler_words(len(native) + len(python)), **environ)
+def compile_extensions(environment: Environment, *, in_a_hurry: bool) -> Job:
+    command = [str(environment.python), "setup.py", "build_ext", "--inplace"]
+    environ = HURRY if in_a_hurry else {}
+    if not environment.log.exists() or complaints(environment.log.read_text()):
+        command.append("--force")
+        environ = environ | {"CYTHON_FORCE_REGEN": "1"}
+    elif not in_a_hurry and environment.hurried.exists():
+        command.append("--force")  # these are newer than their sources, and have to be compiled again all the same
+    if in_a_hurry:
+        environment.hurried.touch()  # first: an interrupted build leaves modules that look like optimized ones
+    return Job("compiling", command, compiler_words(count_modules()), environ, environment.log)
 
 
-def install(*packages: str) -> Job:
-    return Job("pip install", [*PIP, *packages], pip_words)
+def count_modules() -> int:
+    native = list((ROOT / "fastgw").rglob("*.pyx"))
+    return len(native) + sum(path.with_suffix(".py").exists() for path in (ROOT / "fastgw").rglob("*.pxd"))
 
 
 def is_newer(marker: Path, *others: str) -> bool:
     return marker.exists() and all(marker.stat().st_mtime >= (ROOT / other).stat().st_mtime for other in others)
 
 
-def works(python: Path) -> bool:
-    """It is there, and so is the Python that it was made with."""
-    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def main(kind: str) -> None:
-    in_a_hurry = kind == "quick"
-    # What was compiled in a hurry is newer than its source, and has to be compiled again all the same.
-    options = ["--force"] if not in_a_hurry and HURRIED.exists() else []
-    build: Callable[[], Job] = compile_in_a_hurry if in_a_hurry else partial(compile_extensions, *options)
-    if not in_a_hurry and is_newer(INSTALLED, "pyproject.toml", "setup.py"):
+def requirements(*extras: str) -> list[str]:
+    table = project()["project"]
+    return [*table["dependencies"], *(line for extra in extras for line in table["optional-dependencies"][extra])]
+
+
+def make_ready(environment: Environment, *, in_a_hurry: bool) -> None:
+    build = partial(compile_extensions, environment, in_a_hurry=in_a_hurry)
+    decides = ["pyproject.toml", "setup.py", *filter(None, [os.environ.get("FASTGW_CONSTRAINTS")])]
+    if not in_a_hurry and is_newer(environment.installed, *decides):
         Steps(1).run("compiling what has changed", [build])
     else:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        needed = list(project["project"]["dependencies"])
+        install_all(environment, build, requirements() if in_a_hurry else requirements("dev"))
         if not in_a_hurry:
-            needed += project["project"]["optional-dependencies"]["dev"]
-        is_new = not works(PYTHON)
-        steps = Steps(3 + is_new)
-        if is_new:
-            venv = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-            steps.run(f"creating .venv with {sys.executable}", [lambda: Job("venv", venv, lambda _line: "")])
-        # Not in pip's throw-away environment, whose Cython would compile everything a second time.
-        steps.run("installing the compiler's tools", [lambda: install(*project["build-system"]["requires"])])
-        steps.run("installing packages, compiling fastgw", [lambda: install(*needed), build])
-        # The command `fastgw`. The extensions are there already; pip would compile them once more.
-        command = [*PIP, "--no-deps", "--no-build-isolation", "--editable", "."]
-        only_python = {"FASTGW_EXTENSIONS": "no"}
-        steps.run("installing the command", [lambda: Job("pip install", command, pip_words, **only_python)])
-        if not in_a_hurry:
-            INSTALLED.touch()
+            environment.installed.touch()
     if not in_a_hurry:
-        HURRIED.unlink(missing_ok=True)
+        environment.hurried.unlink(missing_ok=True)
+
+
+def install_all(environment: Environment, build: Callable[[], Job], needed: list[str]) -> None:
+    def install(*arguments: str, **environ: str) -> Job:
+        return Job("pip install", environment.pip_install(*arguments), pip_words, environ)
+
+    is_new = not environment.works
+    steps = Steps(3 + is_new)
+    if is_new:
+        venv = [sys.executable, "-m", "venv", "--clear", str(environment.folder)]
+        creating = f"creating {environment.folder.name} with {sys.executable}"
+        steps.run(creating, [lambda: Job("venv", venv, lambda _line: "")])
+    # Not in pip's throw-away environment, whose Cython would compile everything a second time.
+    steps.run("installing the compiler's tools", [lambda: install(*project()["build-system"]["requires"])])
+    steps.run("installing packages, compiling fastgw", [lambda: install(*needed), build])
+    # The command `fastgw`. The extensions are there already; pip would compile them once more.
+    command = ["--no-deps", "--no-build-isolation", "--editable", "."]
+    steps.run("installing the command", [lambda: install(*command, FASTGW_EXTENSIONS="no")])
+
+
+def pin(environment: Environment) -> None:
+    """Write what pip would install today, of all that the build, the tests and the benchmarks need."""
+    os.environ.pop("FASTGW_CONSTRAINTS", None)  # the old versions
+    report = environment.folder / "newest.json"
+    needed = [*project()["build-system"]["requires"], *requirements("dev", "bench")]
+    asking = environment.pip_install("--dry-run", "--ignore-installed", "--report", str(report), *needed)
+    Steps(1).run("asking for the newest versions", [lambda: Job("pip install", asking, pip_words)])
+    newest = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    lines = sorted(f"{package['name'].lower()}=={package['version']}" for package in newest)
+    CONSTRAINTS.write_text("\n".join(["# Written by `make pin`, read by .ci/run.", *lines, ""]))
+
+
+def main(kind: str, folder: str) -> None:
+    environment = Environment(ROOT / folder)
+    if kind == "pin":
+        pin(environment)
+    else:
+        make_ready(environment, in_a_hurry=kind == "quick")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -244,6 +244,8 @@ def test_nonces_and_salts_use_all_of_their_bits_and_differ() -> None:
         assert len({correlation_id.tag for correlation_id in ids}) > 4086
 
 
+# Python 3.12 warns of threads at a fork; the child here takes none of the locks that they may hold.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_makes_other_ids() -> None:
     maker = maker_for(Ownership(1, [0], 0))
     maker.make(0, Partitioner.HEADER)  # there is randomness in store

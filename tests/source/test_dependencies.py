@@ -68,6 +68,13 @@ def test_every_package_that_is_imported_is_declared(folder: str) -> None:
     assert not missing, "declare these in pyproject.toml:\n" + "\n".join(missing)
 
 
+def test_the_constraints_of_ci_have_a_version_of_every_package() -> None:
+    lines = (REPOSITORY / ".ci/constraints.txt").read_text().splitlines()
+    pinned = {plain(name) for name, equal, _ in (line.partition("==") for line in lines) if equal}
+    missing = declared(("dev", "bench")) - pinned
+    assert not missing, f"`make pin` adds {', '.join(sorted(missing))}"
+
+
 def test_imports_are_found_wherever_they_stand() -> None:
     text = "import os, rich.table\ndef f():\n    from docker.errors import X\nfrom . import y\nfrom fastgw import ids\n"
     assert foreign(text) == {"rich", "docker"}

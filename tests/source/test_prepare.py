@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import prepare
-from prepare import Job, Steps, compiler_words, is_newer, pip_words
+from prepare import Environment, Job, Steps, compile_extensions, compiler_words, is_newer, pip_words
 
 
 def python(source: str) -> Job:
@@ -65,10 +68,67 @@ def test_a_marker_is_newer_than_what_it_stands_for_or_is_none(tmp_path: Path) ->
     assert not is_newer(marker, str(other))
 
 
-def test_modules_that_were_compiled_in_a_hurry_are_marked_before_the_first_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """An environment whose last build was a full one without a complaint."""
+    made = Environment(tmp_path)
+    made.log.write_text("building 'fastgw._ids' extension\n")
+    return made
+
+
+class Begun(NamedTuple):
+    """A build as it would be started."""
+
+    forced: bool
+    regenerates: bool
+    hurried: bool
+
+
+@pytest.fixture
+def begin(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Begun]:
+    def start(_name: str, command: list[str], _words: object, environ: Mapping[str, str], _log: Path) -> Begun:
+        return Begun("--force" in command, "CYTHON_FORCE_REGEN" in environ, environment.hurried.exists())
+
+    monkeypatch.setattr(prepare, "Job", start)
+    return lambda in_a_hurry: compile_extensions(environment, in_a_hurry=in_a_hurry)  # type: ignore[return-value]
+
+
+def test_a_build_compiles_what_has_changed(begin: Callable[[bool], Begun]) -> None:
+    assert begin(False) == Begun(forced=False, regenerates=False, hurried=False)
+
+
+def test_modules_of_a_quick_build_are_marked_before_the_first_is_there_and_compiled_again(
+    begin: Callable[[bool], Begun],
 ) -> None:
-    """Whoever interrupts `make demo` would otherwise have them in `make test` and in every benchmark."""
-    monkeypatch.setattr(prepare, "HURRIED", tmp_path / "hurried")
-    monkeypatch.setattr(prepare, "compile_extensions", lambda **_: prepare.HURRIED.exists())
-    assert prepare.compile_in_a_hurry()
+    """An interrupted `make demo` would otherwise leave them to `make test` and to every benchmark."""
+    assert begin(True) == Begun(forced=False, regenerates=False, hurried=True)
+    assert begin(False) == Begun(forced=True, regenerates=False, hurried=True)
+
+
+@pytest.mark.parametrize("said", [None, "x.c:1:2: warning: unused\n", "performance hint: x.pyx:1:2: noexcept\n"])
+def test_after_a_complaint_or_without_a_log_everything_is_compiled_again(
+    environment: Environment, begin: Callable[[bool], Begun], said: str | None
+) -> None:
+    environment.log.unlink() if said is None else environment.log.write_text(said)
+    assert begin(False) == Begun(forced=True, regenerates=True, hurried=False)
+
+
+@pytest.mark.parametrize(("code", "logged"), [(0, "new\n"), (1, "old\nnew\n")])
+def test_a_log_is_that_of_the_last_build_that_came_to_its_end_and_of_those_since(
+    tmp_path: Path, code: int, logged: str
+) -> None:
+    log = tmp_path / "build.log"
+    log.write_text("old\n")
+    command = [sys.executable, "-c", f"print('new'); raise SystemExit({code})"]
+    with nullcontext() if code == 0 else pytest.raises(SystemExit):
+        Steps(1).run("compiling", [lambda: Job("the job", command, str.strip, log=log)])
+    assert log.read_text() == logged
+
+
+def test_pip_keeps_to_the_constraints_that_are_asked_for(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTGW_CONSTRAINTS", raising=False)
+    assert "--constraint" not in environment.pip_install("x")
+    monkeypatch.setenv("FASTGW_CONSTRAINTS", "versions.txt")
+    assert environment.pip_install("x")[-3:] == ["--constraint", "versions.txt", "x"]
