@@ -148,7 +148,7 @@ def topic_maker(kafka_admin: AdminClient) -> Iterator[MakeTopics]:
             future.result(TOPIC_TIMEOUT_S)
         created.extend(names.values())
         wanted = {names[short]: count for short, count in topics.items()}
-        eventually(lambda: _have_leaders(kafka_admin, wanted), TOPIC_TIMEOUT_S, f"leaders for {wanted}")
+        eventually(lambda: have_leaders(kafka_admin, wanted), TOPIC_TIMEOUT_S, f"leaders for {wanted}")
         return names
 
     yield make
@@ -159,7 +159,8 @@ def topic_maker(kafka_admin: AdminClient) -> Iterator[MakeTopics]:
             future.result(TOPIC_TIMEOUT_S)
 
 
-def _have_leaders(admin: AdminClient, wanted: Mapping[str, int]) -> bool:
+def have_leaders(admin: AdminClient, wanted: Mapping[str, int]) -> bool:
+    """Whether the brokers know these topics with so many partitions, each with a leader."""
     known = admin.list_topics(timeout=TOPIC_TIMEOUT_S).topics
     for name, count in wanted.items():
         partitions = known[name].partitions.values() if name in known else []

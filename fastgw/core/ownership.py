@@ -21,6 +21,7 @@ class Moves(NamedTuple):
 
     gained: list[int]  # to be positioned and read
     lost: list[int]  # still read, but no longer promised to anybody
+    given_up: list[int]  # not read yet, and not to be read any more
 
 
 class Ownership:
@@ -58,11 +59,12 @@ class Ownership:
         lost = [p for p in self.assigned - assigned if p in self.positioned]
         for partition in lost:
             self.leaving[partition] = now_ns
+        given_up = sorted(self.assigned - assigned - self.positioned)
         for partition in assigned:
             self.leaving.pop(partition, None)
         self.assigned = assigned
         self._keep_or_choose_home(now_ns)
-        return Moves(sorted(assigned - self.positioned), sorted(lost))
+        return Moves(sorted(assigned - self.positioned), sorted(lost), given_up)
 
     def position(self, partition: int, now_ns: int) -> None:
         """The partition is being read from a known offset: ids may be made for it from now on."""

@@ -89,7 +89,7 @@ class Link(Protocol):
         """
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
-        """Stops reading these partitions; a `assign` of them that is under way ends without `positioned`."""
+        """Stops reading these partitions; an `assign` of them that is under way ends without `positioned`."""
 
     def close(self, timeout_s: float) -> int:
         """Flushes what is left to send and stops reading; returns how many records were not sent in time."""

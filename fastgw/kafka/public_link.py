@@ -61,6 +61,8 @@ class KafkaLink:
         self._loop = loop
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
+        self._wish = 0  # number of the last `assign`
+        self._wished: dict[int, int] = {}  # partition -> the `assign` that it is read by
         own = {
             **client_log.listening(),
             "stats_cb": _on_statistics,
@@ -146,10 +148,20 @@ class KafkaLink:
     # Reading: commands are queued by the loop and obeyed by the Kafka thread.
 
     def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
-        self._commands.put(partial(self._begin, frozenset(partitions), at))
+        self._wish += 1
+        self._wished.update(dict.fromkeys(partitions, self._wish))
+        self._commands.put(partial(self._begin, frozenset(partitions), at, self._wish))
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._wished.pop(partition, None)
         self._commands.put(partial(self._let_go, frozenset(partitions)))
+
+    def _positioned(self, offsets: dict[int, int], wish: int) -> None:
+        """On the loop. The Kafka thread may have answered a wish that the loop has taken back meanwhile."""
+        still = {partition: at for partition, at in offsets.items() if self._wished.get(partition, NEVER) <= wish}
+        if still:
+            self._events.positioned(still)
 
     def _consume(self) -> None:
         consumer, hand_over = self._consumer, self._loop.call_soon_threadsafe
@@ -175,14 +187,14 @@ class KafkaLink:
             except KafkaException as failed:
                 _say("kafka consumer command failed", failed.args[0])
 
-    def _begin(self, partitions: frozenset[int], at: int) -> None:
+    def _begin(self, partitions: frozenset[int], at: int, wish: int) -> None:
         if at == FROM_BEGINNING:
-            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
+            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0), wish)
         else:
             self._unpositioned |= partitions
-            self._position(partitions)
+            self._position(partitions, wish)
 
-    def _position(self, partitions: frozenset[int]) -> None:
+    def _position(self, partitions: frozenset[int], wish: int) -> None:
         """Asks for the ends of those that are still wanted, and again for what could not be told."""
         wanted = [TopicPartition(self._reply_topic, number, FROM_END) for number in partitions & self._unpositioned]
         if not wanted or self._stopping:
@@ -195,11 +207,11 @@ class KafkaLink:
             answers = []
         offsets = {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
         self._unpositioned -= offsets.keys()
-        self._assign(offsets, offsets)
+        self._assign(offsets, offsets, wish)
         self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
-        self._commands.put(partial(self._position, partitions))
+        self._commands.put(partial(self._position, partitions, wish))
 
-    def _assign(self, starts: dict[int, int], offsets: dict[int, int]) -> None:
+    def _assign(self, starts: dict[int, int], offsets: dict[int, int], wish: int) -> None:
         fresh = starts.keys() - self._reading
         if fresh:
             self._consumer.incremental_assign(
@@ -207,7 +219,7 @@ class KafkaLink:
             )
             self._reading |= fresh
         if offsets:
-            self._loop.call_soon_threadsafe(self._events.positioned, offsets)
+            self._loop.call_soon_threadsafe(self._positioned, offsets, wish)
 
     def _let_go(self, partitions: frozenset[int]) -> None:
         self._unpositioned -= partitions

@@ -63,7 +63,8 @@ class ReplyPath:
 
         from        to          when
         ---------   ----------  ---------------------------------------------------------------------------
-        assigned    positioned  the link says from which offset it reads, also when the map has given it away meanwhile
+        assigned    positioned  the link says from which offset it reads
+        assigned    gone        the map gives it away before the link has said so
         positioned  leaving     the map gives it away
         leaving     positioned  the map gives it back: nothing had changed for anybody
         leaving     announced   it is not the home, no request made for it waits, and its new owner reads it; an owner
@@ -159,6 +160,8 @@ class ReplyPath:
     def positioned(self, offsets: Mapping[int, int], now_ns: int) -> None:
         """The link reads these partitions, each from this offset on."""
         for partition, offset in offsets.items():
+            if partition not in self._ownership.assigned and partition not in self._ownership.positioned:
+                continue  # given up while the link was about to say so
             # Published before the partition can become a home: siblings rely on it to leave replies to us.
             self._table.set_reads_from(self._process_index, partition, offset)
             self._ownership.position(partition, now_ns)
@@ -172,6 +175,8 @@ class ReplyPath:
         moves = self._ownership.apply(version, owners, now_ns)
         gained = [*moves.gained, *self._take_back()]
         log.info("partition map", version=version, gained=len(gained), lost=len(moves.lost))
+        if moves.given_up:
+            self._link.stop_reading(moves.given_up)
         self._assign(gained, known_count)
         self._home_changed(now_ns)
 
@@ -254,7 +259,7 @@ class ReplyPath:
             log.error("reply path lost: canaries do not come back", home=self._ownership.home)
             self._ownership.rotate_home(now_ns)
             self._home_changed(now_ns)
-        if not self._canary.due(now_ns):
+        if self._ownership.home == NO_HOME or not self._canary.due(now_ns):
             return
         raw = self._ids.make(canary.SLOT, Partitioner.HEADER)
         self._canary.sent(self._ids.tag, now_ns)

@@ -120,6 +120,10 @@ class Service:
                 self.told.append(self.notify.recv(4096).decode())
         return self.told
 
+    def last_telling(self) -> str:
+        """The last message to systemd; empty while there is none."""
+        return (self.tellings() or [""])[-1]
+
     def ask(self) -> str:
         """Connect to the first address; the name of the worker that answered."""
         address = self.logged("ready")[-1]["addresses"][0]

@@ -14,7 +14,7 @@ def owners(*slots: int) -> bytes:
 def test_a_partition_becomes_home_only_once_it_is_positioned():
     ownership = Ownership(worker=0, generation=0)
     moves = ownership.apply(1, owners(0, 1, 0, 1), now_ns=0)
-    assert moves == ([0, 2], [])
+    assert moves == ([0, 2], [], [])
     assert ownership.home == NO_HOME
     ownership.position(2, 0)
     assert ownership.home == 2

@@ -49,6 +49,12 @@ HONEST = {
 }
 
 
+def last_ending(stage: Stage) -> str:
+    """How the last request ended; empty while none has."""
+    told = stage.clients.told[-1:]
+    return told[0].ending if told else ""
+
+
 def killed_broker(stage: Stage) -> None:
     """SIGKILL for one of three, and it comes back on its data."""
     for _ in range(stage.faults_wanted):
@@ -181,7 +187,7 @@ def forbidden(stage: Stage) -> None:
     for _ in range(stage.faults_wanted):
         with stage.fault():
             admin.create_acls([rule])[rule].result(ADMIN_S)
-            eventually(lambda: stage.clients.told[-1].ending == "not_authorized", ADMIN_S, "refused")
+            eventually(lambda: last_ending(stage) == "not_authorized", ADMIN_S, "refused")
             admin.delete_acls([pattern])[pattern].result(ADMIN_S)
 
 
@@ -192,7 +198,7 @@ def never_enough_replicas(stage: Stage) -> None:
         number = stage.chance.randint(1, BROKERS)
         with stage.fault():
             stage.broker.kill(number)
-            eventually(lambda: stage.clients.told[-1].ending in HONEST, HEALTH_S, "a request was given up")
+            eventually(lambda: last_ending(stage) in HONEST, HEALTH_S, "a request was given up")
             stage.broker.start_node(number)
         healthy(stage)
     set_topic(stage, "min.insync.replicas", str(BROKERS - 1))

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
+from tests.conftest import have_leaders
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
@@ -97,7 +98,7 @@ class Furniture:
             return
         admin = admin_of(self.kafka.bootstrap)
         admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
-        eventually(lambda: _has_leaders(admin, name, partitions), TOPIC_S, f"leaders for {name}")
+        eventually(lambda: have_leaders(admin, {name: partitions}), TOPIC_S, f"leaders for {name}")
 
     def new_gateway(self, index: int, count: int | None = None) -> Gateway:
         """A node that is not started yet."""
@@ -122,15 +123,6 @@ class Furniture:
             drain_timeout=house.drain_timeout,
             front=house.front,
         )
-
-
-def _has_leaders(admin: AdminClient, name: str, count: int) -> bool:
-    known = admin.list_topics(timeout=TOPIC_S).topics
-    return (
-        name in known
-        and len(known[name].partitions) == count
-        and all(partition.leader >= 0 for partition in known[name].partitions.values())
-    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from fastgw.kafka.properties import LIBRDKAFKA_PARTITIONERS
 from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.actors.links import KINDS, LinkOnALoop
 from tests.brokers.kafka_server import RealKafka
+from tests.conftest import have_leaders
 from tests.waiting import eventually
 
 MANY = 5000
@@ -63,9 +64,12 @@ def outside(kafka_bootstrap, topic):
     producer = Producer({"bootstrap.servers": kafka_bootstrap, "linger.ms": 0})
 
     def put(count: int, partition: int = 0, **more) -> None:
+        failed = []
         for number in range(count):
-            producer.produce(topic, **{"value": b"%d" % number, "partition": partition} | more)
+            record = {"value": b"%d" % number, "partition": partition} | more
+            producer.produce(topic, on_delivery=lambda error, _: error and failed.append(error), **record)
         assert producer.flush(10) == 0
+        assert failed == [], "a flush is over as well when records have failed"
 
     return put
 
@@ -310,7 +314,7 @@ def test_a_partition_that_is_read_no_longer_is_silent_and_the_others_go_on(house
     assert house.told.offsets(0) == list(range(5))
     assert house.read([0]) == {0: 10}
     outside(1, 0)
-    house.until(lambda: house.told.offsets(0)[-1] == 10)
+    house.until(lambda: house.told.offsets(0)[-1:] == [10])
     assert house.told.offsets(0) == [*range(5), 10]
 
 
@@ -352,13 +356,11 @@ def test_a_reading_that_is_stopped_before_it_began_does_not_begin(kind, kafka_bo
             kafka_admin.delete_topics([late])[late].result(10)
 
 
-def test_new_partitions_of_a_topic_are_read_from_their_beginning(house, topic, kafka_admin, kafka_bootstrap):
+def test_new_partitions_of_a_topic_are_read_from_their_beginning(house, topic, kafka_admin, outside):
     house.read([0, 1, 2, 3])
     kafka_admin.create_partitions([NewPartitions(topic, 6)])[topic].result(10)
-    service = Producer({"bootstrap.servers": kafka_bootstrap})
-    for number in range(5):  # services may see it before we do
-        service.produce(topic, b"%d" % number, partition=5)
-    assert service.flush(10) == 0
+    eventually(lambda: have_leaders(kafka_admin, {topic: 6}), message="the brokers know the new partitions")
+    outside(5, 5)  # services may see it before we do
     assert house.read([4, 5], FROM_BEGINNING) == {4: 0, 5: 0}
     house.until(lambda: house.told.offsets(5) == list(range(5)))
 

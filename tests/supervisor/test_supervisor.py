@@ -300,7 +300,7 @@ def test_a_broken_new_configuration_is_logged_and_the_old_one_stays(service: Sta
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reload refused, the old configuration stays"))
     assert len(one.events("worker")) == 2
-    eventually(lambda: one.tellings()[-1].startswith("READY=1"), message="systemd does not wait for the reload")
+    eventually(lambda: one.last_telling().startswith("READY=1"), message="systemd does not wait for the reload")
 
 
 def test_settings_that_need_a_restart_are_refused_by_name(service: Start) -> None:
@@ -320,12 +320,12 @@ def test_a_reload_is_refused_when_the_checker_says_so_and_systemd_hears_why(serv
     assert refusal["error"] == "no such topic"
     assert one.events("checker started orders-2"), "it checks the new configuration"
     assert len(one.events("worker")) == 2
-    eventually(lambda: one.tellings()[-1].endswith("with 2 workers; last reload refused: no such topic"))
+    eventually(lambda: one.last_telling().endswith("with 2 workers; last reload refused: no such topic"))
     one.behave("checker")
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
     assert one.events("worker 1.1 started orders-2")
-    eventually(lambda: one.tellings()[-1].endswith("with 2 workers"))
+    eventually(lambda: one.last_telling().endswith("with 2 workers"))
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,19 @@ def leaving(owner=OTHER):
     return path
 
 
+def test_one_that_is_given_away_before_it_is_read_is_never_read_nor_published():
+    path = Path(owners=(0, OTHER))
+    path.map(OTHER, OTHER)
+    assert path.link.stopped == [0]
+    path.positioned(0)  # the link was about to say so
+    assert not path.is_published(0)
+    assert path.ownership.home == NO_HOME
+    path.map(0, OTHER)
+    assert path.link.assigned == [([0], FROM_END), ([0], FROM_END)]
+    path.positioned(0)
+    assert (path.is_published(0), path.ownership.home) == (True, 0)
+
+
 def test_it_is_read_until_nothing_waits_that_was_made_for_it():
     path = leaving()
     path.other_reads(1)
@@ -315,6 +328,15 @@ def test_a_silent_home_closes_the_gate_and_another_is_tried():
     path.hear_canary()
     assert path.gate.is_open
     assert path.is_ready
+
+
+def test_a_silent_home_that_is_given_away_with_all_others_leaves_none_and_sends_no_canary():
+    path = Path().up_and_running(0)
+    path.map(OTHER)
+    for _ in range(4):
+        path.tick(SILENCE_NS)
+    assert path.ownership.home == NO_HOME
+    assert {record.partition for record in path.link.records} == {0}
 
 
 def test_an_only_home_that_is_silent_is_asked_on_and_on():
