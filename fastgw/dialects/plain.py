@@ -12,7 +12,7 @@ from typing import Protocol
 
 import orjson
 
-from fastgw import errors, forwarding, ids
+from fastgw import errors, forwarding, header_names, ids
 from fastgw.messages import Head, HeaderList, Headers, Reply
 from fastgw.request_path import on_record
 
@@ -36,14 +36,6 @@ FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
 
 # What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
 _ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
-
-# Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
-HOP_BY_HOP = frozenset(
-    {
-        "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "te",
-        "trailer", "transfer-encoding", "upgrade", "x-request-id",
-    }
-)  # fmt: skip
 
 # These travel with a reply's body, and so do its validators. All other headers of a reply its route lets through.
 REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
@@ -238,7 +230,7 @@ class ReplyWire:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
         self._memory = memory or Memory()
-        self._allowed = frozenset(allowed) - HOP_BY_HOP
+        self._allowed = frozenset(allowed) - header_names.OF_THE_GATEWAY
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
         self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
         self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # of replies without value
