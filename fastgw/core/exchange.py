@@ -22,7 +22,7 @@ from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Refusal
 from fastgw.core.arrival_rate import ArrivalRate
 from fastgw.core.plan import Plan, SlotQuota
-from fastgw.dialects.plain import BadReply
+from fastgw.dialects import BadReply
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, refusal_id
 from fastgw.messages import Answer, Head, HeaderList, Record, Reply, ReplyDisposition, Tally

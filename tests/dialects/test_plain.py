@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import header_names
+from fastgw.dialects import BadReply
 from fastgw.dialects.plain import (
     HOPS,
     REMEMBERED_MAX,
     REMEMBERED_TOGETHER_MAX,
     REPRESENTATION,
-    BadReply,
     Memory,
     ReplyWire,
     RequestWire,
