@@ -12,7 +12,7 @@ is the same bytes until the date changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -111,16 +111,6 @@ def excess(
 def is_token(word: str) -> bool:
     """It could be a method (RFC 9110, 5.6.2)."""
     return _TOKEN(word) is not None
-
-
-class BodyCallbacks:
-    """The callbacks of a parser that reads a body in chunks."""
-
-    __slots__ = ("on_body", "on_message_complete")
-
-    def __init__(self, on_body: Callable[[bytes], object], on_message_complete: Callable[[], object]) -> None:
-        self.on_body = on_body
-        self.on_message_complete = on_message_complete
 
 
 def ignore(_data: bytes) -> None:
