@@ -21,7 +21,7 @@ cdef class Connection:
     cdef bytes _unread
     cdef bytearray _body
     cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
-    cdef Py_ssize_t _left, _held_bytes
+    cdef Py_ssize_t _left, _held_bytes, _small_head_bytes
     cdef object _token
 
     @cython.locals(at=Py_ssize_t)
@@ -37,6 +37,15 @@ cdef class Connection:
     cdef bint _parse(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end) except -1
 
     cdef _admit(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end)
+
+    cdef Py_ssize_t _take_body(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(chunks=ChunkedBody)
+    cdef Py_ssize_t _take_chunks(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(limit=Py_ssize_t, got=Py_ssize_t)
+    cdef bint _is_within_limits(self, ChunkedBody chunks) except -1
+    cdef bint _take_room(self, Py_ssize_t size_bytes) except -1
 
     @cython.locals(head=bytes)
     cpdef _take_answer(self, int status, list headers, bytes body, bytes request_id)

@@ -96,6 +96,7 @@ class Connection:
         self._front = front
         self._door = front.door
         self._heads_made = front.answer_heads.made
+        self._small_head_bytes = front.small_head_bytes
         self._answer: Any = self._take_answer  # bound once, not for each request
         self._transport: Any = None
         self._write: Any = None
@@ -353,7 +354,7 @@ class Connection:
             return len(data)
         if self._watch is not None:
             self._stop_watch()
-        if head.end - at > self._front.small_head_bytes and not self._check_size(data[at : head.end], 0):
+        if head.end - at > self._small_head_bytes and not self._check_size(data[at : head.end], 0):
             return len(data)
         end = self._begin_request(head, len(data))
         if not self._parse(head, data, at, end):
