@@ -262,7 +262,7 @@ class NativeLink:
     # What comes back.
 
     def waiting(self) -> int:
-        handed_over = sum([producer.waiting() for producer in self._pool.producers()])
+        handed_over: int = sum([producer.waiting() for producer in self._pool.producers()])
         return handed_over + sum([queue.waiting for queue in self._queues])
 
     def poll(self) -> None:
