@@ -33,6 +33,9 @@ enum {
     CT_ENDINGS_MAX = 64,
     CT_DISPOSITIONS_MAX = 16, /* what becomes of reply records */
     CT_TALLIES_MAX = 16,      /* whatever else is counted */
+    CT_ENDING_ANSWERED = 0,  /* the ending whose requests are counted by the class of their answers' status */
+    CT_CLASSES = 4,          /* 2xx, 3xx, 4xx, 5xx */
+    CT_GAUGES_MAX = 8,
     CT_QUEUE_TO_ACK = 0, /* the phases of a request: a histogram each */
     CT_ACK_TO_REPLY = 1,
     CT_TOTAL = 2,
@@ -97,6 +100,7 @@ typedef struct {
     ct_u64 applied_map_version;
     ct_u64 body_bytes;  /* of request bodies that are coming in */
     ct_u64 used;        /* slots of the range that were ever claimed; the rest is untouched memory nobody need read */
+    alignas(64) ct_u64 gauges[CT_GAUGES_MAX]; /* what else it says of itself now */
     /* Complement of the lowest offset this process reads: untouched memory then says NOT_READING and costs nothing. */
     alignas(64) ct_u64 not_reads_from[CT_PARTITIONS_MAX];
 } ct_process;
@@ -108,6 +112,7 @@ typedef struct {
 
 typedef struct { /* what belongs to one route lies together: two routes in use touch two pages, not a thousand */
     ct_u64 endings[CT_ENDINGS_MAX];
+    alignas(64) ct_u64 answered[CT_CLASSES]; /* by services; what they say is no ending of ours, but for being one */
     ct_histogram phases[CT_PHASES];
 } ct_route_counters;
 
@@ -135,7 +140,8 @@ _Static_assert(sizeof(ct_histogram) == 128, "two cache lines");
 _Static_assert(sizeof(ct_route_counters) % 64 == 0 && sizeof(ct_counters) % 64 == 0, "whole cache lines");
 _Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof(ct_process) % 64 == 0,
                "each section starts on a cache line");
-_Static_assert(offsetof(ct_process, not_reads_from) == 64, "the identity has a cache line of its own");
+_Static_assert(offsetof(ct_process, gauges) == 64 && offsetof(ct_process, not_reads_from) == 128,
+               "the identity has a cache line of its own");
 
 typedef struct { /* where the sections are; process-private */
     ct_header *header;
@@ -465,6 +471,7 @@ static inline void ct_unregister(ct_process *process)
     ct_store_relaxed(&process->home_plus_1, 0);
     ct_store_relaxed(&process->applied_map_version, 0);
     ct_store_relaxed(&process->body_bytes, 0);
+    for (uint32_t i = 0; i < CT_GAUGES_MAX; i++) ct_store_relaxed(&process->gauges[i], 0);
 }
 
 static inline void ct_register(const ct_view *view, uint32_t process, uint32_t pid, uint32_t worker,

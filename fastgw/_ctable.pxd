@@ -30,12 +30,14 @@ cdef extern from "_ctable.h" nogil:
         ct_u64 applied_map_version
         ct_u64 body_bytes
         ct_u64 used
+        ct_u64* gauges
         ct_u64* not_reads_from
     ctypedef struct ct_histogram:
         ct_u64* buckets
         ct_u64 sum_ns
     ctypedef struct ct_route_counters:
         ct_u64* endings
+        ct_u64* answered
         ct_histogram* phases
     ctypedef struct ct_counters:
         ct_u64* dispositions
@@ -109,6 +111,7 @@ cdef extern from "_ctable.h" nogil:
         CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_UNOWNED, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
         CT_UNROUTED, CT_ENDINGS_MAX, CT_DISPOSITIONS_MAX, CT_TALLIES_MAX, CT_PHASES, CT_BOUNDS, CT_NO_CONSUMER
         CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
+        CT_ENDING_ANSWERED, CT_CLASSES, CT_GAUGES_MAX
         CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED, CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED
         CT_RECLAIMED, CT_RESTING, CT_STATES
         CT_LATE, CT_DUPLICATE, CT_FORGED
@@ -160,3 +163,5 @@ cdef class SlotRange:
     cpdef bint recorded(self, int64_t token, uint64_t now_ns) noexcept
     cpdef int64_t resolve(self, int64_t slot, uint64_t tag) noexcept
     cpdef int64_t settle(self, int64_t token, int64_t ending_number, uint64_t now_ns) except -2
+    cpdef int64_t settle_answered(self, int64_t token, int64_t status, uint64_t now_ns) except -2
+    cdef int64_t _settle(self, int64_t token, int64_t ending_number, int64_t answer_class, uint64_t now_ns) except -2

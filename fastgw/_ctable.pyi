@@ -41,6 +41,8 @@ UNOWNED: Final[int]  # 0xFF in the partition map: no worker of this node
 NOT_READING: Final[int]  # 2**64 - 1: the process does not read this partition
 NO_CONSUMER: Final[int]  # -1, in place of a time that requests would wait: their service has no consumer
 
+CLASSES: Final[int]  # of answers' statuses: 2xx, 3xx, 4xx, 5xx
+GAUGES_MAX: Final[int]
 PHASES: Final[int]
 QUEUE_TO_ACK: Final[int]
 ACK_TO_REPLY: Final[int]
@@ -140,6 +142,10 @@ class Table:
         """`home_partition` -1: none."""
 
     def set_body_bytes(self, process: int, body_bytes: int) -> None: ...
+    def set_gauge(self, process: int, index: int, value: int) -> None:
+        """Replaces one of GAUGES_MAX free numbers, >= 0, of the process; `register` and `unregister` make them 0."""
+
+    def gauge(self, process: int, index: int) -> int: ...
     def set_reads_from(self, process: int, partition: int, offset: int) -> None:
         """From now on this process sees every record of `partition` from `offset` on; NOT_READING: none."""
 
@@ -157,7 +163,10 @@ class Table:
         """Adds n >= 0 to one of TALLIES_MAX free counters."""
 
     def endings(self, route: int) -> tuple[int, ...]:
-        """By ending number, summed over processes."""
+        """By ending number, summed over processes. Answered requests are in here, whatever their class."""
+
+    def answered(self, route: int) -> tuple[int, ...]:
+        """Requests that their services have answered, by class of the status (CLASSES), summed over processes."""
 
     def histogram(self, route: int, phase: int) -> tuple[tuple[int, ...], int]:
         """(how many in each bucket, by BUCKETS, not cumulative; sum in ns), summed over processes."""
@@ -234,6 +243,9 @@ class SlotRange:
 
         Returns the ns from its acknowledgement to `now_ns`, -1 when it was never acknowledged. ValueError as `release`.
         """
+
+    def settle_answered(self, token: int, status: int, now_ns: int) -> int:
+        """The same for one that its service has answered; `status` (200..599) is counted by its class."""
 
     def expired(self, now_ns: int, limit: int) -> list[int]:
         """Tokens of live slots whose deadline is <= now_ns, `limit` at most; they are still live: finish them.

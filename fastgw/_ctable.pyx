@@ -9,7 +9,7 @@ that needs more than `reclaim`.
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
     processes     two for each worker slot: process = worker * 2 + generation % 2
                   identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, and for each
-                  partition the lowest offset that it reads
+                  partition the lowest offset that it reads; gauges
     counters      one block for each process: dispositions of replies, tallies, and for each route endings and three
                   histograms
     slots         one range for each process
@@ -91,6 +91,7 @@ DISPOSITIONS_MAX, TALLIES_MAX, UNOWNED, UNROUTED = CT_DISPOSITIONS_MAX, CT_TALLI
 NOT_READING = 2**64 - 1
 NO_CONSUMER = CT_NO_CONSUMER
 
+CLASSES, GAUGES_MAX = CT_CLASSES, CT_GAUGES_MAX
 PHASES = CT_PHASES
 QUEUE_TO_ACK, ACK_TO_REPLY, TOTAL = CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
 BUCKETS = (*[CT_BOUND_NS[i] for i in range(CT_BOUNDS)], 2**64 - 1)
@@ -290,6 +291,16 @@ cdef class Table:
     def set_body_bytes(self, int64_t process, uint64_t body_bytes):
         ct_store_relaxed(&self._process(process).body_bytes, body_bytes)
 
+    def set_gauge(self, int64_t process, int64_t index, uint64_t value):
+        cdef ct_process* record = self._process(process)
+        check_below("gauge", index, CT_GAUGES_MAX)
+        ct_store_relaxed(&record.gauges[index], value)
+
+    def gauge(self, int64_t process, int64_t index):
+        cdef ct_process* record = self._process(process)
+        check_below("gauge", index, CT_GAUGES_MAX)
+        return ct_load_relaxed(&record.gauges[index])
+
     def set_reads_from(self, int64_t process, int64_t partition, uint64_t offset):
         cdef ct_process* record = self._process(process)
         check_below("partition", partition, CT_PARTITIONS_MAX)
@@ -346,7 +357,21 @@ cdef class Table:
         for process in range(self.view.process_count):
             for i in range(CT_ENDINGS_MAX):
                 sums[i] += ct_load_relaxed(&self.view.counters[process].routes[route].endings[i])
+            for i in range(CT_CLASSES):
+                sums[CT_ENDING_ANSWERED] += ct_load_relaxed(&self.view.counters[process].routes[route].answered[i])
         return tuple([sums[i] for i in range(CT_ENDINGS_MAX)])
+
+    def answered(self, int64_t route):
+        cdef uint64_t[CT_CLASSES] sums
+        cdef uint32_t process
+        cdef int i
+        check_below("route", route, CT_ROUTES_MAX)
+        for i in range(CT_CLASSES):
+            sums[i] = 0
+        for process in range(self.view.process_count):
+            for i in range(CT_CLASSES):
+                sums[i] += ct_load_relaxed(&self.view.counters[process].routes[route].answered[i])
+        return tuple([sums[i] for i in range(CT_CLASSES)])
 
     def histogram(self, int64_t route, int64_t phase):
         cdef uint64_t[CT_BOUNDS + 1] sums
@@ -519,9 +544,17 @@ cdef class SlotRange:
         )
 
     cpdef int64_t settle(self, int64_t token, int64_t ending_number, uint64_t now_ns) except -2:
+        check_below("ending", ending_number, CT_ENDINGS_MAX)
+        return self._settle(token, ending_number, -1, now_ns)
+
+    cpdef int64_t settle_answered(self, int64_t token, int64_t status, uint64_t now_ns) except -2:
+        if not 200 <= status <= 599:
+            raise ValueError(f"status: expected 200..599, got {status}")
+        return self._settle(token, CT_ENDING_ANSWERED, status // 100 - 2, now_ns)
+
+    cdef int64_t _settle(self, int64_t token, int64_t ending_number, int64_t answer_class, uint64_t now_ns) except -2:
         cdef ct_slot* slot = ct_named(&self.range, token)
         cdef ct_counters* counters = self.table._counters(self.process)
-        check_below("ending", ending_number, CT_ENDINGS_MAX)
         if slot == NULL or not ct_names(token, ct_load_acquire(&slot.word)):
             raise ValueError(f"settle of token {token:#x}: expected a token of this range that is not stale")
         cdef ct_route_counters* route = &counters.routes[ct_load_relaxed(&slot.place) & 0xFFFF]
@@ -529,7 +562,10 @@ cdef class SlotRange:
         cdef uint64_t recorded_ns = ct_load_relaxed(&slot.recorded_ns)
         cdef uint64_t claimed_ns = ct_load_relaxed(&slot.claimed_ns)
         self._give_back(token)
-        ct_add_relaxed(&route.endings[ending_number], 1)
+        if answer_class >= 0:
+            ct_add_relaxed(&route.answered[answer_class], 1)
+        else:
+            ct_add_relaxed(&route.endings[ending_number], 1)
         ct_observe(&route.phases[CT_TOTAL], now_ns - claimed_ns if now_ns > claimed_ns else 0)
         if recorded_ns == 0:
             return -1

@@ -82,6 +82,7 @@ CONNECTION_CAP = Ending(
 )
 NO_CONSUMER = Ending(29, "no_consumer", 503, _N, True, "No consumer is available for this route", RETRY_AFTER_S)
 BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait", RETRY_AFTER_S)
+MISDIRECTED = Ending(31, "misdirected", 421, _N, False, "This host is not served here")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

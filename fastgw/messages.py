@@ -159,6 +159,13 @@ class Tally(IntEnum):
     OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
 
 
+class Gauge(IntEnum):
+    """What a worker process says of itself now, beside its heartbeat; places in its record in shared memory."""
+
+    OPEN_CONNECTIONS = 0  # of clients, on all of its listeners
+    KAFKA_WAITING_RECORDS = 1  # in its producers, not acknowledged
+
+
 class ReplyDisposition(IntEnum):
     """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
 

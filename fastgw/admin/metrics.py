@@ -4,18 +4,23 @@ Workers only ever add to their own counters in shared memory; they are summed he
 costs the workers nothing, and a counter goes on counting when its worker is replaced.
 
 The number of series is bounded: labels are configured names and our own constants (never an id, a path or a header),
-and a route shows the rows that were touched at least once.
+and a route shows the endings and phases that it had at least once. All other series are there from the start.
+
+`worker` is a slot, whichever process serves in it. `process` is one process, called as in the log: `supervisor`,
+`agent`, or `worker 0.3` for the process of generation 3 in slot 0. During a reload a slot has two.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
-from fastgw.errors import ENDINGS
-from fastgw.messages import Cut, ReplyDisposition, Tally
+from fastgw.admin.process_usage import usage_of
+from fastgw.errors import ANSWERED, ENDINGS
+from fastgw.messages import Cut, Gauge, ReplyDisposition, Tally
 from fastgw.state_file import RESULTS, State
 from fastgw.table import processes_of
 
@@ -26,6 +31,8 @@ PHASE_NAMES = {
     _ctable.ACK_TO_REPLY: "ack_to_reply",
     _ctable.TOTAL: "total",
 }
+CLASSES = ("2xx", "3xx", "4xx", "5xx")
+CLIENT_LEFT = 499  # the status of endings that no client hears of
 NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
 
 Labels = tuple[tuple[str, object], ...]
@@ -97,6 +104,7 @@ def render(
     now_ns: int,
     services: Iterable[ServiceState] = (),
     supervisor: State | None = None,
+    name: str = "",
 ) -> str:
     """All metrics as Prometheus text.
 
@@ -106,17 +114,20 @@ def render(
         now_ns: monotonic time.
         services: of the routes that name a consumer group.
         supervisor: what the supervisor says of itself; None: nothing.
+        name: of the gateway.
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
     lines: list[str] = []
     for family in (
-        _service(table, states),
+        _service(table, states, name),
         _requests(table, named),
+        _responses(table, named),
         _durations(table, routes),
         _replies(table),
         _connections(table),
         _workers(table, states),
+        _processes(table, supervisor),
         _partitions(table, states),
         _services(services, routes),
         _reloads(supervisor),
@@ -125,9 +136,9 @@ def render(
     return "\n".join(lines) + "\n"
 
 
-def _service(table: Table, states: list[WorkerState]) -> Iterator[str]:
-    build = (("version", __version__), ("node", f"{table.node:06x}"))
-    yield from _gauge("build_info", "Version of this gateway and the random name of this node.", [(build, 1)])
+def _service(table: Table, states: list[WorkerState], name: str) -> Iterator[str]:
+    build = (("name", name), ("version", __version__), ("node", f"{table.node:06x}"))
+    yield from _gauge("build_info", "Name and version of this gateway, and the random name of this node.", [(build, 1)])
     ready = not why_not_ready(table, states)
     yield from _gauge("ready", "Whether this node should get traffic, as /readyz says.", [((), ready)])
     yield from _gauge(
@@ -144,6 +155,27 @@ def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
     ]
     text = "Requests by route, by how they ended, and by what became of their record."
     yield from _counter("requests_total", text, samples)
+
+
+def _responses(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
+    samples: list[Sample] = [
+        ((("route", name), ("class", status_class)), count)
+        for number, name in routes.items()
+        for status_class, count in zip(CLASSES, _by_class(table, number), strict=True)
+    ]
+    text = "Answers that clients got, by route and class of their status; services' own and the gateway's."
+    yield from _counter("http_responses_total", text, samples)
+
+
+def _by_class(table: Table, route: int) -> list[int]:
+    """How many answers of each class a route's clients got."""
+    counts = list(table.answered(route))
+    for ending, count in zip(ENDINGS, table.endings(route), strict=False):
+        if ending is not ANSWERED and ending.status != CLIENT_LEFT:
+            counts[ending.status // 100 - 2] += count
+    if route == _ctable.UNROUTED:
+        counts[0] += table.tally(Tally.OPTIONS)  # which are 204 and no ending
+    return counts
 
 
 def _durations(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
@@ -217,6 +249,31 @@ def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:
         "Time since the worker's loop last turned.",
         [((("worker", state.worker),), state.heartbeat_age_ns / 1e9) for state, _ in living],
     )
+
+
+def _processes(table: Table, supervisor: State | None) -> Iterator[str]:
+    workers = list(filter(None, map(table.process_info, range(table.processes))))
+    pids = {"agent": os.getpid()} | {_name_of(worker): worker.pid for worker in workers}
+    if supervisor is not None:
+        pids = {"supervisor": supervisor.pid} | pids
+
+    def of_workers(gauge: Gauge) -> list[Sample]:
+        return [((("process", _name_of(worker)),), table.gauge(worker.process, gauge)) for worker in workers]
+
+    yield from _gauge("open_connections", "Connections of clients that are open.", of_workers(Gauge.OPEN_CONNECTIONS))
+    text = "Records in the producers of the process that Kafka has not acknowledged."
+    yield from _gauge("kafka_waiting_records", text, of_workers(Gauge.KAFKA_WAITING_RECORDS))
+    usages = [((("process", name),), usage) for name, pid in pids.items() if (usage := usage_of(pid))]
+    yield from _gauge(
+        "process_resident_bytes", "Memory of the process.", [(labels, one.resident_bytes) for labels, one in usages]
+    )
+    text = "CPU time of the process, user and system."
+    yield from _counter("process_cpu_seconds_total", text, [(labels, one.cpu_s) for labels, one in usages])
+    yield from _gauge("process_open_fds", "Open file descriptors.", [(labels, one.open_fds) for labels, one in usages])
+
+
+def _name_of(worker: ProcessInfo) -> str:
+    return f"worker {worker.worker}.{worker.generation}"
 
 
 def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:

@@ -106,7 +106,8 @@ class Admin:
 
     def _metrics(self) -> Page:
         names, now_ns = self._route_names(), self._clock_ns()
-        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor())
+        name = self.config.gateway.name
+        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor(), name)
         return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
 
     def _status(self) -> Page:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_interface
 
-from fastgw import addresses
+from fastgw import addresses, header_names
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -21,14 +21,6 @@ _REST = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\.\.\.\}").fullmatch
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+").fullmatch
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}").fullmatch
 _SERVER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
-
-# These belong to one connection or are made by the gateway itself; copying them would corrupt the message.
-_NEVER_COPIED = frozenset(
-    {
-        "connection", "content-length", "date", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
-        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
 
 
 def is_topic(value: str) -> bool:
@@ -303,6 +295,6 @@ def copied_header(value: str) -> str:
         raise ValueError("write the name without its colon")
     if not _HEADER(value):
         raise ValueError("this is not a header name")
-    if value in _NEVER_COPIED:
+    if value in header_names.NEVER_COPIED:
         raise ValueError("this header belongs to one connection and is never copied")
     return value

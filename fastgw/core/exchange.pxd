@@ -33,7 +33,7 @@ cdef class Exchange:
     @cython.locals(plan=Plan)
     cpdef reserve(self, Admission admission)
 
-    @cython.locals(plan=Plan)
+    @cython.locals(plan=Plan, token=int64_t, response=tuple, ack_to_reply_ns=int64_t)
     cpdef resolve(self, cid, reply, int64_t now_ns)
     cdef tuple _take(self, int64_t token)
 

@@ -22,7 +22,7 @@ from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Refusal
 from fastgw.core.arrival_rate import ArrivalRate
 from fastgw.core.plan import Plan, SlotQuota
-from fastgw.dialects.plain import BadReply
+from fastgw.dialects import BadReply
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, refusal_id
 from fastgw.messages import Answer, Head, HeaderList, Record, Reply, ReplyDisposition, Tally
@@ -318,7 +318,10 @@ class Exchange:
             response = self._failed(plan, ending, OWN_ERROR, raw)
         self._quota.give(plan)
         times = None if kept is None else self._slots.times(token)
-        ack_to_reply_ns = self._slots.settle(token, ending.number, now_ns)
+        if ending is _ANSWERED:
+            ack_to_reply_ns = self._slots.settle_answered(token, response[0], now_ns)
+        else:
+            ack_to_reply_ns = self._slots.settle(token, ending.number, now_ns)
         self._respond(plan.name, raw, answer, response, ending, kept, times)
         self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
         return _REPLY_ANSWERED

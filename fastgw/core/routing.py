@@ -177,7 +177,7 @@ class Router:
         if not _HOST(host):
             return Refusal(errors.MALFORMED, "the Host is not a host name with or without port")
         if self._hosts and _without_port(host).lower() not in self._hosts:
-            return Refusal(errors.MALFORMED, "this Host is not served here (gateway.hosts)")
+            return Refusal(errors.MISDIRECTED, "expected a Host that gateway.hosts lists")
         if len(host) <= _HOST_REMEMBERED_MAX and len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
             self._served_hosts.add(host)
         return None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import orjson
 
-from fastgw import errors, forwarding, ids
+from fastgw import errors, forwarding, header_names, ids
+from fastgw.dialects import BadReply, Message, RecordHeaders
 from fastgw.messages import Head, HeaderList, Headers, Reply
 from fastgw.request_path import on_record
 
@@ -36,14 +36,6 @@ FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
 
 # What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
 _ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
-
-# Never copied from a reply: they belong to one connection (RFC 9110, 7.6.1) or are made by the gateway itself.
-HOP_BY_HOP = frozenset(
-    {
-        "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "te",
-        "trailer", "transfer-encoding", "upgrade", "x-request-id",
-    }
-)  # fmt: skip
 
 # These travel with a reply's body, and so do its validators. All other headers of a reply its route lets through.
 REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
@@ -70,21 +62,9 @@ _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@/+=|-]{1,128}").fullmatch
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 
-RecordHeaders = list[tuple[str, bytes]]
-
-
-class Message(Protocol):
-    """What is asked of a record that a Kafka client hands over."""
-
-    def key(self) -> bytes | str | None: ...
-    def value(self) -> bytes | str | None: ...
-    def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-
 
 class RequestWire:
-    """How one route's requests look as records: what never changes is encoded once."""
+    """`dialects.RequestWire`: what never changes is encoded once."""
 
     def __init__(
         self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
@@ -120,7 +100,7 @@ class RequestWire:
         params: Sequence[tuple[str, str]],
         http_headers: Head,
     ) -> RecordHeaders:
-        """The headers of one request record."""
+        """See `dialects.RequestWire`."""
         if reply_partition != self._reply_partition:
             self._reply_partition = reply_partition
             self._reply_partition_header = (REPLY_PARTITION, b"%d" % reply_partition)
@@ -199,10 +179,6 @@ def has_hopped(reply: Reply) -> bool:
     return any(name == HOPS for name, _ in reply.headers)
 
 
-class BadReply(ValueError):
-    """The reply cannot become an HTTP answer; the text says what was expected and what was got."""
-
-
 _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 
 _Made = tuple[int, HeaderList, bool]  # status, headers, whether the answer has content
@@ -216,7 +192,7 @@ class Memory:
 
 
 class ReplyWire:
-    """What one route's replies become in HTTP. The same headers become the same answer, made once.
+    """`dialects.ReplyWire`: the same headers become the same answer, made once.
 
     The README has the rules, "What a reply may look like"; tests/gateway/test_odd_replies.py has them as a table.
     """
@@ -238,7 +214,7 @@ class ReplyWire:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
         self._memory = memory or Memory()
-        self._allowed = frozenset(allowed) - HOP_BY_HOP
+        self._allowed = frozenset(allowed) - header_names.OF_THE_GATEWAY
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
         self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
         self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # of replies without value
@@ -249,7 +225,7 @@ class ReplyWire:
         return len(self._made) + len(self._made_of_nothing)
 
     def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
-        """Status, headers and body of the HTTP answer that a reply asks for. The headers are not to be changed.
+        """See `dialects.ReplyWire`.
 
         Raises:
             BadReply: an illegal status (a front would abort on it), a value that could inject a header, or headers or

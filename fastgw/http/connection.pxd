@@ -2,8 +2,9 @@
 
 cimport cython
 
-from fastgw.http._http1 cimport MessageEnd, RequestHead, scan, whole_answer
 from fastgw.admission cimport Admission
+from fastgw.http._http1 cimport MessageEnd, RequestHead, scan, whole_answer
+from fastgw.http.chunked cimport ChunkedBody
 
 cdef int _CARRIAGE_RETURN, _HEAD, _BODY, _WAITING, _STALLED, _ENDED
 
@@ -16,17 +17,35 @@ cdef class Connection:
     cdef MessageEnd _message
     cdef int _state
     cdef double _quiet_since
-    cdef bytes _unread, _tail
+    cdef ChunkedBody _chunks
+    cdef bytes _unread
     cdef bytearray _body
     cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
-    cdef Py_ssize_t _left, _wire_bytes, _held_bytes
+    cdef Py_ssize_t _left, _held_bytes, _small_head_bytes
     cdef object _token
 
     @cython.locals(at=Py_ssize_t)
     cpdef data_received(self, bytes data)
 
-    @cython.locals(head=RequestHead, head_end=Py_ssize_t, end=Py_ssize_t, left=Py_ssize_t, message=MessageEnd)
+    @cython.locals(head=RequestHead, end=Py_ssize_t)
     cdef Py_ssize_t _take_head(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(end=Py_ssize_t, left=Py_ssize_t)
+    cdef Py_ssize_t _begin_request(self, RequestHead head, Py_ssize_t available) except -2
+
+    @cython.locals(message=MessageEnd)
+    cdef bint _parse(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end) except -1
+
+    cdef _admit(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end)
+
+    cdef Py_ssize_t _take_body(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(chunks=ChunkedBody)
+    cdef Py_ssize_t _take_chunks(self, bytes data, Py_ssize_t at) except -2
+
+    @cython.locals(limit=Py_ssize_t, got=Py_ssize_t)
+    cdef bint _is_within_limits(self, ChunkedBody chunks) except -1
+    cdef bint _take_room(self, Py_ssize_t size_bytes) except -1
 
     @cython.locals(head=bytes)
     cpdef _take_answer(self, int status, list headers, bytes body, bytes request_id)

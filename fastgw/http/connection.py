@@ -5,9 +5,32 @@ until that message is answered. So an answer can only belong to the request befo
 client sends ahead, and behind an error there is nothing left that could be served by mistake.
 
     HEAD ──> BODY ──> WAITING ──> HEAD ...    the way it should go
-      │        │         │
-      │        │         ├──> STALLED   the client has to take its answer first, or what came ahead waits its turn
-      └────────┴─────────┴──> ENDED     nothing is read any more: what arrives is thrown away until our answer is taken
+
+What happens in which state. After the arrow stands the next state, and without an arrow the state stays; `.` cannot be.
+
+    event          HEAD                BODY                 WAITING            STALLED        ENDED
+    ─────────────  ──────────────────  ───────────────────  ─────────────────  ─────────────  ────────────────
+    bytes          head is whole:      take them; body is   keep them          keep them      throw them away
+                   admit -> WAITING,   whole: open
+                   or -> BODY          -> WAITING
+    head or body   refuse -> WAITING   abandon -> WAITING   .                  .              .
+      is bad
+    answer         .                   .                    write -> HEAD,     .              .
+                                                            or see below
+    client took    .                   .                    .                  -> HEAD        wait for its end
+      everything
+    deadline       408 -> WAITING, or  408 -> WAITING       cut: it does not   cut            cut
+                   close: no byte came                      take its answers
+    client left    -> ENDED            abandon -> ENDED     gone -> ENDED      -> ENDED       .
+    drain          close, if no byte   .                    .                  .              .
+                   came -> ENDED
+
+An answer leads from WAITING to HEAD, and
+
+    to BODY      if the request was refused and a short rest of its body is to be skipped; its deadline then cuts
+    to STALLED   if the client has to take its answer first, or if what came ahead waits for the loop's next turn
+    to ENDED     if the connection ends with it: nothing is served any more, and what arrives is thrown away until the
+                 client has taken the answer
 
 A client that closes its side (FIN) has left: a close and a half-close look the same until something is sent, and a
 request whose client is gone must not hold its place until the deadline.
@@ -27,24 +50,23 @@ from fastgw.config import Limits
 from fastgw.errors import Ending
 from fastgw.http import heads as http1_wire
 from fastgw.http._http1 import MessageEnd, RequestHead, scan, whole_answer
+from fastgw.http.chunked import ChunkedBody
 from fastgw.http.deadlines import Deadlines
-from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadHead, BodyCallbacks
+from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadHead
 from fastgw.messages import UNKNOWN_PEER, HeaderList, Peer, no_head
 
 AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
 HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
 SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: reading it is cheaper than a new connection
 COPIED_BODY_BYTES_MAX = 16_384  # a larger body is given to the transport beside its head, not copied behind it
-# Chunk sizes, extensions and trailers, for each byte of body: 1-byte chunks have five.
-CHUNK_OVERHEAD = 16
 
 _CARRIAGE_RETURN = 13
 _HEAD, _BODY, _WAITING, _STALLED, _ENDED = range(5)
 _STATES = ("head", "body", "waiting", "stalled", "ended")
 
 
-class Front(Protocol):
-    """What all connections of one front share."""
+class Owner(Protocol):
+    """What all connections of one front share: that front, as they see it."""
 
     door: Door
     limits: Limits
@@ -69,11 +91,12 @@ class Front(Protocol):
 class Connection:
     """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Owner) -> None:
         # For the life of the connection.
         self._front = front
         self._door = front.door
         self._heads_made = front.answer_heads.made
+        self._small_head_bytes = front.small_head_bytes
         self._answer: Any = self._take_answer  # bound once, not for each request
         self._transport: Any = None
         self._write: Any = None
@@ -96,8 +119,7 @@ class Connection:
         self._left = 0  # bytes of the body that have not come; UNKNOWN: chunks
         self._admission: Admission | None = None  # while the body is read; None then: it is skipped
         self._body = bytearray()
-        self._tail = b""  # the last bytes of the chunks so far, which may be half of an empty line
-        self._wire_bytes = 0  # of the chunks, everything counted
+        self._chunks: ChunkedBody | None = None  # what reads it, where it comes in chunks
         self._token = -1
         self._held_bytes = 0  # what it has taken of the worker's memory for bodies
 
@@ -332,21 +354,36 @@ class Connection:
             return len(data)
         if self._watch is not None:
             self._stop_watch()
-        head_end = end = head.end
-        if head_end - at > self._front.small_head_bytes and not self._check_size(data[at:head_end], 0):
+        if head.end - at > self._small_head_bytes and not self._check_size(data[at : head.end], 0):
             return len(data)
+        end = self._begin_request(head, len(data))
+        if not self._parse(head, data, at, end):
+            return len(data)
+        self._admit(head, data, at, end)
+        return min(end, len(data))
+
+    def _begin_request(self, head: RequestHead, available: int) -> int:
+        """Notes what the head says of the request; returns where it ends, or its head if its body comes in chunks.
+
+        `available` is where the bytes that have come end.
+        """
+        end = head.end
         if head.is_streamed:
             left = UNKNOWN
         else:
             if head.content_length:
                 end += head.content_length
-            left = end - len(data) if end > len(data) else 0
+            left = end - available if end > available else 0
         self._left = left
-        self._is_followed = end < len(data)
+        self._is_followed = end < available
         self._keep_alive = head.is_kept_alive
         self._is_head = head.method == "HEAD"
         self._is_http10 = head.is_http10
         head.peer = self._peer
+        return end
+
+    def _parse(self, head: RequestHead, data: bytes, at: int, end: int) -> bool:
+        """Whether llhttp takes the request, as far as it has come, for what `scan` took it for; refuses it if not."""
         message = self._message
         message.seen = False
         try:
@@ -354,29 +391,33 @@ class Connection:
                 self._feed(data if at == 0 and end >= len(data) else data[at:end])
             else:
                 http1_wire.complete(head)
-                self._feed(http1_wire.for_llhttp(data[at:head_end]) + data[head_end:end])
+                self._feed(http1_wire.for_llhttp(data[at : head.end]) + data[head.end : end])
         except HttpParserInvalidMethodError:
-            self._refuse_unknown_method(head, data[at:head_end])
-            return len(data)
+            self._refuse_unknown_method(head, data[at : head.end])
+            return False
         except HttpParserUpgrade:
             if not self._pass_by_tunnel():
-                return len(data)
+                return False
         except (BadHead, HttpParserError) as error:
             self._refuse_all(errors.MALFORMED, str(error))
-            return len(data)
-        if message.seen is not (left == 0):
-            self._refuse_all(errors.MALFORMED, "expected a body that ends where its head says")
-        elif head.is_expecting:
+            return False
+        if message.seen is (self._left == 0):
+            return True
+        self._refuse_all(errors.MALFORMED, "expected a body that ends where its head says")
+        return False
+
+    def _admit(self, head: RequestHead, data: bytes, at: int, end: int) -> None:
+        """Asks whether the request may enter, and opens it if all of it is here."""
+        if head.is_expecting:
             self._take_expectation(head, data, at, end)
+            return
+        verdict = self._door.admit(head)
+        if self._left == 0 and isinstance(verdict, Admission):  # the likely way; the rest of it is in _take_answer
+            self._state = _WAITING
+            self._token = -1
+            self._token = self._door.open(verdict, data[head.end : end], self._answer)
         else:
-            verdict = self._door.admit(head)
-            if left == 0 and isinstance(verdict, Admission):  # the likely way; the rest of it is in _take_answer
-                self._state = _WAITING
-                self._token = -1
-                self._token = self._door.open(verdict, data[head_end:end], self._answer)
-            else:
-                self._take_verdict(verdict, data[at:head_end], data[head_end:end])
-        return min(end, len(data))
+            self._take_verdict(verdict, data[at : head.end], data[head.end : end])
 
     def _take_verdict(self, verdict: Admission | Refusal, head_bytes: bytes, body: bytes) -> None:
         if isinstance(verdict, Refusal):
@@ -477,6 +518,7 @@ class Connection:
 
     def _abandon(self, admission: Admission, ending: Ending, detail: str) -> None:
         self._body.clear()  # not another one: the parser of chunks has this one, too
+        self._chunks = None
         self._give_back()
         self._keep_alive = False
         self._left = UNKNOWN
@@ -496,14 +538,12 @@ class Connection:
         self._held_bytes = len(body)
         self._state = _BODY
         self._admission = admission
-        self._body = bytearray(body)
         self._start(self._front.bodies_due)
-        if self._left == UNKNOWN:
-            self._tail = b""
-            self._wire_bytes = 0
-            self._new_parser(BodyCallbacks(self._body.extend, self._message.on_message_complete))
-            self._message.seen = False
-            self._feed(http1_wire.for_llhttp(head_bytes))
+        if self._left == UNKNOWN:  # nothing of it has been looked at: `body` is empty
+            self._chunks = ChunkedBody(head_bytes, self._message)
+            self._body = self._chunks.content
+        else:
+            self._body = bytearray(body)
 
     def _take_body(self, data: bytes, at: int) -> int:
         """Takes of the body what `data` has from `at` on; returns where it stopped."""
@@ -513,10 +553,8 @@ class Connection:
         self._left -= len(piece)
         self._feed(piece)
         if self._admission is not None:
-            if not self._door.bodies.take(len(piece)):
-                self._break_off(errors.BODIES_FULL, self._door.bodies.why_full(len(piece)))
+            if not self._take_room(len(piece)):
                 return len(data)
-            self._held_bytes += len(piece)
             self._body += piece
         at += len(piece)
         if self._left == 0:
@@ -525,54 +563,53 @@ class Connection:
         return at
 
     def _take_chunks(self, data: bytes, at: int) -> int:
-        """A body in chunks ends behind an empty line, so llhttp is fed from one to the next and never too far."""
-        joined = self._tail + data[at:]
-        view = memoryview(joined)
-        start, searched = len(self._tail), 0
-        while start < len(joined) and not self._message.seen:
-            found = joined.find(HEAD_END, searched)
-            end = searched = found + 4 if found >= 0 else len(joined)
-            try:
-                self._feed(view[start:end])
-            except HttpParserError as error:
-                self._break_off(errors.MALFORMED, str(error))
-                return len(data)
-            self._wire_bytes += end - start
-            start = end
-        if not self._is_within_limits():  # once for all of it: empty lines cost enough
+        chunks = self._chunks
+        assert chunks is not None, "refused bodies in chunks are not read"
+        try:
+            at = chunks.take(data, at)
+        except HttpParserError as error:
+            self._break_off(errors.MALFORMED, str(error))
             return len(data)
-        at += start - len(self._tail)
-        self._tail = joined[max(0, start - 3) : start]
-        if self._message.seen:
+        if not self._is_within_limits(chunks):  # once for all of it: empty lines cost enough
+            return len(data)
+        if chunks.is_complete:
             self._left = 0
             self._is_followed = at < len(data)
+            self._chunks = None
             self._new_parser(self._message)
             self._body_ends()
         return at
+
+    def _is_within_limits(self, chunks: ChunkedBody) -> bool:
+        """Whether a body in chunks may go on; breaks it off if not."""
+        assert self._admission is not None, "refused bodies in chunks are not read"
+        limit, got = self._admission.max_body_bytes, len(chunks.content)
+        if got > limit:
+            self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
+            return False
+        if not self._take_room(got - self._held_bytes):
+            return False
+        if chunks.is_bloated(self._front.limits.max_header_bytes):
+            self._break_off(
+                errors.MALFORMED, "expected fewer bytes of chunk sizes, chunk extensions and trailers beside the body"
+            )
+            return False
+        return True
+
+    def _take_room(self, size_bytes: int) -> bool:
+        """Whether there was room for so much more of the body; breaks it off if not."""
+        bodies = self._door.bodies
+        if not bodies.take(size_bytes):
+            self._break_off(errors.BODIES_FULL, bodies.why_full(size_bytes))
+            return False
+        self._held_bytes += size_bytes
+        return True
 
     def _give_back(self) -> None:
         """What it held of a body is held no longer, or by the Kafka client."""
         if self._held_bytes:
             self._door.bodies.give(self._held_bytes)
             self._held_bytes = 0
-
-    def _is_within_limits(self) -> bool:
-        """Whether a body in chunks may go on; breaks it off if not."""
-        assert self._admission is not None, "refused bodies in chunks are not read"
-        limit, got = self._admission.max_body_bytes, len(self._body)
-        if got > limit:
-            self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
-            return False
-        if not self._door.bodies.take(got - self._held_bytes):
-            self._break_off(errors.BODIES_FULL, self._door.bodies.why_full(got - self._held_bytes))
-            return False
-        self._held_bytes = got
-        if self._wire_bytes - got > self._front.limits.max_header_bytes + CHUNK_OVERHEAD * got:
-            self._break_off(
-                errors.MALFORMED, "expected fewer bytes of chunk sizes, chunk extensions and trailers beside the body"
-            )
-            return False
-        return True
 
     def _body_ends(self) -> None:
         self._stop_watch()

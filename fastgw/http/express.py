@@ -21,6 +21,7 @@ from fastgw.config import ACCEPT_BACKLOG, Limits, Listen
 from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.http.connection import Connection
 from fastgw.http.deadlines import SWEEP_S, Deadlines
+from fastgw.http.front import Front
 from fastgw.http.heads import SMALL_HEAD_BYTES, AnswerHeads
 from fastgw.http.proxied_connection import ProxiedConnection
 from fastgw.http.slow_clients import ROUND_PERIOD_MAX_S, SlowClients, Standing, Timeouts
@@ -31,7 +32,7 @@ QUIET_AT_ONCE = 64  # connections that are ended in one turn of the loop for hav
 REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those beyond are cut
 
 
-class ExpressFront:
+class ExpressFront(Front):
     """One listening socket; the loop it is made on is the one that everything happens on."""
 
     def __init__(
@@ -77,8 +78,11 @@ class ExpressFront:
     def __repr__(self) -> str:
         return f"<ExpressFront {len(self._connections)} connections{', draining' if self.draining else ''}>"
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
     async def start(self) -> None:
-        """Begins to accept connections."""
         listening = socket.socket(fileno=os.dup(self._fd))
         if listening.family == socket.AF_UNIX:
             # The file is its maker's: a sibling goes on listening there when this server is closed.
@@ -95,12 +99,6 @@ class ExpressFront:
         self._sweep()
 
     def drain(self, lame_duck_s: float = 0.0) -> None:
-        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
-
-        Args:
-            lame_duck_s: how long idle connections are kept for one last request. A client that sends one at the
-                moment in which its connection is closed cannot know what became of it.
-        """
         if self.draining:
             return
         self.draining = True
@@ -113,7 +111,6 @@ class ExpressFront:
             self.call_soon(self._close_idle)
 
     async def closed(self) -> None:
-        """Returns when every connection has ended after `drain`."""
         await asyncio.shield(self._ended)
 
     # Called by connections.

@@ -44,9 +44,10 @@ cdef class _Body:
     cdef readonly Py_ssize_t _got_bytes
     cdef Py_ssize_t _part_count, _held_bytes
     cdef readonly double deadline
-    cdef bint _has_room(self, Py_ssize_t size_bytes) except -1
+    cdef bint _can_fit(self, Py_ssize_t size_bytes) except -1
     cdef _ask(self)
     cdef bint _keep(self, bytes part) except -1
+    cdef bint _hold(self, bytes part) except -1
     cdef bint _may_be_reset(self) except -1
     cdef _ask_for_reset(self)
     cdef bytes _joined(self)

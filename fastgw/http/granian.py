@@ -11,9 +11,45 @@ and has either the whole body or parts that look complete when they are not. ASG
 microseconds a request more (bench/README.md).
 
 What granian lacks is added here: a deadline and a limit for bodies, the time that a connection may be idle beside the
-time for a head, and `slow_clients` for what its sockets would have to tell. What kills it is kept from it: a status
-outside 100-999 aborts the process, and a third stop signal blocks it. The version is pinned, because all of this is
-found out and none of it promised; tests/http/test_granian.py has one test for each behaviour that is leaned on here.
+time for a head, and `slow_clients` for what its sockets would have to tell.
+
+What granian does that a front must survive. All of it was found out and none of it is promised, so the version is
+pinned, and each entry has a test: in tests/http/test_granian.py, or where a file is named.
+
+ 1. It calls the hook on a thread of its own, so each request has to be handed to the loop.
+    test_the_hook_is_called_once_for_each_request_on_one_thread_of_granians_own
+ 2. A status that is none aborts the process: `_Request.answer` lets none through.
+    test_a_status_that_is_none_aborts_the_process
+ 3. A header that is none is refused with an exception; the request still needs its answer: `_send`.
+    test_an_answer_with_a_header_that_is_none_is_refused_and_another_can_be_given
+ 4. It answers 500 itself once nobody holds a request, and reads on for a body as long as somebody does: `proto` is let
+    go with the answer.
+    test_a_request_that_is_forgotten_is_answered_500
+    test_the_future_of_a_body_can_be_cancelled_and_the_request_be_answered
+ 5. It sends an event stream in chunks, unless its length is declared: `heads_for`.
+    test_an_event_stream_is_sent_in_chunks_unless_its_length_is_declared
+ 6. It hides a Content-Length beside chunks, and the authority of an absolute target.
+    test_a_length_beside_chunks_is_not_there
+    test_of_an_absolute_target_only_the_path_is_seen
+ 7. Of broken chunks it says the same as of a client that has left: `_Body._cut_short`.
+    test_so_is_one_whose_chunks_are_broken
+ 8. An HTTP/2 body whose stream is reset with NO_ERROR or CANCEL looks complete: `_Body._ask_for_reset`.
+    test_over_http2_a_body_that_breaks_off_so_looks_complete_and_a_client_that_has_left_is_told_next
+ 9. It tells the end of an unread body before it tells that the client has left: `_Request._on_message` asks twice.
+    test_a_client_that_has_left_before_anybody_asked_is_told_as_well
+10. It gives no future where it has told of the leaving client in one that was cancelled: `_Request.watch`.
+    tests/fronts/test_granian.py: test_a_client_of_which_granian_has_told_already_is_gone
+11. Its futures and our callbacks can hold each other through Rust, where no collector sees it: `_gone` and `_future`
+    are cleared before anything else.
+    tests/fronts/test_granian.py: test_a_request_that_has_waited_for_long_leaves_nothing_behind
+12. It ends with its last connection, and aborts the process if it is asked for something at that moment: nothing is
+    asked after the stop signal (`_begin_to_end`). What was asked before does no harm.
+    tests/fronts/test_drain.py: test_however_soon_a_client_leaves_in_a_drain_it_is_reported
+    test_a_question_that_is_pending_at_the_end_does_no_harm
+13. A third stop signal blocks the process for ever: there is one.
+    test_the_third_stop_signal_blocks_for_ever
+14. It closes the listening socket that it is given: it gets a duplicate.
+    test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again
 """
 
 from __future__ import annotations
@@ -37,6 +73,7 @@ from fastgw.admission import UNKNOWN, Admission, Door, Refusal
 from fastgw.config import ACCEPT_BACKLOG, Limits, Listen
 from fastgw.errors import Ending
 from fastgw.http.deadlines import SWEEP_S, Deadlines
+from fastgw.http.front import Front
 from fastgw.http.slow_clients import SlowClients, Standing, Timeouts, all_descriptors
 from fastgw.ids import refusal_id
 from fastgw.messages import Head, HeaderList, Peer
@@ -98,7 +135,7 @@ class _Client:
         self.answered_s = now
 
 
-class GranianFront:
+class GranianFront(Front):
     """One listening socket served by granian; the loop it is made on is the one that everything happens on."""
 
     def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
@@ -136,8 +173,12 @@ class GranianFront:
                 self._slow_clients = SlowClients(listening, timeouts, self, door.cut)
         self._worker = _granian_worker(fd, self._is_unix, listen, limits)
 
+    @property
+    def open_connections(self) -> int:
+        """As of the last round of `slow_clients`. On Unix sockets granian shows nothing of them: 0."""
+        return 0 if self._slow_clients is None else self._slow_clients.open_connections
+
     async def start(self) -> None:
-        """Begins to accept connections."""
         serve = self._worker.serve_mtr_uds if self._is_unix else self._worker.serve_mtr
         # The last three are for tasks, of which there are none; granian's constructor wants them all the same.
         futures_loop = _FuturesLoop(self._hand_over)
@@ -147,12 +188,8 @@ class GranianFront:
             self._slow_clients.start()
 
     def drain(self, lame_duck_s: float = 0.0) -> None:
-        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
-
-        Args:
-            lame_duck_s: how long connections are kept for one last request, and accepted: told to stop, hyper ends at
-                once all that have none.
-        """
+        """See `Front.drain`. In `lame_duck_s` connections are accepted, too: told to stop, hyper ends at once all that
+        have no request."""
         if self._draining:
             return
         self._draining = True
@@ -176,7 +213,6 @@ class GranianFront:
             self._stop.set()  # once: further ones would block this thread for good
 
     async def closed(self) -> None:
-        """Returns when every connection has ended after `drain`."""
         await asyncio.shield(self._ended)
 
     def _on_ended(self) -> None:
@@ -347,11 +383,11 @@ class _Body:
         self._future: Any = None
         self.deadline = deadline
         front.reading[id(self)] = self
-        if admission.body_bytes <= SMALL_BODY_BYTES or self._has_room(admission.body_bytes):
+        if admission.body_bytes <= SMALL_BODY_BYTES or self._can_fit(admission.body_bytes):
             self._ask()
 
-    def _has_room(self, size_bytes: int) -> bool:
-        """Whether there is room for that much more; refuses the request if not."""
+    def _can_fit(self, size_bytes: int) -> bool:
+        """Whether a body of this size would fit now; refuses the request if not."""
         memory, connection = self._front.door.bodies, self._request.connection
         if memory.has_room(size_bytes, connection):
             return True
@@ -403,12 +439,16 @@ class _Body:
             if self._got_bytes > limit:
                 self._break_off(errors.BODY_TOO_LARGE, f"expected at most {limit} bytes, got more")
                 return False
-        if not self._has_room(len(part)):
+        return not part or self._hold(part)
+
+    def _hold(self, part: bytes) -> bool:
+        """Whether there was room for the part; refuses the request if not."""
+        memory, connection = self._front.door.bodies, self._request.connection
+        if not memory.take(len(part), connection):
+            self._break_off(errors.BODIES_FULL, memory.why_full(len(part), connection))
             return False
-        if part:
-            self._front.door.bodies.take(len(part), self._request.connection)
-            self._held_bytes += len(part)
-            self._parts.append(part)
+        self._held_bytes += len(part)
+        self._parts.append(part)
         return True
 
     def _may_be_reset(self) -> bool:

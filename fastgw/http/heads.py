@@ -12,7 +12,7 @@ is the same bytes until the date changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -20,6 +20,7 @@ import structlog
 
 from fastgw import errors
 from fastgw.errors import Ending
+from fastgw.header_names import OF_THE_GATEWAY
 from fastgw.http._http1 import RequestHead
 from fastgw.messages import HeaderList
 
@@ -38,10 +39,6 @@ _LATER_VERSION = re.compile(rb"(?<= HTTP/1\.)[2-9](?=\r\n)").sub
 _UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE).sub
 _DEFAULT_PORT = re.compile(r":(?:80)?$")
 
-# Written by the front itself, or about one connection only: an answer cannot bring them along.
-_NOT_AN_ANSWERS = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade", "x-request-id"}
-)
 _CACHED_HEADS_MAX, _CACHED_HEAD_BYTES_MAX = 1024, 2048
 
 # As RFC 9110 has them; Python 3.11 still has the words of its predecessors.
@@ -116,16 +113,6 @@ def is_token(word: str) -> bool:
     return _TOKEN(word) is not None
 
 
-class BodyCallbacks:
-    """The callbacks of a parser that reads a body in chunks."""
-
-    __slots__ = ("on_body", "on_message_complete")
-
-    def __init__(self, on_body: Callable[[bytes], object], on_message_complete: Callable[[], object]) -> None:
-        self.on_body = on_body
-        self.on_message_complete = on_message_complete
-
-
 def ignore(_data: bytes) -> None:
     """Stands for a parser that has nothing to say any more."""
 
@@ -160,7 +147,7 @@ class AnswerHeads:
             status, headers = 500, []
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"]
         for name, value in headers:
-            if name not in _NOT_AN_ANSWERS and _TOKEN(name) and _FIELD_VALUE(value):
+            if name not in OF_THE_GATEWAY and _TOKEN(name) and _FIELD_VALUE(value):
                 lines.append(f"{name}: {value}\r\n")
         head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
         has_body = status not in (204, 304)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastgw.http import proxy_protocol
-from fastgw.http.connection import Connection, Front
+from fastgw.http.connection import Connection, Owner
 from fastgw.http.proxy_protocol import BadProxyHeader, ProxyHeader
 from fastgw.messages import Peer
 
@@ -18,7 +18,7 @@ from fastgw.messages import Peer
 class ProxiedConnection:
     """An `asyncio.Protocol` by its methods; those that it does not need are the connection's."""
 
-    def __init__(self, front: Front, is_trusted: Callable[[str], bool]) -> None:
+    def __init__(self, front: Owner, is_trusted: Callable[[str], bool]) -> None:
         """`is_trusted`: whether a peer of that address may say who its client is; "" is one on a Unix socket."""
         self._connection = Connection(front)
         self._is_trusted = is_trusted

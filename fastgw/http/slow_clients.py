@@ -91,7 +91,11 @@ def all_descriptors() -> Iterator[int]:
 
 
 class SlowClients:
-    """The clients of one listening TCP socket, which `start` begins to watch and `stop` leaves alone."""
+    """The clients of one listening TCP socket, which `start` begins to watch and `stop` leaves alone.
+
+    Attributes:
+        open_connections: how many of them the last round has looked at.
+    """
 
     def __init__(
         self, listening: socket.socket, timeouts: Timeouts, clients: Clients, on_cut: Callable[[Cut], object]
@@ -112,12 +116,14 @@ class SlowClients:
         self._timer: asyncio.TimerHandle | None = None
         shortest_s = min(timeout_s for timeout_s in timeouts if timeout_s is not None)
         self._period_s = min(ROUND_PERIOD_MAX_S, shortest_s / ROUNDS_PER_TIMEOUT)
+        self.open_connections = 0
         # One round; by socket cookie: what was noticed in the last round, and in this one.
         self._fds: Iterator[int] = iter(())
         self._queued: dict[int, _Mark] = {}  # had something to take; the position is the end of it
         self._still_queued: dict[int, _Mark] = {}
         self._heads: dict[int, _Mark] = {}  # had begun a head; the position is all that was sent before
         self._still_heads: dict[int, _Mark] = {}
+        self._looked_at = 0
         self._cut = 0
 
     def start(self) -> None:
@@ -136,7 +142,7 @@ class SlowClients:
     def _begin_round(self) -> None:
         self._fds = self._clients.descriptors()
         self._still_queued, self._still_heads = {}, {}
-        self._cut = 0
+        self._looked_at = self._cut = 0
         self._go_on()
 
     def _go_on(self) -> None:
@@ -149,6 +155,7 @@ class SlowClients:
             self._after(NEXT_LOOKS_AFTER_S, self._go_on)
             return
         self._queued, self._heads = self._still_queued, self._still_heads
+        self.open_connections = self._looked_at
         self._clients.round_ends()
         if self._cut:
             log.warning("clients that stood still were cut off", port=self._port, connections=self._cut)
@@ -170,6 +177,7 @@ class SlowClients:
             except OSError:
                 return  # not TCP
             if len(info) == _TCP_INFO.size and info[0] == ESTABLISHED and self._is_ours(one):
+                self._looked_at += 1
                 self._judge(one, info, self._clients.standing(fd, one), now)
 
     def _judge(self, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:

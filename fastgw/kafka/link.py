@@ -76,6 +76,9 @@ class Link(Protocol):
     def send_untracked(self, record: Record) -> bool:
         """Sends a record whose fate nobody waits for (canaries, replies sent on); False if it was refused."""
 
+    def waiting(self) -> int:
+        """How many records were sent and have no fate yet."""
+
     def poll(self) -> None:
         """Takes in what has come; the worker calls it on its tick, so that nothing waits longer than that."""
 

@@ -261,6 +261,10 @@ class NativeLink:
 
     # What comes back.
 
+    def waiting(self) -> int:
+        handed_over: int = sum([producer.waiting() for producer in self._pool.producers()])
+        return handed_over + sum([queue.waiting for queue in self._queues])
+
     def poll(self) -> None:
         self._take_producers_events()
         if not self._closed:

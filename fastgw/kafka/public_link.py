@@ -131,6 +131,9 @@ class KafkaLink:
             return False
         return True
 
+    def waiting(self) -> int:
+        return sum([producer.waiting() for producer in self._pool.producers()])
+
     def poll(self) -> None:
         now_ns = time.monotonic_ns()
         for channel in self._pool.channels:

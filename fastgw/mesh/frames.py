@@ -10,6 +10,9 @@
 
 Only bytes here, no sockets: `links` carries them. Both ends are processes of one installation, yet the reader
 believes nothing: each length is checked against the frame it stands in before anything is copied.
+
+During a reload the two ends can be of different versions. So a frame of a kind that the reader does not know is skipped
+and counted: its length says where the next one begins.
 """
 
 from __future__ import annotations
@@ -21,8 +24,6 @@ from fastgw.errors import FastgwError
 from fastgw.messages import Reply
 
 REPLY: Final = 1
-REQUEST: Final = 2  # reserved: a request that the worker holding the state has to handle
-ANSWER: Final = 3  # reserved: what that worker says
 
 MAX_FRAME_BYTES: Final = 16 << 20  # no broker takes a record of this size unless it was told to (default 1 MB)
 
@@ -32,7 +33,8 @@ _PREFIXED_HEAD = struct.Struct(">IBHqHB")  # the same between the frame's length
 _ID_LENGTH = struct.Struct(">B")
 _NAME_LENGTH = struct.Struct(">H")
 _VALUE_LENGTH = struct.Struct(">I")
-_MIN_FRAME_BYTES = _REPLY_HEAD.size + _ID_LENGTH.size + _VALUE_LENGTH.size
+_MIN_FRAME_BYTES = 1  # the kind
+_MIN_REPLY_BYTES = _REPLY_HEAD.size + _ID_LENGTH.size + _VALUE_LENGTH.size
 
 
 class FrameError(FastgwError):
@@ -76,15 +78,20 @@ def encode(reply: Reply, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
 
 
 class FrameReader:
-    """Turns a byte stream, cut anywhere, back into replies. One reader per connection."""
+    """Turns a byte stream, cut anywhere, back into replies. One reader per connection.
+
+    Attributes:
+        skipped: frames of an unknown kind so far.
+    """
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.skipped = 0
         self._max_frame_bytes = max_frame_bytes
         self._pending = bytearray()  # the start of a frame whose end has not come yet
         self._broken: str | None = None
 
     def __repr__(self) -> str:
-        return f"<FrameReader pending={len(self._pending)} broken={self._broken!r}>"
+        return f"<FrameReader pending={len(self._pending)} skipped={self.skipped} broken={self._broken!r}>"
 
     def feed(self, data: bytes) -> list[Reply]:
         """Take the next bytes of the stream; return the replies that are complete with them, in order.
@@ -101,7 +108,11 @@ class FrameReader:
         try:
             with memoryview(self._pending) as view:
                 while (end := self._frame_end(view, done)) is not None:
-                    replies.append(_decode(view[done + _LENGTH.size : end]))
+                    start = done + _LENGTH.size
+                    if view[start] == REPLY:
+                        replies.append(_decode(view[start:end]))
+                    else:
+                        self.skipped += 1
                     done = end
         except FrameError as error:
             self._broken = str(error)
@@ -125,9 +136,9 @@ class FrameReader:
 
 
 def _decode(frame: memoryview) -> Reply:
-    kind, partition, offset, header_count = _REPLY_HEAD.unpack_from(frame)
-    if kind != REPLY:
-        raise FrameError(f"frame kind: expected {REPLY} (REPLY), got {kind}")
+    if len(frame) < _MIN_REPLY_BYTES:
+        raise FrameError(f"reply: expected at least {_MIN_REPLY_BYTES} bytes, got {len(frame)}")
+    _kind, partition, offset, header_count = _REPLY_HEAD.unpack_from(frame)
     correlation_id, at = _take(frame, _REPLY_HEAD.size, _ID_LENGTH, "correlation id")
     headers: list[tuple[str, bytes]] = []
     for _ in range(header_count):

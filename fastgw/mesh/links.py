@@ -253,6 +253,7 @@ class _Incoming(asyncio.Protocol):
         self._others = others
         self._on_reply = on_reply
         self._reader = frames.FrameReader()
+        self._has_told_skipped = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -275,6 +276,9 @@ class _Incoming(asyncio.Protocol):
             log.error("link broken", why=str(error))
             replies = error.before
             self.close()
+        if self._reader.skipped and not self._has_told_skipped:
+            self._has_told_skipped = True  # once: a sibling of another version sends them for as long as it lives
+            log.warning("frames of an unknown kind are skipped", count=self._reader.skipped)
         if replies:
             self._on_reply(replies)
 

@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,10 +30,11 @@ from fastgw.errors import Ending
 from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
+from fastgw.http.front import Front
 from fastgw.ids import IdMaker
 from fastgw.kafka import open_link
 from fastgw.mesh.links import MeshLinks
-from fastgw.messages import Reply, Tally
+from fastgw.messages import Gauge, Reply, Tally
 from fastgw.worker.access_log import AccessLog
 from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
@@ -43,9 +43,6 @@ from fastgw.worker.notes import Notes
 from fastgw.worker.plans import Plans, delivery_classes, link_settings
 from fastgw.worker.replies import Replies
 from fastgw.worker.reply_path import HAND_OVER_NS, ReplyPath
-
-if TYPE_CHECKING:
-    from fastgw.http.granian import GranianFront
 
 log = structlog.get_logger("fastgw.worker")
 
@@ -70,7 +67,7 @@ class Worker:
         self._table = table.attach(table_fd)
         self._process_index = table.process_index(worker, generation)
         self._table.register(self._process_index, os.getpid(), worker, generation)
-        self._fronts: list[GranianFront | ExpressFront] = []
+        self._fronts: list[Front] = []
         self._listen_fds: Sequence[int] = ()
         self._draining = False
         self.ready = asyncio.Event()
@@ -185,9 +182,15 @@ class Worker:
         if self._access_log is not None:
             self._access_log.flush()
         self._memory_trim.look(now_ns)
-        self._table.set_body_bytes(self._process_index, self._bodies.held_bytes)
+        self._show_figures()
         path = self._reply_path
         self._table.heartbeat(self._process_index, now_ns, self._exchange.in_flight, path.home, path.map_version)
+
+    def _show_figures(self) -> None:
+        table, process = self._table, self._process_index
+        table.set_body_bytes(process, self._bodies.held_bytes)
+        table.set_gauge(process, Gauge.OPEN_CONNECTIONS, sum([front.open_connections for front in self._fronts]))
+        table.set_gauge(process, Gauge.KAFKA_WAITING_RECORDS, self._link.waiting())
 
     # Life.
 
@@ -210,7 +213,7 @@ class Worker:
             self._fronts.append(front)
         self._reply_path.fronts_listen()
 
-    def _front(self, fd: int, listen: Listen) -> ExpressFront | GranianFront:
+    def _front(self, fd: int, listen: Listen) -> Front:
         limits = self._config.limits
         if listen.is_express:
             return ExpressFront(fd, listen, limits, self._door, self._forwarding)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from fastgw import __version__, _ctable, errors, table
+from fastgw import __version__, _ctable, errors, state_file, table
 from fastgw._ctable import UNOWNED, Table
 from fastgw.admin import metrics
-from fastgw.messages import Cut, ReplyDisposition
+from fastgw.messages import Cut, Gauge, ReplyDisposition, Tally
 from tests.actors.tables import answer
 
 NOW_NS = 1_000_000_000_000
@@ -80,8 +81,38 @@ def test_counts_of_all_processes_are_summed_and_survive_their_process(shared: Ta
     assert list(values(shared, "fastgw_requests_total").values()) == [3]
 
 
-def test_a_route_that_was_never_asked_for_has_no_series(shared: Table) -> None:
-    assert "POST /orders" not in metrics.render(shared, ROUTES, NOW_NS)
+def test_a_route_that_was_never_asked_for_has_no_endings_and_no_durations(shared: Table) -> None:
+    assert values(shared, "fastgw_requests_total") == {}
+    assert values(shared, "fastgw_request_duration_seconds_count") == {}
+
+
+def answer_with(shared: Table, route: int, status: int) -> None:
+    slots = shared.open_range(0)
+    token = slots.publish(slots.claim(), 7, route, 0, NOW_NS, 1)
+    slots.resolve(token % _ctable.SLOTS_MAX, 7)
+    slots.settle_answered(token, status, 2)
+
+
+def test_answers_are_counted_by_route_and_class_and_every_class_is_there_from_the_start(shared: Table) -> None:
+    name = "fastgw_http_responses_total"
+    classes = ("2xx", "3xx", "4xx", "5xx")
+    assert values(shared, name) == {(route, one): 0 for route in (*ROUTES.values(), "") for one in classes}
+    for status in (200, 204, 302, 404, 503):
+        answer_with(shared, 0, status)
+    for ending in (errors.EXPIRED, errors.BODY_TOO_LARGE, errors.TABLE_FULL):
+        shared.count(1, 0, ending.number)
+    shared.count(1, _ctable.UNROUTED, errors.NO_ROUTE.number)
+    shared.add_tally(1, Tally.OPTIONS, 2)
+    found = values(shared, name)
+    assert [found["POST /orders", one] for one in classes] == [2, 1, 2, 3]
+    assert [found["", one] for one in classes] == [2, 0, 1, 0]
+    assert sum(values(shared, "fastgw_requests_total").values()) + 2 == sum(found.values())
+
+
+def test_what_no_client_was_told_is_no_answer(shared: Table) -> None:
+    for ending in (errors.CANCELLED, errors.CANCELLED_EARLY, errors.CANCELLED_UNKNOWN):
+        shared.count(0, 0, ending.number)
+    assert set(values(shared, "fastgw_http_responses_total").values()) == {0}
 
 
 def test_durations_are_cumulative_histograms_in_seconds(shared: Table) -> None:
@@ -151,8 +182,45 @@ def test_workers_are_shown_with_and_without_a_process(shared: Table) -> None:
         assert values(shared, name, now_ns=later_ns) == expected, name
 
 
-def test_the_build_is_named(shared: Table) -> None:
-    assert values(shared, "fastgw_build_info") == {(__version__, "abcdef"): 1}
+def test_the_gateway_and_its_build_are_named(shared: Table) -> None:
+    text = metrics.render(shared, ROUTES, NOW_NS, name="shop")
+    (build,) = (sample for sample in samples(text) if sample.name == "fastgw_build_info")
+    assert build.labels == {"name": "shop", "version": __version__, "node": "abcdef"}
+    assert build.value == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "gauge"),
+    [
+        ("fastgw_open_connections", Gauge.OPEN_CONNECTIONS),
+        ("fastgw_kafka_waiting_records", Gauge.KAFKA_WAITING_RECORDS),
+    ],
+)
+def test_what_a_worker_process_says_of_itself_is_there_from_its_start(shared: Table, name: str, gauge: Gauge) -> None:
+    assert values(shared, name) == {}
+    start_worker(shared, 0)
+    old, new = start_worker(shared, 1, generation=6), start_worker(shared, 1, generation=7)
+    assert values(shared, name) == {("worker 0.0",): 0, ("worker 1.6",): 0, ("worker 1.7",): 0}
+    shared.set_gauge(old, gauge, 5)
+    shared.set_gauge(new, gauge, 3)
+    assert values(shared, name) == {("worker 0.0",): 0, ("worker 1.6",): 5, ("worker 1.7",): 3}
+    shared.unregister(old)
+    assert values(shared, name) == {("worker 0.0",): 0, ("worker 1.7",): 3}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fastgw_process_resident_bytes", "fastgw_process_cpu_seconds_total", "fastgw_process_open_fds"],
+)
+def test_what_each_process_takes_of_the_machine_is_shown(shared: Table, name: str) -> None:
+    shared.register(1, os.getpid(), 0, 3)
+    shared.register(2, 2**22 + 1, 1, 0)  # above the largest pid there can be: it has just ended
+    supervisor = state_file.of_this_process("shop", Path("fastgw.toml"), 0.0)
+    found = [
+        sample for sample in samples(metrics.render(shared, ROUTES, NOW_NS, (), supervisor)) if sample.name == name
+    ]
+    assert {sample.labels["process"] for sample in found} == {"supervisor", "agent", "worker 0.3"}
+    assert all(sample.value > 0 for sample in found)
 
 
 def test_label_values_come_back_as_they_were(shared: Table) -> None:
@@ -199,7 +267,7 @@ def test_every_metric_keeps_the_rules_of_promtool(shared: Table) -> None:
 
 def test_the_number_of_series_is_bounded_by_the_configuration(shared: Table) -> None:
     few, many = (len(samples(metrics.render(shared, fill(shared, routes), NOW_NS))) for routes in (10, 20))
-    per_route = 3 + _ctable.PHASES * (len(_ctable.BUCKETS) + 2)
+    per_route = 3 + len(metrics.CLASSES) + _ctable.PHASES * (len(_ctable.BUCKETS) + 2)
     assert many - few == 10 * per_route
 
 

@@ -425,6 +425,21 @@ def test_a_poisonous_reply_is_502_recorded_and_the_slot_is_free(house, headers):
     house.assert_empty()
 
 
+@pytest.mark.parametrize(("status", "place"), [(200, 0), (299, 0), (304, 1), (404, 2), (599, 3)])
+def test_an_answer_is_counted_by_the_class_of_its_status(house, status, place):
+    house.open()
+    house.exchange.resolve(*house.reply(headers=[("status", b"%d" % status)]), 1)
+    assert house.table.answered(0) == tuple(int(at == place) for at in range(4))
+    assert house.counted(errors.ANSWERED) == 1
+
+
+def test_a_reply_that_is_no_answer_is_in_no_class(house):
+    house.open()
+    house.exchange.resolve(*house.reply(headers=[("status", b"1000")]), 1)
+    assert house.table.answered(0) == (0, 0, 0, 0)
+    assert house.counted(errors.BAD_REPLY) == 1
+
+
 def test_the_end_of_a_drain_answers_everything_honestly(house):
     recorded, token = house.open()
     house.exchange.delivered(token, 1)

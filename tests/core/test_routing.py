@@ -211,7 +211,7 @@ def test_only_listed_hosts_are_served_where_there_is_a_list():
     strict = intake_with('hosts = ["shop.test"]')
     for host in ("shop.test", "SHOP.test:8080"):
         assert isinstance(strict.admit(head(hosts=(host,))), Admission)
-    assert refused(hosts=("evil.test",), intake=strict).ending is errors.MALFORMED
+    assert refused(hosts=("evil.test",), intake=strict).ending is errors.MISDIRECTED
 
 
 def test_a_body_up_to_the_limit_is_taken_and_one_byte_more_is_not():

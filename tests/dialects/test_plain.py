@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.dialects import plain
+from fastgw import header_names
+from fastgw.dialects import BadReply
 from fastgw.dialects.plain import (
     HOPS,
     REMEMBERED_MAX,
     REMEMBERED_TOGETHER_MAX,
     REPRESENTATION,
-    BadReply,
     Memory,
     ReplyWire,
     RequestWire,
@@ -295,7 +295,7 @@ def test_what_json_quotes_hide_is_looked_at_as_well():
         assert dict(ReplyWire({"x-note"}, LARGEST).answer(reply([("x-note", value)]))[1])["x-note"] == value.decode()
 
 
-@pytest.mark.parametrize("name", sorted(plain.HOP_BY_HOP))
+@pytest.mark.parametrize("name", sorted(header_names.OF_THE_GATEWAY))
 def test_hop_by_hop_headers_are_dropped_even_when_listed(name):
     assert name not in dict(ReplyWire({name}, LARGEST).answer(reply([(name, b"1")]))[1])
 

@@ -14,10 +14,11 @@ import uvloop
 
 from fastgw.config import Listen
 from fastgw.http.express import ExpressFront
+from fastgw.http.front import Front
 from fastgw.messages import Record
 from fastgw.supervisor import listeners
 from tests.fronts.door import Defect, ScriptedDoor, configuration
-from tests.fronts.kinds import Front, FrontKind
+from tests.fronts.kinds import FrontKind
 from tests.fronts.raw_http import RawClient
 from tests.waiting import eventually
 

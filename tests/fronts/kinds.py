@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pytest
 
 from fastgw.admission import Door
 from fastgw.config import Limits, Listen
 from fastgw.http.express import ExpressFront
+from fastgw.http.front import Front
 from fastgw.http.granian import GranianFront
 
 HTTP2, TLS, UNIX, CHUNKED = "HTTP/2", "TLS", "Unix sockets", "chunked bodies"
 HALF_CLOSE = "answers a client that has ended its sending"  # without it, such a client counts as gone
 TELLS_BOTH = "sees a length beside chunks"  # without it, the length is hidden and the connection ends
 REFUSES = "answers a connection beyond the limit"  # without it, such a connection waits
-
-
-class Front(Protocol):
-    """The calls that `worker.py` makes, all of them on the loop that the front was made on."""
-
-    async def start(self) -> None: ...
-
-    def drain(self) -> None: ...
-
-    async def closed(self) -> None: ...
 
 
 class FrontKind(NamedTuple):

@@ -211,6 +211,18 @@ def test_many_connections_wait_side_by_side_and_each_gets_its_own_answer(house):
         assert client.answer().body == b"for %d" % number
 
 
+def test_the_connections_of_clients_are_counted_until_they_end(serve):
+    house = serve(header_timeout="400ms")  # granian is looked at four times in it
+    clients = [house.client() for _ in range(3)]
+    for client in clients:
+        client.send(get("/echo"))
+        assert client.answer().status == 200
+    eventually(lambda: house.front.open_connections == 3, message="three are open")
+    for client in clients[1:]:
+        client.sock.close()
+    eventually(lambda: house.front.open_connections == 1, message="one is open")
+
+
 def test_connections_that_have_ended_leave_no_descriptor_behind(serve):
     """However they ended: served, refused, cut off in the head, in the body, or left."""
     house = serve(header_timeout="200ms", body_timeout="200ms")

@@ -69,11 +69,20 @@ def test_a_host_on_the_list_is_served_whatever_its_port_and_case(serve, host):
     assert client.answer().status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.test", "shop.test.evil.test", "127.0.0.1", "shop.test:80:80"])
-def test_a_host_that_is_not_on_the_list_is_refused(serve, host):
+@pytest.mark.parametrize("host", ["evil.test", "shop.test.evil.test", "127.0.0.1"])
+def test_a_host_that_is_not_on_the_list_is_misdirected_and_the_connection_goes_on(serve, host):
     house = serve(hosts=("shop.test",))
     client = house.client()
-    client.send(b"GET /echo HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+    for name, status in ((host, 421), ("shop.test", 200)):
+        client.send(b"GET /echo HTTP/1.1\r\nHost: %s\r\n\r\n" % name.encode())
+        assert client.answer().status == status
+    assert house.door.refused[0].ending is errors.MISDIRECTED
+
+
+def test_a_host_that_is_none_is_malformed_where_there_is_a_list(serve):
+    house = serve(hosts=("shop.test",))
+    client = house.client()
+    client.send(b"GET /echo HTTP/1.1\r\nHost: shop.test:80:80\r\n\r\n")
     assert [answer.status for answer in client.answers_until_end()] == [400]
     assert house.door.refused[0].ending is errors.MALFORMED
 

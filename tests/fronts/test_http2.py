@@ -77,7 +77,7 @@ def test_the_authority_is_the_host(serve):
     house = serve(http="2", hosts=("shop.test",))
     with Http2Client(house.address) as client:
         assert client.answer(client.request("/echo", authority="shop.test:8080")).status == 200
-        assert client.answer(client.request("/echo", authority="evil.test")).status == 400
+        assert client.answer(client.request("/echo", authority="evil.test")).status == 421
     assert house.door.heads[0].hosts == ("shop.test:8080",)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastgw.dialects import plain
-from fastgw.dialects.plain import BadReply, ReplyWire
+from fastgw.dialects import BadReply, plain
+from fastgw.dialects.plain import ReplyWire
 from tests.fuzz.drawing import Draw
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch

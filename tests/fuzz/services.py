@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw.dialects.plain import BadReply, ReplyWire
+from fastgw.dialects import BadReply
+from fastgw.dialects.plain import ReplyWire
 from fastgw.messages import Reply as WireReply
 from fastgw.service import messages
 from fastgw.service.messages import Problem, Reply, Request

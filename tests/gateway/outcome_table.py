@@ -53,6 +53,7 @@ TABLE = {
     "connection_cap": Row(503, "not_recorded", retryable=True, retry_after=True, closes=True),
     "no_consumer": Row(503, "not_recorded", retryable=True, retry_after=True),
     "backlog": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "misdirected": Row(421, "not_recorded"),
 }
 
 

@@ -37,6 +37,9 @@ def test_a_request_that_comes_during_the_drain_is_503_and_those_that_wait_are_an
         request = head("POST", f"/{orders}", "Content-Length: 8") + b"too late"
         late.send(request[:10])  # so that it is accepted, and no idle connection, which the drain would close
         eventually(lambda: gateway.metric("fastgw_in_flight") == 1, 5, "one request waits")
+        assert gateway.metric("fastgw_open_connections") == 3
+        assert gateway.metric("fastgw_http_responses_total") == 1
+        assert gateway.metric("fastgw_http_responses_total", route="", **{"class": "4xx"}) == 1
         gateway.signal(signal.SIGTERM)
         eventually(lambda: not gateway.ready, 5, "readiness goes first")
         assert idle.is_closed(), "until then a connection may bring one more request"

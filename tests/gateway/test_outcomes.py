@@ -130,7 +130,7 @@ def is_recorded(shop, body, topic="orders"):
 REFUSED_HEADS = {
     "no host": ("malformed", b"PUT /orders HTTP/1.1\r\nContent-Length: 0\r\n\r\n"),
     "two hosts": ("malformed", head("PUT", "/orders", "Host: test", "Content-Length: 0")),
-    "another host": ("malformed", b"PUT /orders HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 0\r\n\r\n"),
+    "another host": ("misdirected", b"PUT /orders HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 0\r\n\r\n"),
     "dots in the path": ("malformed", head("GET", "/orders/../../etc", "Content-Length: 0")),
     "NUL in the path": ("malformed", head("GET", "/orders/%00", "Content-Length: 0")),
     "an escape that is none": ("malformed", head("GET", "/orders/%zz", "Content-Length: 0")),

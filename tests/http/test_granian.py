@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from granian._granian import WorkerSignal
@@ -567,3 +569,14 @@ def test_the_third_stop_signal_blocks_for_ever():
     done = run("import signal\nsignal.alarm(1)\nfor _ in range(3):\n    bare.signal.set()")
     assert done.returncode == -signal.SIGALRM
     assert "survived" not in done.stdout
+
+
+# The list in http/granian.py.
+
+
+def test_every_test_that_the_front_names_exists():
+    files = [Path(__file__), *(REPOSITORY / "tests/fronts").glob("test_*.py")]
+    there = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    named = set(re.findall(r"\btest_\w+$", granian.__doc__, re.MULTILINE))
+    assert len(named) >= 16
+    assert named <= there

@@ -104,6 +104,16 @@ def test_every_record_is_delivered_once_and_replies_come_in_order(house):
     assert len(house.told.batches) < MANY / 4, "replies come in batches"
 
 
+def test_a_record_waits_until_its_fate_is_told(house):
+    house.read([0])
+    house.until(lambda: house.link.waiting() == 0, message="nothing waits")
+    for number in range(50):
+        house.send(number)
+    assert house.link.waiting() == 50
+    house.until(lambda: len(house.told.recorded) == 50)
+    assert house.link.waiting() == 0
+
+
 def test_a_posted_record_is_sent_and_nobody_is_told(house):
     house.read([0])
     assert house.link.send_untracked(Record(house.topic, b"", b"key", [], 0))

@@ -96,10 +96,10 @@ def broken(at: int, replacement: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        (struct.pack(">I", (16 << 20) + 1), "frame length: expected 18 to 16777216 bytes, got 16777217"),
-        (struct.pack(">I", 0), "frame length: expected 18 to 16777216 bytes, got 0"),
+        (struct.pack(">I", (16 << 20) + 1), "frame length: expected 1 to 16777216 bytes, got 16777217"),
+        (struct.pack(">I", 0), "frame length: expected 1 to 16777216 bytes, got 0"),
         (b"GET / HTTP/1.1\r\n", "got 1195725856"),
-        (broken(4, b"\x02"), "frame kind: expected 1 (REPLY), got 2"),
+        (b"\0\0\0\x02\x01\0", "reply: expected at least 18 bytes, got 2"),
         (broken(15, b"\x00\x00"), "value: expected 422772 bytes at byte 54, got 24"),
         (broken(15, b"\xff\xff"), "header value: expected 621346 bytes at byte 71, got 7"),
         (broken(17, b"\xff"), "correlation id: expected 255 bytes at byte 14, got 64"),
@@ -126,11 +126,21 @@ def test_good_replies_before_a_broken_frame_are_not_lost_and_the_reader_stays_br
     assert again.value.before == []
 
 
+@pytest.mark.parametrize("body", [b"", b"x", bytes(100)])
+def test_a_frame_of_an_unknown_kind_is_skipped_and_counted(body: bytes) -> None:
+    unknown = struct.pack(">IB", 1 + len(body), 7) + body
+    assert decode_every_way(SMALL_FRAME + unknown + unknown + SMALL_FRAME) == [SMALL, SMALL]
+    reader = FrameReader()
+    reader.feed(unknown + SMALL_FRAME + unknown)
+    assert reader.skipped == 2
+    assert "skipped=2" in repr(reader)
+
+
 def test_a_frame_above_the_given_limit_is_refused_at_both_ends() -> None:
     large = SMALL._replace(value=bytes(100))
     with pytest.raises(FrameError, match="expected at most 100 bytes"):
         frames.encode(large, max_frame_bytes=100)
-    with pytest.raises(FrameError, match="expected 18 to 100 bytes"):
+    with pytest.raises(FrameError, match="expected 1 to 100 bytes"):
         FrameReader(max_frame_bytes=100).feed(frames.encode(large)[:4])
 
 

@@ -100,6 +100,15 @@ def test_a_registered_process_is_found_until_it_is_unregistered() -> None:
     assert owner.process_info(3) is None
 
 
+def test_gauges_are_the_processs_own_and_end_with_it() -> None:
+    owner = make()
+    owner.register(0, 1, 0, 0)
+    owner.set_gauge(0, 7, 2**40)
+    assert [owner.gauge(0, 7), owner.gauge(0, 6), owner.gauge(1, 7)] == [2**40, 0, 0]
+    owner.unregister(0)
+    assert owner.gauge(0, 7) == 0
+
+
 def test_who_takes_over_a_range_starts_with_a_clean_record_and_old_counters() -> None:
     owner = make()
     owner.register(0, 1, 0, 0)
@@ -224,6 +233,9 @@ def test_a_duration_falls_into_the_first_bucket_that_holds_it(duration_ns: int, 
         ("reads_from", (0, 0), [(2, 0), (0, 4096), (0, -1)]),
         ("heartbeat", (0, 1, 1, -1, 1), [(2, 1, 1, -1, 1), (0, 1, 1, -2, 1), (0, 1, 1, 4096, 1)]),
         ("set_body_bytes", (0, 1), [(2, 1), (-1, 1)]),
+        ("set_gauge", (0, 0, 1), [(2, 0, 1), (0, 8, 1), (0, -1, 1)]),
+        ("gauge", (0, 0), [(2, 0), (0, 8), (0, -1)]),
+        ("answered", (0,), [(2048,), (-1,)]),
         ("states", (0,), [(2,), (-1,)]),
         ("reclaim", (0,), [(2,), (-1,)]),
         ("open_range", (0,), [(2,), (-1,), (2**40,)]),

@@ -169,6 +169,29 @@ def test_settling_counts_the_ending_and_each_phase_and_releases() -> None:
     assert sum(table.endings(3)) == 1
 
 
+@pytest.mark.parametrize(("status", "place"), [(200, 0), (399, 1), (400, 2), (599, 3)])
+def test_settling_an_answer_counts_the_class_of_its_status_and_the_ending(status: int, place: int) -> None:
+    table = make(slots=2)
+    slots = table.open_range(0)
+    token = slots.publish(slots.claim(), 7, 3, 0, FAR_NS, 1 * MS)
+    slots.resolve(slot_of(token), 7)
+    assert slots.settle_answered(token, status, 4 * MS) == -1
+    assert table.answered(3) == tuple(int(at == place) for at in range(_ctable.CLASSES))
+    assert table.endings(3)[0] == sum(table.endings(3)) == 1
+    assert sum(table.histogram(3, _ctable.TOTAL)[0]) == 1
+    assert slots.in_flight == 0
+
+
+@pytest.mark.parametrize("status", [199, 600, -1])
+def test_settling_a_status_that_is_none_is_an_error_that_changes_nothing(status: int) -> None:
+    slots = make(slots=1).open_range(0)
+    token = publish(slots, 7)
+    slots.resolve(slot_of(token), 7)
+    with pytest.raises(ValueError, match=r"expected 200\.\.599"):
+        slots.settle_answered(token, status, 4 * MS)
+    assert slots.in_flight == 1
+
+
 def test_settling_what_was_never_acknowledged_counts_its_whole_time_alone() -> None:
     table = make(slots=2)
     slots = table.open_range(0)

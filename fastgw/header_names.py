@@ -1,0 +1,22 @@
+"""Names of HTTP headers that are never copied from one message to another, in lower case."""
+
+from __future__ import annotations
+
+HOP_BY_HOP = frozenset(
+    {
+        # RFC 9110, 7.6.1; `trailer` comes from its predecessor (RFC 2616, 13.5.1).
+        "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        # RFC 9110, 11.7: between a client and the next proxy.
+        "proxy-authenticate", "proxy-authorization",
+    }
+)  # fmt: skip
+"""They are about one connection."""
+
+MADE_ANEW = frozenset({"content-length", "date", "host"})
+"""The sender of each message writes its own."""
+
+NEVER_COPIED = HOP_BY_HOP | MADE_ANEW
+"""A route can name none of them, neither for its requests nor for its replies."""
+
+OF_THE_GATEWAY = NEVER_COPIED | {"x-request-id"}
+"""An answer's that its service cannot set."""
