@@ -21,9 +21,9 @@ from tests.fronts import corpus
 from tests.places import REPOSITORY
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
-# Where `make hostile` and pip put tools, besides PATH.
+# Where .ci/run and pip put tools, besides PATH.
 TOOLS = os.pathsep.join(
-    [str(REPOSITORY / ".venv/go"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    [str(REPOSITORY / "build/tools"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
 )
 PROMTOOL = shutil.which("promtool", path=TOOLS)
 HADOLINT = shutil.which("hadolint", path=TOOLS)
@@ -37,6 +37,7 @@ class Need(NamedTuple):
 
     is_here: Callable[[], bool]
     get_it: str
+    is_mandatory: bool = True  # on a build machine
 
 
 NEEDS = {
@@ -53,7 +54,8 @@ NEEDS = {
     "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
     "promtool": Need(
         lambda: PROMTOOL is not None,
-        "GOBIN=$PWD/.venv/go go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0, ten minutes",
+        "Debian: the package prometheus has it",
+        is_mandatory=False,
     ),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
@@ -71,16 +73,16 @@ class Surroundings:
 
     @pytest.hookimpl(trylast=True)  # after -m and -k: what nobody asked for is not missed
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        if os.environ.get(REQUIRE_VARIABLE) == "1":
-            return
-        left_out = [item for item in items if (missing := self._missing(item)) and self._note(item, missing)]
+        mandatory = os.environ.get(REQUIRE_VARIABLE) == "1"
+        left_out = [item for item in items if (missing := self._missing(item, mandatory)) and self._note(item, missing)]
         if left_out:
             items[:] = [item for item in items if item not in left_out]
             config.hook.pytest_deselected(items=left_out)
 
-    def _missing(self, item: pytest.Item) -> list[str]:
+    def _missing(self, item: pytest.Item, mandatory: bool = False) -> list[str]:
+        """What is not here; with `mandatory` only what may be missing on a build machine as well."""
         names = [name for mark in item.iter_markers("needs") for name in mark.args]
-        return [name for name in names if not self._look(name)]
+        return [name for name in names if not self._look(name) and not (mandatory and NEEDS[name].is_mandatory)]
 
     def _look(self, name: str) -> bool:
         if name not in self._is_here:
