@@ -284,14 +284,14 @@ class Exchange:
         self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
         return REFUSED
 
-    # What Kafka says of the record.
+    # Delivery reports.
 
     def delivered(self, token: int, at_ns: int) -> None:
-        """The record is in its topic, as is known since `at_ns` (monotonic)."""
+        """The record is in its topic. `at_ns`: when the link learned that (monotonic)."""
         self._slots.recorded(token, at_ns)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
-        """The record was refused, or nobody can say whether it was written."""
+        """The record was refused, or it is unknown whether it was written: `ending` says which."""
         if self._slots.finish(token, _ctable.FAILED) >= 0:
             self._end(token, ending, detail)
 
