@@ -1,13 +1,13 @@
 /* The shared correlation table: its layout, and every step that may change a slot.
  *
- * _ctable.pyx opens with the idea (picture, states, who writes what, death at each step). This file is the part that
- * has to be right on every machine and under every interleaving, so it is plain C11 without Python: the tests compile
- * the same lines as threads under ThreadSanitizer, which cannot see races between processes.
+ * _ctable.pyx begins with the concept: a picture, the states, the writers, and what a death at each step leaves. This
+ * file must be correct on every machine and under every interleaving. So it is plain C11 without Python, and the tests
+ * compile it with threads under ThreadSanitizer, which cannot see races between processes.
  *
  * Rules of the file
- *   - Every shared word is `ct_u64`, and its memory order is in the name of the function that touches it.
- *   - A slot's state word changes only in ct_move(), which lets through what CT_NEXT allows and nothing else.
- *   - Fields first, state word last; readers take the state word first and look at it again at the end.
+ *   - Every shared word is a `ct_u64`; the name of the function that accesses it contains the memory order.
+ *   - A slot's state word changes only in ct_move(), and only as CT_NEXT allows.
+ *   - Writers write the fields first and the state word last. Readers read the state word first, and again at the end.
  */
 #ifndef FASTGW_CTABLE_H
 #define FASTGW_CTABLE_H
@@ -22,31 +22,31 @@
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
     CT_LAYOUT_VERSION = 5,
-    CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means nobody */
+    CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means no worker */
     CT_UNOWNED = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
     CT_SLOTS_MAX = 1 << CT_SLOT_BITS,
-    CT_TAG_BITS = 62,        /* leaves two bits of a tombstone for how that occupant ended */
+    CT_TAG_BITS = 62,        /* the other two bits of a tombstone tell how that occupant ended */
     CT_PARTITIONS_MAX = 4096,
     CT_ROUTES_MAX = 2048,
-    CT_UNROUTED = CT_ROUTES_MAX - 1, /* the counters of requests without a route: no route has this number */
+    CT_UNROUTED = CT_ROUTES_MAX - 1, /* counters of requests without a route; no route has this number */
     CT_ENDINGS_MAX = 64,
-    CT_DISPOSITIONS_MAX = 16, /* what becomes of reply records */
-    CT_TALLIES_MAX = 16,      /* whatever else is counted */
-    CT_ENDING_ANSWERED = 0,  /* the ending whose requests are counted by the class of their answers' status */
+    CT_DISPOSITIONS_MAX = 16, /* counters of how reply records were handled */
+    CT_TALLIES_MAX = 16,      /* all other counters */
+    CT_ENDING_ANSWERED = 0,  /* requests with this ending are counted by the status class of their answers */
     CT_CLASSES = 4,          /* 2xx, 3xx, 4xx, 5xx */
     CT_GAUGES_MAX = 8,
-    CT_QUEUE_TO_ACK = 0, /* the phases of a request: a histogram each */
+    CT_QUEUE_TO_ACK = 0, /* the phases of a request; each has a histogram */
     CT_ACK_TO_REPLY = 1,
     CT_TOTAL = 2,
     CT_PHASES = 3,
-    CT_BOUNDS = 14,          /* finite histogram bounds; one more bucket takes what lies above them */
+    CT_BOUNDS = 14,          /* finite histogram bounds; one more bucket is for values above them */
     CT_PAGE_BYTES = 4096,
-    CT_NO_CONSUMER = -1,     /* in place of the time that a request would wait for its service: for ever */
+    CT_NO_CONSUMER = -1,     /* a wait time: the request would wait forever, its service has no consumer */
 };
 #define CT_MAGIC UINT64_C(0x656c626174776766) /* "fgwtable" in little-endian memory */
 
-/* ---- a place to die: empty here, the tests compile a kill into it ---- */
+/* ---- kill points: empty here; the tests kill the process at these steps ---- */
 #ifndef CT_STEP
 #define CT_STEP(step) ((void)0)
 #endif
@@ -54,7 +54,7 @@ enum {
 /* ---- atomics ---- */
 typedef _Atomic uint64_t ct_u64;
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "a locked atomic would not work between processes");
-_Static_assert(sizeof(ct_u64) == 8, "an atomic word is a word");
+_Static_assert(sizeof(ct_u64) == 8, "an atomic word has eight bytes");
 
 static inline uint64_t ct_load_relaxed(const ct_u64 *p) { return atomic_load_explicit(p, memory_order_relaxed); }
 static inline uint64_t ct_load_acquire(const ct_u64 *p) { return atomic_load_explicit(p, memory_order_acquire); }
@@ -70,7 +70,7 @@ static inline int ct_swap_acq_rel(ct_u64 *p, uint64_t expected, uint64_t desired
 typedef struct {
     ct_u64 magic; /* stored last by ct_format */
     uint32_t layout_version;
-    uint32_t node; /* random at the start of the supervisor: names this table among all there ever were */
+    uint32_t node; /* a random number of the supervisor: tells this table from all earlier ones */
     uint32_t workers;
     uint32_t slots_per_process;
     uint64_t total_bytes;
@@ -78,13 +78,13 @@ typedef struct {
     alignas(64) ct_u64 worker_starts[CT_WORKERS_MAX + 1];
     alignas(64) ct_u64 agent_beat_ns; /* monotonic; 0: none yet */
     ct_u64 waits_written_ns;          /* monotonic; 0: never */
-    ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service, 0 as far as is
-                                       * known, or CT_NO_CONSUMER */
+    ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service; 0: not at all,
+                                       * or not known; or CT_NO_CONSUMER */
 } ct_header;
 
 typedef struct {
     ct_u64 partition_count;
-    alignas(64) ct_u64 owners[CT_PARTITIONS_MAX / 8]; /* one byte a partition, eight to a word */
+    alignas(64) ct_u64 owners[CT_PARTITIONS_MAX / 8]; /* one byte per partition, eight per word */
 } ct_map_copy;
 
 typedef struct {
@@ -93,15 +93,15 @@ typedef struct {
 } ct_map;
 
 typedef struct {
-    ct_u64 identity; /* pid 32 | worker 8 | generation 8 | flags: one word, so a reader never mixes two processes */
+    ct_u64 identity; /* pid 32 | worker 8 | generation 8 | flags: one word, so that readers never mix two processes */
     ct_u64 heartbeat_ns;
     ct_u64 in_flight;
     ct_u64 home_plus_1; /* 0: no home partition */
     ct_u64 applied_map_version;
-    ct_u64 body_bytes;  /* of request bodies that are coming in */
-    ct_u64 used;        /* slots of the range that were ever claimed; the rest is untouched memory nobody need read */
-    alignas(64) ct_u64 gauges[CT_GAUGES_MAX]; /* what else it says of itself now */
-    /* Complement of the lowest offset this process reads: untouched memory then says NOT_READING and costs nothing. */
+    ct_u64 body_bytes;  /* memory of request bodies that are being received */
+    ct_u64 used;        /* all slots of the range that were ever claimed are below this; the rest is untouched memory */
+    alignas(64) ct_u64 gauges[CT_GAUGES_MAX]; /* other current values of this process */
+    /* The complement of the lowest offset that this process reads, so that untouched (zero) memory is NOT_READING. */
     alignas(64) ct_u64 not_reads_from[CT_PARTITIONS_MAX];
 } ct_process;
 
@@ -110,9 +110,9 @@ typedef struct {
     ct_u64 sum_ns;
 } ct_histogram;
 
-typedef struct { /* what belongs to one route lies together: two routes in use touch two pages, not a thousand */
+typedef struct { /* the counters of one route are adjacent: two routes in use touch two pages, not a thousand */
     ct_u64 endings[CT_ENDINGS_MAX];
-    alignas(64) ct_u64 answered[CT_CLASSES]; /* by services; what they say is no ending of ours, but for being one */
+    alignas(64) ct_u64 answered[CT_CLASSES]; /* requests with the ending "answered", by status class */
     ct_histogram phases[CT_PHASES];
 } ct_route_counters;
 
@@ -129,13 +129,13 @@ typedef struct {
     ct_u64 claimed_ns;
     ct_u64 sent_ns;
     ct_u64 recorded_ns;
-    ct_u64 tombstone; /* tag of the occupant before 62 | its ct_ended 2 */
+    ct_u64 tombstone; /* tag of the previous occupant 62 | its ct_ended 2 */
     ct_u64 place;     /* unused 32 | home partition 16 | route 16 */
 } ct_slot;
 
 _Static_assert(sizeof(ct_slot) == 64, "a slot is one cache line");
 _Static_assert(offsetof(ct_slot, tag) == 8 && offsetof(ct_slot, tombstone) == 48 && offsetof(ct_slot, place) == 56,
-               "the picture in _ctable.pyx shows these places");
+               "the picture in _ctable.pyx shows these offsets");
 _Static_assert(sizeof(ct_histogram) == 128, "two cache lines");
 _Static_assert(sizeof(ct_route_counters) % 64 == 0 && sizeof(ct_counters) % 64 == 0, "whole cache lines");
 _Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof(ct_process) % 64 == 0,
@@ -143,7 +143,7 @@ _Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof
 _Static_assert(offsetof(ct_process, gauges) == 64 && offsetof(ct_process, not_reads_from) == 128,
                "the identity has a cache line of its own");
 
-typedef struct { /* where the sections are; process-private */
+typedef struct { /* the addresses of the sections; private to a process */
     ct_header *header;
     ct_map *map;
     ct_process *processes;
@@ -160,7 +160,7 @@ static inline uint64_t ct_slots_offset(uint32_t workers)
     return (bytes + CT_PAGE_BYTES - 1) / CT_PAGE_BYTES * CT_PAGE_BYTES;
 }
 
-/* 0: these sizes cannot be addressed. */
+/* Bytes of a table. 0: a number is out of range. */
 static inline uint64_t ct_layout_size(uint32_t workers, uint32_t slots_per_process)
 {
     if (workers == 0 || workers > CT_WORKERS_MAX || slots_per_process == 0) return 0;
@@ -180,7 +180,7 @@ static inline void ct_look_at(ct_view *view, void *base, uint32_t workers, uint3
     view->slots = (ct_slot *)((char *)base + ct_slots_offset(workers));
 }
 
-/* `base` is fresh, zeroed memory of ct_layout_size() bytes: zeros are FREE slots, no map, no processes. */
+/* `base`: new, zeroed memory of ct_layout_size() bytes. Zeros mean FREE slots, no map, no processes. */
 static inline void ct_format(void *base, uint32_t node, uint32_t workers, uint32_t slots_per_process)
 {
     ct_header *header = base;
@@ -192,7 +192,7 @@ static inline void ct_format(void *base, uint32_t node, uint32_t workers, uint32
     ct_store_release(&header->magic, CT_MAGIC);
 }
 
-/* ---- states of a slot, and what may follow what ---- */
+/* ---- states of a slot, and the allowed transitions ---- */
 enum ct_state {
     CT_FREE = 0, /* never used */
     CT_CLAIMING = 1,
@@ -216,7 +216,7 @@ static const uint16_t CT_NEXT[CT_STATES] = {
     [CT_FREE] = CT_BIT(CT_CLAIMING),
     [CT_CLAIMING] = CT_BIT(CT_CLAIMED) | CT_BIT(CT_RESTING), /* published | abandoned, or repaired after a death */
     [CT_CLAIMED] = CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED) | CT_TERMINAL,
-    [CT_SENT] = CT_BIT(CT_RECORDED) | CT_TERMINAL, /* the reply may overtake the delivery report */
+    [CT_SENT] = CT_BIT(CT_RECORDED) | CT_TERMINAL, /* the reply may arrive before the delivery report */
     [CT_RECORDED] = CT_TERMINAL,
     [CT_ANSWERED] = CT_BIT(CT_RESTING),
     [CT_EXPIRED] = CT_BIT(CT_RESTING),
@@ -231,7 +231,7 @@ static inline uint32_t ct_ending_of(uint64_t word) { return (word >> 8) & 0xFF; 
 static inline uint32_t ct_sequence_of(uint64_t word) { return (uint32_t)(word >> 32); }
 static inline int ct_is(uint64_t word, uint32_t states) { return (states >> ct_state_of(word)) & 1; }
 
-/* A token names one occupancy of one slot: a later occupant has another sequence number. */
+/* A token identifies one occupancy of one slot: a later occupant has another sequence number. */
 static inline int64_t ct_token(uint64_t word, uint32_t slot)
 {
     return (int64_t)((uint64_t)ct_sequence_of(word) << CT_SLOT_BITS | slot);
@@ -242,14 +242,14 @@ static inline int ct_names(int64_t token, uint64_t word) { return (uint32_t)(tok
 static inline uint64_t ct_word_after(uint64_t word, uint32_t to)
 {
     uint64_t sequence = word >> 32;
-    uint64_t ending = ct_ending_of(word); /* CLAIMING and RESTING keep it: it is how the last occupant ended */
+    uint64_t ending = ct_ending_of(word); /* how the last occupant ended; CLAIMING and RESTING keep it */
     if (to == CT_CLAIMING) sequence = (sequence + 1) & UINT32_MAX;
     if (to == CT_CLAIMED) ending = 0;
     if (CT_BIT(to) & CT_TERMINAL) ending = to;
     return sequence << 32 | ending << 8 | to;
 }
 
-/* The only place where a state word changes. 1: this caller made the move; 0: not allowed, or somebody was faster. */
+/* The only function that changes a state word. 1: done; 0: not allowed, or another thread or process was faster. */
 static inline int ct_move(ct_slot *slot, uint64_t word, uint32_t to)
 {
     if (!(CT_NEXT[ct_state_of(word)] & CT_BIT(to))) return 0;
@@ -257,9 +257,9 @@ static inline int ct_move(ct_slot *slot, uint64_t word, uint32_t to)
 }
 
 /* ---- the life of an occupancy ---- */
-/* How the occupant before ended, as a tombstone has it. */
+/* How the previous occupant ended, as stored in a tombstone. */
 enum ct_ended { CT_ENDED_NONE = 0, CT_ENDED_ANSWERED = 1, CT_ENDED_OTHERWISE = 2 };
-/* Why nobody waits for a reply. */
+/* Why no request waits for a reply. */
 enum ct_verdict { CT_LATE = -1, CT_DUPLICATE = -2, CT_FORGED = -3 };
 
 typedef struct {
@@ -267,7 +267,7 @@ typedef struct {
     uint32_t route, home;
 } ct_request;
 
-/* 1: the slot is CLAIMING and this caller's alone. */
+/* 1: the slot is CLAIMING, and only this caller may use it. */
 static inline int ct_begin(ct_slot *slot)
 {
     uint64_t word = ct_load_acquire(&slot->word);
@@ -276,10 +276,10 @@ static inline int ct_begin(ct_slot *slot)
     return 1;
 }
 
-/* CLAIMING -> CLAIMED. The tombstone is complete before the tag changes, and both before the word does: whoever sees
- * the new tag also sees whom it replaced. Every store is a release, so that whoever is still looking at the last
- * occupant and sees a field of the next one also sees that the word moved. Returns the token, or -1 when the slot was
- * not CLAIMING. */
+/* CLAIMING -> CLAIMED. The tombstone is written before the tag, and both before the word: a reader that sees the new
+ * tag also sees the tombstone of the previous occupant. Every store is a release. So a reader that still works on the
+ * previous occupant and sees a field of the new one also sees that the word has changed. Returns the token, or -1 if
+ * the slot was not CLAIMING. */
 static inline int64_t ct_publish(ct_slot *slot, uint32_t index, const ct_request *request)
 {
     uint64_t word = ct_load_acquire(&slot->word);
@@ -303,7 +303,7 @@ static inline int64_t ct_publish(ct_slot *slot, uint32_t index, const ct_request
     return ct_token(word, index);
 }
 
-/* Live -> `to` (SENT or RECORDED), with the time at which it happened. 0: too late, or not this occupancy. */
+/* Live -> `to` (SENT or RECORDED); `now_ns` is stored. 0: too late, or the token is stale. */
 static inline int ct_advance(ct_slot *slot, int64_t token, uint32_t to, uint64_t now_ns)
 {
     uint64_t word = ct_load_acquire(&slot->word);
@@ -313,10 +313,10 @@ static inline int ct_advance(ct_slot *slot, int64_t token, uint32_t to, uint64_t
     return ct_move(slot, word, to);
 }
 
-/* Live -> `ending`. Returns the live state it ended in when this caller won, -1 when somebody else did. */
+/* Live -> `ending`. Returns the live state that the slot had, or -1 if another caller has ended it. */
 static inline int ct_finish(ct_slot *slot, int64_t token, uint32_t ending)
 {
-    for (;;) { /* again only when the slot advanced under us, which it can do twice at most */
+    for (;;) { /* repeats only if the slot advanced meanwhile, which can happen twice at most */
         uint64_t word = ct_load_acquire(&slot->word);
         if (!ct_names(token, word) || !ct_is(word, CT_LIVE)) return -1;
         if (ct_move(slot, word, ending)) return (int)ct_state_of(word);
@@ -325,12 +325,12 @@ static inline int ct_finish(ct_slot *slot, int64_t token, uint32_t ending)
 
 static inline int ct_verdict_by_ending(uint32_t answered) { return answered ? CT_DUPLICATE : CT_LATE; }
 
-/* A reply with this tag came for this slot: live -> ANSWERED. Returns the token, or why nobody waits for it. */
+/* A reply with this tag arrived for this slot: live -> ANSWERED. Returns the token, or a ct_verdict. */
 static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
 {
-    for (;;) { /* again only when the slot changed while we looked, so somebody else made progress */
+    for (;;) { /* repeats only if the slot changed meanwhile, so another thread or process made progress */
         uint64_t word = ct_load_acquire(&slot->word);
-        uint64_t resident = ct_load_acquire(&slot->tag); /* tag before tombstone: ct_publish writes them the other way */
+        uint64_t resident = ct_load_acquire(&slot->tag); /* tag first: ct_publish writes it after the tombstone */
         uint64_t tombstone = ct_load_acquire(&slot->tombstone);
         if (ct_is(word, CT_LIVE) && resident == tag) {
             if (ct_move(slot, word, CT_ANSWERED)) return ct_token(word, index);
@@ -344,7 +344,7 @@ static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
     }
 }
 
-/* Terminal -> RESTING. 0: it was not terminal, or is somebody else's by now. */
+/* Terminal -> RESTING. 0: the slot was not in a terminal state, or the token is stale. */
 static inline int ct_rest(ct_slot *slot, int64_t token)
 {
     uint64_t word = ct_load_acquire(&slot->word);
@@ -359,12 +359,12 @@ typedef struct {
     uint32_t live, repaired;
 } ct_reclaimed;
 
-/* Leaves the slot FREE or RESTING, whatever its dead owner was doing; a reply may still race for a live one.
- * CLAIMING -> RESTING keeps the ending. If the tag is still the last occupant's, that is its ending; if the tag was
- * written already, nobody but the dead ever saw it, and the last occupant is in the tombstone. */
+/* Makes the slot FREE or RESTING, whatever its dead owner was doing. A reply may still race for a live slot.
+ * CLAIMING -> RESTING keeps the ending. If the tag is still that of the last occupant, this is its ending. If the new
+ * tag was written already, only the dead process knew it, and the last occupant is in the tombstone. */
 static inline void ct_reclaim_slot(ct_slot *slot, ct_reclaimed *sum)
 {
-    for (;;) { /* each round moves the slot on, or lost against somebody who did; a slot has few moves left */
+    for (;;) { /* in each round this caller or another one changes the state; few transitions are left */
         uint64_t word = ct_load_acquire(&slot->word);
         if (ct_is(word, CT_BIT(CT_FREE) | CT_BIT(CT_RESTING))) return;
         if (ct_is(word, CT_LIVE)) sum->live += (uint32_t)ct_move(slot, word, CT_RECLAIMED);
@@ -390,12 +390,12 @@ static inline ct_reclaimed ct_reclaim(const ct_view *view, uint32_t process)
     return sum;
 }
 
-/* ---- partition map: one writer, double buffered, so that a writer may die at any line and leave the old map whole */
+/* ---- partition map: one writer, two copies, so that the old map stays intact if the writer dies at any line */
 static inline uint64_t ct_map_write(ct_map *map, const uint8_t *owners, uint32_t count)
 {
     uint64_t version = ct_load_acquire(&map->version) + 1;
     ct_map_copy *copy = &map->copy[version & 1];
-    /* Release, word by word: a reader still in this copy who sees any of it also sees that the version moved on. */
+    /* Each word is released: a reader of this copy that sees a new word also sees that the version has changed. */
     for (uint32_t word = 0; word < CT_PARTITIONS_MAX / 8; word++) {
         uint64_t eight = UINT64_MAX;
         for (uint32_t i = 0; i < 8 && word * 8 + i < count; i++) {
@@ -411,8 +411,7 @@ static inline uint64_t ct_map_write(ct_map *map, const uint8_t *owners, uint32_t
     return version;
 }
 
-/* Copies the current map into `owners` (CT_PARTITIONS_MAX bytes). Again only when a whole new map was written
- * meanwhile. */
+/* Copies the current map into `owners` (CT_PARTITIONS_MAX bytes). Repeats only if a new map was written meanwhile. */
 static inline uint64_t ct_map_read(const ct_map *map, uint8_t *owners, uint32_t *count)
 {
     for (;;) {
@@ -450,7 +449,7 @@ static inline uint32_t ct_identity_pid(uint64_t identity) { return (uint32_t)(id
 static inline uint32_t ct_identity_worker(uint64_t identity) { return (identity >> 24) & 0xFF; }
 static inline uint32_t ct_identity_generation(uint64_t identity) { return (identity >> 16) & 0xFF; }
 
-/* 0: nobody is registered there, so there is nothing to flag. */
+/* Sets and clears flags. 0: no process is registered in this record. */
 static inline int ct_flag_process(ct_process *process, uint64_t set, uint64_t clear)
 {
     for (;;) { /* two writers at most: the process itself and the supervisor */
@@ -463,7 +462,7 @@ static inline int ct_flag_process(ct_process *process, uint64_t set, uint64_t cl
 static inline void ct_unregister(ct_process *process)
 {
     ct_store_release(&process->identity, 0);
-    for (uint32_t i = 0; i < CT_PARTITIONS_MAX; i++) { /* write only where something stands: the rest stays untouched */
+    for (uint32_t i = 0; i < CT_PARTITIONS_MAX; i++) { /* write only non-zero words: other pages stay untouched */
         if (ct_load_relaxed(&process->not_reads_from[i])) ct_store_relaxed(&process->not_reads_from[i], 0);
     }
     ct_store_relaxed(&process->heartbeat_ns, 0);
@@ -482,7 +481,7 @@ static inline void ct_register(const ct_view *view, uint32_t process, uint32_t p
     ct_store_release(&view->processes[process].identity, ct_identity(pid, worker, generation));
 }
 
-/* The process that answers to this worker and generation now, or -1. */
+/* The index of the registered process with this worker and generation, or -1. */
 static inline int ct_find(const ct_view *view, uint32_t worker, uint32_t generation)
 {
     uint32_t process = worker * 2 + (generation & 1);
@@ -505,13 +504,13 @@ static inline void ct_observe(ct_histogram *histogram, uint64_t duration_ns)
     ct_add_relaxed(&histogram->sum_ns, duration_ns);
 }
 
-/* ---- what waits, and where ---- */
+/* ---- list of waiting requests ---- */
 typedef struct {
     uint64_t claimed_ns, sent_ns, recorded_ns, deadline_ns;
     uint32_t slot, state, route, home;
 } ct_waiting;
 
-/* 1: `out` is one moment of a live slot. A slot that changes while we look is left out: it is not what waits. */
+/* 1: `out` is a consistent copy of a live slot. 0: not live, or it changed meanwhile, so it is not stuck. */
 static inline int ct_snapshot(const ct_slot *slot, uint32_t index, ct_waiting *out)
 {
     uint64_t word = ct_load_acquire(&slot->word);
@@ -555,8 +554,8 @@ static inline void ct_push_youngest_up(ct_waiting *heap, uint32_t at)
     heap[at] = item;
 }
 
-/* Fills `out` with the oldest `limit` live slots of all processes, oldest first; returns how many. Reads every slot
- * that was ever used once: for people and /status, not for the request path. */
+/* Fills `out` with the oldest `limit` live slots of all processes, oldest first; returns how many. It reads every slot
+ * that was ever used, so use it for /status and not on the request path. */
 static inline uint32_t ct_oldest(const ct_view *view, ct_waiting *out, uint32_t limit)
 {
     uint32_t found = 0;

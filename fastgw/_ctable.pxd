@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""The table as Cython sees it: the C core by what it does and how it fails, then the two classes."""
+"""Cython declarations: the C functions with their error values, then the two classes."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_ctable.h" nogil:
-    ctypedef struct ct_u64:  # opaque: touched by the functions below only, so the memory order stays in the header
+    ctypedef struct ct_u64:  # opaque: only the functions below access it, so the memory order stays in the header
         pass
 
     # ---- layout
@@ -58,7 +58,7 @@ cdef extern from "_ctable.h" nogil:
         ct_slot* slots
         uint32_t process_count
         uint32_t slots_per_process
-    uint64_t ct_layout_size(uint32_t workers, uint32_t slots_per_process)  # 0: cannot be addressed
+    uint64_t ct_layout_size(uint32_t workers, uint32_t slots_per_process)  # 0: out of range
     void ct_look_at(ct_view* view, void* base, uint32_t workers, uint32_t slots_per_process)
     void ct_format(void* base, uint32_t node, uint32_t workers, uint32_t slots_per_process)
 
@@ -71,7 +71,7 @@ cdef extern from "_ctable.h" nogil:
     uint32_t ct_state_of(uint64_t word)
     bint ct_names(int64_t token, uint64_t word)
 
-    # ---- steps of a slot: 0 or -1 when somebody else was faster or the token is stale
+    # ---- steps of a slot; 0 or -1: another caller was faster, or the token is stale
     bint ct_advance(ct_slot* slot, int64_t token, uint32_t to, uint64_t now_ns)
     int ct_finish(ct_slot* slot, int64_t token, uint32_t ending)
     int64_t ct_resolve(ct_slot* slot, uint32_t index, uint64_t tag)
@@ -93,11 +93,11 @@ cdef extern from "_ctable.h" nogil:
     uint32_t ct_used(const ct_view* view, uint32_t process)
     uint64_t ct_map_write(ct_map* map, const uint8_t* owners, uint32_t count)
     uint64_t ct_map_read(const ct_map* map, uint8_t* owners, uint32_t* count)
-    uint32_t ct_map_owner(const ct_map* map, uint32_t partition)  # CT_UNOWNED when nobody
+    uint32_t ct_map_owner(const ct_map* map, uint32_t partition)  # CT_UNOWNED: no worker of this node
     void ct_register(const ct_view* view, uint32_t process, uint32_t pid, uint32_t worker, uint32_t generation)
     void ct_unregister(ct_process* process)
-    bint ct_flag_process(ct_process* process, uint64_t set, uint64_t clear)  # False: nobody is registered
-    int ct_find(const ct_view* view, uint32_t worker, uint32_t generation)  # -1: not alive
+    bint ct_flag_process(ct_process* process, uint64_t set, uint64_t clear)  # False: no process is registered
+    int ct_find(const ct_view* view, uint32_t worker, uint32_t generation)  # -1: not registered
     uint32_t ct_identity_pid(uint64_t identity)
     uint32_t ct_identity_worker(uint64_t identity)
     uint32_t ct_identity_generation(uint64_t identity)

@@ -1,8 +1,7 @@
-"""The shared correlation table: types and promises. How it works stands at the top of _ctable.pyx.
+"""The shared correlation table: types and contracts. _ctable.pyx explains how it works.
 
-`process` is the index of a slot range: worker * 2 + generation % 2. Times are monotonic nanoseconds of one clock
-that is the same in all processes (CLOCK_MONOTONIC). An argument outside of its range raises ValueError and changes
-nothing.
+`process` is the index of a slot range: worker * 2 + generation % 2. Times are nanoseconds of CLOCK_MONOTONIC, which is
+the same in all processes. An argument out of range raises ValueError and changes nothing.
 """
 
 from typing import Final, NamedTuple
@@ -23,8 +22,8 @@ RECLAIMED: Final[int]  # ending: its process died
 RESTING: Final[int]
 STATE_NAMES: Final[tuple[str, ...]]  # by state number
 
-# The verdict of `resolve` on a reply that nobody waits for.
-LATE: Final[int]  # -1: the request ended without it
+# Results of `resolve` for a reply that no request waits for.
+LATE: Final[int]  # -1: the request has ended without it
 DUPLICATE: Final[int]  # -2: the request has been answered already
 FORGED: Final[int]  # -3: neither this request nor the one before it in this slot
 
@@ -33,21 +32,21 @@ WORKERS_MAX: Final[int]
 SLOTS_MAX: Final[int]  # of all ranges together
 PARTITIONS_MAX: Final[int]
 ROUTES_MAX: Final[int]  # rows of counters
-UNROUTED: Final[int]  # the last of them: requests without a route; a route's number is below it
+UNROUTED: Final[int]  # the last row: requests without a route; all route numbers are below it
 ENDINGS_MAX: Final[int]
 DISPOSITIONS_MAX: Final[int]
 TALLIES_MAX: Final[int]
 UNOWNED: Final[int]  # 0xFF in the partition map: no worker of this node
 NOT_READING: Final[int]  # 2**64 - 1: the process does not read this partition
-NO_CONSUMER: Final[int]  # -1, in place of a time that requests would wait: their service has no consumer
+NO_CONSUMER: Final[int]  # -1, as a wait time: the service has no consumer
 
-CLASSES: Final[int]  # of answers' statuses: 2xx, 3xx, 4xx, 5xx
+CLASSES: Final[int]  # of statuses: 2xx, 3xx, 4xx, 5xx
 GAUGES_MAX: Final[int]
 PHASES: Final[int]
 QUEUE_TO_ACK: Final[int]
 ACK_TO_REPLY: Final[int]
 TOTAL: Final[int]
-BUCKETS: Final[tuple[int, ...]]  # upper bounds in ns, inclusive, of histograms; the last, 2**64 - 1, takes all the rest
+BUCKETS: Final[tuple[int, ...]]  # inclusive upper bounds of histogram buckets, in ns; the last is 2**64 - 1
 
 class ProcessInfo(NamedTuple):
     process: int
@@ -60,7 +59,7 @@ class ProcessInfo(NamedTuple):
     in_flight: int
     home: int  # home partition, -1: none
     applied_map_version: int
-    body_bytes: int  # of request bodies that are coming in
+    body_bytes: int  # memory of request bodies that are being received
 
 class Waiting(NamedTuple):
     slot: int
@@ -74,20 +73,20 @@ class Waiting(NamedTuple):
     deadline_ns: int
 
 def layout_size(workers: int, slots_per_process: int) -> int:
-    """Bytes of a table. ValueError when 2 * workers * slots_per_process is above SLOTS_MAX or workers above 255."""
+    """Bytes of a table. ValueError if 2 * workers * slots_per_process is above SLOTS_MAX, or workers above 255."""
 
 def format(fd: int, node: int, workers: int, slots_per_process: int) -> None:
-    """Writes the header into a fresh, zeroed file of layout_size() bytes. ValueError when it is not that."""
+    """Write the header into a new, zeroed file of layout_size() bytes. ValueError if the file is not like this."""
 
 class Table:
-    """The mapped segment, seen by one process; stays mapped while the table or a range of it is alive."""
+    """The table, mapped into one process. It stays mapped as long as this object or one of its ranges exists."""
 
     node: int
     workers: int
     processes: int
     slots_per_process: int
     def __init__(self, fd: int) -> None:
-        """Maps the table; `fd` may be closed afterwards. ValueError on wrong magic, version or size."""
+        """Map the table; `fd` may be closed afterwards. ValueError on a wrong magic, version or size."""
 
     # The service.
     def set_service_draining(self, draining: bool = True) -> None: ...
@@ -95,46 +94,46 @@ class Table:
     def worker_starts(self, worker: int) -> int:
         """How many processes were ever registered for this worker slot."""
 
-    # That the agent lives; one writer: the agent.
+    # The agent's heartbeat; one writer: the agent.
     def agent_beats(self, now_ns: int) -> None: ...
     def agent_beat_ns(self) -> int:
-        """When it did so last, monotonic; 0: none has."""
+        """Time of the last heartbeat, monotonic; 0: none yet."""
 
     # How long requests would wait for their services; one writer: the agent.
     def write_waits(self, waits_ns: dict[int, int], now_ns: int) -> None:
-        """Replaces what is known: route -> ns or NO_CONSUMER; 0 for every route that is not named."""
+        """Replace all wait times: route -> ns or NO_CONSUMER; routes that are not named get 0."""
 
     def waits_written_ns(self) -> int:
-        """When that was done last, monotonic; 0: never."""
+        """Time of the last `write_waits`, monotonic; 0: never."""
 
     def wait_ns(self, route: int) -> int:
-        """NO_CONSUMER, or how long a request would wait for its service; 0: not at all, as far as is known."""
+        """NO_CONSUMER, or how long a request would wait for its service; 0: not at all, or not known."""
 
     # The partition map; one writer: the agent.
     def write_map(self, owners: Buffer) -> int:
-        """Replaces the map; one byte a partition, a worker slot or UNOWNED. Returns the new version."""
+        """Replace the map: for each partition one byte, a worker slot or UNOWNED. Returns the new version."""
 
     def map_version(self) -> int:
-        """0: never written."""
+        """The version of the map; 0: it was never written."""
 
     def read_map(self) -> tuple[int, bytes]:
-        """(version, owners), both of the same moment."""
+        """(version, owners), read consistently."""
 
     def map_owner(self, partition: int) -> int:
-        """Worker slot that owns the partition now, or UNOWNED (also when there is no such partition)."""
+        """The worker slot that owns the partition now, or UNOWNED (also if there is no such partition)."""
 
-    # Process records; a process writes its own, the supervisor may write for a dead one.
+    # Process records: a process writes its own; the supervisor may write the record of a dead process.
     def register(self, process: int, pid: int, worker: int, generation: int) -> None:
-        """A clean record: not ready, not draining, reads nothing. `generation` is 0..255, as in the id."""
+        """Begin a new record: not ready, not draining, reads nothing. `generation` is 0..255, as in the id."""
 
     def unregister(self, process: int) -> None:
-        """Nobody lives here any more; harmless when nobody did."""
+        """Clear the record. Harmless if no process is registered."""
 
     def set_ready(self, process: int, ready: bool) -> None:
-        """ValueError when nobody is registered."""
+        """ValueError if no process is registered."""
 
     def set_draining(self, process: int) -> None:
-        """ValueError when nobody is registered."""
+        """ValueError if no process is registered."""
 
     def heartbeat(
         self, process: int, now_ns: int, in_flight: int, home_partition: int, applied_map_version: int
@@ -143,115 +142,115 @@ class Table:
 
     def set_body_bytes(self, process: int, body_bytes: int) -> None: ...
     def set_gauge(self, process: int, index: int, value: int) -> None:
-        """Replaces one of GAUGES_MAX free numbers, >= 0, of the process; `register` and `unregister` make them 0."""
+        """Set one of the process's GAUGES_MAX gauges (>= 0). `register` and `unregister` reset them to 0."""
 
     def gauge(self, process: int, index: int) -> int: ...
     def set_reads_from(self, process: int, partition: int, offset: int) -> None:
-        """From now on this process sees every record of `partition` from `offset` on; NOT_READING: none."""
+        """From now on this process reads every record of `partition` from `offset` on; NOT_READING: none."""
 
     def reads_from(self, process: int, partition: int) -> int: ...
     def process_info(self, process: int) -> ProcessInfo | None:
-        """None: nobody is registered."""
+        """The record of a process; None: no process is registered."""
 
     def find(self, worker: int, generation: int) -> int:
-        """Index of the registered process with this worker slot and generation, else -1. Takes any numbers."""
+        """Index of the registered process with this worker slot and generation, else -1. Accepts any numbers."""
 
-    # Counters: added to and never reset; a process that takes over a range goes on where the last one ended.
+    # Counters are never reset: a new process of the same index adds to the values of the last one.
     def count(self, process: int, route: int, ending_number: int) -> None: ...
     def count_disposition(self, process: int, disposition: int) -> None: ...
     def add_tally(self, process: int, index: int, n: int) -> None:
-        """Adds n >= 0 to one of TALLIES_MAX free counters."""
+        """Add n >= 0 to one of the TALLIES_MAX tallies."""
 
     def endings(self, route: int) -> tuple[int, ...]:
-        """By ending number, summed over processes. Answered requests are in here, whatever their class."""
+        """Counts by ending number, summed over processes. Answered requests of all status classes are included."""
 
     def answered(self, route: int) -> tuple[int, ...]:
-        """Requests that their services have answered, by class of the status (CLASSES), summed over processes."""
+        """Requests that services have answered, by status class (CLASSES), summed over processes."""
 
     def histogram(self, route: int, phase: int) -> tuple[tuple[int, ...], int]:
-        """(how many in each bucket, by BUCKETS, not cumulative; sum in ns), summed over processes."""
+        """(counts by BUCKETS, not cumulative; sum in ns), summed over processes."""
 
     def dispositions(self) -> tuple[int, ...]:
-        """Of reply records, by number, summed over processes."""
+        """Counts of reply records by disposition, summed over processes."""
 
     def tally(self, index: int) -> int:
-        """Summed over processes."""
+        """The value of a tally, summed over processes."""
 
     # The whole table.
     def reclaim(self, process: int) -> tuple[int, int]:
-        """For a dead process: unregisters it and leaves all its slots usable. May be called again.
+        """Clean up after a dead process: unregister it and make all its slots usable. May be called again.
 
         Returns:
-            (live slots reclaimed, half-way claims repaired)
+            (live slots reclaimed, unfinished claims repaired)
         """
 
     def waiting(self, limit: int) -> list[Waiting]:
-        """The oldest `limit` live slots, oldest first. Looks at every slot that was ever used: for people."""
+        """The oldest `limit` live slots, oldest first. Slow: it reads every slot that was ever used."""
 
     def states(self, process: int) -> dict[int, int]:
-        """How many slots are in each state; states without slots are left out."""
+        """The number of slots in each state; states without slots are left out."""
 
     def open_range(self, process: int) -> SlotRange:
-        """ValueError when slots of the last owner have not been reclaimed."""
+        """ValueError if slots of the last owner have not been reclaimed."""
 
 class SlotRange:
-    """The claiming side of one process's slots: opened once by the process that owns it, used by one thread.
+    """Claims and releases the slots of one process. The owning process opens it once and uses it on one thread.
 
-    A token names one occupancy of one slot; a stale one never does anything. `now_ns` must never go back.
+    A token identifies one occupancy of one slot; a call with a stale token changes nothing. `now_ns` must not decrease.
     """
 
     process: int
     @property
     def in_flight(self) -> int:
-        """Slots between claim and release."""
+        """The number of slots between claim and release."""
 
     def claim(self) -> int:
-        """The slot that has rested longest, as index in the whole table (20 bits), or -1 when all are taken.
+        """Claim the slot that has rested longest. Returns its index in the whole table (20 bits), or -1: none is free.
 
-        Next comes `publish`, or `abandon` when the request does not come about.
+        The caller must then call `publish`, or `abandon` if there will be no request.
         """
 
     def publish(self, slot: int, tag: int, route: int, home: int, deadline_ns: int, now_ns: int) -> int:
-        """Makes the claimed slot live under `tag` (62 bits) and returns its token. ValueError when not claimed."""
+        """Make the claimed slot live with `tag` (62 bits) and return its token. ValueError if it is not claimed."""
 
     def abandon(self, slot: int) -> None:
-        """Gives a claimed slot back unpublished. ValueError when not claimed."""
+        """Give a claimed slot back without publishing it. ValueError if it is not claimed."""
 
     def sent(self, token: int, now_ns: int) -> bool:
-        """False: it has ended already, or was marked sent or recorded before."""
+        """Mark the slot as sent. False: it has ended, or was already marked as sent or recorded."""
 
     def recorded(self, token: int, now_ns: int) -> bool:
-        """False: it has ended already, or was marked recorded before."""
+        """Mark the slot as recorded. False: it has ended, or was already marked as recorded."""
 
     def resolve(self, slot: int, tag: int) -> int:
-        """A reply with this tag came: live -> ANSWERED. Returns the token, or LATE, DUPLICATE, FORGED."""
+        """A reply with this tag arrived: live -> ANSWERED. Returns the token, or LATE, DUPLICATE, FORGED."""
 
     def finish(self, token: int, state: int) -> int:
-        """Live -> `state`, one of ANSWERED EXPIRED CANCELLED FAILED (else ValueError).
+        """Live -> `state`, one of ANSWERED, EXPIRED, CANCELLED, FAILED (else ValueError).
 
-        Returns the live state it was in when this call ended it, -1 when something else had ended it.
+        Returns the live state that the slot had, or -1 if it had already ended.
         """
 
     def times(self, token: int) -> tuple[int, int, int, int]:
-        """(claimed, sent, recorded, deadline) in ns, 0 = never; right until the slot is claimed anew (ValueError)."""
+        """(claimed, sent, recorded, deadline) in ns, 0 = never. ValueError once the slot has been claimed again."""
 
     def release(self, token: int) -> None:
-        """The slot of an ended occupancy goes to rest, last in the queue. ValueError when not ended or stale."""
+        """Put the slot of an ended occupancy at the end of the free slots. ValueError if not ended, or stale."""
 
     def settle(self, token: int, ending_number: int, now_ns: int) -> int:
-        """All that is left to do for an occupancy that was resolved: counts its ending and its phases, and releases it.
+        """Finish an occupancy after `resolve`: count its ending and its phases, and release it.
 
-        Returns the ns from its acknowledgement to `now_ns`, -1 when it was never acknowledged. ValueError as `release`.
+        Returns the ns from its acknowledgement to `now_ns`, -1 if it was never acknowledged. ValueError as `release`.
         """
 
     def settle_answered(self, token: int, status: int, now_ns: int) -> int:
-        """The same for one that its service has answered; `status` (200..599) is counted by its class."""
+        """Like `settle`, for a request that its service has answered; counts the class of `status` (200..599)."""
 
     def expired(self, now_ns: int, limit: int) -> list[int]:
-        """Tokens of live slots whose deadline is <= now_ns, `limit` at most; they are still live: finish them.
+        """Tokens of at most `limit` live slots whose deadline is <= now_ns. The slots stay live: call `finish`.
 
-        One call looks at 4096 + limit slots at most; where that is not enough the next call goes on.
-        Tokens that are not finished are reported again by the next call.
+        One call visits at most 4096 + limit slots; the next call continues there. Slots that were not finished are
+        reported again.
         """
 
     def live_before(self, ns: int) -> int:

@@ -1,17 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
-"""The shared correlation table: who waits for which reply, in memory that all processes of the service share.
+"""The shared correlation table: the requests that wait for replies, in memory that all processes of a node share.
 
-One memfd holds everything. No pointers, no payload, no lock: a process may be killed at any line and leave nothing
-that needs more than `reclaim`.
+One memfd holds everything. There are no pointers, no payload and no locks: a process may be killed at any line, and
+`reclaim` is all that is needed after it.
 
     header        magic, layout version, sizes, node, service draining, starts of each worker slot, and for each route
-                  how long it would wait for its service
+                  how long a request would wait for its service
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
     processes     two for each worker slot: process = worker * 2 + generation % 2
-                  identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, and for each
-                  partition the lowest offset that it reads; gauges
-    counters      one block for each process: dispositions of replies, tallies, and for each route endings and three
-                  histograms
+                  identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, gauges, and for
+                  each partition the lowest offset that it reads
+    counters      one block for each process: dispositions of replies, tallies, and for each route its endings and
+                  three histograms
     slots         one range for each process
 
     a slot, one cache line
@@ -20,9 +20,9 @@ that needs more than `reclaim`.
         | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home      |
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
     word = sequence number of the slot (32) | ending (8) | state (8); tag = nonce, home and salt of the id (62 bits);
-    tombstone = tag of the occupant before (62) | how it ended (2: none, answered, otherwise); times in monotonic ns
+    tombstone = tag of the previous occupant (62) | how it ended (2: none, answered, otherwise); times in monotonic ns
 
-States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data; sequence number + 1 at each claim):
+States and transitions (`CT_NEXT` in _ctable.h has them as data; each claim adds 1 to the sequence number):
 
     FREE ──────┐         ┌──────────────────────────── abandoned, or repaired after a death ────────┐
                v         │                                                                          v
@@ -30,30 +30,34 @@ States, and what may follow what (`CT_NEXT` in _ctable.h is this picture as data
                              (the three live states, any ─┘   RECLAIMED (the five endings)
                               of which may be skipped or ended)
 
-All moves are compare-and-set on the word, so of reply, deadline, disconnect, drain and reclaim exactly one wins.
-A slot keeps its ending while it rests and while it is claimed anew; with the tombstone, a reply for the last occupant
-or the one before gets its verdict: LATE (ended without it), DUPLICATE (answered already), FORGED (never was).
+All transitions are compare-and-set on the word, so of reply, deadline, disconnect, drain and reclaim exactly one wins.
+A slot keeps its ending until the next request is published. From the ending and the tombstone a reply for one of the
+last two occupants gets its result: LATE (the request ended without it) or DUPLICATE (it was answered already). Any
+other tag is FORGED.
 
-Who writes what
-    map                   the agent, alone                       header            whoever formats, once
-    identity              the process; the supervisor when it is dead        draining flag     the supervisor
-    rest of its record    the process; zeroed by unregister      starts            register
-    waits                 the agent, alone
-    counters              the process (added to, never reset: who takes over a range counts on)
+Part                      is written by
+    map                   only the agent
+    waits                 only the agent
+    header                `format`, once
+    draining flag         the supervisor
+    starts                `register`
+    identity              the process; the supervisor when that process is dead
+    rest of its record    the process; `unregister` sets it to zero
+    counters              the process (never reset: the next process of this range adds to them)
     word                  the process of the range; `reclaim` of the supervisor when that process is dead
-    rest of a slot        the process of the range, alone
+    rest of a slot        only the process of the range
 
-When a worker dies                           the shared memory says    reclaim makes of it
+When a worker dies                           the shared memory has     reclaim changes it to
     before its claim is visible              FREE or RESTING           nothing to do
-    between claim and publish                CLAIMING                  RESTING, counted as repaired; what the slot
-                                                                       knows of earlier occupants stays true
+    between claim and publish                CLAIMING                  RESTING, counted as repaired; ending and
+                                                                       tombstone stay correct
     published, sent, recorded                a live state              RECLAIMED, then RESTING; counted as live
     answered or ended, not released          an ending                 RESTING with that ending
     released                                 RESTING                   nothing to do
-    in the middle of a map (agent)           the old map               the next writer starts over in the same copy
-    in the middle of a reclaim (supervisor)  any of the above          the next reclaim goes on
+    while it writes a map (agent)            the old map               (the next writer writes the same copy again)
+    during a reclaim (supervisor)            any of the above          (the next reclaim continues)
 
-What only the claiming process needs (free ring, deadline wheel, age list) is private memory: see _ctable_range.h.
+The free ring, the deadline wheel and the age list are private memory of the claiming process: see _ctable_range.h.
 """
 
 from collections import namedtuple
@@ -159,7 +163,7 @@ cdef int check_header(const ct_header* header, uint64_t total) except -1:
 
 
 cdef class Table:
-    """The mapped segment, seen by one process."""
+    """The table, mapped into one process."""
 
     def __cinit__(self, int fd):
         self.total_bytes = file_bytes(fd)
@@ -469,7 +473,7 @@ cdef int flag(ct_process* record, int64_t process, uint64_t set, uint64_t clear)
 
 @cython.final
 cdef class SlotRange:
-    """The claiming side of one process's slots: one owner, one thread."""
+    """Claims and releases the slots of one process: one owner, one thread."""
 
     def __cinit__(self, Table table not None, int process):
         self.table = table

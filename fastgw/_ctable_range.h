@@ -1,14 +1,14 @@
-/* What the claiming process remembers about its own range of slots: which are free, which waits for what deadline.
+/* The claiming process's private records about its range of slots: the free slots and the deadlines.
  *
- * All of it is private memory of one process and one thread: no atomics here. When the process dies it is gone, and
- * nothing is lost with it, because ct_range_open() finds the free slots again by their state words.
+ * Everything here is private memory of one process and one thread, so there are no atomics. If the process dies, this
+ * memory is lost, but no information is: ct_range_open() finds the free slots by their state words.
  *
- *   free ring     FIFO of free slots: a slot rests as long as it can, so that a late reply finds its tombstone
+ *   free ring       FIFO of free slots: a slot rests as long as possible, so that a late reply finds its tombstone
  *   deadline wheel  8192 buckets of 8.4 ms, one turn 68.7 s; a deadline further away stays for another turn
- *                   buckets ... | DUE (taken from buckets, not looked at yet) | REPORTED (only within one sweep)
- *   age list      slots in the order of their claim, oldest first
+ *                   buckets ... | DUE (taken from buckets, not visited yet) | REPORTED (only during one sweep)
+ *   age list        slots in the order of their claim, oldest first
  *
- * A slot is in exactly one of: the ring; nowhere (CLAIMING); wheel and age list (from publish to release).
+ * A slot is in the ring; or in no list (CLAIMING); or in the wheel and the age list (from publish to release).
  */
 #ifndef FASTGW_CTABLE_RANGE_H
 #define FASTGW_CTABLE_RANGE_H
@@ -18,8 +18,8 @@
 enum {
     CT_TICK_SHIFT = 23,     /* 2^23 ns = 8.4 ms */
     CT_WHEEL_BUCKETS = 8192,
-    /* One sweep looks at no more than this many slots beside those it reports: about 0.1 ms. More than that many
-     * slots can only be in the way when their deadlines are a turn apart. The next sweep goes on where this ended. */
+    /* One sweep visits at most so many slots besides those that it reports: about 0.1 ms. More slots can be in the way
+     * only if their deadlines are whole turns apart. The next sweep continues where this one ended. */
     CT_SWEEP_VISITS = 4096,
 };
 
@@ -35,9 +35,9 @@ typedef struct {
     uint32_t ring_head, ring_count;
     ct_links wheel; /* nodes: slots, then buckets, then DUE, then REPORTED */
     ct_links age;   /* nodes: slots, then the head */
-    uint64_t *deadline_ns, *claimed_ns; /* copies: a sweep does not touch the cache lines of slots */
+    uint64_t *deadline_ns, *claimed_ns; /* copies, so that a sweep does not touch the cache lines of slots */
     uint64_t next_tick;                 /* buckets of earlier ticks are empty */
-    int64_t *tokens;                    /* room for the answer of a sweep */
+    int64_t *tokens;                    /* the result of a sweep */
     void *memory;
 } ct_range;
 
@@ -58,7 +58,7 @@ static inline void ct_append(ct_links links, uint32_t head, uint32_t node)
     links.prev[head] = node;
 }
 
-/* Moves everything in list `from` behind list `to`. */
+/* Moves all of list `from` to the end of list `to`. */
 static inline void ct_splice(ct_links links, uint32_t from, uint32_t to)
 {
     uint32_t front = links.next[from], back = links.prev[from], last = links.prev[to];
@@ -77,14 +77,14 @@ static inline void ct_give_back(ct_range *range, uint32_t i)
     range->ring[tail < range->count ? tail : tail - range->count] = i;
 }
 
-/* Index in the range, or -1 when all slots are taken. */
+/* Index in the range, or -1 if no slot is free. */
 static inline int32_t ct_take_free(ct_range *range)
 {
     if (range->ring_count == 0) return -1;
     uint32_t i = range->ring[range->ring_head];
     range->ring_head = range->ring_head + 1 < range->count ? range->ring_head + 1 : 0;
     range->ring_count--;
-    /* The longest unused slot is the one least likely to be in a cache: start fetching the next one now. */
+    /* The slot unused for longest is the least likely to be in a cache: start fetching the next one now. */
     if (range->ring_count) __builtin_prefetch(&range->slots[range->ring[range->ring_head]], 1);
     return (int32_t)i;
 }
@@ -122,8 +122,8 @@ static inline void ct_range_close(ct_range *range)
     range->memory = NULL;
 }
 
-/* 1: open, all slots free. 0: no memory. -1: slots of the last owner are not reclaimed yet. Never used slots come
- * first, so that those of the last owner rest a little longer. */
+/* 1: open, all slots are free. 0: no memory. -1: slots of the last owner are not reclaimed yet. Slots that were never
+ * used come first, so that slots of the last owner rest longer. */
 static inline int ct_range_open(ct_range *range, const ct_view *view, uint32_t process)
 {
     uint32_t used = ct_used(view, process);
@@ -143,14 +143,14 @@ static inline int ct_range_open(ct_range *range, const ct_view *view, uint32_t p
 
 static inline uint32_t ct_range_in_flight(const ct_range *range) { return range->count - range->ring_count; }
 
-/* The slot of a global index, or NULL when it is not in this range. */
+/* The slot with this index in the whole table, or NULL if it is not in this range. */
 static inline ct_slot *ct_own(const ct_range *range, int64_t slot)
 {
     return slot >= range->first && slot < (int64_t)range->first + range->count ? &range->slots[slot - range->first]
                                                                                : NULL;
 }
 
-/* The slot that a token names, or NULL when it names none of this range. */
+/* The slot that a token names, or NULL if it is not in this range. */
 static inline ct_slot *ct_named(const ct_range *range, int64_t token)
 {
     return token < 0 ? NULL : ct_own(range, ct_token_slot(token));
@@ -161,17 +161,17 @@ static inline int32_t ct_range_claim(ct_range *range)
 {
     int32_t i = ct_take_free(range);
     if (i < 0) return -1;
-    /* Before the slot changes: a reclaim looks only at slots that the record calls used. */
+    /* Before the slot changes: a reclaim visits only the slots below `used`. */
     if ((uint32_t)i >= ct_load_relaxed(&range->record->used)) ct_store_release(&range->record->used, (uint64_t)i + 1);
     CT_STEP(USED_WRITTEN);
-    if (!ct_begin(&range->slots[i])) return -1; /* cannot happen: a free slot is nobody else's */
+    if (!ct_begin(&range->slots[i])) return -1; /* cannot happen: no other process claims free slots of this range */
     return (int32_t)(range->first + i);
 }
 
 static inline void ct_await_deadline(ct_range *range, uint32_t i)
 {
     uint64_t tick = range->deadline_ns[i] >> CT_TICK_SHIFT;
-    if (tick < range->next_tick) tick = range->next_tick; /* past already: the next sweep finds it there */
+    if (tick < range->next_tick) tick = range->next_tick; /* the deadline has passed: the next sweep finds it here */
     ct_append(range->wheel, range->count + tick % CT_WHEEL_BUCKETS, i);
 }
 
@@ -188,7 +188,7 @@ static inline int64_t ct_range_publish(ct_range *range, int64_t slot, const ct_r
     return token;
 }
 
-/* CLAIMING -> RESTING: the claim leads to no request after all. */
+/* CLAIMING -> RESTING: the claimed slot gets no request. */
 static inline int ct_range_abandon(ct_range *range, int64_t slot)
 {
     ct_slot *own = ct_own(range, slot);
@@ -213,8 +213,8 @@ static inline int ct_range_release(ct_range *range, int64_t token)
 /* ---- deadlines ---- */
 enum ct_taken { CT_TAKEN_NONE = 0, CT_TAKEN_PAST = 1, CT_TAKEN_CURRENT = 2 };
 
-/* Moves the next bucket that may hold something due into DUE. The bucket of the current tick holds deadlines that are
- * due and others that are not yet: it is taken, but the wheel does not move past it. */
+/* Moves the next bucket that may contain due deadlines into DUE. The bucket of the current tick may also contain later
+ * deadlines: it is moved, too, but the wheel does not advance past it. */
 static inline enum ct_taken ct_take_bucket(ct_range *range, uint64_t tick_now)
 {
     uint32_t due = range->count + CT_WHEEL_BUCKETS;
@@ -231,15 +231,15 @@ static inline enum ct_taken ct_take_bucket(ct_range *range, uint64_t tick_now)
     return CT_TAKEN_NONE;
 }
 
-/* Writes up to `limit` tokens of live slots whose deadline is <= now to range->tokens, returns how many. They stay in
- * the wheel until they are released, and are reported again by the next sweep if nobody finishes them. */
+/* Writes up to `limit` tokens of live slots whose deadline is <= now to range->tokens; returns how many. These slots
+ * stay in the wheel until they are released; the next sweep reports them again if they were not finished. */
 static inline uint32_t ct_range_expired(ct_range *range, uint64_t now_ns, uint32_t limit)
 {
     uint64_t tick_now = now_ns >> CT_TICK_SHIFT;
     uint32_t due = range->count + CT_WHEEL_BUCKETS, reported = due + 1, found = 0;
     enum ct_taken taken = CT_TAKEN_NONE;
     if (limit > range->count) limit = range->count;
-    /* After a pause longer than a turn every bucket is looked at, but once. */
+    /* After a pause longer than a turn, visit every bucket only once. */
     if (tick_now > range->next_tick + CT_WHEEL_BUCKETS - 1) range->next_tick = tick_now - (CT_WHEEL_BUCKETS - 1);
     for (uint32_t visits = CT_SWEEP_VISITS + limit; visits && found < limit; visits--) {
         uint32_t i = range->wheel.next[due];
@@ -255,7 +255,7 @@ static inline uint32_t ct_range_expired(ct_range *range, uint64_t now_ns, uint32
             continue;
         }
         uint64_t word = ct_load_acquire(&range->slots[i].word);
-        if (!ct_is(word, CT_LIVE)) continue; /* ended otherwise and about to be released */
+        if (!ct_is(word, CT_LIVE)) continue; /* it has ended and is about to be released */
         range->tokens[found++] = ct_token(word, range->first + i);
         ct_append(range->wheel, reported, i);
     }
@@ -263,7 +263,7 @@ static inline uint32_t ct_range_expired(ct_range *range, uint64_t now_ns, uint32
     return found;
 }
 
-/* How many live slots were claimed before `ns`; right as long as publish was given times that never go back. */
+/* How many live slots were claimed before `ns`. Correct only if the times given to publish never decrease. */
 static inline uint32_t ct_range_live_before(const ct_range *range, uint64_t ns)
 {
     uint32_t live = 0;

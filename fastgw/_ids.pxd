@@ -1,4 +1,4 @@
-"""The maker of ids, for who calls it in C; what it does is in _ids.pyi."""
+"""The C interface of _ids.pyx; _ids.pyi documents what it does."""
 
 cimport cython
 
@@ -12,17 +12,17 @@ cdef enum:
 cdef bytes id_in(const uint8_t* chars, Py_ssize_t size)  # see `find`
 
 
-cdef struct Hashes:   # states after the first characters of an id, a multiple of four of them
+cdef struct Hashes:   # hash states after some characters of an id, a multiple of four
     uint32_t murmur2
     uint32_t crc32
     uint32_t fnv1a
 
 
 cdef struct Goal:
-    int[3] order             # hash functions, the one that matters most first
-    const uint8_t* first     # first[partition] = 1: order[0] has to land there
-    const uint8_t* others    # others[partition] = 1: order[1] and order[2] should land there
-    uint32_t patience        # tries until the best one found is good enough
+    int[3] order             # hash functions, the most important first
+    const uint8_t* first     # first[partition] = 1: order[0] must hash to this partition
+    const uint8_t* others    # others[partition] = 1: order[1] and order[2] should hash to this partition
+    uint32_t patience        # after so many tries the best salt found is used
     uint32_t partition_count
     uint64_t inverse         # of partition_count, for fast_remainder
 
@@ -31,9 +31,9 @@ cdef struct Goal:
 cdef class IdMaker:
     cdef readonly uint64_t tag
     cdef readonly uint64_t missed
-    cdef uint64_t process           # upper half of an id but for slot and version
+    cdef uint64_t process           # upper half of an id, without slot and version
     cdef uint32_t home, partition_count, owned_count
-    cdef uint8_t[ID_CHARS] chars    # the id in the making; dashes never change
+    cdef uint8_t[ID_CHARS] chars    # the id that is being made; the dashes never change
     cdef Hashes after_8
     cdef Goal[4] goals              # by Partitioner; HEADER has none
     cdef uint8_t[MAX_PARTITIONS] is_owned

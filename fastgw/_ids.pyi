@@ -1,4 +1,4 @@
-"""Correlation ids, the fast half: see ids.py for the layout, _ids.pyx for how the salt is found."""
+"""The compiled part of correlation ids. ids.py describes the layout, _ids.pyx how the salt is found."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -7,58 +7,58 @@ PARTITIONS_MAX: Final = 4096
 """The home field has 12 bits: a response topic may have at most this many partitions."""
 
 class CorrelationId(NamedTuple):
-    """The fields of an id, all of them plain integers."""
+    """The fields of an id, as integers."""
 
     node: int  # 24 bits
-    worker: int  # 8 bits: the worker's place, 0 ... workers - 1
-    generation: int  # 8 bits: which process in that place, counting round
+    worker: int  # 8 bits: the worker slot, 0 ... workers - 1
+    generation: int  # 8 bits: counts the processes of this worker slot, modulo 256
     slot: int  # 20 bits: slot of the shared table
     nonce: int  # 30 bits
-    home: int  # 12 bits: the partition the reply belongs on
+    home: int  # 12 bits: the partition on which the reply should arrive
     salt: int  # 20 bits
     tag: int  # nonce << 32 | home << 20 | salt: what the slot must hold for the id to be valid
 
 def parse(raw: object) -> CorrelationId | None:
-    """Read an id, strictly: 36 lower-case ASCII characters, dashes, version and variant all in place.
+    """Parse an id strictly: 36 lower-case ASCII characters with correct dashes, version and variant.
 
     Args:
-        raw: what came as key or header of a record. Anything but `bytes` (None, text, other buffers) is no id.
+        raw: the key or a header value of a record. Anything but `bytes` (None, text, other buffers) is no id.
 
     Returns:
-        The fields, or None when this cannot be an id that fastgw made. Never raises.
+        The fields, or None if this cannot be an id of fastgw. Never raises.
     """
 
 def find(raw: bytes) -> bytes | None:
-    """Take an id out of what a service's serializers have put around it.
+    """Extract an id from the encodings that a service's serializers may add.
 
     Args:
-        raw: the key of a record, or the value of a header: an id in lower or upper case; alone, in JSON quotes, or as
-            an Avro string, each of them with or without a schema registry's five bytes in front; behind these also the
-            first string of a Protobuf message.
+        raw: the key of a record, or the value of a header. It may contain an id, in lower or upper case, in these
+            forms: alone, in JSON quotes, or as an Avro string, each with or without the five bytes of a schema registry
+            in front; or, after these five bytes, as the first string of a Protobuf message.
 
     Returns:
-        The 36 characters that `parse` takes, or None when there is no id.
+        The 36 characters that `parse` accepts, or None if there is no id.
     """
 
 def partition_of(partitioner: int, key: bytes, partition_count: int) -> int:
-    """Give the partition to which a client with this hash function sends a record with this key.
+    """The partition to which a client with this hash function sends a record with this key.
 
     Args:
         partitioner: Partitioner.MURMUR2, CRC32 or FNV1A.
         key: the record's key, of any length.
-        partition_count: partitions of the topic as that client sees it, 1 or more.
+        partition_count: the number of partitions that this client knows, 1 or more.
 
     Raises:
         ValueError: the partitioner is none of the three, or partition_count is not positive.
     """
 
 def explains(raw: bytes, partition_count: int, partition: int) -> int:
-    """Tell which hash functions send this key to this partition: a mask of `1 << Partitioner`, 0 for none.
+    """The hash functions that send this key to this partition: a mask of `1 << Partitioner`, 0 for none.
 
     Args:
-        raw: the key under which a reply came.
-        partition_count: partitions of the response topic, 1 or more.
-        partition: the partition on which it came in.
+        raw: the key of a reply.
+        partition_count: the number of partitions of the response topic, 1 or more.
+        partition: the partition on which the reply arrived.
 
     Raises:
         ValueError: partition_count is not positive.
@@ -67,38 +67,38 @@ def explains(raw: bytes, partition_count: int, partition: int) -> int:
 class IdMaker:
     """Makes the ids of one worker process. Used by one thread.
 
-    Two calls come before the first id: the constructor says who waits, `set_ownership` where replies shall land.
+    Call `set_ownership` before the first id: it says on which partitions replies should arrive.
     """
 
     tag: int
     """The tag of the id made last (0 before the first)."""
     missed: int
-    """How many ids do not land as promised, because the search gave up. Their replies are forwarded between workers."""
+    """How many ids do not hash as promised, because the search gave up. Siblings forward the replies to them."""
 
     def __init__(self, node: int, worker: int, generation: int) -> None:
         """Args: node (24 bits), worker (8 bits), generation (8 bits). Raises ValueError outside of these."""
 
     def set_ownership(self, partition_count: int, owned: Sequence[int], home: int) -> None:
-        """Say which partitions this worker reads, from the next id on.
+        """Set the partitions that this worker reads, from the next id on.
 
         Args:
-            partition_count: partitions of the response topic, 1 to PARTITIONS_MAX.
+            partition_count: the number of partitions of the response topic, 1 to PARTITIONS_MAX.
             owned: the partitions that this worker reads, at least one.
-            home: the one of them on which its replies shall gather.
+            home: the owned partition on which its replies should arrive.
 
         Raises:
-            ValueError: a number is out of range, or home is not owned. The ownership before stays in force.
+            ValueError: a number is out of range, or home is not owned. The previous ownership stays in force.
         """
 
     def make(self, slot: int, partitioner: int) -> bytes:
-        """Make a fresh id for a table slot; afterwards `tag` is what the slot must hold.
+        """Make a new id for a table slot. Afterwards `tag` is the tag with which the slot must be published.
 
-        Where it lands (`missed` counts the exceptions):
-            ANY: murmur2, crc32 and fnv1a each on some owned partition. At 16 workers and more the search may give up;
-                crc32 is then kept first, murmur2 second, fnv1a last.
-            MURMUR2, CRC32, FNV1A: that function on home, exactly; the other two on owned partitions as far as a few
-                more tries allow, which is not promised and not counted.
-            HEADER: nowhere in particular.
+        The partitions to which the id hashes (`missed` counts the exceptions):
+            ANY: each of murmur2, crc32 and fnv1a to an owned partition. With 16 or more workers the search may give up;
+                then crc32 is satisfied first, murmur2 second, fnv1a last.
+            MURMUR2, CRC32, FNV1A: this function to the home partition, always; the other two to owned partitions if a
+                few more tries find such an id. This is not promised and not counted.
+            HEADER: to any partition.
 
         Args:
             slot: 0 to 2**20 - 1.
@@ -109,5 +109,5 @@ class IdMaker:
 
         Raises:
             ValueError: slot or partitioner out of range, or set_ownership was never called.
-            OSError: the kernel has no random numbers for us.
+            OSError: the kernel does not provide random numbers.
         """

@@ -1,23 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Correlation ids, the fast half: making, parsing and hashing. Layout and fields are drawn in ids.py.
+"""The compiled part of correlation ids: making, parsing and hashing. ids.py shows the layout and the fields.
 
-How the salt is found. All three hash functions read a key from left to right, so their state after the fixed part of
-an id is computed once, and a try costs only the characters behind it:
+How the salt is found. All three hash functions read a key from left to right. So their state after the fixed part of an
+id is computed once, and a try costs only the characters after it:
 
     character    0 .......... 7   8 ................. 27   28 29 30   31       32 33 34   35
                  node, worker     generation ... nonce     home       salt 1   salt 2-4   salt 5
-    folded       once a maker     once an id               per 65,536 tries    per 16     per try
+    folded       once per maker   once per id              per 65,536 tries    per 16     per try
 
-Murmur2 reads words of four characters, hence the cuts at 28 and 32. A try is one multiplication for fnv1a, one table
+Murmur2 reads words of four characters, hence the cuts at 28 and 32. A try costs one multiplication for fnv1a, one table
 look-up for crc32 and five steps for murmur2; most tries fail at the first function. Salts are tried as `start ^ i` with
-a random start: this visits each salt once, and leaves every bit of the salt random even when the first try fits.
+a random start: this tries each salt once, and every bit of the salt stays random even when the first try fits.
 
-A *goal* says in which order the functions are asked, where the first has to land and where the other two should, and
-how many tries perfection is worth. The search remembers the best salt that pleased the first function, returns at once
-when all three are pleased, and settles for the best when patience is over.
+A *goal* has the order of the functions, the partitions to which the first one must hash and the other two should hash,
+and the number of tries after which the search stops looking for a perfect salt (`patience`). The search remembers the
+best salt that satisfies the first function. It returns at once when a salt satisfies all three, and returns the best
+one when patience is used up.
 
-Nothing here waits, so nothing is worth releasing the GIL for; what is marked nogil touches no Python object and cannot
-fail.
+Nothing here waits, so the GIL is never released. Functions marked nogil use no Python object and cannot fail.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -60,13 +60,13 @@ cdef extern from * nogil:
 cdef enum:
     MAX_SLOTS = 1 << 20
     TRIES_PER_FIRST_DIGIT = 1 << 16    # salts that share their first digit
-    # A perfect salt takes (partitions / owned) ** 3 tries on average: 64 at 4 workers, 512 at 8, 4096 at 16. Beyond
-    # this many, handing a reply to a sibling is cheaper than looking further.
+    # A perfect salt takes (partitions / owned) ** 3 tries on average: 64 with 4 workers, 512 with 8, 4096 with 16.
+    # Beyond this number, forwarding the reply from a sibling is cheaper than searching on.
     ANY_PATIENCE = 8192
-    # With a known function, the other two are a courtesy to services that mix clients: worth a quarter microsecond.
+    # With a known function, the other two help only services that mix clients: worth a quarter of a microsecond.
     KNOWN_PATIENCE = 64
-    REGISTRY_BYTES = 5                 # in front of what a schema registry's serializers write
-    RANDOM_WORDS = 128                 # 1 KiB a system call, 8 bytes an id
+    REGISTRY_BYTES = 5                 # that a schema registry's serializers write in front of a value
+    RANDOM_WORDS = 128                 # 1 KiB per system call, 8 bytes per id
 
 cdef enum:   # ids.Partitioner
     ANY = 0
@@ -91,7 +91,7 @@ class CorrelationId(NamedTuple):
 
 cdef object correlation_id_type = CorrelationId
 
-# The first message of its schema, whose first field is a string of 36 bytes.
+# Protobuf: the first message type of the schema, then its first field, a string of 36 bytes.
 cdef const char* PROTOBUF_STRING = b"\0\x0a\x24"
 
 
@@ -128,7 +128,7 @@ cdef inline bint read_bytes(const uint8_t* chars, int first_byte, uint64_t* half
     cdef uint64_t value = 0
     for i in range(first_byte, first_byte + 8):
         digits = DIGIT_VALUE[chars[PLACE_OF_BYTE[i]]] * 16 | DIGIT_VALUE[chars[PLACE_OF_BYTE[i] + 1]]
-        seen |= digits   # a -1 on either side makes it negative, and it stays so
+        seen |= digits   # becomes and stays negative if either digit is -1
         value = value << 8 | <uint64_t>(digits & 0xff)
     half[0] = value
     return seen >= 0
@@ -209,9 +209,9 @@ cdef uint32_t fnv1a(const uint8_t* key, size_t size) noexcept nogil:
 
 # --- Hash functions: cut into steps for the search --------------------------------------------------------------------
 
-cdef struct Last:     # states with only the last character missing
-    uint32_t murmur2   # after 32 characters,
-    uint32_t word      # and the three that follow
+cdef struct Last:     # hash states before the last character
+    uint32_t murmur2   # after 32 characters
+    uint32_t word      # the three characters that follow
     uint32_t crc32
     uint32_t fnv1a
 
@@ -253,7 +253,7 @@ cdef inline uint32_t hash_with(const Last* last, int function, uint32_t c35) noe
 
 cdef struct Found:
     uint32_t salt
-    int pleased              # 0: not even the first function; 1: it alone; 2: and order[2]; 3: and order[1]; 4: all
+    int pleased              # satisfied: 0: not order[0]; 1: only order[0]; 2: [0] and [2]; 3: [0] and [1]; 4: all
 
 
 cdef inline bint lands(
@@ -264,7 +264,7 @@ cdef inline bint lands(
 
 
 cdef Found search(const Goal* goal, const Hashes* after_32, uint32_t start) noexcept nogil:
-    """Look through the salts that share the first digit of `start`."""
+    """Try the salts that share the first digit of `start`."""
     cdef Found best = Found(start, 0)
     cdef Last last
     cdef uint32_t i, j, salt, c35
@@ -287,7 +287,7 @@ cdef Found search(const Goal* goal, const Hashes* after_32, uint32_t start) noex
 
 
 cdef Found find_salt(const Goal* goal, const Hashes* after_28, uint8_t* chars, uint32_t start) noexcept nogil:
-    """Search below one first digit after the other; the second is needed once in e**16 ids, at 4096 partitions."""
+    """Search with one first digit after another. Even with 4096 partitions a second one is needed once in e**16 ids."""
     cdef Found found
     cdef Hashes after_32
     cdef uint32_t turn
@@ -305,7 +305,7 @@ cdef Found find_salt(const Goal* goal, const Hashes* after_28, uint8_t* chars, u
 # --- Parsing ----------------------------------------------------------------------------------------------------------
 
 cdef inline bint read_id(const uint8_t* chars, uint64_t* address, uint64_t* rest) noexcept nogil:
-    """Read 36 characters as the two halves of an id; False when they are none."""
+    """Read 36 characters as the two halves of an id; False if they are no id."""
     return (
         read_bytes(chars, 0, address) and read_bytes(chars, 8, rest)
         and chars[8] == c"-" and chars[13] == c"-" and chars[18] == c"-" and chars[23] == c"-"
@@ -319,7 +319,7 @@ def parse(raw):
         return None
     if not read_id(<const uint8_t*>PyBytes_AS_STRING(raw), &address, &rest):
         return None
-    # a tuple filled in place: half the cost of making a tuple and a CorrelationId from it
+    # filling a tuple in place costs half as much as making a tuple and a CorrelationId from it
     fields = tuple_to_fill(correlation_id_type, 8)
     put_field(fields, 0, address >> 40)
     put_field(fields, 1, address >> 32 & 0xff)
@@ -340,7 +340,7 @@ cdef inline int put_field(object fields, int index, uint64_t value) except -1:
 
 
 cdef bytes id_at(const uint8_t* chars):
-    """The id in these 36 characters, in lower case; None when they are none."""
+    """These 36 characters in lower case if they are an id, else None."""
     cdef uint64_t address, rest
     cdef uint8_t[ID_CHARS] lower
     cdef int i
@@ -352,11 +352,11 @@ cdef bytes id_at(const uint8_t* chars):
 
 
 cdef bytes id_in(const uint8_t* chars, Py_ssize_t size):
-    if size == ID_CHARS:  # the usual way
+    if size == ID_CHARS:  # the normal case
         return id_at(chars)
     if size < ID_CHARS:
         return None
-    if chars[0] == 0:  # a schema registry's: this byte and the number of the schema
+    if chars[0] == 0:  # a schema registry's prefix: this byte and the number of the schema
         chars += REGISTRY_BYTES
         size -= REGISTRY_BYTES
     if size == ID_CHARS:
@@ -442,7 +442,7 @@ def _forget_random_words():
     random_words_left = 0
 
 
-# After a fork parent and child would give the same nonces. fastgw starts processes by exec; this is for anyone else.
+# After a fork, parent and child would make the same nonces. fastgw starts processes by exec; this is for other users.
 os.register_at_fork(after_in_child=_forget_random_words)
 
 
@@ -470,7 +470,7 @@ cdef class IdMaker:
         cdef int partition
         if not 1 <= partition_count <= MAX_PARTITIONS:
             raise ValueError(f"partition_count: expected 1 to {MAX_PARTITIONS}, got {partition_count}")
-        checked = {operator.index(number) for number in owned}   # all that can fail comes before the first change
+        checked = {operator.index(number) for number in owned}   # before the first change, as it may fail
         strangers = [number for number in checked if not 0 <= number < partition_count]
         if strangers:
             raise ValueError(f"owned: expected partitions 0 to {partition_count - 1}, got {min(strangers)}")
@@ -487,7 +487,7 @@ cdef class IdMaker:
         self._set_goals()
 
     cdef void _set_goals(self) noexcept:
-        # In doubt the functions of librdkafka and Java go first, as most services use them; crc32 rejects cheaply.
+        # The functions of librdkafka and Java come first, as most services use them; crc32 is cheap and rejects early.
         self._set_goal(ANY, CRC32, MURMUR2, FNV1A)
         self._set_goal(MURMUR2, MURMUR2, CRC32, FNV1A)
         self._set_goal(CRC32, CRC32, MURMUR2, FNV1A)
@@ -524,7 +524,7 @@ cdef class IdMaker:
         return PyBytes_FromStringAndSize(<const char*>self.chars, ID_CHARS)
 
     cdef uint32_t _salt(self, int partitioner, uint32_t start) noexcept nogil:
-        """Find the salt of the id in the making and write its digits."""
+        """Find the salt of the id that is being made, and write its digits."""
         cdef Hashes after_28 = self.after_8
         cdef Found found
         cdef int i

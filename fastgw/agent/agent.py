@@ -1,8 +1,8 @@
-"""The agent: one process a node that knows how the service is doing and which partitions are whose.
+"""The agent: one process per node that distributes partitions, watches the services, and serves the admin port.
 
-It checks the topics, follows the membership of this node, writes the partition map for the workers, looks whether the
-services are there, and serves the admin port. No request passes through it. It may die and come back at any time: the
-map in shared memory stays valid meanwhile, and a new agent changes it only where it is wrong.
+It checks the topics, follows this node's membership in the cluster, writes the partition map for the workers, and
+checks whether the services have consumers. No request passes through it. It may die and restart at any time: the map in
+shared memory stays valid, and a new agent writes it only if it has changed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from fastgw.kafka import topic_checks
 
 log = structlog.get_logger("fastgw.agent")
 
-BEAT_S = 1.0  # between two signs of life, while nothing happens
-LOOK_FOR_DRAIN_S = 0.1  # how soon the other nodes of a group hear that this one goes
-TOLD_MAX = 3000  # characters of why it cannot start: the supervisor takes 4,096 bytes
+BEAT_S = 1.0  # between two heartbeats, while nothing happens
+LOOK_FOR_DRAIN_S = 0.1  # how soon the agent notices a drain and leaves the node group
+TOLD_MAX = 3000  # characters of an error text: the supervisor reads 4,096 bytes
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor waits for a stopping agent
 
 
@@ -47,22 +47,22 @@ def main(
     admin_fds: Sequence[int] = (),
     run_dir: str = "",
 ) -> int:
-    """The process: `fastgw agent`, started by the supervisor with everything it needs as inherited descriptors.
+    """Run `fastgw agent`. The supervisor starts it with inherited descriptors.
 
-    Runs until SIGTERM or until the supervisor is gone; SIGHUP reads the configuration again.
+    Runs until SIGTERM or until the supervisor has ended. SIGHUP reads the configuration again.
 
     Args:
         table_fd: the shared table.
         config_fd: the configuration as `config.to_json` wrote it.
-        run_dir: where the supervisor keeps its state, which the admin port shows. Empty: nowhere.
-        ready_fd: a pipe; gets one line, `ready` or `error <why>`, and is closed. -1: nobody wants to know.
-        life_fd: a pipe whose other end lives as long as the supervisor. -1: there is none.
-        admin_fds: listening sockets of the admin port, one for each of its addresses; often none.
+        run_dir: directory of the supervisor's state, which the admin port shows. Empty: none.
+        ready_fd: a pipe; gets one line, `ready` or `error <why>`, and is closed. -1: none.
+        life_fd: a pipe that the supervisor keeps open as long as it lives. -1: none.
+        admin_fds: listening sockets of the admin port, one for each address; often none.
 
     Returns:
-        The exit code: 0 at an ordered end, 2 when the surroundings are not fit to start in, 1 otherwise.
+        The exit code: 0 after a normal end, 2 if the agent cannot start here, 1 otherwise.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it passes on SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C and sends SIGTERM
     logs.configure("agent")
     try:
         agent = Agent(table.attach(table_fd), config_fd, admin_fds, Path(run_dir) if run_dir else None)
@@ -76,9 +76,9 @@ def main(
 
 
 def owners_of(partitions: frozenset[int], partition_count: int, workers: int) -> bytes:
-    """The partition map: for each partition its worker, or 0xFF where it belongs to another node.
+    """The partition map: one byte per partition, its worker, or 0xFF if it belongs to another node.
 
-    The i-th partition of this node goes to worker i mod `workers`, so every worker has one as long as there are enough.
+    The i-th partition of this node goes to worker i mod `workers`, so every worker has one if there are enough.
     """
     owners = bytearray([_ctable.UNOWNED]) * partition_count
     for place, partition in enumerate(sorted(partitions)):
@@ -87,7 +87,7 @@ def owners_of(partitions: frozenset[int], partition_count: int, workers: int) ->
 
 
 class Agent:
-    """The parts of the agent, joined."""
+    """Builds the parts of the agent and runs them."""
 
     def __init__(self, table: Table, config_fd: int, admin_fds: Sequence[int], run_dir: Path | None = None) -> None:
         self._table = table
@@ -103,16 +103,17 @@ class Agent:
         self._wake_write.setblocking(False)
         self._stopping = False
         self._reload = False
-        self._has_left = False  # the group, before the end
+        self._has_left = False  # whether it has left the node group because of a drain
         self._failure: BaseException | None = None
         self._membership = self._new_membership()
         self._consumers = self._new_consumers()
 
     def start(self) -> None:
-        """
+        """Check the topics and start all parts.
+
         Raises:
-            StartError: Kafka or its topics are not as the configuration needs them. Only before the first map: a
-                service that runs is not stopped by an agent that comes back while Kafka is away.
+            StartError: Kafka or its topics do not fit the configuration. Only raised before the first map is written: a
+                restarted agent must not stop a running gateway while Kafka is down.
         """
         if self._table.map_version() == 0:
             for warning in topic_checks.check(self._config):
@@ -126,7 +127,7 @@ class Agent:
         self._consumers.start()
 
     def run(self, life_fd: int) -> int:
-        """Waits for a signal, for the supervisor's end, or for a part that fails; returns the exit code."""
+        """Run until a signal, the supervisor's end, or the failure of a part. Returns the exit code."""
         wake_fd = self._wake_read.fileno()
         watched = [wake_fd, life_fd] if life_fd >= 0 else [wake_fd]
         supervisor_lives = True
@@ -143,7 +144,7 @@ class Agent:
                 self._read_again()
         self._stop()
         if self._failure is not None:
-            log.error("agent fails", error=repr(self._failure))
+            log.error("agent failed", error=repr(self._failure))
             return 1
         return 0
 
@@ -151,14 +152,15 @@ class Agent:
         return LOOK_FOR_DRAIN_S if self._config.cluster.mode == "group" and not self._has_left else BEAT_S
 
     def _leave_if_draining(self) -> None:
-        """A node of a group hands its partitions over while its workers still read them, so that no reply falls
-        between two readers."""
+        """Leave the node group as soon as the node drains: its workers still read the partitions while other nodes
+        take them over, so no reply is lost.
+        """
         if self._config.cluster.mode == "group" and not self._has_left and self._table.service_draining():
             self._has_left = True
             self._membership.stop(LEAVE_TIMEOUT_S)
 
     def _stop(self) -> None:
-        # The group hears first, the probes last: /readyz goes on saying why until there is nothing left to ask.
+        # Leave the group first and stop the admin server last, so that /readyz gives its reasons as long as possible.
         self._membership.stop(LEAVE_TIMEOUT_S)
         self._consumers.stop(0)
         for server in self._servers:
@@ -168,7 +170,7 @@ class Agent:
         try:
             fresh = read_config(self._config_fd)
         except FastgwError as error:
-            log.error("configuration not taken over", error=str(error))
+            log.error("configuration not applied", error=str(error))
             return
         kafka_differs = fresh.kafka != self._config.kafka
         self._config = self._admin.config = fresh
@@ -176,7 +178,7 @@ class Agent:
             self._membership.stop(LEAVE_TIMEOUT_S)
             self._membership = self._new_membership()
             self._membership.start()
-        # The routes may name other services: what was told of the old ones is forgotten.
+        # The routes may name other services: clear the waits of the old ones.
         self._consumers.stop()
         self._table.write_waits({}, 0)
         self._consumers = self._new_consumers()
@@ -194,7 +196,7 @@ class Agent:
         return Membership(self._config, self._take_over, self._on_failure)
 
     def _take_over(self, partitions: frozenset[int], partition_count: int) -> None:
-        """Writes the map, on the membership's thread; this process is the map's only writer."""
+        """Write the map. Runs on the membership's thread; no other process writes the map."""
         if partition_count > _ctable.PARTITIONS_MAX:
             log.error(
                 "response topic has too many partitions, map kept",
@@ -219,16 +221,16 @@ class Agent:
 
 
 def read_config(config_fd: int) -> Config:
-    """What the supervisor hands over to a child.
+    """Read the configuration that the supervisor has passed to this child.
 
     Raises:
-        ConfigError: it is of another version.
+        ConfigError: another version of fastgw has written it.
     """
     return config.from_json(_read_all(config_fd))
 
 
 def _read_all(fd: int) -> bytes:
-    # A file is read without moving its offset, which is shared with every other process that inherited it.
+    # `pread` does not move the file's offset, which all processes that inherited the descriptor share.
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
         return os.pread(fd, status.st_size, 0)
@@ -237,10 +239,10 @@ def _read_all(fd: int) -> bytes:
 
 
 def tell(ready_fd: int, line: str) -> None:
-    """Say the one line that the supervisor waits for."""
+    """Write the line that the supervisor waits for."""
     if ready_fd < 0:
         return
     if len(line) > TOLD_MAX:
-        line = f"{line[:TOLD_MAX]} ... and more; `fastgw check --live` tells all of it\n"
+        line = f"{line[:TOLD_MAX]} ... and more; `fastgw check --live` shows everything\n"
     with os.fdopen(ready_fd, "w") as pipe:
         pipe.write(line)

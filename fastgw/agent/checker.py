@@ -1,8 +1,8 @@
-"""The checker: a short-lived process that looks for a reload whether Kafka is as a new configuration needs it.
+"""The checker: a short-lived process that checks, before a reload, whether Kafka fits the new configuration.
 
-A start is refused when a topic is missing or not fit, and so is a reload. The supervisor has no Kafka client and must
-not wait for anybody, so it has a child of its own ask. Where Kafka does not answer the reload is refused as well: what
-cannot be checked could not serve either, as a worker becomes ready by a record that it sees coming back.
+A start or a reload is refused when a topic is missing or unsuitable. The supervisor has no Kafka client and must not
+wait, so it starts this child for the check. If Kafka does not answer, the reload is refused, too: new workers could not
+become ready anyway, because each needs a record that comes back from Kafka.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def main(
     *,
     config_fd: int,
     ready_fd: int,
-    life_fd: int,  # noqa: ARG001  (children are started alike; this one ends soon by itself)
+    life_fd: int,  # noqa: ARG001  (all children are started with the same arguments; this one ends soon by itself)
     table_fd: int,  # noqa: ARG001
     run_dir: str = "",  # noqa: ARG001
 ) -> int:
-    """The process: `fastgw checker`, started by the supervisor. Says `ready` when the configuration can be served.
+    """Run `fastgw checker`, started by the supervisor. Writes `ready` to `ready_fd` if the configuration can be served.
 
     Returns:
-        The exit code: 0 when it can, 2 when it cannot.
+        The exit code: 0 if it can be served, 2 if not.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     logs.configure("checker")
     try:
         config = read_config(config_fd)

@@ -1,16 +1,16 @@
-"""Is anybody of a route's service there, and does its backlog leave a request the time that it has? Opt-in by route.
+"""Checks whether a route's service has consumers, and whether its backlog leaves a request enough time.
 
-A request whose service is away would be recorded, wait, and end in 504; one whose service is a minute behind as well,
-and the work would be done for nobody. Where the route names the service's consumer group, both are refused at once
-(503, nothing is recorded). Asked once a second, by the agent, for the whole node; the workers read the result in the
-shared table.
+Without this check, a request to a service that is down would be recorded, wait, and end with 504. If the service is a
+minute behind, the same happens, and the service does the work in vain. If the route names the service's consumer group,
+such requests are refused at once (503, nothing is recorded). The agent checks once a second for the whole node; the
+workers read the result in the shared table.
 
-    nobody      no member of the group has a partition of the topic. A group that is being rebalanced counts as it was.
-    backlog     what is not committed, divided by what is committed a second
+    nobody      no member of the group has a partition of the topic. A rebalancing group keeps its last state.
+    backlog     the records that are not committed, divided by the records committed per second
 
-A backlog is believed only where it is certain. Most services commit every few seconds, so that between two commits they
-look further behind than they are: what counts is the smallest backlog of a window that is longer than that. And a
-backlog that is as old as two looks is none.
+A backlog counts only if it is certain. Most services commit every few seconds, so between two commits they seem further
+behind than they are. So the smallest backlog in a window counts, and the window is longer than the time between two
+commits. A backlog of less than two check periods counts as none.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from fastgw.throttle import Troubles
 log = structlog.get_logger("fastgw.consumers")
 
 Tell = Callable[[dict[int, int]], None]
-"""Route number -> how long a request would wait for its service, in ns; NO_CONSUMER: for ever. Called on a thread."""
+"""Route number -> how long a request would wait for its service, in ns, or NO_CONSUMER. Called on a thread."""
 
 PERIOD_S = 1.0
 ASK_TIMEOUT_S = 3.0
 PERIOD_NS = int(PERIOD_S * 1e9)
-WINDOW_NS = 12_000_000_000  # twice the five seconds in which most clients commit, and more
-FOR_EVER_NS = 1 << 62  # a backlog of which nothing was done in a whole window
+WINDOW_NS = 12_000_000_000  # more than twice the five seconds after which most clients commit
+FOR_EVER_NS = 1 << 62  # a backlog of which nothing was committed in a whole window
 
 
 class Look(NamedTuple):
-    """What one look at a group and a topic has shown."""
+    """The result of one check of a group and a topic."""
 
-    consumers: int | None  # members that have partitions of the topic; None while that is being settled
-    progress: GroupProgress | None  # None where nothing was ever committed
-    trouble: str  # why nobody takes what is in the topic, for people
+    consumers: int | None  # members that have partitions of the topic; None while the group is rebalancing
+    progress: GroupProgress | None  # None if nothing was ever committed
+    trouble: str  # why the group does not consume the topic, as a text for people
 
 
 class GroupProgress(NamedTuple):
-    """How far a group is in a topic."""
+    """The progress of a group in a topic."""
 
-    committed: int  # all its committed offsets added up, where it has any
-    behind: int  # records after those
+    committed: int  # the sum of its committed offsets
+    behind: int  # the number of records after these offsets
 
 
 class Backlog:
-    """What is known of one group and one topic; time is an argument."""
+    """The state of one group and one topic. Time is an argument."""
 
     def __init__(self) -> None:
         self._consumers = -1  # not known
@@ -70,11 +70,12 @@ class Backlog:
         return f"<Backlog {self._consumers} consumers, wait {self.wait_ns() / 1e9:.1f} s>"
 
     def observe(self, now_ns: int, consumers: int | None, progress: GroupProgress | None) -> None:
-        """
+        """Take in the result of a check.
+
         Args:
             now_ns: monotonic.
-            consumers: members that have partitions of the topic; None while that is being settled.
-            progress: None where nothing was ever committed.
+            consumers: members that have partitions of the topic; None while the group is rebalancing.
+            progress: None if nothing was ever committed.
         """
         if consumers is not None:
             self._consumers = consumers
@@ -86,7 +87,7 @@ class Backlog:
             self._seen.popleft()
 
     def wait_ns(self) -> int:
-        """How long a record would wait before the service takes it; NO_CONSUMER: nobody is there to take it."""
+        """How long a record would wait until the service takes it; NO_CONSUMER: the service has no consumer."""
         if self._consumers == 0:
             return NO_CONSUMER
         if len(self._seen) < 2:
@@ -101,18 +102,18 @@ class Backlog:
 
 
 class Consumers:
-    """Asks for the services of all routes that name a group, on a thread of its own.
+    """Checks the services of all routes that name a group, on a thread of its own.
 
-    Where Kafka does not say, nobody is refused.
+    If Kafka does not answer, no request is refused.
 
     Attributes:
-        states: what was found the last time; any thread may read it. Empty before the first look.
+        states: the results of the last check; any thread may read them. Empty before the first check.
     """
 
     def __init__(self, config: Config, tell: Tell, on_failure: Callable[[BaseException], None]) -> None:
         """
         Args:
-            on_failure: the thread ends with this error (nothing that Kafka does ends it).
+            on_failure: called when the thread ends with an error. Errors of Kafka do not end it.
         """
         self._settings = client_properties(config.kafka.bootstrap, config.kafka.client)
         self._tell = tell
@@ -123,19 +124,19 @@ class Consumers:
                 self._routes.setdefault((route.service_group, route.topic), []).append(route.number)
         self._backlogs = {pair: Backlog() for pair in self._routes}
         self._waits: dict[tuple[str, str], int] = dict.fromkeys(self._routes, 0)
-        self._troubles = Troubles()  # of Kafka's with a look at them
-        self._absences = dict.fromkeys(self._routes, "")  # why nobody is there
+        self._troubles = Troubles()  # Kafka's errors during a check
+        self._absences = dict.fromkeys(self._routes, "")  # why there is no consumer
         self.states: tuple[ServiceState, ...] = ()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="consumers", daemon=True)
 
     def start(self) -> None:
-        """Begins, if there is anything to ask for."""
+        """Start the thread, if any route names a group."""
         if self._routes:
             self._thread.start()
 
     def stop(self, timeout_s: float = 2 * ASK_TIMEOUT_S) -> None:
-        """Ends; a question that is under way may take the rest of its time."""
+        """Stop the thread. A request to Kafka that is in progress may take until its timeout."""
         self._stopping.set()
         if self._routes:
             self._thread.join(timeout_s)
@@ -144,7 +145,7 @@ class Consumers:
         try:
             admin = AdminClient(self._settings | client_log.listening())
             while not self._stopping.wait(PERIOD_S):
-                admin.poll(0)  # takes what the client has to say; its answers come without
+                admin.poll(0)  # calls the client's log and error callbacks; its answers need no poll
                 self._look(admin)
         except BaseException as error:
             self._on_failure(error)
@@ -163,7 +164,7 @@ class Consumers:
                     self._absences[pair] = seen.trouble
                 self._say(pair, backlog.wait_ns())
         if self._stopping.is_set():
-            return  # Kafka was slow, and nobody waits for it any more: a successor may tell of other routes by now
+            return  # Kafka was slow: a successor may already have reported other routes
         self.states = tuple(self._state(pair) for pair in self._routes)
         self._tell({number: self._waits[pair] for pair, numbers in self._routes.items() for number in numbers})
 
@@ -174,34 +175,34 @@ class Consumers:
         if wait_ns == NO_CONSUMER:
             return ServiceState(*pair, tuple(self._routes[pair]), "nobody", self._absences[pair])
         if wait_ns > 0:
-            told = "it takes none of its records" if wait_ns == FOR_EVER_NS else f"about {wait_ns / 1e9:.0f} s behind"
+            told = "it commits none of its records" if wait_ns == FOR_EVER_NS else f"about {wait_ns / 1e9:.0f} s behind"
             return ServiceState(*pair, tuple(self._routes[pair]), "backlog", told)
         return ServiceState(*pair, tuple(self._routes[pair]), "there", "")
 
     def _note(self, pair: tuple[str, str], trouble: str) -> None:
         if self._troubles.begins(pair, trouble):
             group, topic = pair
-            log.warning("cannot look at a service, nobody is refused for it", group=group, topic=topic, detail=trouble)
+            log.warning("cannot check a service, its requests are admitted", group=group, topic=topic, detail=trouble)
 
     def _say(self, pair: tuple[str, str], wait_ns: int) -> None:
         before_ns, self._waits[pair] = self._waits[pair], wait_ns
         group, topic = pair
         if wait_ns == NO_CONSUMER != before_ns:
-            log.warning("nobody of the service is there", group=group, topic=topic, why=self._absences[pair])
+            log.warning("the service has no consumer", group=group, topic=topic, why=self._absences[pair])
         elif wait_ns > 0 >= before_ns:
             log.warning("the service has a backlog", group=group, topic=topic, about_s=round(wait_ns / 1e9))
         elif wait_ns == 0 != before_ns:
-            log.info("the service is there", group=group, topic=topic)
+            log.info("the service is available again", group=group, topic=topic)
 
 
 def _ask(admin: AdminClient, group: str, topic: str, known_trouble: str = "") -> Look:
-    """What is to be known of a group and a topic.
+    """Check a group and a topic.
 
     Args:
-        known_trouble: what the last look has shown; groups with nearly that name are looked for only once.
+        known_trouble: the trouble that the last check found, so that groups with similar names are looked up only once.
 
     Raises:
-        KafkaException: Kafka did not say.
+        KafkaException: Kafka did not answer, or answered with an error.
     """
     seen = groups.look(admin, group, ASK_TIMEOUT_S)
     known = admin.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]

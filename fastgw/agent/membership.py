@@ -1,12 +1,12 @@
-"""Which partitions of the response topic belong to this node (design section 3).
+"""Finds out which partitions of the response topic belong to this node (design section 3).
 
-`single` and `static` are arithmetic over the partition count, which is looked up again and again because topics grow.
-In `group` mode the nodes share the partitions through a consumer group: a consumer that is paused from its first
-moment on and never reads a record. Reading is the workers' business, by `assign`; what the group decides here only
-says whose home partitions are whose, so a rebalance never touches a request that waits.
+In the modes `single` and `static` the share is computed from the partition count, which is looked up regularly
+because topics can grow. In the mode `group` the nodes share the partitions through a consumer group. The consumer here
+is always paused and never reads a record; the workers read, by `assign`. The group only decides which node may use
+which partition as a home partition, so a rebalance never affects a request in flight.
 
-Losing sight of Kafka changes nothing: nobody could take over our partitions without a Kafka either, and the workers go
-on where they were as soon as it is back. So only what the group says makes the share smaller, never its silence.
+Losing the connection to Kafka changes nothing: without Kafka no other node can take over partitions either, and the
+workers go on as soon as Kafka is back. So only a decision of the group makes the share smaller, never its silence.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ log = structlog.get_logger("fastgw.membership")
 OnChange = Callable[[frozenset[int], int], None]
 """(partitions of this node, partition count of the topic); called on the membership's thread."""
 
-LOOK_EVERY_S = 10.0  # how soon growth of the topic is noticed
-LOOK_AGAIN_S = 1.0  # after a look that failed
-LOOK_TIMEOUT_S = 2.0  # bounds how long a stop has to wait for a Kafka that does not answer
+LOOK_EVERY_S = 10.0  # how soon it notices that the topic has grown
+LOOK_AGAIN_S = 1.0  # after a look-up that failed
+LOOK_TIMEOUT_S = 2.0  # also how long a stop may have to wait when Kafka does not answer
 POLL_S = 0.2
 HEARTBEAT_MS = 1000
 
-# A node that joins, or comes back, is given nothing in the first round, because the others must let go first; its share
-# follows in the next, about a second later, or when a member that does not answer has lost its session. Only an
-# emptiness that outlasts a session and this is believed.
+# A node that joins or rejoins gets no partitions in the first rebalance, because the other nodes must give them up
+# first. It gets its share in the next one, about a second later, or when the session of a dead member has timed out. So
+# an empty share counts only after a session timeout plus this time.
 SETTLE_S = 5.0
 
 
 def fixed_share(partition_count: int, node_index: int, node_count: int) -> frozenset[int]:
-    """The partitions of node `node_index` of `node_count`: every partition belongs to exactly one node."""
+    """The partitions of node `node_index` of `node_count`. Every partition belongs to exactly one node."""
     return frozenset(range(node_index, partition_count, node_count))
 
 
 class Membership:
-    """Tells which partitions this node has, now and whenever that changes.
+    """Reports the partitions of this node, first when they are known and then whenever they change.
 
-    All of it happens on one thread, since the client lets only one call at a time touch a consumer. Everything below
-    `_stopping` belongs to that thread.
+    Everything happens on one thread, because the client serialises all calls on a consumer. The attributes set after
+    `_stopping` belong to that thread.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Membership:
     ) -> None:
         """
         Args:
-            on_change: not called before the share is known for the first time, and only with changes after that.
-            on_failure: the thread ends with this error (nothing that Kafka does ends it).
+            on_change: called when the share is first known, and after that only with changes.
+            on_failure: called when the thread ends with an error. Errors of Kafka do not end it.
         """
         self._config = config
         self._on_change = on_change
@@ -79,7 +79,7 @@ class Membership:
         self._partition_count = 0  # 0: not known yet
         self._next_look_s = 0.0
         self._troubles = Troubles()
-        self._group_share: set[int] | None = None  # None: the group has not spoken, or we have lost it
+        self._group_share: set[int] | None = None  # None: no assignment yet, or the session is lost
         self._empty_since_s = 0.0
         self._told: tuple[frozenset[int], int] | None = None
 
@@ -88,11 +88,11 @@ class Membership:
         return f"<Membership {self._config.cluster.mode}: {sorted(partitions)} of {count} of {self._topic}>"
 
     def start(self) -> None:
-        """Begins; the first share comes when Kafka has told it."""
+        """Start the thread. The first share is reported when Kafka has answered."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Leaves the group, so that the others take over in about a second; no change is told for that."""
+        """Leave the group, so that the other nodes take over in about a second. `on_change` is not called for it."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -115,8 +115,8 @@ class Membership:
         kafka = self._config.kafka
         return {
             **client_properties(kafka.bootstrap, {"client.id": "fastgw-agent", **kafka.client}),
-            "group.id": self._group_id,  # asked for by the client in every mode
-            "group.protocol": "classic",  # KIP-848 takes a dead node for alive for 45 s by default
+            "group.id": self._group_id,  # the client requires one in every mode
+            "group.protocol": "classic",  # with KIP-848 a dead node stays a member for 45 s by default
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": min(HEARTBEAT_MS, session_ms // 3),
@@ -135,12 +135,12 @@ class Membership:
         self._tell_if_changed(now_s)
 
     def _note(self, error: KafkaError) -> None:
-        if error.code() < 0 or self._config.cluster.mode != "group":  # librdkafka's own: no word of the group's
+        if error.code() < 0 or self._config.cluster.mode != "group":  # librdkafka's own error, not the group's
             client_log.CLIENT_LOG.client_error(error)
             return
-        # Such as a group that we may not join. It comes again every second or so; the first one says it all.
+        # Such as a missing right to join the group. The error comes again every second or so; log it once.
         if self._troubles.begins(("group",), str(error)):
-            log.warning("trouble with the group", group=self._group_id, error=str(error))
+            log.warning("node group error", group=self._group_id, error=str(error))
 
     def _look(self, consumer: Consumer, now_s: float) -> None:
         try:
@@ -149,9 +149,9 @@ class Membership:
                 raise KafkaException(topic.error)
         except KafkaException as error:
             self._next_look_s = now_s + LOOK_AGAIN_S
-            # Once, not every second of an outage, in which the error may change.
+            # Log it once, not every second of an outage, in which the error may change.
             if self._troubles.begins(("topic",), "cannot be looked at"):
-                log.warning("response topic cannot be looked at", topic=self._topic, error=str(error))
+                log.warning("cannot look up the response topic", topic=self._topic, error=str(error))
             return
         self._next_look_s = now_s + self._look_every_s
         self._troubles.begins(("topic",), "")
@@ -162,7 +162,7 @@ class Membership:
         if share is None or self._partition_count == 0 or self._stopping.is_set():
             return
         if any(partition >= self._partition_count for partition in share):
-            self._next_look_s = 0.0  # the group has seen the topic grow before we have
+            self._next_look_s = 0.0  # the topic has grown: look it up at once
             return
         news = (share, self._partition_count)
         if news != self._told:
@@ -171,7 +171,7 @@ class Membership:
             self._on_change(share, self._partition_count)
 
     def _share(self, now_s: float) -> frozenset[int] | None:
-        """The partitions of this node; None while there is no saying."""
+        """The partitions of this node; None while they are not known."""
         cluster = self._config.cluster
         if cluster.mode == "single":
             return fixed_share(self._partition_count, 0, 1)
@@ -182,7 +182,7 @@ class Membership:
         return frozenset(self._group_share)
 
     def _assigned(self, consumer: Consumer, gained: list[TopicPartition]) -> None:
-        # From the end, so that no committed offset is asked for; paused, so that nothing is ever fetched.
+        # OFFSET_END, so that no committed offset is looked up; paused, so that nothing is fetched.
         paused = [TopicPartition(one.topic, one.partition, OFFSET_END) for one in gained]
         consumer.incremental_assign(paused)
         consumer.pause(paused)
@@ -193,11 +193,11 @@ class Membership:
         self._set_group_share((self._group_share or set()) - {one.partition for one in given_up})
 
     def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
-        # Our session has run out (no Kafka in sight, or this process was frozen). The share stays what it was until
-        # the group speaks again.
+        # The session has timed out: Kafka could not be reached, or this process was stopped. The share stays as it is
+        # until the next assignment.
         consumer.incremental_unassign(lost)
         self._group_share = None
-        log.warning("group session lost, partitions kept until it is back", partitions=len(lost))
+        log.warning("group session lost, partitions kept until the node has rejoined", partitions=len(lost))
 
     def _set_group_share(self, share: set[int]) -> None:
         if not share and self._group_share != share:

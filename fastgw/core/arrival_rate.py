@@ -1,7 +1,7 @@
-"""Whether a request comes alone: whether its record has anybody to share a batch with.
+"""Whether requests are rare, so that a record should be sent at once instead of waiting for a batch.
 
-Batches decide what a request costs while many are under way; to one that has nobody to share with, waiting for others
-is a millisecond lost. Measured, a record that goes at once against one that waits (bench/README.md):
+With many requests in flight, batches keep the cost of each request low. With few, waiting for a batch only adds a
+millisecond. A record sent at once, relative to a record that waits (bench/README.md):
 
     connections   requests a second   time    CPU
     1             350                 0.60    0.74
@@ -11,25 +11,26 @@ is a millisecond lost. Measured, a record that goes at once against one that wai
 
 from __future__ import annotations
 
-WINDOW_BITS = 24  # a window is 2^24 ns, 17 ms: short enough that a burst pays for few batches that are too small
+WINDOW_BITS = 24  # a window is 2^24 ns, 17 ms: short, so that a burst begins with few batches that are too small
 RARE_MAX = 32  # requests in a window; 1,900 a second
 
 
 class ArrivalRate:
-    """Of the requests of one process; used by one thread, time is an argument."""
+    """The arrival rate of the requests of one process; used by one thread, time is an argument."""
 
     def __init__(self) -> None:
         self._window = 0
         self._count = 0
-        self._was_rare = True  # the window before
+        self._was_rare = True  # in the window before this one
 
     def __repr__(self) -> str:
         return f"<ArrivalRate {self._count} in this window, {'few' if self._was_rare else 'many'} in the last>"
 
     def is_alone(self, now_ns: int) -> bool:
-        """Counts a request; whether few come.
+        """Count a request; return whether requests are rare.
 
-        What a window was like is believed in the next one; that few have become many, at once.
+        Requests are rare when both the last window and this one had few. So a burst is noticed at once, and its end one
+        window later.
 
         Args:
             now_ns: monotonic.

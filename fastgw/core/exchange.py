@@ -1,14 +1,14 @@
 """The life of one request: open, delivered, resolve, expire, cancel. This is the hot path.
 
-One thread calls everything here, so there is nothing to lock. What a request *is* lives in two places: its slot in the
-shared table (state, deadline, times; seen by everybody, outlives this process) and its entry in `_waiting` (whom to
-answer; ours alone, found by slot number, no dictionary). Reply, deadline, disconnect, failed delivery and drain race
-for the slot with compare-and-set; the one that wins takes the entry, answers, counts and releases. The losers do
-nothing.
+One thread makes all calls, so there are no locks. A request's state lives in two places. Its slot in the shared table
+has the state, the deadline and the times; every process can read it, and it outlives this process. Its entry in
+`_waiting` has the callback that answers the request; it is private to this process and found by slot number, without a
+dictionary. Reply, deadline, disconnect, failed delivery and drain race for the slot with compare-and-set. The winner
+takes the entry, answers, counts, and releases the slot. The losers do nothing.
 
-    reserve ──> open ──> delivered ──> resolve        the way it should go
+    reserve ──> open ──> delivered ──> resolve        the normal course
        │          │          │
-    abandon    refused    undelivered, expire, cancel, end_all: the side doors
+    abandon    refused    undelivered, expire, cancel, end_all: all other endings
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from fastgw.messages import Answer, Head, HeaderList, Record, Reply, ReplyDispos
 Send = Callable[[Record, int, int, int, int], None]
 """(record, token, delivery class, concurrency_hint, now_ns): see kafka.link.Link.send."""
 CancelUnsent = Callable[[int], bool]
-"""(token): True if its record was never handed over and will not be."""
+"""(token): True if the record was not handed to librdkafka and never will be."""
 
-REFUSED = -1  # what `open` returns for a request that has been answered already
-SWEEP_AT_ONCE = 512  # requests that one sweep ends, so that a burst of deadlines cannot hold the loop
-_OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # for the access log alone
-OWN_ERROR = "an internal error of the gateway: its log has it under this request_id"
+REFUSED = -1  # `open` returns it for a request that it has already answered
+SWEEP_AT_ONCE = 512  # requests that one sweep ends at most: a burst of deadlines must not block the loop
+_OPTIONS = Ending(-1, "options", 204, errors.Outcome.NOT_RECORDED, False, "")  # only for the access log
+OWN_ERROR = "internal error of the gateway; its log has the error under this request_id"
 SLOT_MASK = (1 << 20) - 1  # a token is the slot's sequence number << 20 | slot
 
 _ANSWERED, _BAD_REPLY = errors.ANSWERED, errors.BAD_REPLY
-_REPLY_ANSWERED = ReplyDisposition.ANSWERED  # looked up once: an enumeration is slow at it
-_DISPOSITIONS = {  # by the verdict of the table
+_REPLY_ANSWERED = ReplyDisposition.ANSWERED  # looked up once: an enumeration looks its members up slowly
+_DISPOSITIONS = {  # by the result of SlotRange.resolve
     _ctable.LATE: ReplyDisposition.LATE,
     _ctable.DUPLICATE: ReplyDisposition.DUPLICATE,
     _ctable.FORGED: ReplyDisposition.FORGED,
@@ -48,12 +48,12 @@ _DISPOSITIONS = {  # by the verdict of the table
 
 
 class Notes(Protocol):
-    """Keeps of a request's head what is wanted at its end. What `take` returns is nobody else's business."""
+    """Keeps the parts of a request's head that are needed at its end. Only this object reads what `take` returns."""
 
     def take(self, head: Head | None, route_number: int | None, bytes_in: int) -> object: ...
 
     def dressed(self, kept: Any, headers: HeaderList) -> HeaderList:
-        """The headers of its answer, as they shall go out."""
+        """The headers of the answer, with those that CORS adds."""
 
     def ended(
         self,
@@ -64,24 +64,24 @@ class Notes(Protocol):
         bytes_out: int,
         times: tuple[int, int, int, int] | None,
     ) -> None:
-        """It is answered, or its client has left. `times`: see SlotRange.times; None: it never had a slot."""
+        """The request was answered, or its client left. `times`: see SlotRange.times; None: it never had a slot."""
 
 
 class Journal(Protocol):
-    """Takes what somebody should read in the log. Must not raise."""
+    """Writes errors and alarming endings to the log. Must not raise."""
 
     def broke(self, what: str, route: str, request_id: bytes) -> None:
-        """An error of the gateway's own, which is being handled: called in its `except`."""
+        """Log an internal error of the gateway. Called in the `except` block that handles it."""
 
     def ended(self, name: str, route: str, request_id: bytes, detail: str) -> None:
-        """A request has ended in a way that somebody must act on: the ending's name, what it says in the problem."""
+        """Log an ending that needs an operator: its name, and the `detail` of the problem details."""
 
 
-# The Python side of a slot in use: token, plan, correlation id, whom to answer, what was noted. A plain tuple: one is
-# made for each request, and a named one costs eight times that.
+# The Python side of a slot in use: token, plan, correlation id, answer callback, result of `Notes.take`. A plain tuple,
+# because one is made for each request and a named tuple costs eight times as much.
 _Waiting = tuple[int, Plan, bytes, Answer, object]
 
-_Response = tuple[int, HeaderList, bytes, bytes]  # what an `Answer` takes
+_Response = tuple[int, HeaderList, bytes, bytes]  # the arguments of an `Answer`
 
 
 class Exchange:
@@ -102,13 +102,13 @@ class Exchange:
         """
         Args:
             table: for the counters.
-            process_index: this process's place in the table; its slots are `process_index * slots_per_process` onwards.
-            slots: the claiming side of those slots.
-            ids: makes the correlation ids; its ownership is kept by the worker.
-            plans: the routes, any order.
-            send, cancel_unsent: of the Kafka link.
-            journal: takes errors that no code expects. Whatever breaks, each request is ended and answered.
-            notes: where somebody wants to know of each request, or has a word on its answer.
+            process_index: this process's index in the table; its slots begin at `process_index * slots_per_process`.
+            slots: claims and releases these slots.
+            ids: makes the correlation ids; the worker tells it which partitions it may use.
+            plans: the routes, in any order.
+            send, cancel_unsent: methods of the Kafka link.
+            journal: logs unexpected errors. After an unexpected error the request is still ended and answered.
+            notes: for the access log and CORS; None when both are off.
         """
         self._table = table
         self._process_index = process_index
@@ -134,30 +134,30 @@ class Exchange:
 
     @property
     def in_flight(self) -> int:
-        """Requests that hold a slot."""
+        """The number of requests that hold a slot."""
         return self._slots.in_flight
 
     # The gate.
 
     def set_home(self, home: int, partition_count: int) -> None:
-        """From now on ids are made for replies on `home`, of `partition_count` partitions."""
+        """From now on ids are made so that replies arrive on partition `home`, one of `partition_count`."""
         self.home = home
         self._partition_count = partition_count
 
     def close_gate(self, ending: Ending, why: str) -> None:
-        """New requests are refused with `ending`; those that wait are not touched."""
+        """Refuse new requests with `ending`. Requests in flight go on."""
         self._closed_by, self._closed_why = ending, why
 
     def open_gate(self) -> None:
-        """New requests are let in."""
+        """Admit new requests."""
         self._closed_by = None
 
     # The way in.
 
     def reserve(self, admission: Admission) -> Refusal | None:
-        """Takes a place for a request whose body is about to be read; None if there is one.
+        """Reserve a place for a request before its body is read. None: the place is reserved.
 
-        After None, exactly one of `open` and `abandon` must follow.
+        After None, the caller must call exactly one of `open` and `abandon`.
         """
         number = admission.route_number
         if self._closed_by is not None:
@@ -169,11 +169,11 @@ class Exchange:
             return _service_unavailable(plan)
         if self._quota.take(plan):
             return None
-        full = "this route has used its slots, the others are reserved for other routes"
+        full = "this route has used all its slots; the free slots are reserved for other routes"
         return Refusal(errors.TABLE_FULL, full, number)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        """The body did not come: the place is free again; `answer` is None when nobody is there to read one."""
+        """Give the reserved place back: the body did not arrive. `answer` is None when the client has left."""
         plan = self._plans[admission.route_number]
         self._quota.give(plan)
         self._table.count(self._process_index, plan.number, ending.number)
@@ -182,7 +182,7 @@ class Exchange:
         self._respond(plan.name, raw, answer, response, ending, self._note(admission.headers, plan.number, 0), None)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
-        """Answers and counts a request that may not enter."""
+        """Answer and count a request that is not admitted."""
         raw = refusal_id()
         if refusal.is_options:
             self._table.add_tally(self._process_index, Tally.OPTIONS, 1)
@@ -196,7 +196,7 @@ class Exchange:
         self._respond("", raw, answer, response, ending, self._note(refusal.head, refusal.route_number, 0), None)
 
     def _note(self, head: Head | None, route_number: int | None, bytes_in: int) -> object:
-        """What is kept of a request until its end; None: nothing."""
+        """The result of `Notes.take`; None without notes, or after an error in them."""
         if self._notes is None:
             return None
         try:
@@ -204,25 +204,25 @@ class Exchange:
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("request not noted", "", b"")
+            self._journal.broke("request details not kept", "", b"")
             return None
 
     def open(self, admission: Admission, body: bytes, answer: Answer, now_ns: int) -> int:
-        """A reserved request is complete: give it a slot and an id, and send its record.
+        """Give a complete, reserved request a slot and an id, and send its record.
 
         Args:
-            admission: the verdict on its head.
+            admission: the router's result for its head.
             body: the whole body.
             answer: called exactly once, unless the client leaves first (`cancel`).
             now_ns: monotonic.
 
         Returns:
-            The request's token, or REFUSED if it has been answered here and now.
+            The request's token, or REFUSED if this call has already answered it.
         """
         plan = self._plans[admission.route_number]
         kept = None if self._notes is None else self._note(admission.headers, plan.number, len(body))
         if self.home < 0:
-            return self._turn_away(plan, errors.NOT_READY, "this worker owns no response partition", answer, kept)
+            return self._turn_away(plan, errors.NOT_READY, "this worker has no response partition", answer, kept)
         slot = token = -1
         raw = b""
         try:
@@ -231,7 +231,7 @@ class Exchange:
             key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
             slot = self._slots.claim()
             if slot < 0:
-                return self._turn_away(plan, errors.TABLE_FULL, "every slot of this worker is taken", answer, kept)
+                return self._turn_away(plan, errors.TABLE_FULL, "all slots of this worker are in use", answer, kept)
             raw = self._ids.make(slot, plan.learner.current)
             deadline_ns = now_ns + admission.timeout_ns
             headers = plan.wire.headers(
@@ -254,9 +254,9 @@ class Exchange:
             if slot >= 0:
                 self._slots.abandon(slot)
             raw = raw or refusal_id()
-            self._journal.broke("request not made into a record", plan.name, raw)
+            self._journal.broke("record not built", plan.name, raw)
             return self._turn_away(plan, errors.REFUSED_SEND, OWN_ERROR, answer, kept, raw)
-        # From here on whoever ends the slot finds whom to answer, `send` itself included.
+        # Before `send`: any code that ends the slot, `send` included, needs the entry to answer the request.
         self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
         try:
             concurrency_hint = 0 if self._arrival_rate.is_alone(now_ns) else plan.in_flight
@@ -269,7 +269,7 @@ class Exchange:
             raise  # ends the worker
         except Exception:
             self._journal.broke("record not sent", plan.name, raw)
-            # How far it came nobody can say, unless it still waits here.
+            # The record may or may not have left, unless it still waits here.
             self.undelivered(token, errors.REFUSED_SEND if self._is_unsent(token) else errors.SEND_UNKNOWN, OWN_ERROR)
             return REFUSED
         self._slots.sent(token, now_ns)
@@ -284,21 +284,21 @@ class Exchange:
         self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, None)
         return REFUSED
 
-    # What Kafka says of the record.
+    # Delivery reports.
 
     def delivered(self, token: int, at_ns: int) -> None:
-        """The record is in its topic, as is known since `at_ns` (monotonic)."""
+        """The record is in its topic. `at_ns`: when the link learned that (monotonic)."""
         self._slots.recorded(token, at_ns)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
-        """The record was refused, or nobody can say whether it was written."""
+        """The record was refused, or it is unknown whether it was written: `ending` says which."""
         if self._slots.finish(token, _ctable.FAILED) >= 0:
             self._end(token, ending, detail)
 
     # The ends.
 
     def resolve(self, cid: CorrelationId, reply: Reply, now_ns: int) -> ReplyDisposition:
-        """A reply to one of this process's ids: answer the request that waits for it, if one does."""
+        """Answer the request that waits for this reply, if one does. The id is one of this process."""
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
             return _DISPOSITIONS[token]
@@ -313,7 +313,7 @@ class Exchange:
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("reply not made into an answer", plan.name, raw)
+            self._journal.broke("answer not built", plan.name, raw)
             ending = _BAD_REPLY
             response = self._failed(plan, ending, OWN_ERROR, raw)
         self._quota.give(plan)
@@ -327,7 +327,7 @@ class Exchange:
         return _REPLY_ANSWERED
 
     def _learn(self, plan: Plan, raw: bytes, cid: CorrelationId, partition: int, ack_to_reply_ns: int) -> None:
-        """What a reply tells of its service; last of all, as the request has its end with or without it."""
+        """Update what is known about the service. Done last: an error here must not cost the request its answer."""
         try:
             if ack_to_reply_ns >= 0:
                 plan.spread.observe(ack_to_reply_ns)
@@ -335,17 +335,17 @@ class Exchange:
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("nothing learnt from a reply", plan.name, raw)
+            self._journal.broke("reply not evaluated", plan.name, raw)
 
     def expire(self, now_ns: int) -> int:
-        """Ends the requests whose deadline has passed, at most SWEEP_AT_ONCE of them; returns how many."""
+        """End up to SWEEP_AT_ONCE requests whose deadline has passed; return how many."""
         tokens = self._slots.expired(now_ns, SWEEP_AT_ONCE)
         for token in tokens:
             self._give_up(token, "the deadline passed")
         return len(tokens)
 
     def end_all(self, why: str) -> int:
-        """Ends every request that still waits, as if its deadline had come; returns how many."""
+        """End all requests in flight as if their deadlines had passed; return how many."""
         tokens = [waiting[0] for waiting in self._waiting if waiting is not None]
         for token in tokens:
             self._give_up(token, why)
@@ -361,7 +361,7 @@ class Exchange:
             self._end(token, errors.EXPIRED_UNKNOWN, f"{why}: Kafka had not confirmed the record")
 
     def cancel(self, token: int) -> None:
-        """The client has left: nobody is answered, the slot is free, a reply will be called late."""
+        """End a request whose client has left, without an answer. A later reply counts as late."""
         state = self._slots.finish(token, _ctable.CANCELLED)
         if state < 0:
             return
@@ -372,17 +372,17 @@ class Exchange:
             self._end(token, ending, "the client left", is_heard=False)
 
     def _is_unsent(self, token: int) -> bool:
-        """Whether its record was never handed over and will not be; in doubt it was."""
+        """Whether the record was not handed to librdkafka and never will be. False when in doubt."""
         try:
             return self._cancel_unsent(token)
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("record not withdrawn", "", b"")
+            self._journal.broke("record not cancelled", "", b"")
             return False
 
     def _end(self, token: int, ending: Ending, detail: str, is_heard: bool = True) -> None:
-        """Ends a request whose slot has its final state; it is answered unless nobody is there to hear it."""
+        """End a request whose slot has its final state. `is_heard` False: the client has left, so nothing is sent."""
         _, plan, raw, answer, kept = self._take(token)
         times = None if kept is None else self._slots.times(token)
         self._table.count(self._process_index, plan.number, ending.number)
@@ -394,7 +394,7 @@ class Exchange:
             self._respond(plan.name, raw, None, (ending.status, [], b"", raw), ending, kept, times)
 
     def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Response:
-        """The gateway's own answer to a request of a route; an ending that somebody must act on goes to the log."""
+        """The gateway's own answer to a failed request. An ending that needs an operator is logged."""
         if ending.alarming:
             self._journal.ended(ending.name, plan.name, raw, detail)
         return problem.answer(ending, detail, raw)
@@ -409,7 +409,7 @@ class Exchange:
         kept: object,
         times: tuple[int, int, int, int] | None,
     ) -> None:
-        """Answers, with what CORS adds."""
+        """Answer, with the headers that CORS adds."""
         if kept is not None:
             response = self._dressed(kept, response, route)
         self._respond_as_is(route, raw, answer, response, ending, kept, times)
@@ -424,7 +424,7 @@ class Exchange:
         kept: object,
         times: tuple[int, int, int, int] | None,
     ) -> None:
-        """Answers. A front that fails at it must not cost the others of a batch or of a sweep their answers."""
+        """Answer. An error in the front must not keep the other requests of a batch or a sweep from their answers."""
         try:
             if answer is not None:
                 answer(*response)
@@ -433,23 +433,23 @@ class Exchange:
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("answer not taken by the front", route, raw)
+            self._journal.broke("front did not send the answer", route, raw)
 
     def _dressed(self, kept: object, response: _Response, route: str) -> _Response:
         status, headers, body, raw = response
-        assert self._notes is not None, "whoever has a note has them"
+        assert self._notes is not None, "a note was taken, so there are notes"
         try:
             return status, self._notes.dressed(kept, headers), body, raw
         except MemoryError:
             raise  # ends the worker
         except Exception:
-            self._journal.broke("headers not added to an answer", route, raw)
+            self._journal.broke("CORS headers not added", route, raw)
             return response
 
     def _take(self, token: int) -> _Waiting:
         at = (token & SLOT_MASK) - self._first_slot
         waiting = self._waiting[at]
-        assert waiting is not None, "whoever wins the slot's state is the first to take its entry"
+        assert waiting is not None, "only the winner of the slot's state takes the entry"
         self._waiting[at] = None
         return waiting
 

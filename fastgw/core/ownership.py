@@ -1,12 +1,13 @@
 """The response partitions of one worker process: which it reads, and which one is its home.
 
-The idea: replies to one worker should travel together. A worker therefore makes ids that hash to *one* partition at a
-time, its home; a batch of replies is then one produce, one fetch and one wake-up instead of many. Everything here is
-book-keeping over numbers; the worker does what is decided here.
+The idea: replies to one worker should travel together. So a worker makes ids that hash to *one* partition at a time,
+its home partition. A batch of replies is then one produce, one fetch and one wake-up instead of many. This module does
+no I/O; the worker carries out its decisions.
 
-A partition that moves away is read until the last request made before the move has ended ("leaving"), so a move
-loses nothing; Kafka lets any number of processes read. When all of them move at once, the home stays where it is heard
-until one of the new ones is read: a node that was cut off from its group comes back without refusing anybody.
+A partition that is given away is "leaving": the worker reads it until the last request made before that has ended, so
+no reply is lost (any number of processes may read a partition). When all partitions of a worker are given away at once,
+the old home partition stays the home until a new partition is read. So a node that was cut off from its group comes
+back without refusing requests.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ NO_HOME = -1
 
 
 class Moves(NamedTuple):
-    """What a new map means for this worker."""
+    """The changes that a new map means for this worker."""
 
     gained: list[int]  # to be positioned and read
-    lost: list[int]  # still read, but no longer promised to anybody
-    given_up: list[int]  # not read yet, and not to be read any more
+    lost: list[int]  # still read, but no new ids are made for them
+    given_up: list[int]  # not read yet, and no longer to be read
 
 
 class Ownership:
     """The partitions of one worker process.
 
-    A partition is *assigned* (the map says it is ours), then *positioned* (we read it from a known offset, so it may
-    become the home), then perhaps *leaving* (the map gave it away, replies may still come).
+    A partition is *assigned* (the map gives it to this worker), then *positioned* (it is read from a known offset and
+    may become the home), then perhaps *leaving* (the map gave it away, and replies may still arrive).
     """
 
     def __init__(self, worker: int, generation: int) -> None:
@@ -39,7 +40,7 @@ class Ownership:
         self.assigned: frozenset[int] = frozenset()
         self.positioned: set[int] = set()
         self.leaving: dict[int, int] = {}  # partition -> monotonic ns since when it is leaving
-        self._turn = generation  # two generations of one slot begin with different homes
+        self._turn = generation  # two generations of a worker slot begin with different home partitions
 
     def __repr__(self) -> str:
         return (
@@ -48,10 +49,10 @@ class Ownership:
         )
 
     def apply(self, version: int, owners: bytes, now_ns: int) -> Moves:
-        """Takes over a new map: one byte a partition, the worker slot that owns it.
+        """Apply a new map: for each partition one byte, the worker slot that owns it.
 
-        The home is moved if it was lost, as soon as another is read. Partitions that come back while leaving are
-        simply kept.
+        If the home partition was lost, the home moves as soon as another partition is read. A leaving partition that
+        comes back is kept.
         """
         self.map_version = version
         self.partition_count = len(owners)
@@ -67,12 +68,12 @@ class Ownership:
         return Moves(sorted(assigned - self.positioned), sorted(lost), given_up)
 
     def position(self, partition: int, now_ns: int) -> None:
-        """The partition is being read from a known offset: ids may be made for it from now on."""
+        """The partition is read from a known offset; from now on ids may be made for it."""
         self.positioned.add(partition)
         self._keep_or_choose_home(now_ns)
 
     def left(self, partition: int) -> None:
-        """Nothing made for this partition, which is not the home, is outstanding any more and it is no longer read."""
+        """The partition is no longer read: no request made for it is in flight, and it is not the home partition."""
         self.leaving.pop(partition, None)
         self.positioned.discard(partition)
 

@@ -1,23 +1,26 @@
-"""Finds out how the services choose the response partition that they reply to."""
+"""Finds out which partitioner a service's Kafka client uses for its replies."""
 
 from __future__ import annotations
 
 from fastgw import ids
 from fastgw.ids import Partitioner
 
-LEARN_FROM = 24  # replies before a verdict: a wrong function fits by chance with odds 1/owned each, 2^-24 at worst
-GIVE_UP_AFTER = 256  # replies that no single function explains: two clients behind one topic, or none that hashes
-WINDOW = 64  # replies over which a known function is watched ...
-TOLERATED = 16  # ... and how many may miss before it is no longer believed
+# Replies before a decision. A wrong partitioner explains a reply by chance with a probability of 1 / owned partitions,
+# so it explains all 24 with a probability of 2^-24 at worst.
+LEARN_FROM = 24
+GIVE_UP_AFTER = 256  # replies: several partitioners still fit, so the count starts again
+WINDOW = 64  # replies over which a known partitioner is checked ...
+TOLERATED = 16  # ... and how many may arrive on another partition before it is dropped
 _ANY = Partitioner.ANY
 _CANDIDATES = (Partitioner.HEADER, Partitioner.MURMUR2, Partitioner.CRC32, Partitioner.FNV1A)
 
 
 class PartitionerLearner:
-    """Finds out which partitioner a service replies with, by watching where its replies arrive.
+    """Finds out which partitioner a service uses, by watching on which partitions its replies arrive.
 
-    While `current` is ANY, ids land on owned partitions under all three hashes, so replies are found whatever the
-    service does; one function alone explains enough of them soon. When replies stop fitting, back to ANY.
+    While `current` is ANY, ids hash to owned partitions under all three functions, so replies arrive whichever function
+    the service uses. After a few replies only one function explains them all, and it becomes `current`. When replies no
+    longer fit, `current` is ANY again.
     """
 
     def __init__(self, setting: str) -> None:
@@ -31,7 +34,7 @@ class PartitionerLearner:
         return f"<PartitionerLearner {self.current.name.lower()} after {self._seen} replies>"
 
     def observe(self, raw: bytes, home: int, partition: int, partition_count: int) -> bool:
-        """A reply to id `raw` (made for `home`) came in on `partition`; True when `current` changed."""
+        """A reply to id `raw`, made for `home`, arrived on `partition`. True: `current` has changed."""
         if self.current is _ANY:
             return self._vote(raw, home, partition, partition_count)
         if partition == home or self.fixed:
@@ -43,7 +46,7 @@ class PartitionerLearner:
         if self._seen >= WINDOW:
             self._seen = self._misses = 0
         self._seen += 1
-        # Ids made before the function was known need not hash to their home: ask the function before calling it a miss.
+        # Ids made before the function was known need not hash to their home: a miss only if the function disagrees.
         if self.current is Partitioner.HEADER or ids.partition_of(self.current, raw, partition_count) != partition:
             self._misses += 1
         if self._misses <= TOLERATED:

@@ -12,7 +12,7 @@ from fastgw.messages import TOGETHER, Answer, Head, Headers
 
 
 class Learner(Protocol):
-    """Knows, or finds out, with which partitioner a route's service replies."""
+    """Knows, or finds out, which partitioner a route's service uses for its replies."""
 
     current: Partitioner
 
@@ -26,18 +26,18 @@ class Waits(Protocol):
 
 
 class Compresses(Protocol):
-    """Has answers in fewer bytes."""
+    """Compresses answers."""
 
     def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
 
 
 class Plan:
-    """One route at run time: its settings, prepared, and how many of its requests are in flight.
+    """One route at run time: its prepared settings, and how many of its requests are in flight.
 
     Attributes:
         in_flight: places that its requests hold, from `Exchange.reserve` to their end; `SlotQuota` counts them.
-        has_consumer: False: nobody takes records from its topic. The worker sets this and the next one.
-        backlog_ns: how far behind its service is; 0: not at all, as far as is known.
+        has_consumer: False: no consumer reads its topic. The worker sets `has_consumer` and `backlog_ns`.
+        backlog_ns: how far its service is behind; 0: not at all, or not known.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Plan:
         Args:
             key_of: raises KeyMissing.
             delivery_class: picks the producer whose delivery timeout fits the route.
-            partition: TOGETHER or SPREAD, with `key_of` always SPREAD; the worker changes it.
-            compressor: for answers; None: they go out as they are.
+            partition: TOGETHER or SPREAD; always SPREAD with `key_of`. The worker changes it.
+            compressor: for answers; None: answers are not compressed.
         """
         self.number = number
         self.name = name
@@ -82,13 +82,13 @@ class Plan:
 class SlotQuota:
     """Divides the slots of a worker between its routes.
 
-    A route whose service is dead must not take the slots of all others. Half of the slots are divided between the
-    routes: each has its own part whatever the others do. The other half goes to the routes that ask first. A route has
-    one slot of its own at least; with fewer slots than routes, more places can be taken than there are slots.
+    A route whose service is dead must not take the slots of all other routes. Half of the slots are reserved, an equal
+    part for each route. The other half is shared: the first route that asks gets a slot. Each route has at least one
+    reserved slot, so with fewer slots than routes, more places can be taken than there are slots.
 
     Attributes:
-        own: slots that each route has for itself.
-        shared_left: slots of the other half that no route has taken; negative where there are fewer slots than routes.
+        own: reserved slots of each route.
+        shared_left: free shared slots; negative where there are fewer slots than routes.
     """
 
     def __init__(self, slots: int, routes: int) -> None:
@@ -99,7 +99,7 @@ class SlotQuota:
         return f"<SlotQuota {self.own} a route, {self.shared_left} shared ones left>"
 
     def take(self, plan: Plan) -> bool:
-        """Takes a place for a request of this route; False: there is none."""
+        """Take a place for a request of this route. False: none is free."""
         if plan.in_flight >= self.own:
             if self.shared_left <= 0:
                 return False
@@ -108,7 +108,7 @@ class SlotQuota:
         return True
 
     def give(self, plan: Plan) -> None:
-        """Gives back a place that `take` has taken."""
+        """Give back a place that `take` has taken."""
         plan.in_flight -= 1
         if plan.in_flight >= self.own:
             self.shared_left += 1

@@ -1,11 +1,11 @@
 """Which key a request's record gets: a path parameter, a header, or a value in the JSON body.
 
-A route has a key only where its service needs order per entity. Without one librdkafka keeps a whole batch together on
-one partition, which is what makes requests cheap.
+Set a key only where the service needs its records in order per entity. Records without a key are cheaper: a whole batch
+goes to one partition.
 
-A key is what the client wrote, never what a computer makes of it: 18446744073709551617 and ...618 are one number as a
-float and two orders in a shop. So nothing is converted: a number is its literal, a string its text, a header its bytes.
-An empty key is none: Kafka's clients send records with an empty key to any partition.
+A key is the text that the client wrote; nothing is converted. A number is its literal, a string its text, a header its
+bytes. (As floats, the order numbers 18446744073709551617 and 18446744073709551618 would be the same number.) An empty
+key counts as no key: Kafka clients send records with an empty key to any partition.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastgw.request_path import decoded
 
 KeyOf = Callable[[Headers, Params, bytes], bytes]
 
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])  # the values are passed over, and their syntax checked
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])  # checks the syntax of the values, does not decode them
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch  # RFC 6901, section 4
@@ -32,9 +32,9 @@ _KINDS = {ord("{"): "an object", ord("["): "an array", ord("t"): "true", ord("f"
 
 
 def key_of(spec: str) -> KeyOf | None:
-    """The function that finds a record's key, for a route's `key` setting; None for no key.
+    """The function that computes a record's key, for a route's `key` setting; None: the route has no key.
 
-    The function raises `KeyMissing` where the request has no such value.
+    The function raises `KeyMissing` when the request has no such value.
     """
     if not spec:
         return None
@@ -44,7 +44,7 @@ def key_of(spec: str) -> KeyOf | None:
     if where == "header" and forwarding.is_about_client(name):
         return lambda headers, _params, _body: _found(_known(name, headers), spec)
     if where == "header":
-        # One character is one byte of the client's, see messages.Head.
+        # One character is one byte as the client sent it, see messages.Head.
         return lambda headers, _params, _body: _found((headers.get(name) or "").encode("latin-1", "replace"), spec)
     pointer = spec.partition("/")[2].split("/")
     tokens = [token.replace("~1", "/").replace("~0", "~") for token in pointer]
@@ -53,13 +53,13 @@ def key_of(spec: str) -> KeyOf | None:
 
 def _found(key: bytes, spec: str) -> bytes:
     if not key:
-        raise _missing(spec, "nothing there, or an empty text")
+        raise _missing(spec, "no value, or an empty one")
     return key
 
 
 def _known(name: str, headers: Headers) -> bytes:
-    """What a record says in place of a header that speaks of the client, and that a client could write itself."""
-    assert isinstance(headers, Head), "they are asked for by name, and there is more to be asked"
+    """The gateway's own value for a header that describes the client: the client could have forged the header."""
+    assert isinstance(headers, Head), "the client's address is needed, not only headers"
     known = forwarding.told(name, headers, headers.client or forwarding.of_peer(headers.peer))
     return (known or "").encode("latin-1")
 
@@ -69,12 +69,12 @@ def _missing(spec: str, got: str) -> KeyMissing:
 
 
 def _pointed_at(body: bytes, tokens: list[str], spec: str) -> bytes:
-    """The value under a JSON pointer (RFC 6901): the text of a string, a number as it is written; b"" if none is there.
+    """The value at a JSON pointer (RFC 6901): the text of a string, or the literal of a number; b"" if there is none.
 
-    Of several members with one name the last one is meant, as it is for nearly all JSON parsers.
+    Of several members with the same name the last one counts, as in nearly all JSON parsers.
 
     Raises:
-        KeyMissing: the body is not JSON, or there is something else.
+        KeyMissing: the body is not JSON, or the value is neither a string nor a number.
     """
     at: bytes | msgspec.Raw = body.strip(b" \t\r\n")
     try:
@@ -95,12 +95,12 @@ def _pointed_at(body: bytes, tokens: list[str], spec: str) -> bytes:
 
 
 def _inside(at: bytes | msgspec.Raw, token: str) -> msgspec.Raw | None:
-    """The member or item of that name; None where there is none."""
+    """The member or item that `token` names; None if there is none."""
     first = bytes(memoryview(at)[:1])
     if first == b"{":
         return _MEMBERS.decode(at).get(token)
     if first == b"[":
         items = _ITEMS.decode(at)
         return items[int(token)] if _INDEX(token) and int(token) < len(items) else None
-    msgspec.json.decode(at, type=msgspec.Raw)  # is it JSON at all?
+    msgspec.json.decode(at, type=msgspec.Raw)  # raises DecodeError if it is not JSON
     return None

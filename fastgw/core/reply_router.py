@@ -1,16 +1,16 @@
-"""Decides which process deals with a reply: the one that waits for it, or the one that passes it on.
+"""Decides what this process does with a reply: answer the request, pass the reply on, or leave it to another process.
 
-    id names        reply came in on                    this process             does
+    id names        reply arrived on                    this process             does
     -------------   ---------------------------------   ----------------------   --------------------------------------
     this process    any partition                       -                        MINE: answers
-    a sibling       a partition that the sibling reads  -                        LEAVE: the sibling reads it as well
-    a sibling       another partition                   is the designated one    FORWARD over the mesh
-    a dead process  any partition                       is the designated one    ORPHAN: counted
-    another node    the id's home partition             is the designated one    FOREIGN: its own reader has it, or died
-    another node    another partition                   is the designated one    REROUTE to the home partition, once
-    not this one    any partition                       is not the designated    LEAVE
+    a sibling       a partition that the sibling reads  -                        LEAVE: the sibling reads it, too
+    a sibling       another partition                   is designated            FORWARD over the mesh
+    a dead process  any partition                       is designated            ORPHAN: counted
+    another node    the id's home partition             is designated            FOREIGN: that node reads it, or died
+    another node    another partition                   is designated            REROUTE to the home partition, once
+    not this one    any partition                       is not designated        LEAVE
 
-The designated reader of a partition is one process of this node, see `_is_designated_reader`.
+Each partition has one designated reader on this node, see `_is_designated_reader`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Whose(IntEnum):
     """What to do with a reply (design section 5)."""
 
     MINE = 0
-    FORWARD = 1  # a sibling process waits for it and does not read this partition: over the mesh
-    LEAVE = 2  # another process reads the same record and will do what is right
-    ORPHAN = 3  # the process that waited is dead
-    REROUTE = 4  # another node's: to its home partition, if no node has sent it there already
-    FOREIGN = 5  # another node's, which reads this partition itself or has died
+    FORWARD = 1  # send it over the mesh: a sibling process waits for it and does not read this partition
+    LEAVE = 2  # do nothing: another process reads the same record and handles it
+    ORPHAN = 3  # count it: the process that waited for it is dead
+    REROUTE = 4  # it belongs to another node: send it to its home partition, unless it was sent there already
+    FOREIGN = 5  # count it: it belongs to another node, which reads this partition itself or has died
 
 
-MINE = Whose.MINE  # asked for with each reply, and an enumeration looks its members up slowly
+MINE = Whose.MINE  # needed for each reply, and an enumeration looks its members up slowly
 
 
 class ReplyRouter:
-    """Decides whose a reply is, from its id, where it came in, and what the other processes read."""
+    """Decides from a reply's id, its partition and offset, and the partitions that other processes read."""
 
     def __init__(self, table: Table, worker: int, generation: int, ownership: Ownership) -> None:
         self._table = table
@@ -52,7 +52,7 @@ class ReplyRouter:
         """
         Args:
             cid: the parsed correlation id.
-            partition, offset: where the reply came in.
+            partition, offset: where the reply arrived.
         """
         if cid.node == self._node:
             if cid.worker == self._worker and cid.generation == self._generation:
@@ -72,11 +72,12 @@ class ReplyRouter:
         return Whose.REROUTE
 
     def _is_designated_reader(self, partition: int, offset: int) -> bool:
-        """Whether this process is the one that deals with replies of others on this partition.
+        """Whether this process handles the replies on this partition that belong to other processes.
 
-        During a reload or a move several processes read one partition. Each looks at the same shared records and comes
-        to the same answer: the owner slot's process that has read the partition longest; whoever reads it, if none of
-        the owner's does. In doubt two act, never none: a reply forwarded twice is answered once.
+        During a reload or a move several processes read the same partition. Each of them reads the same shared records
+        and comes to the same result. The map gives the partition to a worker slot; of this slot's processes, the one
+        that has read the partition longest is designated. If none of them reads it, every reader is designated. When
+        processes see different records, two may act, but never none: a reply that is forwarded twice is answered once.
         """
         if partition in self._ownership.leaving:
             return self._owner_reader(partition, offset) < 0

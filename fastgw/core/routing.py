@@ -1,7 +1,7 @@
-"""Which route a request belongs to and whether it may enter: decided on the head, before a byte of the body is read.
+"""Finds a request's route and decides whether to admit it, from the head alone, before any byte of the body is read.
 
-Every front asks here, so the answer is the same whichever parser took the request. Nothing is counted and nothing
-waits: the same head gets the same verdict.
+All fronts use this router, so the result does not depend on the HTTP parser. It counts nothing and keeps no state about
+requests: the same head always gets the same result.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.messages import Head, HeaderList, Headers
 from fastgw.request_path import BadPath, decoded_segments
 
-# RFC 9112, 3.2: a Host that is none is refused. RFC 3986 allows more characters in a name than any DNS name has; among
-# them the comma and the at-sign, with which two hosts are smuggled in one header.
+# RFC 9112, 3.2: an invalid Host is refused. RFC 3986 allows more characters in a name than DNS does; among them are the
+# comma and the at sign, which attackers use to smuggle two hosts in one header.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
 _HOST_REMEMBERED_MAX = 255  # characters of a DNS name
-_HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients; hostile ones cannot make it grow
+_HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients, and bounded against hostile ones
 
 
 @dataclass(slots=True)
 class _Node:
     """One place in the path: literal segments, at most one parameter, and the routes that end here.
 
-    `rest` has the routes that take whatever follows.
+    `rest` holds the routes that take all remaining segments.
     """
 
     literals: dict[str, _Node] = field(default_factory=dict)
@@ -55,15 +55,15 @@ class Router:
         Args:
             routes: checked by `config` (no two match the same request equally well).
             limits: sizes in bytes.
-            hosts: the allowed hosts, lower case, without port; empty lets any in.
-            forwarding: finds out who the clients are.
+            hosts: the allowed hosts, in lower case, without port; empty allows any.
+            forwarding: finds out the client's address.
         """
         self._limits = limits
         self._forwarding = forwarding
         self._hosts = frozenset(hosts)
-        self._served_hosts: set[str] = set()  # spellings that have been checked: most traffic is a set look-up away
+        self._served_hosts: set[str] = set()  # spellings already checked: most requests need one set look-up
         self._root = _Node()
-        # Most traffic is on paths without parameters: those are one dictionary look-up away.
+        # Most requests are for paths without parameters: they need one dictionary look-up.
         self._static: dict[str, _Place] = {}
         self._methods: set[str] = set()  # of any route
         for route in routes:
@@ -72,7 +72,7 @@ class Router:
 
     @property
     def hosts_remembered(self) -> int:
-        """Spellings of allowed hosts that need no second check; bounded, whatever clients send."""
+        """The number of remembered spellings of allowed hosts; bounded, whatever clients send."""
         return len(self._served_hosts)
 
     def _add(self, route: Route) -> None:
@@ -92,11 +92,11 @@ class Router:
             self._static[route.path] = node, ()
 
     def identify(self, head: Head) -> None:
-        """Finds out who the client is; `admit` does so by itself."""
+        """Set the head's client. `admit` does this itself."""
         head.client = self._forwarding.client_of(head)
 
     def admit(self, head: Head) -> Admission | Refusal:
-        """The verdict on a request, from its head alone."""
+        """Admit or refuse a request, from its head alone."""
         self.identify(head)
         target_bytes = len(head.path) + len(head.query)
         if target_bytes > self._limits.max_target_bytes:
@@ -128,7 +128,7 @@ class Router:
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
         timeout_ns = _timeout_ns(route.timeout_ns, head)
-        if timeout_ns == 0:  # a record that nobody could answer
+        if timeout_ns == 0:  # no service could reply in time
             return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
         return Admission(
             route.number,
@@ -143,8 +143,8 @@ class Router:
         )
 
     def _place_of(self, path: str) -> _Place | None:
-        """None: it leads to no route. Raises BadPath."""
-        place = self._static.get(path)  # it is one of our own, without escapes: nothing is to be checked
+        """The place in the tree of routes; None: no route has this path. Raises BadPath."""
+        place = self._static.get(path)  # a configured path without escapes: it needs no check
         if place is not None:
             return place
         return _match(self._root, decoded_segments(path), path[1:].split("/"), 0)
@@ -155,11 +155,11 @@ class Router:
         return Refusal(errors.MALFORMED, why)
 
     def _options_of_all(self) -> Refusal:
-        """`OPTIONS *` asks about the gateway as a whole (RFC 9110, 9.3.7): there is no route and no record for it."""
+        """`OPTIONS *` asks about the gateway as a whole (RFC 9110, 9.3.7); it has no route and no record."""
         return Refusal(errors.ANSWERED, "", headers=[("allow", ", ".join(sorted(self._methods)))], is_options=True)
 
     def routes_at(self, head: Head) -> dict[str, Route]:
-        """The routes of the path by method; none where `admit` would refuse the request whatever its method is."""
+        """The path's routes by method; empty if `admit` would refuse the request with any method."""
         if self._check_host(head) is not None:
             return {}
         try:
@@ -184,14 +184,18 @@ class Router:
 
 
 def _closing(method: str) -> HeaderList | None:
-    """`FETCH /`, `TRACE /` or `xxGET /` may be the rest of a body that was longer than it said: nothing may follow."""
+    """Close the connection after an unknown method.
+
+    `FETCH /`, `TRACE /` or `xxGET /` may be the rest of a body that was longer than its content-length.
+    """
     return None if method in METHODS else [("connection", "close")]
 
 
 def _match(node: _Node, segments: list[str], raw: list[str], at: int) -> _Place | None:
-    """The leftmost-literal match, and the raw values of its parameters; its depth is that of the deepest template.
+    """The match, and the raw values of its parameters. Literals win over parameters, from left to right.
 
-    The rest of a path is what no other route takes, and may be empty or hold empty segments.
+    A `{name...}` parameter takes the remaining segments only if no other route matches; it may be empty or contain
+    empty segments. The depth of the recursion is bounded by the deepest path template.
     """
     if at == len(segments):
         return (node, ()) if node.routes else None
@@ -220,9 +224,9 @@ _QUOTED_OR_NOT = re.compile(r'[,"\\]').finditer
 
 
 def _timeout_ns(route_timeout_ns: int, headers: Headers) -> int:
-    """The route's timeout, lowered by `Prefer: wait=N` seconds (RFC 7240, section 4.3); never raised.
+    """The route's timeout. `Prefer: wait=N` (seconds; RFC 7240, section 4.3) can lower it, never raise it.
 
-    Of several `wait` the first one counts (section 2).
+    Of several `wait` preferences the first one counts (section 2).
     """
     prefer = headers.get("prefer")
     if prefer is None:
@@ -235,7 +239,7 @@ def _timeout_ns(route_timeout_ns: int, headers: Headers) -> int:
 
 
 def _members(value: str) -> Iterator[str]:
-    """What stands between the commas of a list; a comma in a quoted string separates nothing (RFC 9110, 5.6)."""
+    """The members of a comma-separated list; a comma in a quoted string is no separator (RFC 9110, 5.6)."""
     if '"' not in value:
         yield from value.split(",")
         return

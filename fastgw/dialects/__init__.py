@@ -1,9 +1,9 @@
-"""Requests and replies as Kafka records and back, one file for each dialect. Bytes only, no client.
+"""Converts requests into Kafka records and records into replies, one file per dialect. Bytes only, no Kafka client.
 
-A dialect is a module with two classes, of which each route has an instance of its own, and what they promise is written
-below. `plain` is the only one so far. The exchange calls its classes by their concrete types: they are compiled, and a
-call through a protocol would cost each request two look-ups. So nothing inherits from these protocols;
-tests/dialects/test_contract.py holds the classes to them.
+A dialect is a module with two classes that implement the protocols below; each route has its own instances. `plain` is
+the only dialect so far. The exchange uses its classes by their concrete types, because they are compiled and a call
+through a protocol would cost each request two look-ups. So the classes do not inherit from these protocols;
+tests/dialects/test_contract.py checks that they implement them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ RecordHeaders = list[tuple[str, bytes]]
 
 
 class BadReply(ValueError):
-    """The reply cannot become an HTTP answer; the text says what was expected and what was got."""
+    """The reply cannot be converted into an HTTP answer; the text says what was expected and what was got."""
 
 
 class RequestWire(Protocol):
-    """How one route's requests look as records. Their value is the body, as it came; their key is the route's."""
+    """Converts one route's requests. The record's value is the unchanged body; its key depends on the route."""
 
     def headers(
         self,
@@ -37,29 +37,29 @@ class RequestWire(Protocol):
         """The headers of one request record.
 
         Args:
-            correlation_id: names the request; the service gives it back with its reply.
-            reply_partition: of the response topic, where its worker reads.
-            deadline_epoch_ms: nobody waits after it.
-            path, query, params: as they came (percent-encoded).
-            http_headers: the request's; which of them go on the record is the route's to say.
+            correlation_id: identifies the request; the service sends it back with its reply.
+            reply_partition: the partition of the response topic that the worker reads.
+            deadline_epoch_ms: after this time no one waits for the reply.
+            path, query, params: as the client sent them (percent-encoded).
+            http_headers: the request's headers; the route decides which of them are copied to the record.
         """
 
 
 class ReplyWire(Protocol):
-    """What one route's replies become in HTTP."""
+    """Converts one route's replies into HTTP answers."""
 
     def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
         """Status 200 to 599, headers (lower-case names, none of `header_names.OF_THE_GATEWAY`) and body.
 
-        The headers are not to be changed: they can be those of other answers.
+        Do not modify the list of headers: other answers may share it.
 
         Raises:
-            BadReply: the reply cannot become an HTTP answer.
+            BadReply: the reply cannot be converted into an HTTP answer.
         """
 
 
 class Message(Protocol):
-    """What is asked of a record that a Kafka client hands over."""
+    """The methods of a Kafka client's message that are used here."""
 
     def key(self) -> bytes | str | None: ...
     def value(self) -> bytes | str | None: ...

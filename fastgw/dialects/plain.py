@@ -1,7 +1,7 @@
 """Messages <-> Kafka records, in the `plain` dialect (design section 9): header names and encodings, nothing else.
 
-Everything is ASCII text, but for values of HTTP headers: those are the bytes that came. A path and its parameters are
-percent-encoded (RFC 3986, section 2.1) on the record: a record header must not depend on anybody's idea of a charset.
+Everything is ASCII text, except values of HTTP headers, which are copied as bytes. A path and its parameters are
+percent-encoded on the record (RFC 3986, section 2.1), so that a record header does not depend on a charset.
 """
 
 from __future__ import annotations
@@ -23,48 +23,49 @@ DEADLINE = "deadline"
 PATH = "http_path"
 STATUS = "status"
 CONTENT_TYPE = "content-type"
-HOPS = "fastgw_hops"  # set on a reply that was sent on to its home partition, so that it is sent on only once
+HOPS = "fastgw_hops"  # set on a reply that was sent to its home partition, so that this happens only once
 
 CLIENT_REQUEST_ID = "x-request-id"
-# How the bytes of a body are to be read (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
+# Headers that describe a body (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
 _OF_BODIES = (
     CONTENT_TYPE, "content-encoding", "content-language", "content-location", "content-disposition", "content-range",
     "content-digest", "repr-digest",
 )  # fmt: skip
-# These travel with a request's body, and so does the trace.
+# Always copied to the record: headers that describe the body, and the trace.
 FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
 
-# What `Connection` says of the connection and of no header (RFC 9110, 7.6.1).
+# Options of `Connection` that name no header (RFC 9110, 7.6.1).
 _ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
 
-# These travel with a reply's body, and so do its validators. All other headers of a reply its route lets through.
+# Always copied from a reply: headers that describe the body, and its validators. The route allows all others.
 REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
 _LISTS = frozenset({"content-encoding", "content-language", "content-digest", "repr-digest"})
-ONCE = REPRESENTATION - _LISTS  # of several lines the last one counts
+ONCE = REPRESENTATION - _LISTS  # of several such headers the last one counts
 
-# Answers that end with their headers (RFC 9110, 15.3.5, 15.3.6, 15.4.5), and what says nothing without content.
+# Answers without content (RFC 9110, 15.3.5, 15.3.6, 15.4.5), and the headers that mean nothing without content.
 WITHOUT_CONTENT = frozenset({204, 205, 304})
 ABOUT_CONTENT = frozenset(
     {CONTENT_TYPE, "content-encoding", "content-language", "content-disposition", "content-range", "content-digest"}
 )
 
-LINE_BYTES = 4  # of a header in HTTP/1.1, besides its name and its value
+LINE_BYTES = 4  # of a header line in HTTP/1.1, besides name and value: ": " and CRLF
 
 # A service that sends no content-type almost always sends JSON; guessing from the bytes would be worse than a rule.
 DEFAULT_CONTENT_TYPE = "application/json"
 
-# Kinds of reply headers that a route remembers, and how large they may be: services repeat themselves or never do.
+# How many sets of reply headers a route caches, and the largest size of one. Small, because a service either repeats
+# its headers or never does.
 REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 256, 512
-REMEMBERED_TOGETHER_MAX = 4096  # by all routes of a worker: 10 MB, however many routes there are
+REMEMBERED_TOGETHER_MAX = 4096  # for all routes of a worker together: 10 MB
 
 _FIELD_VALUE = re.compile(rb"[\x20-\x7e\t\x80-\xff]*").fullmatch
-# Of a client's own id: what needs no quotes in any log, and no more than a few of ours would take.
+# A client's own request id: only characters that need no quotes in a log, and a few times as long as a request_id.
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@/+=|-]{1,128}").fullmatch
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 
 
 class RequestWire:
-    """`dialects.RequestWire`: what never changes is encoded once."""
+    """Implements `dialects.RequestWire`. Headers that never change are encoded once."""
 
     def __init__(
         self, reply_topic: str, http_route: str, methods: Iterable[str], copied_headers: Iterable[str]
@@ -73,8 +74,8 @@ class RequestWire:
         Args:
             reply_topic: the gateway's response topic.
             http_route: the route's path template, as configured.
-            methods: the methods the route takes.
-            copied_headers: lower-case names of the request headers that the route lets through.
+            methods: the methods of the route.
+            copied_headers: lower-case names of the request headers that the route copies.
         """
         self._fixed: RecordHeaders = [(REPLY_TO, reply_topic.encode()), ("http_route", http_route.encode())]
         self._methods = {method: ("http_method", method.encode()) for method in methods}
@@ -82,10 +83,10 @@ class RequestWire:
         copied = [(name, f"http_header_{name}") for name in copied_headers]
         self._copied += [one for one in copied if not forwarding.is_about_client(one[0])]
         self._about_client = [one for one in copied if forwarding.is_about_client(one[0])]
-        # Where a route asks for it, it goes on the record like any other header, whatever it looks like.
+        # If the route lists X-Request-Id, it is copied like any other header, whatever its value.
         self._forwards_client_id = CLIENT_REQUEST_ID not in dict(self._copied)
-        # What the request before had is mostly what this one has: the headers of a value, and that value.
-        self._paths = {http_route: (PATH, on_record(http_route))}  # of a route without parameters: all there are
+        # Values and their encoded headers, kept because the next request mostly has the same ones.
+        self._paths = {http_route: (PATH, on_record(http_route))}  # the only path of a route without parameters
         self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
         self._deadline, self._deadline_header = 0, (DEADLINE, b"0")
 
@@ -139,21 +140,21 @@ class RequestWire:
 
 
 def client_request_id(headers: Headers) -> str:
-    """The client's own X-Request-Id, as it goes onto the record and into the access log; empty: none that could."""
+    """The client's own X-Request-Id for the record and the access log; empty: none, or not a valid one."""
     found = headers.get(CLIENT_REQUEST_ID)
     return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
 
 
 def _options(connection: str) -> frozenset[str]:
-    """The headers that are meant for the next hop alone, and so for nobody behind it."""
+    """The names of the hop-by-hop headers that `Connection` lists: they must not be forwarded."""
     return frozenset(option.strip(" \t").lower() for option in connection.split(","))
 
 
 def decode_reply(message: Message) -> Reply:
-    """A record of the response topic as a `Reply`; an absent correlation id is empty.
+    """Decode a record of the response topic. Without a correlation id, the reply's id is empty.
 
-    The id is the key, if that is one (`ids.find`); else the first `correlation_id` header that is. The key comes first
-    because services copy headers along from elsewhere, but a key that is an id of ours was chosen for this reply.
+    The id is the key, if `ids.find` finds an id in it; else the first `correlation_id` header that has one. The key
+    wins because services may copy headers from other records, but a key with an id was chosen for this reply.
     """
     headers: RecordHeaders = []
     key = _bytes(message.key())
@@ -165,7 +166,7 @@ def decode_reply(message: Message) -> Reply:
         elif correlation_id is None and value:
             correlation_id = ids.find(value)
             unreadable = unreadable or value
-    if correlation_id is None:  # what was meant to be one; to be counted
+    if correlation_id is None:  # keep the invalid id, so that the reply is counted as malformed
         correlation_id = unreadable or key
     return Reply(correlation_id, message.partition(), message.offset(), headers, _bytes(message.value()))
 
@@ -175,7 +176,7 @@ def _bytes(field: bytes | str | None) -> bytes:
 
 
 def has_hopped(reply: Reply) -> bool:
-    """Whether another node has sent the reply on to its home partition already."""
+    """Whether another node has already sent the reply to its home partition."""
     return any(name == HOPS for name, _ in reply.headers)
 
 
@@ -185,14 +186,14 @@ _Made = tuple[int, HeaderList, bool]  # status, headers, whether the answer has 
 
 
 class Memory:
-    """How many kinds of reply headers the routes of a worker remember together; used by one thread."""
+    """Counts the sets of reply headers that all routes of a worker cache together. Used by one thread."""
 
     def __init__(self) -> None:
         self.kinds = 0
 
 
 class ReplyWire:
-    """`dialects.ReplyWire`: the same headers become the same answer, made once.
+    """Implements `dialects.ReplyWire`. Builds the answer's headers once for each set of reply headers, and caches them.
 
     The README has the rules, "What a reply may look like"; tests/gateway/test_odd_replies.py has them as a table.
     """
@@ -206,29 +207,29 @@ class ReplyWire:
     ) -> None:
         """
         Args:
-            allowed: lower-case names of the reply headers that the route lets through besides REPRESENTATION.
-            max_body_bytes: of a reply; a larger one is no answer.
-            max_header_bytes: of the headers that an answer takes over from its reply, as HTTP/1.1 writes them.
+            allowed: lower-case names of the reply headers that the route copies besides REPRESENTATION.
+            max_body_bytes: the largest body of a reply; a larger one raises BadReply.
+            max_header_bytes: limit for the headers copied from a reply, in the size that they have in HTTP/1.1.
             memory: shared with the other routes.
         """
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
         self._memory = memory or Memory()
         self._allowed = frozenset(allowed) - header_names.OF_THE_GATEWAY
-        self._shows_id = CORRELATION_ID in self._allowed  # like any other header; the reply holds it apart
+        self._shows_id = CORRELATION_ID in self._allowed  # like any other header, but it is a field of Reply
         self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
-        self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # of replies without value
+        self._made_of_nothing: dict[tuple[tuple[str, bytes], ...], _Made] = {}  # for replies without a value
 
     @property
     def remembered(self) -> int:
-        """Kinds of reply headers whose answer is known; at most REMEMBERED_MAX."""
+        """The number of cached sets of reply headers; at most REMEMBERED_MAX."""
         return len(self._made) + len(self._made_of_nothing)
 
     def answer(self, reply: Reply) -> tuple[int, HeaderList, bytes]:
         """See `dialects.ReplyWire`.
 
         Raises:
-            BadReply: an illegal status (a front would abort on it), a value that could inject a header, or headers or
+            BadReply: an invalid status (a front would abort on it), a value that could inject a header, or headers or
                 a body above their limit.
         """
         if len(reply.value) > self._max_body_bytes:
@@ -289,10 +290,10 @@ class ReplyWire:
 
 
 def _read(name: str, value: bytes) -> bytes:
-    """A header's value without what is not part of it: space around it, and JSON quotes where it can have none.
+    """A header's value without the space around it, and without JSON quotes if the header cannot have quotes.
 
-    Some clients put quotes around every header (Spring's, with `encodeStrings`). A header that the gateway only passes
-    on may need its own; so does an entity tag (RFC 9110, 8.8.3), which in JSON is quoted twice.
+    Some clients put every header in quotes (Spring's, with `encodeStrings`). Headers that the gateway only copies may
+    need their quotes. So does an entity tag (RFC 9110, 8.8.3): in JSON it is quoted twice.
     """
     value = value.strip(b" \t")
     if not value.startswith(b'"') or (name != STATUS and name not in REPRESENTATION):
@@ -312,7 +313,7 @@ def _status(value: bytes) -> int:
 
 
 def _field_value(name: str, value: bytes) -> str:
-    """The value as HTTP has it, without space around it; one character is one byte."""
+    """The value as text for HTTP, without space around it; one character is one byte."""
     if not _FIELD_VALUE(value):
         raise BadReply(f"reply header {name!r} has bytes that HTTP does not allow in a field value: {value[:40]!r}")
     return value.strip(b" \t").decode("latin-1")

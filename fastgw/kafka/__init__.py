@@ -1,6 +1,6 @@
 """Records out, replies in: the Kafka links, their settings, and topics.
 
-`open_link` gives a worker its link: the native one, or the one on the public API where that cannot be had.
+`open_link` gives a worker its link: the native link, or the link on the public API if the native one cannot be used.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def open_link(
     """The link, not started yet.
 
     Args:
-        choice: `[kafka] link`: "auto" (native if it can be), "native", "public".
+        choice: `[kafka] link`: "auto" (native if possible), "native", "public".
         settings, events, loop, slots: see NativeLink.
 
     Raises:
-        StartError: "native" was asked for and cannot be had; the text says why.
+        StartError: `choice` is "native" and the native link cannot be used; the text says why.
         ConfigError: a librdkafka property is unknown or has a wrong value.
     """
-    # Here and not at the top: the agent and `fastgw doctor` use this package as well, and open no link.
+    # Imported here because the agent and `fastgw doctor` use this package, too, and open no link.
     from fastgw.kafka.native_link import NativeLink, NativeUnavailable, open_library
     from fastgw.kafka.public_link import KafkaLink
 

@@ -1,9 +1,9 @@
-/* librdkafka as the native Kafka link uses it: the prototypes, declared by hand, and how the library is found.
+/* The part of librdkafka that the native Kafka link uses: prototypes, declared by hand, and the loading of the library.
  *
- * The library is the one that the confluent-kafka wheel brings. It comes without headers and its file has a hash in its
- * name, so nothing can be linked: `kl_load` asks the dynamic loader for the copy that confluent_kafka has loaded already
- * (never for a second one) and looks up every function below. What librdkafka promises to keep between versions is its
- * C ABI: functions, the public structs, and the numbers of enums; these and nothing else stand here.
+ * The library is part of the confluent-kafka wheel. The wheel has no headers and its file name contains a hash, so
+ * nothing can be linked. Instead `kl_load` asks the dynamic loader for the copy that confluent_kafka has already loaded
+ * (never for a second one) and looks up every function below. librdkafka keeps its C ABI stable between versions:
+ * functions, public structs, and the numbers of enums. This file relies on nothing else.
  */
 #ifndef FASTGW_KLINK_H
 #define FASTGW_KLINK_H
@@ -39,7 +39,7 @@ typedef struct rd_kafka_message_s {
     void *key;
     size_t key_len;
     int64_t offset;
-    void *_private; /* of a record that was sent: its batch and its token, see _klink.pxd */
+    void *_private; /* for a sent record: its batch and its token, see _klink.pxd */
 } rd_kafka_message_t;
 _Static_assert(sizeof(rd_kafka_message_t) == 72 && offsetof(rd_kafka_message_t, _private) == 64, "ABI of a 64-bit Linux");
 
@@ -200,29 +200,29 @@ typedef int32_t kl_partitioner KL_PARTITIONER;
 #define KL_MEMBER(type, name, arguments) type(*name) arguments;
 static struct { KL_FUNCTIONS(KL_MEMBER) } kl; /* filled once, by kl_load */
 
-/* ISO C has no cast from an object pointer to a function pointer; POSIX promises this way for dlsym. */
+/* ISO C has no cast from an object pointer to a function pointer; POSIX guarantees this form for dlsym. */
 #define KL_LOOK_UP(type, name, arguments)                                                                              \
     if (!(*(void **)&kl.name = dlsym(library, #name))) return #name;
 
-/* NULL: every function is there. Else what is missing: the library itself (`path`), or the first function. */
+/* NULL: all functions were found. Else the name of what is missing: the library (`path`) or the first function. */
 static inline const char *kl_load(const char *path)
 {
-    /* NOLOAD: the copy that confluent_kafka uses, or none. Never closed: pointers into it live as long as we do. */
+    /* NOLOAD: only the copy that confluent_kafka uses. Never closed: pointers into it are used until the end. */
     void *library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
     if (!library) return path;
     KL_FUNCTIONS(KL_LOOK_UP)
     return NULL;
 }
 
-/* ---- partitions: records without key go where our own thread steers them ---- */
+/* ---- partitions: the link chooses the partition of records without a key ---- */
 typedef struct kl_topic {
     rd_kafka_topic_t *handle;
-    kl_partitioner *keyed;      /* for those with key; NULL: librdkafka decides alone, and sends all without key to one */
-    _Atomic int32_t partitions; /* how many there are, as of the last record; 0: not known yet */
-    _Atomic int32_t steered;    /* the partition; below 0: `keyed` draws one */
+    kl_partitioner *keyed;      /* for records with a key; NULL: librdkafka's own choice, one partition without a key */
+    _Atomic int32_t partitions; /* the partition count, as of the last record; 0: not known yet */
+    _Atomic int32_t steered;    /* partition of the next record without a key; below 0: `keyed` chooses a random one */
 } kl_topic;
 
-/* Called by `rd_kafka_produceva` on our own thread, or on librdkafka's once it knows a topic that it was asked for. */
+/* Called by `rd_kafka_produceva` on the loop's thread, or by a librdkafka thread when a topic's metadata arrives. */
 static inline int32_t kl_partition KL_PARTITIONER
 {
     kl_topic *own = opaque;
@@ -231,7 +231,7 @@ static inline int32_t kl_partition KL_PARTITIONER
     return key || steered < 0 ? own->keyed(topic, key, bytes, count, opaque, token) : steered % count;
 }
 
-/* librdkafka's partitioner of that name; NULL for those that send all records without key to one partition. */
+/* librdkafka's partitioner of that name; NULL for partitioners that send all records without a key to one partition. */
 static inline kl_partitioner *kl_partitioner_named(const char *name)
 {
     if (!strcmp(name, "random")) return kl.rd_kafka_msg_partitioner_random;
@@ -241,7 +241,8 @@ static inline kl_partitioner *kl_partitioner_named(const char *name)
     return NULL;
 }
 
-/* `keyed` is librdkafka's name of a partitioner, NULL: the client's. NULL: out of memory, or it refuses the name. */
+/* `keyed`: librdkafka's name of a partitioner; NULL: the client's setting. Returns NULL when out of memory, or when
+ * librdkafka refuses the topic name. */
 static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name, const char *keyed)
 {
     char partitioner[32] = "";
@@ -251,13 +252,13 @@ static inline kl_topic *kl_topic_open(rd_kafka_t *rk, const char *name, const ch
     if (!conf) return free(own), NULL;
     kl.rd_kafka_topic_conf_get(conf, "partitioner", partitioner, &room);
     own->keyed = kl_partitioner_named(keyed ? keyed : partitioner);
-    atomic_init(&own->partitions, own->keyed ? 0 : 1); /* without it all that have no key go to one */
+    atomic_init(&own->partitions, own->keyed ? 0 : 1); /* NULL: all records without a key go to one partition */
     atomic_init(&own->steered, -1);
     if (own->keyed) {
         kl.rd_kafka_topic_conf_set_opaque(conf, own);
         kl.rd_kafka_topic_conf_set_partitioner_cb(conf, kl_partition);
     }
-    own->handle = kl.rd_kafka_topic_new(rk, name, conf); /* takes the conf, even when it refuses the name */
+    own->handle = kl.rd_kafka_topic_new(rk, name, conf); /* owns `conf` from now on, even if it refuses the name */
     return own->handle ? own : (free(own), NULL);
 }
 
@@ -271,7 +272,7 @@ static inline int32_t kl_topic_partitions(kl_topic *own)
     return atomic_load_explicit(&own->partitions, memory_order_relaxed);
 }
 
-/* ---- a clock that wakes the loop ---- */
+/* ---- a timer that wakes the loop ---- */
 static inline int kl_alarm_new(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }
 
 static inline void kl_alarm_set(int fd, uint64_t at_ns)
@@ -280,7 +281,7 @@ static inline void kl_alarm_set(int fd, uint64_t at_ns)
     timerfd_settime(fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-/* The clock of the table: monotonic, nanoseconds. */
+/* The same clock as the shared table uses: monotonic, nanoseconds. */
 static inline uint64_t kl_now_ns(void)
 {
     struct timespec now;

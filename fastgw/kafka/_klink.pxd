@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""librdkafka as Cython sees it, by what it is for; then the classes. What is `noexcept nogil` touches no Python."""
+"""Cython declarations: librdkafka's functions by purpose, then the classes. `noexcept nogil` code uses no Python."""
 
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -66,7 +66,7 @@ cdef extern from "_klink.h" nogil:
         RD_KAFKA_MSG_STATUS_NOT_PERSISTED, RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED, RD_KAFKA_MSG_STATUS_PERSISTED
 
     # ---- the library
-    const char* kl_load(const char* path)  # NULL: loaded; else what is missing
+    const char* kl_load(const char* path)  # NULL: loaded; else the name of what is missing
     uint64_t kl_now_ns()  # monotonic
     int rd_kafka_version "kl.rd_kafka_version"()
     const char* rd_kafka_version_str "kl.rd_kafka_version_str"()
@@ -76,13 +76,13 @@ cdef extern from "_klink.h" nogil:
     const char* rd_kafka_error_string "kl.rd_kafka_error_string"(const rd_kafka_error_t*)
     void rd_kafka_error_destroy "kl.rd_kafka_error_destroy"(rd_kafka_error_t*)
 
-    # ---- clients: `destroy` waits for librdkafka's threads, so it is never called on the loop
+    # ---- clients; `destroy` waits for librdkafka's threads, so never call it on the loop
     rd_kafka_conf_t* rd_kafka_conf_new "kl.rd_kafka_conf_new"()
     void rd_kafka_conf_destroy "kl.rd_kafka_conf_destroy"(rd_kafka_conf_t*)
     int rd_kafka_conf_set "kl.rd_kafka_conf_set"(
         rd_kafka_conf_t*, const char* name, const char* value, char* why, size_t bytes)
     void rd_kafka_conf_set_events "kl.rd_kafka_conf_set_events"(rd_kafka_conf_t*, int events)
-    rd_kafka_t* rd_kafka_new "kl.rd_kafka_new"(int type, rd_kafka_conf_t*, char* why, size_t bytes)  # takes the conf
+    rd_kafka_t* rd_kafka_new "kl.rd_kafka_new"(int type, rd_kafka_conf_t*, char* why, size_t bytes)  # owns the conf
     void rd_kafka_destroy_flags "kl.rd_kafka_destroy_flags"(rd_kafka_t*, int flags)
     int rd_kafka_fatal_error "kl.rd_kafka_fatal_error"(rd_kafka_t*, char* why, size_t bytes)
 
@@ -91,7 +91,7 @@ cdef extern from "_klink.h" nogil:
     rd_kafka_queue_t* rd_kafka_queue_get_consumer "kl.rd_kafka_queue_get_consumer"(rd_kafka_t*)
     void rd_kafka_queue_destroy "kl.rd_kafka_queue_destroy"(rd_kafka_queue_t*)
     void rd_kafka_queue_io_event_enable "kl.rd_kafka_queue_io_event_enable"(
-        rd_kafka_queue_t*, int fd, const void* payload, size_t bytes)  # fd -1: no more
+        rd_kafka_queue_t*, int fd, const void* payload, size_t bytes)  # fd -1: stop
     int rd_kafka_set_log_queue "kl.rd_kafka_set_log_queue"(rd_kafka_t*, rd_kafka_queue_t*)
     rd_kafka_event_t* rd_kafka_queue_poll "kl.rd_kafka_queue_poll"(rd_kafka_queue_t*, int timeout_ms)
     int rd_kafka_event_type "kl.rd_kafka_event_type"(const rd_kafka_event_t*)
@@ -157,7 +157,7 @@ cdef extern from "_klink.h" nogil:
     const rd_kafka_topic_partition_t* offsets_info_partition "kl.rd_kafka_ListOffsetsResultInfo_topic_partition"(
         const rd_kafka_ListOffsetsResultInfo_t*)
 
-# What goes with a record as its opaque pointer, and comes back with its delivery report in `_private`:
+# The opaque pointer of a record. It comes back in `_private` of the delivery report:
 #
 #      63  62                52  51                                         0
 #     +---+--------------------+---------------------------------------------+
@@ -165,8 +165,8 @@ cdef extern from "_klink.h" nogil:
 #     +---+--------------------+---------------------------------------------+
 #
 #     batch   1 .. LAST_BATCH    the number of the record's batch
-#             FIRST_BUCKET, + 1  an unbatched record: one of the two buckets that tell the age of the oldest
-#     token   0 .. 2^52 - 2      the caller's name of the record: a token of the shared table
+#             FIRST_BUCKET, + 1  an unbatched record: one of the two buckets that track the age of the oldest one
+#     token   0 .. 2^52 - 2      identifies the record for the caller: a token of the shared table
 #             2^52 - 1           UNTRACKED
 cdef enum:
     TOKEN_BITS = 52
@@ -181,7 +181,7 @@ cpdef set_alarm(int fd, uint64_t at_ns)
 cdef class Client:
     cdef rd_kafka_t* rk
     cdef rd_kafka_queue_t* main_queue
-    cdef list faults  # what cannot be told at once: taken by the next `events`
+    cdef list faults  # errors that the next call of `events` returns
     cdef int open(self, int type, list settings, int events, int event_fd) except -1
     cdef object told(self, rd_kafka_event_t* event)
     cdef void unwatch(self) noexcept
@@ -190,14 +190,14 @@ cdef class Client:
 
 @cython.final
 cdef class Producer(Client):
-    cdef SlotRange slots  # None: deliveries are told as events
+    cdef SlotRange slots  # None: deliveries are returned as events
     cdef dict topics
-    cdef dict partitioners  # topic -> librdkafka's name of the one for records with key; the client's for all others
-    cdef list complete  # batches whose last record's fate has been told since `acknowledged` was called
-    cdef int32_t[BATCHES] outstanding  # batch or bucket -> records whose fate is not known
-    cdef int young_bucket  # unbatched records go into this one
-    cdef int old_bucket  # those that came before
-    cdef int64_t young_since_ns, old_since_ns  # when the first record of the bucket came, unless it is empty
+    cdef dict partitioners  # topic -> librdkafka's name of the partitioner for records with a key; else the client's
+    cdef list complete  # batches whose last delivery report has arrived since `acknowledged` was called
+    cdef int32_t[BATCHES] outstanding  # batch or bucket -> records without a delivery report
+    cdef int young_bucket  # new unbatched records are counted here
+    cdef int old_bucket  # older unbatched records
+    cdef int64_t young_since_ns, old_since_ns  # when the first record of a bucket that is not empty was sent
     cpdef send(self, str topic, bytes value, bytes key, list headers, int partition, int64_t token, int batch=*,
                int keyless_to=*)
     cpdef int partitions(self, str topic) except -1

@@ -1,7 +1,7 @@
-"""librdkafka for one event loop: types and promises. How it works stands at the top of _klink.pyx.
+"""librdkafka for one event loop: types and contracts. _klink.pyx explains how it works.
 
-Every call is made by one thread and none of them waits, but `close` and, by its name, `flush`. Nothing works before
-`load`. A client that was closed does nothing more and tells nothing more.
+One thread makes all calls. Only `close` and `flush` wait. Call `load` first. A closed client does nothing and reports
+nothing.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,25 +10,25 @@ from typing import Final, NamedTuple
 from fastgw._ctable import SlotRange
 from fastgw.messages import Reply
 
-UNTRACKED: Final[int]  # the token of a record whose fate nobody waits for
+UNTRACKED: Final[int]  # the token of a record whose delivery is not reported
 OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
 REPLIES_MAX: Final[int]  # the most replies that `replies` gives at once
 LAST_BATCH: Final[int]  # batches have the numbers from 1 to this one
 
-# What became of a record that failed.
-NOT_PERSISTED: Final[int]  # never given to a broker, or refused by it: it is in no log
-POSSIBLY_PERSISTED: Final[int]  # given to a broker, which did not say
-PERSISTED: Final[int]  # in its log, all the same
+# Status of a failed record.
+NOT_PERSISTED: Final[int]  # never sent to a broker, or refused by it: it is in no log
+POSSIBLY_PERSISTED: Final[int]  # sent to a broker that did not acknowledge it
+PERSISTED: Final[int]  # in the broker's log despite the error
 
 class Delivered(NamedTuple):
     """A record is in its topic."""
 
     token: int
-    at_ns: int  # when that was taken in, monotonic
+    at_ns: int  # when the delivery report was processed, monotonic
 
 class Undelivered(NamedTuple):
-    """A record has failed for good."""
+    """A record has failed; librdkafka will not retry it."""
 
     token: int
     code: int  # rd_kafka_resp_err_t
@@ -36,7 +36,7 @@ class Undelivered(NamedTuple):
     text: str
 
 class ClientError(NamedTuple):
-    """Something is wrong with a client or with a partition that is read; librdkafka goes on trying unless `fatal`."""
+    """An error of a client, or of a partition that is read. librdkafka keeps trying unless the error is `fatal`."""
 
     code: int
     name: str  # "_TRANSPORT", "TOPIC_AUTHORIZATION_FAILED"
@@ -56,48 +56,48 @@ class Statistics(NamedTuple):
     text: str  # JSON
 
 class Offsets(NamedTuple):
-    """The answer to `ask_offsets`; a partition that is in neither was not answered for."""
+    """The answer to `ask_offsets`. A partition may be missing in both `found` and `failed`."""
 
     request: int
     found: dict[int, int]  # partition -> offset
-    failed: dict[int, str]  # partition -> why
-    text: str  # why there is no answer at all
+    failed: dict[int, str]  # partition -> reason
+    text: str  # the error if the whole request failed, else empty
 
 def load(path: str) -> tuple[int, str]:
-    """Find every function that is used here in a librdkafka that this process has loaded already.
+    """Look up every function that is used here in a librdkafka that this process has already loaded.
 
     Returns:
-        Its version as a number (0x02100000 and a last byte: 2.16.0) and as text.
+        Its version as a number (2.16.0 is 0x021000 and one more byte) and as text.
 
     Raises:
-        OSError: the library at `path` is not loaded, or lacks a function; the text names which.
+        OSError: the library at `path` is not loaded, or lacks a function that the text names.
     """
 
 def clear(fd: int) -> bool:
-    """Take back the wake-ups of an eventfd or an alarm; False if there were none."""
+    """Reset an eventfd or an alarm. False: it was not set."""
 
 def alarm() -> int:
-    """A descriptor that can be read once its time has come.
+    """A new timer: a descriptor that becomes readable at the time that `set_alarm` sets.
 
     Raises:
-        OSError: no descriptor is left.
+        OSError: the process has too many descriptors.
     """
 
 def set_alarm(fd: int, at_ns: int) -> None:
-    """Set its time (monotonic), in place of any other."""
+    """Set the alarm's time (monotonic), replacing an earlier one."""
 
 class Client:
-    """What both clients have. Settings are librdkafka properties as text; ValueError says what is wrong with one."""
+    """Base class of both clients. Settings are librdkafka properties as text; ValueError reports an invalid one."""
 
     @property
     def closed(self) -> bool:
-        """After `close`."""
+        """Whether `close` was called."""
 
     def fatal(self) -> tuple[int, str] | None:
-        """Code and text of the error that this client will not recover from."""
+        """Code and text of the fatal error that this client has had; None: it has had none."""
 
     def mute(self) -> None:
-        """Write to no descriptor any more."""
+        """Stop writing to the event descriptors."""
 
     def close(self) -> None:
         """Destroy the client. Waits for librdkafka's threads, without the GIL."""
@@ -110,17 +110,17 @@ class Producer(Client):
         event_fd: int,
         partitioners: dict[str, str] | None = None,
     ) -> None:
-        """`partitioners`: for some topics, librdkafka's name of the one for records with key."""
+        """`partitioners`: topic -> librdkafka's name of the partitioner for records with a key; else the client's."""
 
     def events(self) -> list[Delivered | Undelivered | ClientError | LogLine | Statistics]:
-        """All that has come since the last call; `event_fd` tells when.
+        """All events since the last call; `event_fd` becomes readable when there are some.
 
-        Records that are in their topics are among it only where there are no `slots`; else their slots are marked as
-        recorded, and that is all.
+        Delivered records are returned only if there are no `slots`. Otherwise this call just marks their slots as
+        recorded.
         """
 
     def preload_topic(self, topic: str) -> None:
-        """Asks Kafka about a topic before the first record for it."""
+        """Request a topic's metadata before the first record is sent to it."""
 
     def send(
         self,
@@ -136,68 +136,69 @@ class Producer(Client):
         """Give a record to librdkafka, which copies it.
 
         Args:
-            partition: -1: with a key the partitioner's choice, without one as `keyless_to` says.
-            token: names the record in what is told of it later: 0 or more and below 2^52 - 1, or UNTRACKED.
+            partition: -1: the partitioner chooses for a record with a key, `keyless_to` for a record without.
+            token: identifies the record in later events: 0 or more and below 2^52 - 1, or UNTRACKED.
             batch: the number of its batch, up to LAST_BATCH; 0: it is unbatched.
-            keyless_to: a partition, or a larger number of which the remainder is taken; -1: any, drawn for each record.
+            keyless_to: a number whose remainder by the partition count is the partition; -1: a random one per record.
 
         Returns:
-            None; or, if it was refused here and now, code and text of the error.
+            None; or, if librdkafka refused the record at once, code and text of the error.
 
         Raises:
-            TypeError, ValueError: an argument is of another type, or the topic's name is impossible; nothing was sent.
+            TypeError, ValueError: an argument has the wrong type, or the topic's name is invalid; nothing was sent.
         """
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a record without key may go to, as of the last record sent; 0: not known yet."""
+        """How many partitions a record without a key may go to, as of the last record sent; 0: not known yet."""
 
     def acknowledged(self) -> list[int]:
-        """Batches of which, since the last call, the last record's fate has been told by `events`."""
+        """Batches whose last delivery report was processed by `events` since the last call."""
 
     def unbatched_since_ns(self) -> int:
-        """Since when (monotonic) the fate of the oldest unbatched record is not known; 2^63 - 1 if there is none.
+        """When (monotonic) the oldest unbatched record without a delivery report was sent; 2^63 - 1 if there is none.
 
-        Roughly: while one is stuck, those that came more than 100 ms later can seem as old as the first of them.
+        This is approximate: while a record is stuck, records sent more than 100 ms after it share one time, that of the
+        first of them.
         """
 
     def waiting(self) -> int:
-        """Records whose fate is not known yet, and events not taken."""
+        """The number of records without a delivery report, plus the events that `events` has not returned yet."""
 
     def flush(self, timeout_ms: int) -> None:
-        """Send without lingering, and wait until nothing waits any more or the time is up."""
+        """Send all records without lingering; wait for their delivery reports, or until the timeout."""
 
     def purge(self) -> None:
-        """Give up all records; each is told as undelivered, those on their way to a broker as possibly persisted."""
+        """Give up all records. Each is reported as undelivered; one on its way to a broker as possibly persisted."""
 
 class Consumer(Client):
     def __init__(
         self, settings: list[tuple[str, str]], topic: str, correlation_header: str, reply_fd: int, event_fd: int
     ) -> None: ...
     def events(self) -> list[ClientError | LogLine | Statistics | Offsets]:
-        """All that has come since the last call; `event_fd` tells when."""
+        """All events since the last call; `event_fd` becomes readable when there are some."""
 
     def replies(self) -> list[Reply]:
-        """The next records that were fetched, at most REPLIES_MAX; `reply_fd` tells when there are some again.
+        """The next fetched records, at most REPLIES_MAX; `reply_fd` becomes readable when there are new ones.
 
-        Errors of partitions that are met on the way come with the next `events`.
+        Errors of partitions are returned by the next call of `events`.
         """
 
     def ask_offsets(self, partitions: Iterable[int], at: int, request: int, timeout_ms: int) -> None:
-        """Ask for the offsets at OFFSET_BEGINNING or OFFSET_END; an `Offsets` with `request` will be among the events.
+        """Ask for the offsets at OFFSET_BEGINNING or OFFSET_END. The answer is an event: `Offsets` with this `request`.
 
         Raises:
             ValueError: the consumer is closed.
         """
 
     def assign(self, offsets: dict[int, int]) -> tuple[int, str] | None:
-        """Read these partitions as well, from these offsets; code and text if none of them could be added.
+        """Start reading these partitions from these offsets. Returns code and text if none of them could be added.
 
         Raises:
             ValueError: the consumer is closed.
         """
 
     def unassign(self, partitions: Collection[int]) -> tuple[int, str] | None:
-        """Read these partitions no longer; records of them that were fetched already are dropped.
+        """Stop reading these partitions; their fetched records are dropped.
 
         Raises:
             ValueError: the consumer is closed.

@@ -1,21 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
-"""Producer and consumer on the librdkafka inside the confluent-kafka wheel, made for one event loop: no call waits.
+"""Producer and consumer for one event loop, on the librdkafka of the confluent-kafka wheel. No call waits.
 
     the loop (one thread, all calls below)              librdkafka's threads
       Producer.send ── record, token ──────────────────> batches, sends, retries
       Client.events <── queue, wakes `event_fd` ──────── delivery reports; errors, logs, statistics, offsets
       Consumer.replies <── queue, wakes `reply_fd` ───── records of the response topic
 
-Two eventfds, because a wake-up should look at as few queues as it can. librdkafka writes to them when a queue that was
-empty has something again; so whoever wakes empties the queue or comes back by itself.
+There are two eventfds, so that a wake-up has to check as few queues as possible. librdkafka writes to an eventfd only
+when an empty queue gets an entry. So the reader must empty the queue, or schedule itself again.
 
-The good case makes no Python object but the reply that is handed over: a delivery marks its slot in the shared table,
-here in C. Everything else becomes one of the named tuples below: rare, so clarity wins. What became of a record that
-failed is librdkafka's own word (`rd_kafka_message_status`): it knows whether a record ever left for a broker, which an
-error code does not tell.
+In the normal case replies are the only Python objects: a delivery report marks the slot in the shared table, here in C.
+All other events are rare and become one of the named tuples below. The status of a failed record comes from
+`rd_kafka_message_status`, because only librdkafka knows whether the record ever left for a broker; an error code does
+not show that.
 
-Memory: a record is copied by librdkafka when sent, a reply is copied by us before it is given back. A client that was
-not closed is closed when collected; `close` waits for librdkafka's threads and belongs on a thread of its own.
+Memory: librdkafka copies a record when it is sent; this module copies a reply before it returns the message. A client
+that was not closed is closed when it is collected. `close` waits for librdkafka's threads, so call it on a thread of
+its own.
 """
 
 cimport cython
@@ -50,7 +51,7 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef enum:
     REPLIES_AT_ONCE = 512
     WHY_BYTES = 512           # room for librdkafka's reasons
-    SAME_AGE_NS = 100_000_000  # unbatched records that come later than this after the first are told apart from it
+    SAME_AGE_NS = 100_000_000  # an unbatched record sent this long after the first of a bucket counts as younger
     ERR_DESTROY = -197        # RD_KAFKA_RESP_ERR__DESTROY
 
 OFFSET_BEGINNING = -2
@@ -71,10 +72,10 @@ Offsets = namedtuple("Offsets", "request found failed text")
 
 cdef object reply_type = Reply
 cdef int64_t TOKEN_MASK = (<int64_t>1 << TOKEN_BITS) - 1
-cdef int64_t UNTRACKED_TOKEN = TOKEN_MASK  # of a record whose fate nobody waits for
+cdef int64_t UNTRACKED_TOKEN = TOKEN_MASK  # of a record whose delivery is not reported
 cdef int64_t NEVER_NS = (<uint64_t>1 << 63) - 1
 UNTRACKED = UNTRACKED_TOKEN
-cdef uint64_t ONE = 1         # what an eventfd wants to be written
+cdef uint64_t ONE = 1         # librdkafka writes these 8 bytes to an eventfd
 
 
 def load(str path):
@@ -101,8 +102,8 @@ cpdef set_alarm(int fd, uint64_t at_ns):
     kl_alarm_set(fd, at_ns)
 
 
-# A string of librdkafka is copied at once, while its owner lives: an event, a fetched message, or an error, until each
-# is destroyed. Those of err2str and err2name are constants, or in a buffer of this thread until the next call.
+# Copies a string of librdkafka at once: it is valid only until its owner (an event, a message, an error) is destroyed.
+# Strings of err2str and err2name are constants, or live in a buffer of this thread until the next call.
 cdef inline str text_of(const char* text):
     return PyUnicode_DecodeUTF8(text, strlen(text), "replace") if text != NULL else ""
 
@@ -113,8 +114,8 @@ cdef tuple refusal(rd_kafka_error_t* error):
     return code_and_text
 
 
-# What both clients share. Each shuts itself down in its own __dealloc__: by the time of the base's, Cython has let go
-# of the fields. For the same reason no_gc_clear.
+# Each subclass shuts down in its own __dealloc__: when the base's __dealloc__ runs, Cython has already cleared the
+# fields of the subclass. no_gc_clear has the same reason.
 @cython.no_gc_clear
 cdef class Client:
     cdef int open(self, int type, list settings, int events, int event_fd) except -1:
@@ -134,7 +135,7 @@ cdef class Client:
         rd_kafka_set_log_queue(self.rk, NULL)
         self.main_queue = rd_kafka_queue_get_main(self.rk)
         rd_kafka_queue_io_event_enable(self.main_queue, event_fd, &ONE, sizeof(ONE))
-        eventfd_write(event_fd, ONE)  # what came before the queue was watched would wake nobody, ever
+        eventfd_write(event_fd, ONE)  # events from before the queue was watched cause no wake-up
         return 0
 
     @property
@@ -260,7 +261,7 @@ cdef class Producer(Client):
                 told.append(undelivered(token, message))
             elif self.slots is None:
                 told.append(Delivered(token, now_ns))
-            else:  # the usual way, and all of it
+            else:  # the normal case
                 slot = ct_named(&self.slots.range, token)
                 if slot != NULL:
                     ct_advance(slot, token, CT_RECORDED, now_ns)
@@ -275,8 +276,8 @@ cdef class Producer(Client):
             self.complete.append(batch)
         return named & TOKEN_MASK
 
-    # Of unbatched records only the age of the oldest is of interest. Two buckets are enough to tell it nearly: new
-    # records go into the young one; when the fate of all in the old one is known, the two change places.
+    # Only the age of the oldest unbatched record is needed. Two buckets are enough to know it approximately: new
+    # records are counted in the young bucket; when the old bucket is empty, the two change places.
     cdef int unbatched_bucket(self) noexcept:
         cdef int64_t now_ns = kl_now_ns()
         if (
@@ -339,7 +340,7 @@ cdef class Producer(Client):
             self.outstanding[number] += 1
             return None
         if record_headers != NULL:
-            rd_kafka_headers_destroy(record_headers)  # a record that is refused leaves its headers to us
+            rd_kafka_headers_destroy(record_headers)  # librdkafka does not free the headers of a refused record
         return refusal(error)
 
     def preload_topic(self, str topic not None):
@@ -381,15 +382,15 @@ cdef class Producer(Client):
         if self.rk != NULL:
             for known in topics.values():
                 rd_kafka_topic_destroy((<kl_topic*>PyCapsule_GetPointer(known, NULL)).handle)
-            Client.shut(self)  # after it, nobody asks where records go
+            Client.shut(self)  # after this, librdkafka no longer calls the partitioner
             for known in topics.values():
                 free(PyCapsule_GetPointer(known, NULL))
 
 
 cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
-    # The broker's own words cannot be had: rd_kafka_message_produce_errstr reads freed memory. librdkafka has the
-    # record point into the parsed response and frees that as soon as the report is queued (rd_kafka_handle_Produce).
-    # The report takes a copy along, to which no record points.
+    # The broker's error text cannot be used: rd_kafka_message_produce_errstr reads freed memory. The record points into
+    # the parsed response, which librdkafka frees as soon as the report is queued (rd_kafka_handle_Produce). The report
+    # has a copy of the text, but the record does not point to it.
     return Undelivered(token, message.err, rd_kafka_message_status(message), text_of(rd_kafka_err2str(message.err)))
 
 
@@ -458,7 +459,7 @@ cdef class Consumer(Client):
         cdef object unreadable = None
         cdef list headers = []
         cdef object made
-        # plain.decode_reply has the rule: an id that is the key wins.
+        # The same rule as in plain.decode_reply: an id in the key wins.
         cdef object correlation_id = id_in(<const uint8_t*>message.key, message.key_len)
         if rd_kafka_message_headers(message, &record_headers) != 0:
             record_headers = NULL
@@ -470,7 +471,7 @@ cdef class Consumer(Client):
                 correlation_id = id_in(<const uint8_t*>value, bytes)
                 if unreadable is None:
                     unreadable = PyBytes_FromStringAndSize(<const char*>value, bytes)
-        if correlation_id is None:  # what was meant to be one; to be counted
+        if correlation_id is None:  # keep the invalid id, so that the reply is counted as malformed
             correlation_id = unreadable or PyBytes_FromStringAndSize(<const char*>message.key, message.key_len)
         # A named tuple filled in place: a third of the cost of calling Reply.
         made = tuple_to_fill(reply_type, 5)
@@ -535,7 +536,7 @@ cdef class Consumer(Client):
 
 
 cdef inline bint is_named(const char* name, const char* lower_case) noexcept:
-    """Whether it is that name, in any case; only of ASCII letters, whatever the locale says of others."""
+    """Compare two names, ignoring the case of ASCII letters only, whatever the locale."""
     cdef char letter
     while True:
         letter = name[0] | 0x20 if c"A" <= name[0] <= c"Z" else name[0]

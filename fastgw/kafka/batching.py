@@ -1,18 +1,18 @@
-"""When records leave for Kafka: in batches, so that batches are large and librdkafka never has to wait.
+"""Decides when records are handed to librdkafka, so that batches are large and librdkafka never has to wait.
 
-librdkafka's idempotent producer has one batch of five records or more on its way to a partition. Until that is
-acknowledged it keeps the next one back, and once the linger of that one is over its thread asks the socket again and
-again, without waiting: a core, for as long as the broker is silent. So records wait here, in the loop, where waiting
-costs nothing, and librdkafka is given only what it can send at once.
+librdkafka's idempotent producer has only one batch of five records or more in flight to a partition. It holds the next
+batch back until that one is acknowledged. Once the linger of the next batch is over, its thread polls the socket
+without waiting, and uses a whole core for as long as the broker does not answer. So records wait here, in the loop,
+where waiting costs nothing, and librdkafka gets only records that it can send at once.
 
-A topic has two queues: one whose batches stay on one partition (sticky), one whose records are spread over all. A batch
-is outstanding until the fate of each of its records is known. A record that finds no open batch waits; all that wait in
-a queue leave together, as its next batch. Four reasons let a batch leave:
+Each topic has two queues: a sticky one, whose batches go to one partition each, and a spread one, whose records go to
+all partitions. A batch is outstanding until each of its records has a delivery report. A record that finds no open
+batch waits; all waiting records of a queue leave together as its next batch. A batch leaves for one of four reasons:
 
     reason          when                                                           constant
     ------------    -----------------------------------------------------------    --------------------------------
     enough          no batch is outstanding, and 1/CONCURRENCY_SHARE of the        CONCURRENCY_SHARE
-                    requests under way wait
+                    requests in flight wait
     gathered        no batch is outstanding, and the first record has waited       GATHER_MAX_NS, or STALLED_LINGERS
                     this long                                                      lingers if that is less
     stalled         a batch is outstanding, and the first record has waited this   STALLED_LINGERS
@@ -22,14 +22,14 @@ a queue leave together, as its next batch. Four reasons let a batch leave:
     stays open      after it has left, a batch takes more records for this part    OPEN_LINGERS
                     of a linger, or until it is acknowledged
 
-So a broker's round trip sets the pace: the busier it is, the larger the batches. With an eighth of the requests under
-way there are enough, and these come within an eighth of the time that each request takes (Little's law): so much longer
-may a request take. Where few requests are under way one record is enough. Without this, many workers on few cores send
-batches so small that the broker is busy with nothing else.
+So the broker's round trip sets the pace: the busier the broker, the larger the batches. An eighth of the requests in
+flight is enough for a batch. By Little's law, so many requests arrive in an eighth of the time that a request takes;
+so a request takes at most an eighth longer. With few requests in flight, one record is enough. Without this rule, many
+workers on few cores send so many small batches that they overload the broker.
 
-A sticky batch goes to a partition to which none of its queue is outstanding. While there is no such partition nothing
-leaves, for whatever reason but the last: all brokers are silent, and a record that librdkafka was never given is in no
-log for certain. A partition whose leader has died keeps its one batch and gets no other; its neighbours get them.
+A sticky batch goes to a partition that has no outstanding batch of its queue. While there is no such partition, no
+batch leaves, except for "closing": no broker answers, and a record that librdkafka never got is certainly in no log. A
+partition whose leader has died keeps its one batch and gets no other; the next batches go to other partitions.
 
 Time and the random choice of a partition are arguments. Nothing here waits; `RecordQueue` asks its owner to wake it.
 """
@@ -46,35 +46,35 @@ from fastgw.messages import SPREAD, Record
 
 CONCURRENCY_SHARE = 8
 GATHER_MAX_NS = 5_000_000
-STALLED_LINGERS = 5  # longer than a round trip on a busy machine, shorter than anybody notices
-OPEN_LINGERS = 0.9  # a later record might miss librdkafka's batch, and would be the first of another one
+STALLED_LINGERS = 5  # longer than a round trip on a busy machine, too short for users to notice
+OPEN_LINGERS = 0.9  # a later record might miss librdkafka's batch and begin another one
 
-# Of a topic whose partitions are not known yet: a number that will do for any count, of which the remainder is taken.
+# While a topic's partition count is not known: draw from this range; the link takes the remainder by the real count.
 ANY_COUNT = 1 << 30
 
 Refused = tuple[int, str]
-"""librdkafka's error code and text for a record that it does not take."""
+"""librdkafka's error code and text for a refused record."""
 RefusedRecord = tuple[int, int, str]
-"""The same, and before it the token of the record."""
+"""The token of a refused record, librdkafka's error code, and its text."""
 
-NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait for Kafka to acknowledge others")
+NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait until Kafka acknowledges earlier records")
 
 
 class TopicQueue:
-    """The records of one topic that may share a batch, and what is known of their batches."""
+    """The records of one topic that may share a batch, and the state of their batches."""
 
     def __init__(self, topic: str, sticky: bool) -> None:
-        """`sticky`: the records of a batch that have no key go to one partition."""
+        """`sticky`: all records of a batch that have no key go to the same partition."""
         self.topic = topic
         self.sticky = sticky
-        self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); first come first
+        self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); in order of arrival
         self.since_ns = 0  # when the first of them came
-        self.enough = 0  # how many of them may leave at once; the smallest number that one of them asks for
-        self.batch = 0  # the last one: its number, 0 if it is not followed ...
+        self.enough = 0  # so many records make a batch; the smallest number that one of the records asks for
+        self.batch = 0  # the last batch: its number, 0 if it is not tracked ...
         self.open_until_ns = 0  # ... until when it takes more records
-        self.partition = ANY  # ... and where it goes
-        self.chosen_ns = 0  # since when batches go there
-        self.busy: set[int] = set()  # partitions to which a batch is outstanding
+        self.partition = ANY  # ... and its partition
+        self.chosen_ns = 0  # since when batches go to this partition
+        self.busy: set[int] = set()  # partitions that have an outstanding batch
 
     def __repr__(self) -> str:
         kind = "sticky" if self.sticky else "spread"
@@ -100,13 +100,13 @@ class RecordQueue:
     ) -> None:
         """
         Args:
-            producer: takes the records.
-            linger_ns: the producer's.
+            producer: gets the records.
+            linger_ns: the producer's linger time.
             sticky_ns: how long the batches of a queue go to the same partition.
-            waiting_bytes_max: of the values of all records that wait.
-            wake_at: told when (monotonic, ns) `flush_due` should be called at the latest.
-            refused: told of records that waited and that librdkafka does not take.
-            draw: a random number from 0 to below its argument: the partition at which the search for a free one begins.
+            waiting_bytes_max: limit for the values of all waiting records together.
+            wake_at: called with the time (monotonic, ns) at which `flush_due` must be called at the latest.
+            refused: called with records that had waited and that librdkafka then refused.
+            draw: returns a random number below its argument: where the search for a free partition begins.
         """
         self.producer = producer
         self._linger_ns = linger_ns
@@ -121,8 +121,8 @@ class RecordQueue:
         self._draw = draw
         self._sticky: dict[str, TopicQueue] = {}
         self._spread: dict[str, TopicQueue] = {}
-        self._gathering: dict[TopicQueue, None] = {}  # those with records that wait; the first to begin comes first
-        # Number of a batch -> its queue, its partition, when it left; in the order in which they left.
+        self._gathering: dict[TopicQueue, None] = {}  # queues with waiting records; the longest waiting comes first
+        # Number of a batch -> its queue, its partition, when it left; in the order in which the batches left.
         self._outstanding: dict[int, tuple[TopicQueue, int, int]] = {}
         self._last = 0
 
@@ -131,7 +131,7 @@ class RecordQueue:
 
     @property
     def waiting(self) -> int:
-        """Records that have not left."""
+        """The number of records that have not left."""
         return sum(len(queue.waiting) for queue in self._gathering)
 
     def oldest_ns(self) -> int:
@@ -141,16 +141,16 @@ class RecordQueue:
         return NEVER
 
     def send(self, record: Record, token: int, concurrency_hint: int, now_ns: int) -> Refused | None:
-        """A record of a request; it is handed over now or waits for its batch.
+        """Send the record of a request: hand it to librdkafka now, or let it wait for a batch.
 
         Args:
             record: its partition is one of the markers TOGETHER and SPREAD.
-            token: names it in `refused`.
-            concurrency_hint: requests of its route under way here, itself included.
+            token: identifies the record in `refused`.
+            concurrency_hint: requests of its route in flight in this process, this one included.
             now_ns: monotonic.
 
         Returns:
-            None; or librdkafka's refusal, if it was given the record now and did not take it.
+            None; or the error, if librdkafka refused the record now or there is no room for it.
         """
         queues = self._spread if record.partition == SPREAD else self._sticky
         queue = queues.get(record.topic)
@@ -173,12 +173,12 @@ class RecordQueue:
         queue.waiting[token] = record, now_ns
         self._waiting_bytes += len(record.value)
         wait_ns = self._wait_ns(queue, len(queue.waiting))
-        if is_first or wait_ns == 0:  # even then not at once: what is read in the same turn of the loop goes as well
+        if is_first or wait_ns == 0:  # not handed over here: requests read in the same turn of the loop join the batch
             self._wake_at(queue.since_ns + wait_ns)
         return None
 
     def cancel_unsent(self, token: int) -> bool:
-        """Forgets a record that waits: its request has ended. False: it does not wait, it may be on its way."""
+        """Remove a waiting record whose request has ended. False: it does not wait here and may have been sent."""
         for queue in self._gathering:
             waited = queue.waiting.pop(token, None)
             if waited is not None:
@@ -189,7 +189,7 @@ class RecordQueue:
         return False
 
     def cancel_older(self, before_ns: int, most: int) -> list[int]:
-        """Forgets what has waited since before that time, not more than `most`; returns the tokens."""
+        """Remove up to `most` records that have waited since before that time; return their tokens."""
         tokens: list[int] = []
         for queue in self._gathering:
             for token, (_, since_ns) in queue.waiting.items():
@@ -201,25 +201,25 @@ class RecordQueue:
         return tokens
 
     def acknowledged(self, batches: Sequence[int], now_ns: int) -> None:
-        """The fate of each record of these batches is known."""
+        """All delivery reports of these batches have arrived."""
         for number in batches:
             self._end_batch(number)
         self.flush_due(now_ns)
 
     def flush_due(self, now_ns: int) -> None:
-        """Every batch that may leave by now leaves."""
+        """Hand over every batch that may leave by now."""
         refusals: list[RefusedRecord] = []
         for queue in list(self._gathering):
             due_ns = queue.since_ns + self._wait_ns(queue, len(queue.waiting))
             if due_ns > now_ns:
                 self._wake_at(due_ns)
-            elif self._begin_batch(queue, now_ns):  # else an acknowledgement makes room
+            elif self._begin_batch(queue, now_ns):  # if False, an acknowledgement will call this again
                 refusals += self._hand_over_waiting(queue)
-        if refusals:  # told at the end: the owner may send again at once
+        if refusals:  # last, because the owner may call `send` from here
             self._refused(refusals)
 
     def flush_all(self, now_ns: int) -> None:
-        """Everything leaves, whatever is outstanding: this producer is about to be closed."""
+        """Hand over all waiting records, whatever is outstanding: this producer is about to be closed."""
         refusals: list[RefusedRecord] = []
         for queue in list(self._gathering):
             queue.busy.clear()
@@ -229,7 +229,7 @@ class RecordQueue:
             self._refused(refusals)
 
     def switch_to(self, producer: Producer) -> None:
-        """The producer has been replaced: what waits leaves with the new one, what is outstanding is not followed."""
+        """Use a new producer for the waiting records. Outstanding batches of the old one are no longer tracked."""
         self.producer = producer
         self._outstanding.clear()
         for queue in (*self._sticky.values(), *self._spread.values()):
@@ -237,21 +237,21 @@ class RecordQueue:
             queue.busy.clear()
 
     def _is_outstanding(self, queue: TopicQueue) -> bool:
-        """Whether the queue's last batch is; an older one that is stuck holds up no other."""
+        """Whether the queue's last batch is outstanding. An older batch that is stuck does not hold up the others."""
         last = self._outstanding.get(queue.batch)
         return last is not None and last[0] is queue
 
     def _wait_ns(self, queue: TopicQueue, count: int) -> int:
-        """How long, as things are, the first of so many records has to wait for its batch."""
+        """How long the first of `count` waiting records must wait for its batch, as things are now."""
         if self._is_outstanding(queue):
             return self._stalled_ns
         return self._gather_ns if count < queue.enough else 0
 
     def _begin_batch(self, queue: TopicQueue, now_ns: int) -> bool:
-        """Begins a batch, if there is a partition where it may go."""
+        """Begin a batch. False: there is no partition where it may go."""
         if not self._choose_partition(queue, now_ns):
             return False
-        # Spread without linger: nothing depends on when such a batch is acknowledged, so it needs no number.
+        # A spread queue without linger needs no numbers: nothing depends on when its batches are acknowledged.
         queue.batch = number = self._free_number() if queue.sticky or self._linger_ns else 0
         queue.open_until_ns = now_ns + self._open_ns
         if number:
@@ -279,7 +279,7 @@ class RecordQueue:
         return False
 
     def _free_number(self) -> int:
-        """0: all are in use, and the batch is not followed."""
+        """A number for a new batch; 0: all are in use, so the batch is not tracked."""
         if len(self._outstanding) == LAST_BATCH:
             return 0
         number = self._last % LAST_BATCH + 1
@@ -313,12 +313,12 @@ class RecordQueue:
         )
 
     def _abandon_batch(self, queue: TopicQueue) -> None:
-        """The batch that was just begun has no record that could be acknowledged."""
+        """End the batch that was just begun: none of its records was accepted, so none will be acknowledged."""
         queue.open_until_ns = 0
         self._end_batch(queue.batch)
 
     def _end_batch(self, number: int) -> None:
-        """Nothing of this batch is outstanding any more; one that is not followed is passed over."""
+        """The batch is no longer outstanding. A batch that is not tracked is ignored."""
         batch = self._outstanding.pop(number, None)
         if batch is not None:
             queue, partition, _ = batch

@@ -1,8 +1,8 @@
-"""What Kafka clients have to say, from whatever thread: one format, bounded, in every process of a gateway.
+"""Logs the errors and log lines of Kafka clients in one format, with a limited rate, from any thread.
 
-A broker that is away makes each client complain twenty times a second. Each kind of line (see `client_lines`) goes out
-at once and then every ten seconds, with the count of those that were held back; when it stops, a last line says how
-many there were since.
+When a broker is down, each client logs twenty lines a second. The first line of each kind (see `client_lines`) is
+logged at once. After that one line of this kind is logged every ten seconds, with the number of lines held back. When
+the lines stop, a last line reports the rest.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class ClientLog:
         return f"<ClientLog {self._throttle!r}>"
 
     def log(self, level: int, _format: str, facility: str, _client: str, text: str) -> None:
-        """As confluent-kafka calls its `logger`."""
+        """Log a line; has the signature of confluent-kafka's `logger`."""
         self.say(of_log(_SYSLOG.get(level, 6), facility, text))
 
     def client_error(self, error: Any) -> None:
-        """As confluent-kafka calls its `error_cb`."""
+        """Log an error; has the signature of confluent-kafka's `error_cb`."""
         self.say(of_error(error.name(), error.str()))
 
     def say(self, line: Line, event: str = EVENT) -> None:
-        """Writes a line, unless there was one of its kind a moment ago."""
-        if line.method == DEBUG:  # somebody has asked for it, for all of it
+        """Log a line, unless one of its kind was logged less than a period ago."""
+        if line.method == DEBUG:  # an operator has switched it on, so log all of it
             log.debug(event, code=line.code, detail=line.detail)
             return
         with self._guard:
@@ -66,7 +66,7 @@ class ClientLog:
         if self._timer is None:
             timer = threading.Timer(self._period_s, self._look)
             timer.daemon = True
-            with suppress(RuntimeError):  # no thread to be had now: the next line that is held back tries again
+            with suppress(RuntimeError):  # no thread available: the next line that is held back tries again
                 timer.start()
                 self._timer = timer
 
@@ -79,7 +79,7 @@ class ClientLog:
         _tell(ended)
 
     def sum_up(self) -> None:
-        """Tells now what was held back; for the end of a process."""
+        """Log the counts of lines held back. For the end of a process."""
         with self._guard:
             ended = self._throttle.rest()
         _tell(ended)
@@ -91,9 +91,9 @@ def _tell(ended: list[tuple[tuple[str, ...], int]]) -> None:
 
 
 CLIENT_LOG = ClientLog()
-"""That of this process."""
+"""The client log of this process."""
 
 
 def listening() -> dict[str, Callable[[Any], None] | ClientLog]:
-    """The properties that have one of confluent-kafka's clients speak through the log of this process."""
+    """The properties that make a confluent-kafka client log through the log of this process."""
     return {"logger": CLIENT_LOG, "error_cb": CLIENT_LOG.client_error}

@@ -1,7 +1,7 @@
-"""What a Kafka cluster says: its brokers, its topics, and whether each broker can be reached where it says it is.
+"""Asks a Kafka cluster for its brokers and topics, and checks whether each advertised address can be reached.
 
-Facts only; `topic_checks` judges them. The embedded broker has no admin API (it names no controller); there the facts
-end with the metadata.
+This module collects facts; `topic_checks` evaluates them. The embedded broker has no admin API (its controller is none
+of its brokers), so for it there is only the metadata.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fastgw.kafka.link import LinkSettings
 from fastgw.kafka.properties import client_properties, consumer_properties, producer_properties
 
 REACH_TIMEOUT_S = 5.0
-MEET_LOOK_S = 0.05  # between two looks whether all brokers have answered
-MEET_AGAIN_S = 1.5  # for which a broker that cannot be reached is tried again
-UNRESOLVED = "Failed to resolve"  # as librdkafka says it
-# A broker that it knows by number, which it has from a bootstrap address: where that one said that it is.
+MEET_LOOK_S = 0.05  # pause between two checks whether all brokers have answered
+MEET_AGAIN_S = 1.5  # how long to retry a broker that cannot be reached
+UNRESOLVED = "Failed to resolve"  # part of librdkafka's error text
+# librdkafka's error about an advertised address. It contains the broker's id, which bootstrap addresses do not have.
 _ADVERTISED = re.compile(r"(?:[a-z_]+://)?(\S+:\d+)/\d+: (.*)").match
 
 _SETTINGS = (
@@ -35,43 +35,43 @@ _SETTINGS = (
 
 
 class Topic(NamedTuple):
-    """What is known about one topic; what could not be asked is None."""
+    """The facts about one topic. None: not known."""
 
     name: str
-    partitions: int  # 0: it does not exist, or may not be seen
-    replicas: int | None = None  # of its worst partition
-    in_sync: int | None = None  # of its worst partition
-    refused: str = ""  # why nothing could be learned of it
-    is_forbidden: bool = False  # ... and whether that is for want of a right
-    operations: frozenset[str] | None = None  # what we are allowed to do: "READ", "WRITE"
+    partitions: int  # 0: it does not exist, or the user may not see it
+    replicas: int | None = None  # the smallest number that a partition has
+    in_sync: int | None = None  # the smallest number that a partition has
+    refused: str = ""  # Kafka's error when the topic could not be described
+    is_forbidden: bool = False  # whether that error is a missing right
+    operations: frozenset[str] | None = None  # what the user may do: "READ", "WRITE"
     settings: Mapping[str, str] | None = None
 
 
 class Met(NamedTuple):
-    """What a cluster says when each of its brokers is spoken to."""
+    """The result of contacting each broker of a cluster."""
 
-    unreachable: Mapping[str, str]  # the address that a broker advertises -> why it cannot be reached there
-    creates_topics: bool = False  # a broker says that it creates topics on demand
+    unreachable: Mapping[str, str]  # advertised address of a broker -> why it cannot be reached there
+    creates_topics: bool = False  # a broker has auto.create.topics.enable
 
 
 class BrokersUnreachable(StartError):
-    """A broker answers, but at the addresses that the cluster advertises nobody can be reached. Says what to do."""
+    """The bootstrap address answers, but no broker can be reached at its advertised address. Says what to do."""
 
 
 def unreachable(address: str, why: str) -> tuple[str, str]:
-    """What is wrong with a broker that cannot be reached at `address`, and what to do about it."""
+    """The error text for a broker that cannot be reached at `address`, and the remedy."""
     host = address.rpartition(":")[0]
     text = f"expected to reach it at the address that it advertises, got: {why}"
     if UNRESOLVED in why:
-        return text, f"correct the broker's advertised.listeners, or have this machine resolve {host}"
-    return text, f"start it; or correct its advertised.listeners, if {address} is no address for this machine"
+        return text, f"correct the broker's advertised.listeners, or make {host} resolvable on this machine"
+    return text, f"start it; or correct its advertised.listeners if this machine cannot use {address}"
 
 
 def check_client(config: Config) -> None:
-    """Let librdkafka judge the properties of [kafka.client]; needs no broker.
+    """Let librdkafka check the properties of [kafka.client]. Needs no broker.
 
     Raises:
-        ConfigError: it does not know one, or not its value.
+        ConfigError: librdkafka does not know a property, or refuses its value.
     """
     client = client_properties("", config.kafka.client)
     del client["bootstrap.servers"]  # without it the clients have no broker to connect to
@@ -90,7 +90,7 @@ def check_client(config: Config) -> None:
 
 @contextmanager
 def admin_client(config: Config) -> Iterator[tuple[Any, list[str]]]:
-    """An admin client, and the list that its troubles are written to."""
+    """An admin client, and a list to which its errors are appended."""
     check_client(config)
     troubles: list[str] = []
     properties = client_properties(config.kafka.bootstrap, config.kafka.client)
@@ -103,8 +103,8 @@ def admin_client(config: Config) -> Iterator[tuple[Any, list[str]]]:
 
 
 def silent_logger() -> logging.Logger:
-    """For clients whose errors come another way."""
-    # librdkafka would print every failed attempt to stderr; the one that counts is in our own message.
+    """A logger that discards everything, for clients whose errors are reported in another way."""
+    # Without it librdkafka prints every failed attempt to stderr.
     logger = logging.getLogger("fastgw.librdkafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -112,7 +112,7 @@ def silent_logger() -> logging.Logger:
 
 
 def reason(error: Exception) -> str:
-    """The text of a Kafka client's exception, in one line."""
+    """The text of a Kafka client's exception, on one line."""
     cause = error.args[0] if error.args else error
     return str(cause.str() if hasattr(cause, "str") else cause).rstrip(".").replace("\n", " ")
 
@@ -124,12 +124,12 @@ def metadata_of(config: Config, admin: Any, troubles: Sequence[str], timeout_s: 
         StartError: no broker can be reached within `timeout_s`.
     """
     try:
-        # Never for one topic by name: brokers that create topics on demand would create it.
+        # Never ask for a topic by name: a broker with auto.create.topics.enable would create it.
         return admin.list_topics(timeout=timeout_s)
     except KafkaException as error:
         admin.poll(0)
         why = troubles[0] if troubles else reason(error)
-        if advertised := _ADVERTISED(why):  # the bootstrap address has answered, and sent us to nobody
+        if advertised := _ADVERTISED(why):  # the bootstrap address answered, the advertised one did not
             text, advice = unreachable(advertised[1], advertised[2])
             raise BrokersUnreachable(f"broker {advertised[1]}: {text}; {advice}") from None
         expected = f"expected a broker within {timeout_s:g} s"
@@ -138,25 +138,25 @@ def metadata_of(config: Config, admin: Any, troubles: Sequence[str], timeout_s: 
 
 def has_admin(metadata: Any) -> bool:
     """Whether the cluster can be asked for more than its metadata."""
-    # The embedded broker names a controller that is none of its brokers; admin calls would wait for it in vain.
+    # The embedded broker names a controller that is none of its brokers; admin calls would wait for that controller.
     return metadata.controller_id in metadata.brokers
 
 
 def meet(admin: Any, brokers: Iterable[Any], troubles: Sequence[str], timeout_s: float) -> Met:
-    """Speak with each broker at the address that it advertises; one that refuses to answer is reached as well.
+    """Contact each broker at its advertised address. A broker that answers with an error counts as reached.
 
     Args:
         admin: an admin client.
-        brokers: as they stand in the metadata.
-        troubles: what the client's `error_cb` was told, as it grows.
-        timeout_s: for all of them together.
+        brokers: the brokers of the metadata.
+        troubles: the list to which the client's `error_cb` appends; it grows during this call.
+        timeout_s: for all brokers together.
     """
     asked = {broker: _asked_for_settings(admin, broker, timeout_s) for broker in brokers}
     silent = _wait_for_answers(admin, asked, troubles, timeout_s)
     away, creates_topics = {}, False
     for broker, answer in asked.items():
         error = answer.exception() if answer.done() else None
-        if broker in silent or (error is not None and error.args[0].code() < 0):  # librdkafka's own: no broker's word
+        if broker in silent or (error is not None and error.args[0].code() < 0):  # librdkafka's own error
             why = _trouble_with(broker, troubles) or (reason(error) if error else f"no answer in {timeout_s:g} s")
             away[f"{broker.host}:{broker.port}"] = why
         elif error is None:
@@ -166,7 +166,7 @@ def meet(admin: Any, brokers: Iterable[Any], troubles: Sequence[str], timeout_s:
 
 
 def _asked_for_settings(admin: Any, broker: Any, timeout_s: float) -> Any:
-    # librdkafka takes only one broker in a request.
+    # librdkafka allows only one broker per request.
     (answer,) = admin.describe_configs([ConfigResource("broker", str(broker.id))], request_timeout=timeout_s).values()
     return answer
 
@@ -177,17 +177,17 @@ def _wait_for_answers(
     """The brokers that have not answered."""
     began = monotonic()
     while True:
-        admin.poll(MEET_LOOK_S)  # has the client tell its troubles
+        admin.poll(MEET_LOOK_S)  # calls `error_cb`
         waited_s = monotonic() - began
         silent = {broker: _trouble_with(broker, troubles) for broker, answer in asked.items() if not answer.done()}
-        # A trouble may pass at once, with the next attempt; a name that does not resolve hardly does.
+        # The next attempt may succeed, but hardly if the name does not resolve.
         may_pass = any(not why or (waited_s < MEET_AGAIN_S and UNRESOLVED not in why) for why in silent.values())
         if not may_pass or waited_s > timeout_s:
             return silent.keys()
 
 
 def _trouble_with(broker: Any, troubles: Sequence[str]) -> str:
-    """The last trouble with this broker, without its name; empty: none."""
+    """The last error about this broker, without its name; empty: none."""
     # "sasl_ssl://kafka-1:9092/1: Failed to resolve 'kafka-1:9092': Name or service not known (after 3ms in state ...)"
     name = f"{broker.host}:{broker.port}/{broker.id}: "
     found = [text.partition(name)[2] for text in troubles if name in text]
@@ -195,7 +195,7 @@ def _trouble_with(broker: Any, troubles: Sequence[str]) -> str:
 
 
 def topics_of(metadata: Any, names: Iterable[str]) -> dict[str, Topic]:
-    """What the metadata alone says about these topics."""
+    """The facts about these topics that the metadata contains."""
     found = {}
     for name in names:
         topic = metadata.topics.get(name)
@@ -204,7 +204,7 @@ def topics_of(metadata: Any, names: Iterable[str]) -> dict[str, Topic]:
 
 
 def described(admin: Any, names: list[str], timeout_s: float) -> dict[str, Topic]:
-    """Everything that the cluster says about these topics."""
+    """All facts about these topics."""
     futures = admin.describe_topics(
         TopicCollection(names), include_authorized_operations=True, request_timeout=timeout_s
     )
@@ -245,6 +245,6 @@ def _settings(admin: Any, names: list[str], timeout_s: float) -> dict[str, dict[
         try:
             entries = future.result()
         except KafkaException:
-            continue  # the right to describe settings is a rare one, and nothing depends on it
+            continue  # few users have the right DESCRIBE_CONFIGS, and the settings are optional
         found[resource.name] = {key: entries[key].value for key in _SETTINGS if key in entries}
     return found

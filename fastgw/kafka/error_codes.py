@@ -1,4 +1,4 @@
-"""Kafka's error codes that the links tell apart, by number. The negative ones are librdkafka's own."""
+"""Error codes that the links handle, by number. Negative codes are librdkafka's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastgw.errors import Ending
 
 QUEUE_FULL = -184
 FATAL = -150
-PURGED = frozenset({-152, -151})  # it was told to give up a record, in its queue or under way
+PURGED = frozenset({-152, -151})  # a purged record, from the queue or in flight
 
 REFUSALS: Mapping[int, Ending] = {
     10: errors.RECORD_TOO_LARGE,  # MSG_SIZE_TOO_LARGE

@@ -1,4 +1,4 @@
-"""What Kafka says about the consumer group that a route names as its service's, and what may be wrong with it."""
+"""Looks up the consumer group that a route names as `service_group`, and explains what may be wrong with it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Group(NamedTuple):
     name: str
     exists: bool
     members: int
-    is_moving: bool  # it is being rebalanced: who has what is not settled
-    reads: tuple[str, ...]  # topic of each partition that each member has, once a member
+    is_moving: bool  # it is rebalancing: the assignment is not final
+    reads: tuple[str, ...]  # for each member the topics of its partitions, each topic once per member
 
     def consumers(self, topic: str) -> int | None:
-        """Members that have partitions of the topic; None while that is being settled."""
+        """The number of members that have partitions of the topic; None while the group is rebalancing."""
         return None if self.is_moving else self.reads.count(topic)
 
     def trouble(self, topic: str, alike: Iterable[str] = ()) -> str:
-        """Why nobody takes what is in the topic; empty: somebody does, or it is being settled."""
+        """Why the group does not consume the topic; empty: it does, or it is rebalancing."""
         if self.is_moving or topic in self.reads:
             return ""
         if not self.exists:
@@ -41,22 +41,22 @@ class Group(NamedTuple):
 
 
 def look(admin: Any, name: str, timeout_s: float) -> Group:
-    """Asks for one group.
+    """Ask Kafka for one group.
 
     Raises:
-        KafkaException: Kafka did not say.
+        KafkaException: Kafka did not answer, or answered with an error.
     """
     (described,) = admin.describe_consumer_groups([name], request_timeout=timeout_s).values()
     found = described.result()
     reads = tuple(
         topic for member in found.members for topic in {part.topic for part in member.assignment.topic_partitions}
     )
-    # A group that nobody knows is a dead one to Kafka.
+    # Kafka reports an unknown group as DEAD.
     return Group(name, found.state != ConsumerGroupState.DEAD, len(found.members), found.state in _MOVING, reads)
 
 
 def alike(admin: Any, name: str, timeout_s: float) -> list[str]:
-    """Groups with nearly that name, the likeliest first; empty where they may not be listed."""
+    """Groups with similar names, the most similar first; empty if the user may not list groups."""
     try:
         listed = admin.list_consumer_groups(request_timeout=timeout_s).result()
     except KafkaException:

@@ -1,20 +1,21 @@
-"""The Kafka link on librdkafka itself: no Kafka thread of ours, no Python object for a delivery report.
+"""The Kafka link that uses librdkafka directly: no Kafka thread of its own, no Python object per delivery report.
 
-The library is the one that confluent_kafka has loaded (see `_klink`): the loop watches two eventfds, one for replies,
-one for everything else, and an alarm. Against the public API this saves a thread, the hand-over of the GIL and a
-wake-up a batch, and it knows of every record that failed whether it may be in the log.
+It uses the library that confluent_kafka has loaded (see `_klink`). The loop watches two eventfds, one for replies and
+one for all other events, and an alarm. Compared with the public API this saves a thread, and for each batch a hand-over
+of the GIL and a wake-up. It also knows for every failed record whether it may be in the log:
 
     not_recorded   librdkafka never gave the record to a broker, or the broker refused it
     unknown        it left and was not acknowledged
 
-Records leave in batches (see `batching`), which a timer and the delivery reports let go. A producer whose oldest record
-is about to be overdue is retired (see `producer_pool`, which also has the facts about librdkafka): a successor takes
-the records that come from then on.
+Records leave in batches (see `batching`), when a timer fires or a delivery report arrives. A producer whose oldest
+record is about to be overdue is retired, and a successor sends the next records (see `producer_pool`, which also lists
+the facts about librdkafka).
 
-Nothing here may wait. Positions are asked for with ListOffsets of the admin API, whose answer is one more event: one
-round trip, and the offset is known before the first record is fetched (assigning "the end" would leave it unknown until
-a record comes). Assigning is a hand-over to librdkafka's main thread and back, a tenth of a millisecond, at start and
-when partitions move. A client is destroyed on a thread of its own (`producer_pool`, fact 5).
+Nothing here may wait. The link asks for offsets with ListOffsets of the admin API; the answer is an event. This takes
+one round trip, and the offset is known before the first record is fetched. (After assigning "the end", the offset would
+be unknown until a record arrives.) Assigning takes a hand-over to librdkafka's main thread and back, a tenth of a
+millisecond; it happens at start and when partitions move. A client is destroyed on a thread of its own
+(`producer_pool`, fact 5).
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ from fastgw.messages import Record
 
 log = structlog.get_logger("fastgw.kafka")
 
-OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka 2.16.0 up to, not including, 3.0: what this file was run with
-POSITION_AGAIN_S = 0.1  # between two questions for offsets that could not be told
-# One start in forty, librdkafka does not notice that it has been told the leaders of the partitions, and looks again
-# three seconds later. The same question once more is answered at once.
+OLDEST, TOO_NEW = 0x02100000, 0x03000000  # librdkafka from 2.16.0 up to, not including, 3.0
+POSITION_AGAIN_S = 0.1  # pause before offsets that could not be found are asked for again
+# In one of forty starts, librdkafka does not notice that it has learned the partition leaders, and tries again three
+# seconds later. If the same request is repeated, it is answered at once.
 POSITION_REPEAT_S = 0.2
-FLUSH_SLICE_MS = 20  # how often a flush looks for records that have failed
-GIVEN_UP_AT_ONCE = 1000  # records whose time is up, on one tick: their answers must not hold up the loop
+FLUSH_SLICE_MS = 20  # how often a flush checks for failed records
+GIVEN_UP_AT_ONCE = 1000  # records given up in one tick at most: their answers must not block the loop
 NewClient = TypeVar("NewClient", Producer, Consumer)
 
 
@@ -86,14 +87,14 @@ class ProducerKind(IntEnum):
 
 
 class NativeUnavailable(FastgwError):
-    """The library cannot be used this way here; the text says why."""
+    """The native link cannot use librdkafka here; the text says why."""
 
 
 def open_library(path: str | None = None, oldest: int = OLDEST, too_new: int = TOO_NEW) -> str:
-    """Gets hold of confluent_kafka's librdkafka; returns its version. The arguments are for tests.
+    """Load confluent_kafka's librdkafka and return its version. The arguments are for tests.
 
     Raises:
-        NativeUnavailable: there is none as a library of its own, it lacks a function, or its version is another.
+        NativeUnavailable: there is no separate library file, it lacks a function, or its version does not fit.
     """
     found = path or _library_path()
     try:
@@ -108,17 +109,17 @@ def open_library(path: str | None = None, oldest: int = OLDEST, too_new: int = T
 
 
 def _library_path() -> str:
-    # The file's name changes with every wheel; what confluent_kafka has mapped is right for wheels and own builds.
+    # The file's name changes with every wheel. The mapped files show it for wheels and for other builds.
     with open("/proc/self/maps") as maps:
         for line in maps:
             path = line.rstrip("\n").partition("/")[2]
             if os.path.basename(path).startswith("librdkafka"):
                 return f"/{path}"
-    raise NativeUnavailable(f"confluent_kafka {confluent_kafka.__version__} has no librdkafka as a library of its own")
+    raise NativeUnavailable(f"confluent_kafka {confluent_kafka.__version__} has no librdkafka as a separate library")
 
 
 class NativeLink:
-    """One worker's producers and its consumer, all on the loop's thread. See link.Link for what it promises."""
+    """One worker's producers and its consumer, all on the loop's thread. See `link.Link` for the interface."""
 
     def __init__(
         self,
@@ -130,9 +131,9 @@ class NativeLink:
         """
         Args:
             settings: topics, timeouts, librdkafka properties.
-            events: told what happens.
+            events: gets the callbacks.
             loop: watches the eventfds.
-            slots: where delivered records are marked as recorded, in C; without it `events.delivered` is called.
+            slots: delivered records are marked as recorded here, in C; without it `events.delivered` is called.
 
         Raises:
             ConfigError: a librdkafka property is unknown or has a wrong value.
@@ -145,7 +146,7 @@ class NativeLink:
         self._reply_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._alarm_fd = _klink.alarm()
-        self._alarm_ns = NEVER  # when it will go off
+        self._alarm_ns = NEVER  # when the alarm goes off
         classes = range(len(settings.delivery_timeouts_ms))
         self._properties = [_kinds_of_properties(settings, delivery_class) for delivery_class in classes]
         self._topics: list[set[str]] = [set() for _ in settings.delivery_timeouts_ms]
@@ -171,7 +172,7 @@ class NativeLink:
             )
         )
         self._reading: set[int] = set()
-        self._questions: dict[int, set[int]] = {}  # number -> partitions whose end is asked for
+        self._questions: dict[int, set[int]] = {}  # number of a request -> partitions whose end offset it asks for
         self._question = 0
         self._closed = False
 
@@ -206,7 +207,7 @@ class NativeLink:
                 channel.producer.preload_topic(topic)
 
     def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:
-        # Records with a key stay in the order of their requests, and only one producer can promise that.
+        # Records with a key must keep the order of their requests, so they all go through the same producer.
         gathers = concurrency_hint != 0 or record.key is not None
         queue = (self._gathering if gathers else self._at_once)[delivery_class]
         if record.partition < 0:
@@ -232,7 +233,7 @@ class NativeLink:
             self._has_died(ProducerKind.GATHERING, 0, refused[1])
         return refused is None
 
-    # Records that wait for their batch.
+    # Records that wait for a batch.
 
     def _wake_at(self, due_ns: int) -> None:
         if due_ns < self._alarm_ns:
@@ -259,7 +260,7 @@ class NativeLink:
                 self._events.undelivered(token, errors.NOT_SENT, "the record had not been sent")
             queue.flush_due(now_ns)
 
-    # What comes back.
+    # Events.
 
     def waiting(self) -> int:
         handed_over: int = sum([producer.waiting() for producer in self._pool.producers()])
@@ -275,7 +276,7 @@ class NativeLink:
 
     def _on_reply_fd(self) -> None:
         _klink.clear(self._reply_fd)
-        self._take_producers_events()  # first the acks, then the replies that followed them
+        self._take_producers_events()  # acknowledgements first: replies come after them
         self._take_replies()
 
     def _on_event_fd(self) -> None:
@@ -295,7 +296,7 @@ class NativeLink:
             producer = channel.producer
             events = producer.events()
             batches = producer.acknowledged()
-            if batches:  # first: the owner may send again when it is told, and not with a batch that has ended
+            if batches:  # first: `_tell` may send records, and they must not join a batch that has ended
                 queue = self._queues[channel.number]
                 queue.acknowledged(batches, time.monotonic_ns())
             self._tell(events, channel)
@@ -317,7 +318,7 @@ class NativeLink:
         channel: Channel | None = None,
         why_purged: str = "",
     ) -> None:
-        """`channel` None: the producer serves none, it has a successor or is a spare."""
+        """`channel` None: the producer is retired or a spare."""
         for event in events:
             if isinstance(event, Delivered):
                 self._events.delivered(event.token, event.at_ns)
@@ -339,7 +340,7 @@ class NativeLink:
     # A producer's end.
 
     def _has_died(self, kind: int, delivery_class: int, detail: str) -> bool:
-        """Whether that is why a record was refused; if so, the producer has a successor now, or soon."""
+        """Whether the producer has had a fatal error. If so, it is replaced, now or soon."""
         channel = self._pool.of_kind(kind)[delivery_class]
         if channel.producer.fatal() is None:
             return False
@@ -347,7 +348,7 @@ class NativeLink:
         return True
 
     def _replace_dead(self, channel: Channel, detail: str) -> None:
-        # The error is told twice (fact 1): the second time it may be that of a producer that is gone.
+        # The error is reported twice (fact 1). The second time, the producer may have been replaced already.
         if not self._closed and channel.producer.fatal() is not None:
             self._pool.replace_dead(channel, time.monotonic_ns(), detail)
 
@@ -364,10 +365,10 @@ class NativeLink:
         self._loop.call_later(POSITION_REPEAT_S, self._wake_producers)
 
     def _wake_producers(self) -> None:
-        """Has every producer get its id, without which it sends nothing, before the first request comes.
+        """Let every producer get its producer id before the first request comes. It sends nothing without the id.
 
-        A broker has to tell it of topics a second time for that (fact 3). This is called when the consumer has just got
-        its own first answer, and a little after a producer was replaced.
+        For that a producer needs topic metadata from a broker a second time (fact 3). This is called when the consumer
+        has got its first answer, and a little after a producer was replaced.
         """
         for channel in self._pool.channels:
             channel.producer.preload_topic(self._reply_topic)
@@ -397,14 +398,14 @@ class NativeLink:
     def _offsets_told(self, answer: Offsets) -> None:
         wanted = self._questions.pop(answer.request, None)
         if wanted is None:
-            return  # the question was repeated, and this is the other answer
+            return  # the request was repeated, and this is the second answer
         offsets = {partition: offset for partition, offset in answer.found.items() if partition in wanted}
         missing = wanted - offsets.keys()
         if missing:
             why = answer.text or next(iter(answer.failed.values()), "no answer")
             CLIENT_LOG.say(Line("warning", "", why), "cannot position the reply consumer, trying again")
             self._question += 1
-            self._questions[self._question] = missing  # where `stop_reading` finds it until it is asked again
+            self._questions[self._question] = missing  # so that `stop_reading` finds it until the link asks again
             self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
         if offsets:
             self._wake_producers()
@@ -452,11 +453,11 @@ class NativeLink:
                 producer.flush(FLUSH_SLICE_MS)
                 self._tell(producer.events())
         for producer in producers:
-            self._tell(producer.events())  # what is not taken in would count as waiting
+            self._tell(producer.events())  # `waiting` counts events that were not taken
         left = sum(producer.waiting() for producer in producers)
         clients = [*producers, self._consumer]
         for client in clients:
-            client.mute()  # before the descriptors go: librdkafka must not write to whoever gets their numbers next
+            client.mute()  # first: librdkafka must not write to descriptors that were closed and reused
         os.close(self._reply_fd)
         os.close(self._event_fd)
         os.close(self._alarm_fd)
@@ -465,7 +466,7 @@ class NativeLink:
             thread.join(max(0.1, deadline - time.monotonic()))
         return left
 
-    # What people are told.
+    # Logging.
 
     def _log(self, event: ClientError | LogLine | Statistics) -> None:
         if isinstance(event, Statistics):
@@ -477,14 +478,14 @@ class NativeLink:
 
 
 def _why_refused(code: int, text: str, died: bool) -> tuple[Ending, str]:
-    if died:  # the code is that of what was fatal
-        return errors.QUEUE_FULL, "the producer had died and was replaced; send again"
+    if died:  # `code` is that of the fatal error
+        return errors.QUEUE_FULL, "the producer died and was replaced; send again"
     return errors.QUEUE_FULL if code == QUEUE_FULL else REFUSALS.get(code, errors.REFUSED_SEND), text
 
 
 def _kinds_of_properties(settings: LinkSettings, delivery_class: int) -> list[list[tuple[str, str]]]:
-    """Of the producers of a delivery class, by kind."""
-    # `batching` chooses the partitions of records without key.
+    """The properties of a delivery class's producers, by kind."""
+    # `batching` chooses the partitions of records without a key.
     gathering = producer_properties(settings, delivery_class) | {"sticky.partitioning.linger.ms": 0}
     at_once = gathering | {"linger.ms": 0}
     return [_as_text(gathering), _as_text(at_once)]

@@ -1,11 +1,11 @@
-"""The Kafka link on confluent-kafka's public API: the only file on the request path that knows this client.
+"""The Kafka link on confluent-kafka's public API. No other file on the request path uses this client.
 
-Two things shape it. A consumer wakes nobody by a file descriptor, so one thread waits in `poll` and hands whatever has
-come to the loop with one call: a batch costs one wake-up. (`consume(N, t)` waits for N messages or all of t; hence
-`poll(t)` first, then `consume(N, 0)`.) And since version 2.16 all calls on one consumer are serialised, so every other
-call on it is made on that same thread, between two polls, from a queue of commands.
+Reading needs a thread, because a consumer has no file descriptor that the loop could watch. The thread waits in `poll`
+and hands all fetched messages to the loop with one call, so a batch costs one wake-up. (`consume(N, t)` waits for N
+messages or for all of t; hence first `poll(t)`, then `consume(N, 0)`.) Since version 2.16 all calls on one consumer are
+serialised. So the same thread makes all other calls on the consumer, between two polls, from a queue of commands.
 
-Producing happens on the loop: `produce` never waits. Delivery reports are fetched by `poll`, on the loop as well.
+Sending happens on the loop: `produce` never waits. The loop also calls `poll` for the delivery reports.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ BATCH = 512  # messages handed to the loop at once
 
 
 class KafkaLink:
-    """One worker's producers and its consumer. See link.Link for what it promises.
+    """One worker's producers and its consumer. See `link.Link` for the interface.
 
-    Attributes of the loop: everything but `_commands` (both threads), and what reading needs, `_consumer`, `_reading`,
-    `_unpositioned` (the Kafka thread once started).
+    Both threads use `_commands`. Once started, the Kafka thread owns `_consumer`, `_reading` and `_unpositioned`. The
+    loop owns all other attributes.
     """
 
     def __init__(self, settings: LinkSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,13 +62,13 @@ class KafkaLink:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = False
         self._wish = 0  # number of the last `assign`
-        self._wished: dict[int, int] = {}  # partition -> the `assign` that it is read by
+        self._wished: dict[int, int] = {}  # partition -> the number of the `assign` that asked for it
         own = {
             **client_log.listening(),
             "stats_cb": _on_statistics,
         }
-        # The first kind of producer keeps records without key together, the second spreads them. There is one more for
-        # each partitioner that a topic wants for records with key: this API has one for each client.
+        # The first kind of producer batches records without a key on one partition, the second spreads them. There is
+        # one more kind for each partitioner that a topic needs, because here a client has only one partitioner.
         partitioners = sorted(set(settings.partitioners.values()))
         self._properties = [
             _kinds_of_properties(producer_properties(settings, number) | own, partitioners)
@@ -87,7 +87,7 @@ class KafkaLink:
         self._keyed = {topic: by_partitioner[wanted] for topic, wanted in settings.partitioners.items()}
         self._consumer = Consumer(consumer_properties(settings) | own)
         self._reading: set[int] = set()
-        self._unpositioned: set[int] = set()  # to be read from their end, which is not known yet
+        self._unpositioned: set[int] = set()  # to be read from their end, whose offset is not known yet
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
     def start(self) -> None:
@@ -96,10 +96,10 @@ class KafkaLink:
     # Sending: on the loop.
 
     def preload_topic(self, delivery_class: int, topic: str) -> None:
-        """Nothing to do: this API asks for topics as it sends."""
+        """Does nothing: with this API a producer asks for a topic when it sends."""
 
     def send(self, record: Record, token: int, delivery_class: int, concurrency_hint: int, now_ns: int) -> None:  # noqa: ARG002
-        """Alone or not, it waits for others: this link has librdkafka make the batches."""
+        """Send a record. librdkafka makes the batches, so `concurrency_hint` is ignored and each record lingers."""
         channels = self._spread if record.partition == SPREAD else self._together
         if record.key is not None:
             channels = self._keyed.get(record.topic, channels)
@@ -112,11 +112,11 @@ class KafkaLink:
             error = refused.args[0]
             if error.code() == FATAL:
                 self._pool.replace_dead(channel, time.monotonic_ns(), error.str())
-                raise SendRefused(errors.QUEUE_FULL, "the producer had died and was replaced; send again") from None
+                raise SendRefused(errors.QUEUE_FULL, "the producer died and was replaced; send again") from None
             raise SendRefused(REFUSALS.get(error.code(), errors.REFUSED_SEND), error.str()) from None
 
     def cancel_unsent(self, token: int) -> bool:  # noqa: ARG002
-        """Never: librdkafka has each record already."""
+        """False: this link hands each record to librdkafka at once."""
         return False
 
     def send_untracked(self, record: Record) -> bool:
@@ -148,7 +148,7 @@ class KafkaLink:
     def _new_sender(self, kind: int, delivery_class: int) -> _Sender:
         return _Sender(self._properties[delivery_class][kind], self._events)
 
-    # Reading: commands are queued by the loop and obeyed by the Kafka thread.
+    # Reading: the loop queues commands, and the Kafka thread executes them.
 
     def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
         self._wish += 1
@@ -161,7 +161,7 @@ class KafkaLink:
         self._commands.put(partial(self._let_go, frozenset(partitions)))
 
     def _positioned(self, offsets: dict[int, int], wish: int) -> None:
-        """On the loop. The Kafka thread may have answered a wish that the loop has taken back meanwhile."""
+        """On the loop. `stop_reading` may have been called since the Kafka thread got the offsets: ignore those."""
         still = {partition: at for partition, at in offsets.items() if self._wished.get(partition, NEVER) <= wish}
         if still:
             self._events.positioned(still)
@@ -198,12 +198,12 @@ class KafkaLink:
             self._position(partitions, wish)
 
     def _position(self, partitions: frozenset[int], wish: int) -> None:
-        """Asks for the ends of those that are still wanted, and again for what could not be told."""
+        """Ask for the end offsets of the partitions that are still wanted. Ask again later for missing offsets."""
         wanted = [TopicPartition(self._reply_topic, number, FROM_END) for number in partitions & self._unpositioned]
         if not wanted or self._stopping:
             return
         try:
-            # ListOffsets takes this in place of a timestamp: one round trip for all.
+            # ListOffsets accepts FROM_END in place of a timestamp: one round trip for all partitions.
             answers = self._consumer.offsets_for_times(wanted, timeout=POSITION_TIMEOUT_S)
         except KafkaException as error:
             _say("cannot position the reply consumer, trying again", error.args[0])
@@ -232,7 +232,7 @@ class KafkaLink:
             self._consumer.incremental_unassign([TopicPartition(self._reply_topic, number) for number in gone])
 
     def _on_batch(self, batch: list[Message]) -> None:
-        self.poll()  # first the acks, then the replies that followed them
+        self.poll()  # acknowledgements first: replies come after them
         replies = []
         for message in batch:
             if message.error() is None:
@@ -249,24 +249,25 @@ class KafkaLink:
 
 
 class _Sender:
-    """One producer and the records whose fate it has not told.
+    """One producer, and its records without a delivery report.
 
-    Dropped only when it has told all: until then librdkafka's list of what to call holds it, and with it its threads.
+    Drop it only when all records have been reported. Until then librdkafka's callbacks refer to it, so neither it nor
+    its threads would go away.
     """
 
     def __init__(self, properties: Properties, events: LinkEvents) -> None:
         self._producer = Producer(properties)
-        self.why = DIED  # the reason of a purge, for the records that it gives up
+        self.why = DIED  # the error text of records that are purged
         self._events = events
-        self._in_hand: dict[int, int] = {}  # count -> since when (ns); the oldest comes first
+        self._in_hand: dict[int, int] = {}  # number of a record -> when it was sent (ns); the oldest comes first
         self._count = 0
 
     def oldest_ns(self) -> int:
-        """Since when the oldest record is in hand; NEVER if there is none."""
+        """When the oldest record without a delivery report was sent; NEVER if there is none."""
         return next(iter(self._in_hand.values()), NEVER)
 
     def send(self, record: Record, partition: int, token: int | None, now_ns: int) -> None:
-        """`token` None: nobody wants to know its fate. Raises what `produce` raises."""
+        """Send a record. `token` None: without a callback. Raises the errors of `produce`."""
         self._count += 1
         self._producer.produce(
             record.topic,
@@ -279,7 +280,7 @@ class _Sender:
         self._in_hand[self._count] = now_ns
 
     def take_reports(self) -> str | None:
-        """Tells the fates that are known by now; returns why the producer is dead, when that is news."""
+        """Process delivery reports. Returns the text of a fatal error when it is first reported."""
         try:
             self._producer.poll(0)
         except KafkaException as fatal:
@@ -287,15 +288,15 @@ class _Sender:
         return None
 
     def purge(self) -> None:
-        """What is in hand comes back at once, as undelivered."""
+        """Give up all records. They are reported at once, as undelivered."""
         self._producer.purge(blocking=False)
 
     def waiting(self) -> int:
-        """Records in hand, and reports not taken in."""
+        """The number of records without a delivery report, plus the reports not processed yet."""
         return len(self._producer)
 
     def flush(self, timeout_s: float) -> int:
-        """Sends what is in hand and waits for it; returns how many records are left."""
+        """Send all records and wait for their reports; return how many are left."""
         return int(self._producer.flush(timeout_s))
 
     def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, _message: Message) -> None:
@@ -310,12 +311,12 @@ class _Sender:
 
 
 def _kinds_of_properties(together: Properties, partitioners: Sequence[str]) -> list[Properties]:
-    """Of the producers of a delivery class, by kind."""
+    """The properties of a delivery class's producers, by kind."""
     spread = together | {"sticky.partitioning.linger.ms": 0}
     return [together, spread, *(spread | {"partitioner": partitioner} for partitioner in partitioners)]
 
 
-# What the pool asks of this link.
+# Callbacks for the pool.
 
 
 def _oldest_ns(channel: Channel) -> int:
@@ -325,7 +326,7 @@ def _oldest_ns(channel: Channel) -> int:
 
 def _take_last_reports(sender: _Sender, why: str) -> None:
     sender.why = why
-    sender.take_reports()  # a fatal error means nothing here: it has a successor
+    sender.take_reports()  # ignore a fatal error: the producer has a successor
 
 
 def _leave_to_collector(_sender: _Sender) -> None:
@@ -343,6 +344,6 @@ def _on_statistics(text: str) -> None:
 def _decoded(message: Message) -> Reply:
     try:
         return plain.decode_reply(message)
-    except Exception:  # what the client library makes of a poisonous record is nothing that anybody could list
+    except Exception:  # a malformed record can raise any error in the client library
         log.exception("reply not decoded", partition=message.partition(), offset=message.offset())
         return Reply(b"", message.partition(), message.offset(), [], b"")

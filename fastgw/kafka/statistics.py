@@ -1,4 +1,4 @@
-"""What an operator sees of librdkafka's statistics."""
+"""Extracts the figures that are logged from librdkafka's statistics."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import orjson
 def figures_of(statistics: str) -> dict[str, Any]:
     """The figures of one client and of its connection to each broker, from librdkafka's JSON (its STATISTICS.md).
 
-    Round trips are in milliseconds; counts since the client's start.
-
-    An operator asks for them with `statistics.interval.ms` in `[kafka.client]`.
+    Round trips are in milliseconds. Counts start at the client's start. An operator enables the statistics with
+    `statistics.interval.ms` in `[kafka.client]`.
     """
     told = orjson.loads(statistics)
     return {

@@ -1,6 +1,6 @@
-"""Whether the gateway can work with the topics as they are.
+"""Checks whether the gateway can work with the topics as they are.
 
-Asking Kafka and judging the answer are two steps: `look` brings home plain facts, `judge` is a pure function over them.
+Asking Kafka and evaluating the answer are two steps: `look` collects facts, `judge` is a pure function of them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Level = Literal["error", "warning"]
 
 
 class Facts(NamedTuple):
-    """What a cluster says about the topics of a configuration."""
+    """The facts about the topics of a configuration."""
 
     brokers: int
     topics: Mapping[str, Topic]
-    has_admin: bool  # False: the embedded broker, only metadata could be asked
+    has_admin: bool  # False: the embedded broker, which gives only metadata
     met: Met = Met({})
-    absences: Mapping[tuple[str, str], str] = {}  # (service_group, topic) -> why nobody takes what is in the topic
+    absences: Mapping[tuple[str, str], str] = {}  # (service_group, topic) -> why the group does not consume the topic
 
 
 class TopicFinding(NamedTuple):
-    """One thing that is wrong (the gateway cannot work) or unwise."""
+    """One error (the gateway cannot work) or warning."""
 
     level: Level
     about: str  # such as "topic orders"
@@ -47,7 +47,7 @@ class TopicFinding(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """The result of an examination."""
+    """The result of `examine`."""
 
     facts: Facts
     found: tuple[TopicFinding, ...]
@@ -62,11 +62,11 @@ class Findings:
 
 
 def check(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> list[TopicFinding]:
-    """Whether the gateway can work with the topics as they are; the warnings.
+    """Check whether the gateway can work with the topics as they are; return the warnings.
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
-        StartError: no broker can be reached within `timeout_s`, or a topic is missing or not fit.
+        StartError: no broker can be reached within `timeout_s`, or a topic is missing or unsuitable.
     """
     findings = examine(config, timeout_s)
     if findings.errors:
@@ -75,7 +75,7 @@ def check(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> list[TopicFindi
 
 
 def examine(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Findings:
-    """Everything that can be said about the topics; nothing that is wrong with a topic is raised.
+    """All findings about the topics. Errors of topics are returned, not raised.
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
@@ -86,7 +86,7 @@ def examine(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Findings:
 
 
 def judge(config: Config, facts: Facts) -> Iterator[TopicFinding]:
-    """What is wrong or unwise about the brokers and the topics."""
+    """The findings about the brokers and the topics."""
     for address, why in facts.met.unreachable.items():
         yield _judge_broker(address, why, facts)
     for name, users in users_of(config).items():
@@ -105,7 +105,7 @@ def judge(config: Config, facts: Facts) -> Iterator[TopicFinding]:
 
 def _judge_broker(address: str, why: str, facts: Facts) -> TopicFinding:
     text, advice = cluster.unreachable(address, why)
-    # One of several may be restarting just now; a name that does not resolve stays wrong.
+    # One of several brokers may just be restarting. But a name that does not resolve will not fix itself.
     is_error = UNRESOLVED in why or len(facts.met.unreachable) == facts.brokers
     return TopicFinding("error" if is_error else "warning", f"broker {address}", text, advice)
 
@@ -113,8 +113,8 @@ def _judge_broker(address: str, why: str, facts: Facts) -> TopicFinding:
 def _judge_absence(group: str, users: list[str], why: str) -> TopicFinding:
     # A warning: the service may be started later.
     advice = f"requests to route {_names(users)} get 503 no_consumer until a consumer of this group reads the topic"
-    if why.startswith("Kafka does not say"):
-        advice = f"{GRANT} DESCRIBE on the group; without it service_group does nothing"
+    if why.startswith("Kafka does not describe"):
+        advice = f"{GRANT} DESCRIBE on the group; without this right service_group has no effect"
     return TopicFinding("warning", f'service_group "{group}"', why, advice)
 
 
@@ -138,7 +138,7 @@ def _names(users: list[str]) -> str:
 def _judge_rights(topic: Topic, users: list[str]) -> Iterator[TopicFinding]:
     if topic.operations is None:
         return
-    # The gateway writes to its own response topic, too: canaries, and replies that belong to another node.
+    # The gateway also writes to its response topic: canaries, and replies that belong to another node.
     for right in ("WRITE",) if users else ("READ", "WRITE"):
         if right not in topic.operations:
             text = f"expected the right to {right}, got {_rights(topic.operations)}"
@@ -153,9 +153,9 @@ def _judge_replication(topic: Topic) -> Iterator[TopicFinding]:
     least = int((topic.settings or {}).get("min.insync.replicas", 1))
     if topic.in_sync is not None and topic.in_sync < least:
         text = f"expected min.insync.replicas = {least} in sync, got {topic.in_sync}"
-        yield TopicFinding("error", f"topic {topic.name}", text, "bring the brokers with the other replicas back")
+        yield TopicFinding("error", f"topic {topic.name}", text, "start the brokers that have the other replicas")
     elif topic.replicas is not None and topic.replicas > 1 and topic.replicas == least:
-        text = f"min.insync.replicas = {least} of {topic.replicas} replicas: one broker that is down stops every write"
+        text = f"min.insync.replicas = {least} of {topic.replicas} replicas: if one broker is down, all writes fail"
         yield TopicFinding("warning", f"topic {topic.name}", text, f"set it to {least - 1}, or add a replica")
 
 
@@ -164,20 +164,20 @@ def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[T
     if topic.partitions < needed:
         text = f"expected at least {needed} partitions, one for each worker, got {topic.partitions}"
         command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{wise}"
-        yield TopicFinding("error", f"topic {topic.name}", text, f"`{command}` makes enough")
+        yield TopicFinding("error", f"topic {topic.name}", text, f"`{command}` creates enough")
     elif topic.partitions > PARTITIONS_MAX:
         text = f"expected at most {PARTITIONS_MAX} partitions, got {topic.partitions}"
-        yield TopicFinding("error", f"topic {topic.name}", text, "take a new topic: no partition can be taken away")
+        yield TopicFinding("error", f"topic {topic.name}", text, "use a new topic: Kafka cannot remove partitions")
     elif topic.partitions < wise or topic.partitions & (topic.partitions - 1):
         text = f"a power of two is recommended, here at least {wise}"
         yield TopicFinding("warning", f"topic {topic.name}", f"{topic.partitions} partitions", text)
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
-        text = "cleanup.policy = compact never deletes replies, each has its own key"
+        text = "cleanup.policy = compact never deletes replies, because each reply has its own key"
         yield TopicFinding("warning", f"topic {topic.name}", text, "set cleanup.policy = delete")
 
 
 def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:
-    """Facts about every topic of the configuration; a topic that does not exist is not made by asking.
+    """Collect facts about every topic of the configuration. This never creates a topic.
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
@@ -202,11 +202,11 @@ def _absences(config: Config, admin: Any, topics: Mapping[str, Topic], timeout_s
     absences = {}
     for group, topic in groups_of(config):
         if not topics[topic].partitions:
-            continue  # that is said already
+            continue  # the missing topic is already a finding
         try:
             seen = groups.look(admin, group, timeout_s)
         except KafkaException as error:
-            absences[group, topic] = f"Kafka does not say who is there: {cluster.reason(error)}"
+            absences[group, topic] = f"Kafka does not describe the group: {cluster.reason(error)}"
             continue
         near = () if seen.exists else groups.alike(admin, group, timeout_s)
         if trouble := seen.trouble(topic, near):

@@ -1,4 +1,4 @@
-"""The topics that a configuration needs, and making those that are missing. `topic_checks` judges those that exist."""
+"""Lists the topics that a configuration needs, and creates missing ones. `topic_checks` checks existing topics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fastgw.kafka.properties import record_bytes
 RESPONSE_RETENTION_MS = 3_600_000  # replies are not an archive
 REQUEST_PARTITIONS = 4
 REPLICATION_MAX = 3
-# How many nodes a group is laid out for when its response topic is made: nobody can count nodes that come and go.
+# The number of nodes for which a group's response topic is laid out: the real number changes as nodes come and go.
 GROUP_NODES = 4
-BROKER_RECORD_BYTES = 1_048_588  # what a topic takes where nothing is set
+BROKER_RECORD_BYTES = 1_048_588  # Kafka's default max.message.bytes
 
 
 class Step(NamedTuple):
-    """What `create` did about one topic."""
+    """What `create` did with one topic."""
 
     action: Literal["created", "grew", "exists"]
     topic: str
     partitions: int
-    replication: int | None  # None: it was there, see `check`
+    replication: int | None  # None: the topic existed
 
     def __str__(self) -> str:
         copies = f", replication {self.replication}" if self.replication else ""
@@ -39,13 +39,13 @@ class Step(NamedTuple):
 
 
 def processes(config: Config) -> int:
-    """How many workers at least share the response topic: each needs a partition of its own."""
+    """The least number of workers that share the response topic; each needs a partition of its own."""
     nodes = config.cluster.node_count if config.cluster.mode == "static" else 1
     return nodes * config.gateway.workers
 
 
 def recommended_partitions(config: Config) -> int:
-    """Of the response topic: a power of two, four for each worker, so that the load stays even when nodes change."""
+    """For the response topic: a power of two, four per worker, so that the load stays even when nodes change."""
     nodes = GROUP_NODES if config.cluster.mode == "group" else 1
     return min(PARTITIONS_MAX, _power_of_two(4 * nodes * processes(config)))
 
@@ -80,25 +80,25 @@ def create(
     progress: Callable[[Step], object] = repr,
     timeout_s: float = REACH_TIMEOUT_S,
 ) -> list[Step]:
-    """Make the topics that are missing, and add partitions to a response topic that has too few for the workers.
+    """Create missing topics, and add partitions to a response topic that has too few for the workers.
 
-    Request topics are never changed: adding partitions would break the order of keyed records.
+    Existing request topics are never changed: more partitions would break the order of records with a key.
 
     Args:
-        partitions: of a request topic.
-        response_partitions: of the response topic; None: `recommended_partitions`.
-        replication: None: three, or as many as there are brokers.
-        progress: told each step when it is done.
+        partitions: for a request topic.
+        response_partitions: for the response topic; None: `recommended_partitions`.
+        replication: None: three, or the number of brokers if there are fewer.
+        progress: called after each step.
 
     Raises:
-        StartError: no broker within `timeout_s`, or Kafka refuses.
+        StartError: no broker answers within `timeout_s`, or Kafka refuses.
     """
     with cluster.admin_client(config) as (admin, troubles):
         metadata = cluster.metadata_of(config, admin, troubles, timeout_s)
         if not cluster.has_admin(metadata):
-            got = "the embedded broker; name them when it starts: `fastgw broker NAME:PARTITIONS`"
+            got = "the embedded broker; name its topics when you start it: `fastgw broker NAME:PARTITIONS`"
             raise StartError(
-                f"kafka.bootstrap = {config.kafka.bootstrap}: expected a broker that makes topics, got {got}"
+                f"kafka.bootstrap = {config.kafka.bootstrap}: expected a broker that creates topics, got {got}"
             )
         copies = replication or min(REPLICATION_MAX, len(metadata.brokers))
         steps = []
@@ -118,8 +118,8 @@ def create(
 
 def _topic_config(config: Config, name: str) -> dict[str, str]:
     if name == config.gateway.response_topic:
-        # Stamped by the broker: with a service's own clock a reply from the future would never be deleted, and brokers
-        # refuse records whose time is an hour off.
+        # The broker sets the timestamps. With a service's own clock, a reply with a future timestamp would never be
+        # deleted, and brokers refuse records whose timestamp is an hour off.
         return {
             "retention.ms": str(RESPONSE_RETENTION_MS),
             "cleanup.policy": "delete",
@@ -145,12 +145,12 @@ def _done(name: str, future: Any) -> None:
     try:
         future.result()
     except KafkaException as error:
-        if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # somebody else was faster, or it could not be seen
+        if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # another process was faster, or the user could not see it
             raise StartError(f"topic {name}: expected to create it, got: {cluster.reason(error)}") from None
 
 
 def _wait_visible(admin: Any, steps: list[Step], timeout_s: float) -> None:
-    """Until the brokers know what the controller did; whoever starts next shall find the topics."""
+    """Wait until the brokers know the topics, so that a gateway that starts next finds them."""
     ends = monotonic() + timeout_s
     pause = threading.Event()
     while monotonic() < ends:

@@ -8,11 +8,11 @@
       for each header: u16 name length, name, u32 value length, value
       u32 value length | value
 
-Only bytes here, no sockets: `links` carries them. Both ends are processes of one installation, yet the reader
-believes nothing: each length is checked against the frame it stands in before anything is copied.
+This module handles bytes; `links` has the sockets. Both ends are processes of one installation. Still the reader trusts
+nothing: it checks each length against the frame that contains it before it copies anything.
 
-During a reload the two ends can be of different versions. So a frame of a kind that the reader does not know is skipped
-and counted: its length says where the next one begins.
+During a reload the two ends can have different versions. So the reader skips and counts frames of an unknown kind; a
+frame's length says where the next frame begins.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fastgw.messages import Reply
 
 REPLY: Final = 1
 
-MAX_FRAME_BYTES: Final = 16 << 20  # no broker takes a record of this size unless it was told to (default 1 MB)
+MAX_FRAME_BYTES: Final = 16 << 20  # brokers refuse records of this size unless configured otherwise (default 1 MB)
 
 _LENGTH = struct.Struct(">I")
 _REPLY_HEAD = struct.Struct(">BHqH")  # kind, partition, offset, header count
-_PREFIXED_HEAD = struct.Struct(">IBHqHB")  # the same between the frame's length and the id's, packed in one call
+_PREFIXED_HEAD = struct.Struct(">IBHqHB")  # frame length, the same fields, id length, packed in one call
 _ID_LENGTH = struct.Struct(">B")
 _NAME_LENGTH = struct.Struct(">H")
 _VALUE_LENGTH = struct.Struct(">I")
@@ -38,9 +38,9 @@ _MIN_REPLY_BYTES = _REPLY_HEAD.size + _ID_LENGTH.size + _VALUE_LENGTH.size
 
 
 class FrameError(FastgwError):
-    """A frame that breaks the format; the text says what was expected, what was got, and where.
+    """A malformed frame; the text says what was expected, what was got, and where.
 
-    `before` holds the replies that were complete before the broken frame: they are good and belong to somebody.
+    `before` holds the replies that were complete before the malformed frame: they are valid and must be handled.
     """
 
     def __init__(self, text: str, before: list[Reply] | None = None) -> None:
@@ -55,7 +55,7 @@ def encode(reply: Reply, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
         FrameError: the reply does not fit the format (id above 255 bytes, partition above 65535, a header name above
             65535 bytes, more than 65535 headers) or its frame would be longer than `max_frame_bytes`.
     """
-    parts = [b"", reply.correlation_id]  # the head comes last, when the length is known
+    parts = [b"", reply.correlation_id]  # the head is filled in last, when the length is known
     for name, value in reply.headers:
         name_bytes = name.encode()
         if len(name_bytes) > 0xFFFF:
@@ -78,7 +78,7 @@ def encode(reply: Reply, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
 
 
 class FrameReader:
-    """Turns a byte stream, cut anywhere, back into replies. One reader per connection.
+    """Decodes a byte stream, received in pieces of any size, into replies. One reader per connection.
 
     Attributes:
         skipped: frames of an unknown kind so far.
@@ -94,11 +94,11 @@ class FrameReader:
         return f"<FrameReader pending={len(self._pending)} skipped={self.skipped} broken={self._broken!r}>"
 
     def feed(self, data: bytes) -> list[Reply]:
-        """Take the next bytes of the stream; return the replies that are complete with them, in order.
+        """Take the next bytes of the stream; return the replies that are now complete, in order.
 
         Raises:
-            FrameError: the stream is broken; `before` on it holds the good replies of these bytes. There is no way
-                to find the next frame, so every later call raises as well: close the connection.
+            FrameError: a frame is malformed. Its `before` holds the valid replies of these bytes. There is no way to
+                find the next frame, so every later call raises, too: close the connection.
         """
         if self._broken is not None:
             raise FrameError(self._broken)
@@ -116,17 +116,17 @@ class FrameReader:
                     done = end
         except FrameError as error:
             self._broken = str(error)
-            self._pending = bytearray()  # a new one: the traceback still holds a view of the old one
+            self._pending = bytearray()  # a new object: the traceback still holds a view of the old one
             raise FrameError(self._broken, before=replies) from error
         del self._pending[:done]
         return replies
 
     def _frame_end(self, view: memoryview, start: int) -> int | None:
-        """Where the frame at `start` ends, or None while it is not complete."""
+        """Where the frame at `start` ends; None while it is not complete."""
         if len(view) - start < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(view, start)
-        # Checked before the frame is there: nobody may make us wait for, and store, 4 GiB.
+        # Checked before the frame is complete: a peer must not make this process wait for and store 4 GiB.
         if not _MIN_FRAME_BYTES <= length <= self._max_frame_bytes:
             raise FrameError(
                 f"frame length: expected {_MIN_FRAME_BYTES} to {self._max_frame_bytes} bytes, got {length}"
@@ -155,7 +155,7 @@ def _decode(frame: memoryview) -> Reply:
 
 
 def _take(frame: memoryview, at: int, length_field: struct.Struct, what: str) -> tuple[bytes, int]:
-    """Read a length at `at` and that many bytes behind it; return them and the place after them."""
+    """Read a length at `at` and that many bytes after it; return the bytes and the position after them."""
     start = at + length_field.size
     if start > len(frame):
         raise FrameError(f"{what}: expected its length at byte {at}, got the end of the frame at {len(frame)}")

@@ -1,10 +1,10 @@
-"""Unix socket links between the workers of one node: each worker listens, and connects to a sibling when it first
-has something for it.
+"""Unix socket links between the workers of one node. Each worker listens, and connects to a sibling when it first
+has a reply for it.
 
-A link carries frames (`frames`) one way. Nothing here waits: what the socket does not take stays in a queue of
-bounded bytes, a full queue or a broken link drops the reply and says so, and the request expires with its honest
-outcome. Frames of one loop tick leave in one write. Connecting over a Unix socket is immediate or fails, so a link
-is either up or down, and a link that is down tries again with the first reply after its back-off.
+A link carries frames (`frames`) in one direction. Nothing here waits: bytes that the socket does not take stay in a
+bounded queue. If the queue is full or the link is broken, the reply is dropped and counted, and its request expires
+with the correct outcome. Frames of one loop tick leave in one write. Connecting over a Unix socket succeeds or fails at
+once, so a link is either up or down. A link that is down connects again with the first reply after its back-off.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fastgw.mesh import frames
 from fastgw.messages import Reply
 
 QUEUE_BYTES = 8 << 20
-WRITE_BYTES = 256 << 10  # more than the kernel takes at once (wmem_default 208 KiB): no reason to join more
-SIBLINGS_BACKLOG = 512  # above two processes in each of 255 slots: a connect never meets a full backlog
+WRITE_BYTES = 256 << 10  # more than the kernel takes at once (wmem_default 208 KiB), so joining more is useless
+SIBLINGS_BACKLOG = 512  # more than two processes in each of 255 slots: the backlog is never full
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid of the peer
@@ -37,7 +37,7 @@ log = structlog.get_logger("mesh")
 
 
 def socket_path(run_dir: Path, worker: int, generation: int) -> Path:
-    """Where the process `generation` of worker slot `worker` listens."""
+    """The path of the socket on which process `generation` of worker slot `worker` listens."""
     return run_dir / f"worker-{worker}-{generation}.sock"
 
 
@@ -46,11 +46,11 @@ class MeshLinks:
 
     Args:
         run_dir: directory of mode 0700 shared by the workers of this node.
-        worker, generation: this process; siblings find it under these numbers.
+        worker, generation: this process; its socket has these numbers in its name.
         on_reply: called on the loop with the replies that arrived together, in order.
-        queue_bytes: bound of what may wait for one sibling.
-        loop: the running loop; everything here belongs to its thread.
-        on_dropped: called with the number of replies that `forward` had taken and that a breaking link then lost.
+        queue_bytes: limit for the bytes that wait for one sibling.
+        loop: the running loop; everything here runs on its thread.
+        on_dropped: called with the number of replies that `forward` had accepted and that were lost with their link.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class MeshLinks:
         return f"<MeshLinks {self._path.name} incoming={len(self._incoming)} links={list(self._links.values())}>"
 
     async def start(self) -> None:
-        """Listen for siblings. A socket file of a dead process under the same name is replaced.
+        """Listen for siblings. Replaces a socket file of the same name that a dead process has left.
 
         Raises:
-            StartError: the socket cannot be made (path too long, directory missing or not writable).
+            StartError: the socket cannot be created (path too long, directory missing or not writable).
         """
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -95,21 +95,21 @@ class MeshLinks:
         )
 
     def forward(self, worker: int, generation: int, reply: Reply) -> bool:
-        """Queue `reply` for the process `generation` of worker slot `worker`; it leaves with this loop tick.
+        """Queue `reply` for process `generation` of worker slot `worker`; it is written in this loop tick.
 
         Returns:
-            False when it was dropped: the link is down or in back-off, its queue is full, or the reply fits no frame.
+            False: it was dropped, because the link is down, its queue is full, or the reply does not fit in a frame.
         """
         link = self._links.get((worker, generation)) or self._add_link(worker, generation)
         try:
             frame = frames.encode(reply)
         except frames.FrameError as error:
-            log.warning("reply fits no frame", error=str(error))
+            log.warning("reply does not fit in a frame", error=str(error))
             return False
         return link.put(frame)
 
     def _add_link(self, worker: int, generation: int) -> _Link:
-        # A slot's earlier generations never come back before the numbers wrap: forget their broken links.
+        # Earlier generations of a slot do not come back before the numbers wrap: remove their broken links.
         for key in [key for key, link in self._links.items() if key[0] == worker and not link.up]:
             del self._links[key]
         path = socket_path(self._run_dir, worker, generation)
@@ -117,7 +117,7 @@ class MeshLinks:
         return link
 
     def close(self) -> None:
-        """Write what the sockets still take, then close everything and remove this worker's socket file."""
+        """Write as much as the sockets take, then close everything and remove this worker's socket file."""
         for link in self._links.values():
             link.close()
         self._links.clear()
@@ -130,7 +130,7 @@ class MeshLinks:
 
 
 class _Link:
-    """One way to one sibling process: up (a connected socket) or down (until its back-off is over)."""
+    """The link to one sibling process: up (connected), or down (until its back-off is over)."""
 
     def __init__(
         self, path: Path, queue_bytes: int, loop: asyncio.AbstractEventLoop, on_dropped: Callable[[int], None]
@@ -140,10 +140,10 @@ class _Link:
         self._loop = loop
         self._on_dropped = on_dropped
         self._socket: socket.socket | None = None
-        self._queue: deque[bytes] = deque()  # frames not wholly written; the first may have begun, see _begun
-        self._begun = 0  # bytes of the first frame that are written
+        self._queue: deque[bytes] = deque()  # frames not completely written; `_begun` is about the first
+        self._begun = 0  # bytes of the first frame that were written
         self._queued_bytes = 0
-        self._flushing = False  # a flush is scheduled for this tick, or the socket is full and being watched
+        self._flushing = False  # a flush is scheduled for this tick, or the loop waits until the socket is writable
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)  # of the loop's time
         self._has_written = False  # since the last break
 
@@ -178,20 +178,20 @@ class _Link:
             self._is_down(str(error))
             return False
         self._socket = connecting
-        # Nobody sends on this direction: readable means that the sibling is gone.
+        # The sibling sends nothing on this socket: readable means that it has closed it.
         self._loop.add_reader(connecting.fileno(), self._break, "closed by the sibling")
         return True
 
     def _is_down(self, why: str) -> None:
         now = self._loop.time()
-        if self._has_written:  # it had worked: its back-off starts anew
+        if self._has_written:  # the link had worked: its back-off starts again
             self._back_off.succeeded(now)
             self._has_written = False
         self._back_off.failed(now)
         log.info("link down", to=self._path.stem, why=why, retry_s=self._back_off.pause_s)
 
     def _flush(self) -> None:
-        """Write until the queue is empty or the socket is full; then its becoming writable calls again."""
+        """Write until the queue is empty or the socket is full. The loop calls again when the socket is writable."""
         if self._socket is None:
             return
         try:
@@ -247,7 +247,7 @@ class _Link:
 
 
 class _Incoming(asyncio.Protocol):
-    """A sibling's link to us. A broken frame closes this one connection; the sibling comes back after its back-off."""
+    """A sibling's link to this process. A malformed frame closes it; the sibling reconnects after its back-off."""
 
     def __init__(self, others: set[_Incoming], on_reply: Callable[[list[Reply]], None]) -> None:
         self._others = others
@@ -257,7 +257,7 @@ class _Incoming(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        stream = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         try:
             _check_peer(stream.get_extra_info("socket"))
         except OSError as error:
@@ -269,7 +269,7 @@ class _Incoming(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
-            return  # refused: what came with the connection is not read
+            return  # the connection was refused: ignore its bytes
         try:
             replies = self._reader.feed(data)
         except frames.FrameError as error:
@@ -277,7 +277,7 @@ class _Incoming(asyncio.Protocol):
             replies = error.before
             self.close()
         if self._reader.skipped and not self._has_told_skipped:
-            self._has_told_skipped = True  # once: a sibling of another version sends them for as long as it lives
+            self._has_told_skipped = True  # log once: a sibling of another version keeps sending them
             log.warning("frames of an unknown kind are skipped", count=self._reader.skipped)
         if replies:
             self._on_reply(replies)
@@ -292,7 +292,7 @@ class _Incoming(asyncio.Protocol):
 
 
 def _check_peer(connected: socket.socket) -> None:
-    """Raise PermissionError unless the process at the other end runs as our own user."""
+    """Raise PermissionError unless the process at the other end runs as the same user."""
     _pid, uid, _gid = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if uid != os.geteuid():
         raise PermissionError(f"peer: expected uid {os.geteuid()}, got {uid}")

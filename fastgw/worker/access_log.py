@@ -1,10 +1,10 @@
-"""The access log: one JSON line for each request, written by a thread of its own so that the loop never waits for it.
+"""The access log: one JSON line for each request, written by a thread of its own, so that the loop never waits for it.
 
     loop ──line──> gathered (bounded) ──tick: handed over──> writer thread ──write──> stdout, stderr or a file
 
-The loop only encodes and appends. What does not fit while a disk or a reader at the end of a pipe stands still is
-dropped and counted. Workers share one file or pipe: the writes below never break a line of another worker, as a write
-with O_APPEND is one piece (files) and so is one of up to PIPE_BUF bytes (pipes, sockets of journald).
+The loop only encodes and appends. When the disk or the reader of the pipe is too slow, lines that do not fit are
+dropped and counted. Workers share one file or pipe. Their lines never mix, because these writes are atomic: a write to
+a file with O_APPEND, and a write of up to PIPE_BUF bytes to a pipe or to a socket of journald.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("fastgw.access")
 
 GATHERED_BYTES_MAX = 4 << 20
-# With these a line is not longer than PIPE_BUF, even if each character takes two bytes; none that takes more comes in.
+# With these limits a line is not longer than PIPE_BUF, even if each character takes two bytes (none takes more).
 TARGET_CHARACTERS_MAX = 512
 METHOD_CHARACTERS_MAX = 32
 REOPEN_PERIOD_S = 1.0
@@ -42,13 +42,13 @@ CLOSE_TIMEOUT_S = 1.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?").fullmatch
 _chance = random.random
 _REPLIED = frozenset({errors.ANSWERED.number, errors.BAD_REPLY.number})
-_OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # an enumeration is slow at it
+_OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # faster than `.value` of an enumeration
 
 
 class Line(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
-    """One request. What is not known, or does not apply, is left out; times are in milliseconds."""
+    """One request. Fields that are unknown or do not apply are left out; times are in milliseconds."""
 
-    time: str  # of its end; RFC 3339, UTC
+    time: str  # when it ended; RFC 3339, UTC
     request_id: str
     status: int  # 499: the client left, and nothing was sent
     ending: str
@@ -63,13 +63,13 @@ class Line(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     bytes_out: int = 0
     queue_ms: float | None = None  # from sending the record to Kafka's acknowledgement
     ack_to_reply_ms: float | None = None
-    total_ms: float | None = None  # from the complete request on
+    total_ms: float | None = None  # from the time at which the request was complete
     client_request_id: str = ""
     trace_id: str = ""
 
 
 class Note:
-    """What is kept of a request's head for its line."""
+    """The parts of a request's head that its line needs."""
 
     def __init__(
         self,
@@ -93,14 +93,14 @@ class Note:
 
 
 class AccessLog:
-    """The lines of one worker."""
+    """The access log of one worker."""
 
     def __init__(self, settings: Log, worker: int, on_dropped: Callable[[int], None]) -> None:
         """
         Args:
-            settings: `access` is not "off".
-            worker: its number.
-            on_dropped: called with how many lines were dropped, on the loop.
+            settings: their `access` is not "off".
+            worker: the worker's number.
+            on_dropped: called on the loop with the number of lines that were dropped.
         """
         self._logs_all = settings.access == "all"
         self._sample = settings.sample
@@ -112,9 +112,9 @@ class AccessLog:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._dropped = 0
-        self._unreported = 0  # dropped lines that no line of the gateway's log reports yet
+        self._unreported = 0  # dropped lines that the gateway's log does not mention yet
         self._report_from = 0.0
-        self._epoch_ms = -1  # that the text below is of
+        self._epoch_ms = -1  # the time that `_time` shows
         self._time = ""
         self._writer = LineWriter(settings.access_file)
 
@@ -130,11 +130,11 @@ class AccessLog:
         bytes_out: int,
         times: tuple[int, int, int, int] | None,
     ) -> None:
-        """The line of a request that has just ended.
+        """Add the line of a request that has just ended.
 
         Args:
-            bytes_out: of the answer's body, before it is compressed.
-            times: when it was claimed, sent and recorded (monotonic, ns; 0: never), and its deadline.
+            bytes_out: size of the answer's body before compression.
+            times: when the request was claimed, sent and recorded (monotonic, ns; 0: never), and its deadline.
         """
         if status < 400 and not (self._logs_all and (self._sample >= 1.0 or _chance() < self._sample)):
             return
@@ -177,14 +177,14 @@ class AccessLog:
 
     def _now(self) -> str:
         epoch_ms = time.time_ns() // 1_000_000
-        if epoch_ms != self._epoch_ms:  # requests end in batches
+        if epoch_ms != self._epoch_ms:  # requests end in batches, so many lines share one time
             self._epoch_ms = epoch_ms
             second, ms = divmod(epoch_ms, 1000)
             self._time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{ms:03d}Z"
         return self._time
 
     def flush(self) -> None:
-        """Hands over what was gathered, if the writer has done with what it had. Call it many times a second."""
+        """Hand the gathered lines to the writer if it is idle. Call it many times a second."""
         dropped = self._dropped + self._writer.take_lost()
         if dropped:
             self._dropped = 0
@@ -192,7 +192,7 @@ class AccessLog:
             self._unreported += dropped
         if self._unreported and time.monotonic() >= self._report_from:
             self._report_from = time.monotonic() + REPORT_PERIOD_S
-            why = self._writer.trouble or "they come faster than they are taken"
+            why = self._writer.trouble or "lines come faster than they can be written"
             log.warning("access log lines dropped", count=self._unreported, why=why)
             self._unreported = 0
         if self._gathered and self._writer.is_idle:
@@ -202,7 +202,7 @@ class AccessLog:
             self._gathered_bytes = 0
 
     def close(self) -> None:
-        """Writes what is left, as far as that takes no longer than a second."""
+        """Write the remaining lines, for one second at most."""
         until = time.monotonic() + CLOSE_TIMEOUT_S
         self._writer.wait(until)
         self.flush()
@@ -222,8 +222,8 @@ class LineWriter:
         self._batches: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
-        self._lost = 0  # lines; written by the thread while it is not idle, taken by the loop while it is
-        self.trouble = ""  # what the last write met
+        self._lost = 0  # lines; set by the thread while it writes, taken by the loop while the thread is idle
+        self.trouble = ""  # the error of the last write; empty: it worked
         self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
         self._thread.start()
 
@@ -236,19 +236,19 @@ class LineWriter:
         return self._idle.is_set()
 
     def write(self, lines: bytes) -> None:
-        """Has the thread write them. Only while it is idle."""
+        """Let the thread write these lines. Call it only while the thread is idle."""
         self._idle.clear()
         self._batches.put(lines)
 
     def take_lost(self) -> int:
-        """How many lines could not be written since the last call."""
+        """The number of lines that could not be written since the last call."""
         if not self.is_idle:
             return 0
         lost, self._lost = self._lost, 0
         return lost
 
     def wait(self, until: float) -> None:
-        """Waits for the thread to be idle, until a moment of the monotonic clock at most."""
+        """Wait until the thread is idle, or until the time `until` of the monotonic clock."""
         self._idle.wait(max(0.0, until - time.monotonic()))
 
     # The thread.
@@ -270,7 +270,7 @@ class LineWriter:
             self._idle.set()
 
     def _open(self) -> None:
-        """Opens the file, and anew when another one has its name (logrotate) or none has."""
+        """Open the file; reopen it when it was renamed or replaced (logrotate)."""
         now = time.monotonic()
         if self._fd >= 0:
             if now - self._looked_at < REOPEN_PERIOD_S:
@@ -288,13 +288,13 @@ class LineWriter:
 
 
 def _trace_id(traceparent: str) -> str:
-    """The trace of a `traceparent` (W3C Trace Context, section 3.2.2); empty: none."""
+    """The trace id of a `traceparent` (W3C Trace Context, section 3.2.2); empty: none."""
     match = _TRACEPARENT(traceparent) if traceparent else None
     return match[1] if match else ""
 
 
 def pieces(lines: bytes, is_regular: bool) -> list[memoryview]:
-    """The writes that a batch takes: one for a file; for pipes and sockets whole lines of PIPE_BUF bytes together."""
+    """Cut a batch into writes: one for a file; for pipes and sockets whole lines, up to PIPE_BUF bytes together."""
     view = memoryview(lines)
     if is_regular:
         return [view]
@@ -303,7 +303,7 @@ def pieces(lines: bytes, is_regular: bool) -> list[memoryview]:
         end = len(lines)
         if end - start > select.PIPE_BUF:
             end = lines.rfind(b"\n", start, start + select.PIPE_BUF) + 1
-            if end <= start:  # one line that is longer
+            if end <= start:  # a single line longer than PIPE_BUF
                 end = lines.find(b"\n", start) + 1
         found.append(view[start:end])
         start = end
@@ -315,7 +315,7 @@ def _is_regular(fd: int) -> bool:
 
 
 def _write_all(fd: int, piece: memoryview) -> None:
-    """Writes all of it, however slowly it is taken; somebody else may have set the descriptor non-blocking."""
+    """Write all of `piece`. Another process may have set the descriptor non-blocking, so wait if it is full."""
     while piece:
         try:
             piece = piece[os.write(fd, piece) :]

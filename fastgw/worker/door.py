@@ -1,4 +1,4 @@
-"""The gateway's door: what a front calls for its requests, from their heads to their clients' leaving."""
+"""The gateway's door: the calls that a front makes for a request, from its head to its end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class GatewayDoor:
     ) -> None:
         """
         Args:
-            router: knows who may enter.
-            exchange: takes those who do.
-            bodies: bounds what the fronts hold of bodies that are coming in.
+            router: admits or refuses requests.
+            exchange: takes the requests that are admitted.
+            bodies: bounds the memory that the fronts use for incoming bodies.
             table, process_index: where cut connections are counted.
-            journal: takes errors that no code expects.
-            policies: of CORS; None: nobody asked for it.
-            keeps_heads: `Refusal.head` is wanted.
+            journal: logs unexpected errors.
+            policies: CORS policies; None: CORS is off.
+            keeps_heads: whether to set `Refusal.head`.
         """
         self._router = router
         self._exchange = exchange
@@ -67,7 +67,7 @@ class GatewayDoor:
         return refusal._replace(head=head) if self._keeps_heads else refusal
 
     def _preflight(self, head: Head, policies: Policies) -> Refusal | None:
-        """The answer to a preflight, of the route that it asks for; None: there is no policy, so it is like others."""
+        """The answer to a CORS preflight; None: the route has no policy, so the request is handled like any other."""
         routes = self._router.routes_at(head)
         if not routes:
             return None

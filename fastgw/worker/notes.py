@@ -1,6 +1,6 @@
-"""What is kept of a request's head until its end, for those who want it then: CORS and the access log.
+"""Keeps the parts of a request's head that CORS and the access log need at its end.
 
-Only where one of them is switched on; a plain gateway has no notes, and its requests pay one comparison for it.
+Used only if one of them is switched on. Otherwise there are no notes, and a request pays one comparison.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastgw.messages import Head, HeaderList
 from fastgw.worker.access_log import AccessLog, Note
 
 Kept = tuple[Note | None, HeaderList | None]
-_NO_HEAD = Note("", "", "", "", "", 0, "", "")  # a front could not make one of what came
+_NO_HEAD = Note("", "", "", "", "", 0, "", "")  # the front could not parse the head
 
 
 class Notes:

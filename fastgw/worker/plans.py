@@ -1,4 +1,4 @@
-"""The routes of a worker at run time: what their requests need, and what changes while they run."""
+"""Builds the plans of a worker's routes, and updates them while the worker runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("fastgw.worker")
 
-WAITS_FRESH_NS = 5_000_000_000  # the agent writes them every second, while Kafka answers it
+WAITS_FRESH_NS = 5_000_000_000  # the agent writes the waits every second while Kafka answers; older ones are ignored
 CLASS_WITHOUT_ROUTES_NS = 5_000_000_000
 
 
@@ -41,16 +41,16 @@ class Plans:
         """
         self._config = cfg
         self._classes = classes
-        # Routes of one topic are one service: they learn together.
+        # Routes with the same topic have the same service, so they share what is learned about it.
         self._learners: dict[tuple[str, str], PartitionerLearner] = {}
         self._spreads: dict[tuple[str, str], Spread] = {}
         self._compressor = _compressor(cfg.compression)
         self._memory = plain.Memory()
         self.all = [self._plan(route) for route in cfg.routes]
-        self._by_spread: dict[Spread, list[Plan]] = {}  # the routes that each of them decides for
+        self._by_spread: dict[Spread, list[Plan]] = {}  # the routes that each `Spread` decides for
         for route, plan in zip(cfg.routes, self.all, strict=True):
             self._by_spread.setdefault(self._spreads[route.topic, route.spread], []).append(plan)
-        # Those whose service is looked at by the agent.
+        # Plans whose service the agent watches.
         self._watched = [plan for route, plan in zip(cfg.routes, self.all, strict=True) if route.service_group]
 
     def _plan(self, route: Route) -> Plan:
@@ -74,7 +74,7 @@ class Plans:
         )
 
     def follow_services(self, table: Table, now_ns: int) -> None:
-        """Takes over what the agent has found out about the services; nothing, if that was long ago."""
+        """Copy the agent's findings about the services into the plans. Findings that are too old count as none."""
         if not self._watched:
             return
         is_fresh = now_ns - table.waits_written_ns() < WAITS_FRESH_NS
@@ -84,11 +84,11 @@ class Plans:
             plan.backlog_ns = max(wait_ns, 0)
 
     def decide_spread(self, now_ns: int, round_trip_ns: int) -> None:
-        """Has each service's records together or spread, as its replies have shown to be better.
+        """Decide for each service whether its records are batched on one partition or spread; see `core.spread`.
 
         Args:
             now_ns: monotonic.
-            round_trip_ns: of a record through Kafka and back, without any service.
+            round_trip_ns: the time of a record through Kafka and back, without any service.
         """
         for spread, plans in self._by_spread.items():
             if spread.decide(now_ns, round_trip_ns):
@@ -100,7 +100,7 @@ class Plans:
 def _compressor(settings: Compression) -> Compressor | None:
     if not settings.encodings:
         return None
-    # Here and not at the top: its library costs a worker a megabyte, and few gateways need it.
+    # Imported here because its library costs a worker one megabyte, and few gateways need it.
     from fastgw.http.compression import Compressor
 
     return Compressor(settings)
@@ -113,8 +113,8 @@ def _partition(has_key: bool, is_even: bool) -> int:
 def delivery_classes(timeouts_ns: Sequence[int]) -> list[int]:
     """The smallest timeout of each delivery class: timeouts within a factor of four share a producer.
 
-    A producer costs connections and threads; a delivery timeout far above a route's deadline costs that route its
-    honest "unknown" in time.
+    Each producer costs connections and threads, so there should be few. But with a delivery timeout far above a route's
+    timeout, the gateway would learn too late whether a record was sent.
     """
     classes: list[int] = []
     for timeout_ns in sorted(set(timeouts_ns)):
@@ -129,7 +129,7 @@ def class_of(classes: Sequence[int], timeout_ns: int) -> int:
 
 
 def delivery_timeout_ms(timeout_ns: int) -> int:
-    """When a producer gives a record up: before the deadline, by a tenth of it, at least 50 ms, at most 1 s."""
+    """A producer's delivery timeout: below the route's timeout by a tenth of it, but at least 50 ms and at most 1 s."""
     timeout_ms = timeout_ns // 1_000_000
     return max(100, timeout_ms - min(1000, max(50, timeout_ms // 10)))
 

@@ -1,9 +1,9 @@
 """The worker process: `python -m fastgw worker`, from its start by the supervisor to its exit.
 
-SIGTERM, the supervisor gone    the worker drains, then exit 0
-SIGINT                          nothing: Ctrl-C is the supervisor's
-the drain hangs or fails        the process ends all the same, see `_end_in_time` and EXIT_BROKEN
-no memory left                  exit EXIT_BROKEN at once
+SIGTERM, or the supervisor has ended    the worker drains and exits with 0
+SIGINT                                  ignored: the supervisor handles Ctrl-C
+the drain hangs or fails                the process ends anyway, see `_end_in_time` and EXIT_BROKEN
+out of memory                           it exits with EXIT_BROKEN at once
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fastgw.worker.worker import Worker
 
 log = structlog.get_logger("fastgw.worker")
 
-ORPHAN_MORE_S = 3.0  # after the drain timeout, for a worker whose supervisor is gone
+ORPHAN_MORE_S = 3.0  # a worker whose supervisor has ended is killed this long after the drain timeout
 EXIT_BROKEN = 70  # sysexits.h: an internal error
-SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: let them in quickly
+SWITCH_INTERVAL_S = 0.0005  # other Python threads only hand batches over: give them the GIL quickly
 
 
 def main(
@@ -43,17 +43,17 @@ def main(
     listen_of: Sequence[int],
     run_dir: str,
 ) -> int:
-    """The process: started by the supervisor with everything it needs as inherited descriptors; the exit code.
+    """Run the worker process; return its exit code. The supervisor starts it with inherited descriptors.
 
     Args:
-        slot: the worker slot that it fills.
-        generation: of the process, as in its ids.
-        ready_fd: gets a line once the worker is ready; negative: nobody wants to know.
-        life_fd: becomes readable when the supervisor is gone; negative: there is none.
+        slot: the worker slot that this process fills.
+        generation: the generation of the process, as in its ids.
+        ready_fd: gets a line once the worker is ready; negative: no one waits for it.
+        life_fd: becomes readable when the supervisor has ended; negative: there is no supervisor.
         listen_fds, listen_of: see Worker.serve.
     """
     logs.configure(f"worker {slot}.{generation}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C and sends SIGTERM
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with os.fdopen(config_fd, "rb") as file:
         cfg = config.from_json(file.read())
@@ -75,17 +75,17 @@ async def _run(
         draining[-1].add_done_callback(_drained)
 
     def orphaned() -> None:
-        loop.remove_reader(life_fd)  # it stays readable: the other end is closed for good
+        loop.remove_reader(life_fd)  # it would stay readable: the other end is closed
         _end_in_time(worker_args["cfg"].gateway.drain_timeout_ns)
         drain(orphaned=True)
 
-    draining: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected
+    draining: list[asyncio.Task[None]] = []  # keeps a reference: asyncio does not, and the task could be collected
     loop.add_signal_handler(signal.SIGTERM, drain)
     if life_fd >= 0:
         loop.add_reader(life_fd, orphaned)
     await worker.serve(*listens)
     gc.collect()
-    gc.freeze()  # what is alive now stays: the collector need not walk it again
+    gc.freeze()  # the objects alive now stay alive: the collector need not visit them again
     if ready_fd >= 0:
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
@@ -101,9 +101,9 @@ def _drained(task: asyncio.Task[None]) -> None:
 
 
 def _on_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An error that nobody caught: the loop goes on, but not without memory.
+    """Log an uncaught error and go on, but exit when memory has run out.
 
-    Half of the requests would hang and the other half be lost. The supervisor has a successor ready in less time.
+    Without memory some requests would hang and others be lost. The supervisor replaces the process faster than that.
     """
     error = context.get("exception")
     try:
@@ -114,6 +114,6 @@ def _on_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 def _end_in_time(drain_timeout_ns: int) -> None:
-    """Nobody is left to end us if the drain hangs: the kernel does it then, whatever this process is doing."""
+    """Let the kernel end this process if the drain hangs: there is no supervisor left that could."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, drain_timeout_ns / 1e9 + ORPHAN_MORE_S)

@@ -1,6 +1,6 @@
-"""What a worker does with each reply record: answer it, pass it on, or count it.
+"""Handles each reply record: answer its request, pass the reply on, or count it.
 
-link ──replies──> whose? ──> MINE ──> a canary of ours | exchange.resolve
+link ──replies──> whose? ──> MINE ──> own canary | exchange.resolve
                     │                        ↑
                     ├──> FORWARD ──> mesh ───┘ of the process that waits
                     ├──> REROUTE ──> Kafka: to the home partition of another node, once
@@ -59,11 +59,11 @@ class Replies:
         Args:
             table, process_index: where replies are counted.
             address: node, worker, generation of this process.
-            whose: decides who deals with a reply.
-            resolve: answers the request that waits for one (`Exchange.resolve`).
-            canaries: hears those of this process.
-            forward: (worker, generation, reply): hands one to a sibling; False: it cannot.
-            send: a record through Kafka, untracked; False: it was refused.
+            whose: decides what to do with a reply.
+            resolve: answers the request that waits for a reply (`Exchange.resolve`).
+            canaries: takes the canaries of this process.
+            forward: (worker, generation, reply): hands a reply to a sibling; False: it was dropped.
+            send: sends an untracked record to Kafka; False: it was refused.
         """
         self._table = table
         self._process_index = process_index
@@ -74,15 +74,15 @@ class Replies:
         self._canaries = canaries
         self._forward = forward
         self._send = send
-        self._poison = Throttle()  # of lines about replies that nothing could be made of
+        self._poison = Throttle()  # limits the lines about replies that could not be handled
         self._duplicates = DuplicateNodes()
 
     def take(self, replies: Sequence[Reply], now_ns: int, is_forwarded: bool = False) -> None:
-        """Deals with a batch that came together; one poisonous record does not cost the others their answers.
+        """Handle a batch of replies. A reply that cannot be handled does not affect the others.
 
         Args:
             now_ns: monotonic.
-            is_forwarded: a sibling has found that they are ours.
+            is_forwarded: a sibling sent them, because they belong to this process.
         """
         take = self._take_forwarded if is_forwarded else self._take_one
         for reply in replies:
@@ -98,7 +98,7 @@ class Replies:
                 self._count(ReplyDisposition.MALFORMED)
 
     def dropped(self, replies: int) -> None:
-        """So many that `forward` had taken are lost with the link to their sibling."""
+        """Count replies that `forward` had accepted and that were lost when the link to the sibling broke."""
         for _ in range(replies):
             self._count(ReplyDisposition.DROPPED)
 
@@ -142,7 +142,7 @@ class Replies:
         self._count(ReplyDisposition.RIVAL)
         if self._duplicates.heard(node, now_ns):
             log.error(
-                "another node claims partitions of ours",
+                "another node claims partitions of this node",
                 rival=f"{node:06x}",
                 partition=partition,
                 hint="are two gateways started with the same response topic and the same [cluster] node_index? "

@@ -1,6 +1,7 @@
-"""The reply path of a worker: which partitions it reads, which one is its home, and whether replies reach it.
+"""The reply path of a worker: the partitions that it reads, its home partition, and whether replies reach it.
 
-They do as long as canaries that the worker sends to its home come back. While they do not, the gate refuses requests.
+The worker sends canaries to its home partition. While they come back, replies reach the worker. While they do not, the
+gate refuses requests.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from fastgw.table import process_index, processes_of
 
 log = structlog.get_logger("fastgw.worker")
 
-ROTATE_HOME_NS = 300_000_000_000  # for balance between brokers and partitions
-STOP_READING_AFTER_NS = 1_000_000_000  # after it was announced: the others may have looked a moment before
-# How long another node may need to read a partition that it takes over: a group settles in about one second (design
-# section 3), and what arrives while nobody reads is lost to everybody whose reply went astray.
+ROTATE_HOME_NS = 300_000_000_000  # a new home every 5 minutes, to balance the load of brokers and partitions
+STOP_READING_AFTER_NS = 1_000_000_000  # after the announcement: siblings may have read the table just before it
+# How long another node may need until it reads a partition that it takes over: a group settles in about one second
+# (design section 3). A misrouted reply that arrives while no process reads the partition is lost.
 HAND_OVER_NS = 4_000_000_000
 
 
@@ -66,16 +67,16 @@ class ReplyPath:
         assigned    positioned  the link says from which offset it reads
         assigned    gone        the map gives it away before the link has said so
         positioned  leaving     the map gives it away
-        leaving     positioned  the map gives it back: nothing had changed for anybody
+        leaving     positioned  the map gives it back: siblings have noticed nothing
         leaving     announced   it is not the home, no request made for it waits, and its new owner reads it; an owner
-                                on another node cannot be seen, it gets HAND_OVER_NS
-        announced   positioned  the map gives it back: it is asked for again, so that it is published again
-        announced   gone        after STOP_READING_AFTER_NS, when no sibling counts on us any more
+                                on another node cannot be seen, so it gets HAND_OVER_NS
+        announced   positioned  the map gives it back: it is assigned again, so that it is published again
+        announced   gone        after STOP_READING_AFTER_NS, when siblings no longer rely on this process
 
-    The table's `reads_from` is what is published: siblings leave replies to a process that publishes their partition.
-    So a partition is published before ids are made for it, and no longer published a while before reading stops. The
-    home is one of the positioned partitions; when all of them were given away at once, it stays where it is until
-    another partition is positioned (see `core.ownership`).
+    A partition is published by its `reads_from` in the table: siblings leave a reply to the process that publishes its
+    partition. So a partition is published before ids are made for it, and unpublished some time before reading stops.
+    The home is one of the positioned partitions. When all of them are given away at once, the home stays where it is
+    until another partition is positioned (see `core.ownership`).
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class ReplyPath:
     ) -> None:
         """
         Args:
-            table: holds the map, and what the others know of this process, which is registered there.
-            ownership: of this worker; its map is applied here.
-            ids: gets the partitions that ids are made for.
-            live_before: how many requests wait that were claimed before this time (`SlotRange.live_before`).
-            on_up: called whenever the path is found to work.
+            table: holds the partition map and the record of this process, which must be registered.
+            ownership: the partitions of this worker; this class applies the map to it.
+            ids: told for which partitions ids are made.
+            live_before: the number of live requests claimed before a time (`SlotRange.live_before`).
+            on_up: called whenever the reply path is found to work.
         """
         self._table = table
         self._process_index = process_index(ownership.worker, generation)
@@ -109,7 +110,7 @@ class ReplyPath:
         self._reply_topic = reply_topic
         self._canary = Canary()
         self._home_since_ns = 0
-        self._announced: dict[int, int] = {}  # partition -> since when the table no longer says that we read it
+        self._announced: dict[int, int] = {}  # partition -> since when it is unpublished
         self._is_listening = False
         self._is_draining = False
 
@@ -118,34 +119,34 @@ class ReplyPath:
 
     @property
     def home(self) -> int:
-        """The partition that replies are asked to; NO_HOME: none."""
+        """The partition to which services should reply; NO_HOME: none."""
         return self._ownership.home
 
     @property
     def map_version(self) -> int:
-        """Of the partition map that is followed."""
+        """The version of the partition map that was applied last."""
         return self._ownership.map_version
 
     @property
     def round_trip_ns(self) -> int:
-        """Of the last canary; 0: none has come back."""
+        """The round trip of the last canary; 0: none has come back."""
         return self._canary.round_trip_ns
 
     def is_assigned(self, partition: int) -> bool:
-        """Whether the map says that the partition is ours."""
+        """Whether the map gives the partition to this worker."""
         return partition in self._ownership.assigned
 
     def fronts_listen(self) -> None:
-        """From now on the worker is ready whenever the path works."""
+        """The fronts listen: from now on the worker is ready whenever the reply path works."""
         self._is_listening = True
         self._path_changed()
 
     def drain(self) -> None:
-        """From now on the gate is the drain's business, and no canary is sent; reading goes on."""
+        """The worker drains: stop sending canaries and opening or closing the gate. Reading goes on."""
         self._is_draining = True
 
     def tick(self, now_ns: int) -> None:
-        """What time asks for: a new map, partitions to leave, the canary, another home."""
+        """Do what is due: apply a new map, leave partitions, send a canary, change the home partition."""
         self._follow_map(now_ns)
         if self._ownership.leaving:
             self._leave_partitions(now_ns)
@@ -158,11 +159,11 @@ class ReplyPath:
     # Partitions.
 
     def positioned(self, offsets: Mapping[int, int], now_ns: int) -> None:
-        """The link reads these partitions, each from this offset on."""
+        """The link now reads these partitions, each from the given offset on."""
         for partition, offset in offsets.items():
             if partition not in self._ownership.assigned and partition not in self._ownership.positioned:
-                continue  # given up while the link was about to say so
-            # Published before the partition can become a home: siblings rely on it to leave replies to us.
+                continue  # given up before this call came
+            # Published before the partition can become the home: siblings rely on it and leave replies to this process.
             self._table.set_reads_from(self._process_index, partition, offset)
             self._ownership.position(partition, now_ns)
         self._home_changed(now_ns)
@@ -181,14 +182,14 @@ class ReplyPath:
         self._home_changed(now_ns)
 
     def _take_back(self) -> frozenset[int]:
-        """Partitions that come back while they are announced: they have to be published again."""
+        """Announced partitions that the map has given back: they must be published again."""
         back = self._ownership.assigned & self._announced.keys()
         for partition in back:
             del self._announced[partition]
         return back
 
     def _assign(self, gained: Sequence[int], known_count: int) -> None:
-        # A partition that did not exist a moment ago may have replies already (services saw it first): read them all.
+        # A new partition may already have replies, because services may have seen it first: read it from its beginning.
         brand_new = [partition for partition in gained if partition >= known_count]
         older = [partition for partition in gained if partition < known_count]
         if older:
@@ -199,7 +200,7 @@ class ReplyPath:
     def _leave_partitions(self, now_ns: int) -> None:
         for partition, since_ns in list(self._ownership.leaving.items()):
             if partition == self._ownership.home:
-                continue  # until another can be
+                continue  # until another partition can be the home
             announced_ns = self._announced.get(partition)
             if announced_ns is None:
                 if self._live_before(since_ns) == 0 and self._is_taken_over(partition, since_ns, now_ns):
@@ -211,7 +212,7 @@ class ReplyPath:
                 self._ownership.left(partition)
 
     def _is_taken_over(self, partition: int, since_ns: int, now_ns: int) -> bool:
-        """Whether the new owner reads the partition by now. Of another node that can only be assumed."""
+        """Whether the new owner reads the partition by now. For another node this is assumed after HAND_OVER_NS."""
         owner = self._table.map_owner(partition)
         if owner == UNOWNED:
             return now_ns - since_ns >= HAND_OVER_NS
@@ -221,10 +222,10 @@ class ReplyPath:
     # Home and gate.
 
     def _home_changed(self, now_ns: int) -> None:
-        """Ids are made for the partitions that are usable now; a new home has to be heard before it is trusted."""
+        """Make ids for the partitions that are usable now. A new home is tested with a canary at once."""
         ownership = self._ownership
         usable = ownership.usable()
-        if ownership.home != NO_HOME:  # which may be one that is leaving
+        if ownership.home != NO_HOME:  # the home may be leaving
             self._ids.set_ownership(ownership.partition_count, usable or [ownership.home], ownership.home)
         if ownership.home != self._gate.home:
             self._gate.set_home(ownership.home, ownership.partition_count)
@@ -234,7 +235,7 @@ class ReplyPath:
         self._path_changed()
 
     def _path_changed(self) -> None:
-        """Opens or closes the gate and says so in the table: ready means that replies reach us."""
+        """Open or close the gate, and update the worker's readiness in the table."""
         if self._is_draining:
             return
         works = self._canary.alive and self._ownership.home != NO_HOME
@@ -248,7 +249,7 @@ class ReplyPath:
     # The canary.
 
     def canary_came(self, tag: int, now_ns: int) -> None:
-        """A canary of this process is back, with this tag in its id."""
+        """A canary of this process has come back, with this tag in its id."""
         if self._canary.seen(tag, now_ns):
             self._path_changed()
 

@@ -1,10 +1,10 @@
-"""One worker: builds the parts of the request path and joins them. The only place where they meet.
+"""One worker: builds the parts of the request path and joins them. No other module knows all of them.
 
 Everything runs on one uvloop thread. The fronts call the door (`admit`, `open`, `gone`), the Kafka link calls the
-events (`replies`, `delivered`, ...), the mesh calls `forwarded`, and a tick does what time asks for: deadlines,
-delivery reports, the heartbeat, a new partition map, the canary.
+events (`replies`, `delivered`, ...), and the mesh calls `forwarded`. A tick handles deadlines, delivery reports, the
+heartbeat, new partition maps, and the canary.
 
-    starting ──(canary seen, fronts listening)──> ready ──(SIGTERM or supervisor gone)──> draining ──> stopped
+    starting ──(canary seen, fronts listening)──> ready ──(SIGTERM or supervisor ended)──> draining ──> stopped
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from fastgw.worker.reply_path import HAND_OVER_NS, ReplyPath
 log = structlog.get_logger("fastgw.worker")
 
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
-LAME_DUCK_S = 1.0  # in a reload: kept-alive clients that are busy send their next request well within it
+LAME_DUCK_S = 1.0  # in a reload: long enough for busy clients to send their next request on a kept-alive connection
 END_OF_TIME_NS = 1 << 62
 
 
@@ -58,9 +58,9 @@ class Worker:
         """
         Args:
             worker: the number of the worker slot that this process fills.
-            generation: of the process, as in its ids.
-            table_fd: may be closed afterwards.
-            run_dir: shared by the workers of the node.
+            generation: the generation of the process, as in its ids.
+            table_fd: the shared table; may be closed afterwards.
+            run_dir: the directory that the workers of the node share.
         """
         self._config = cfg
         self._loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ class Worker:
         )
 
     def _join_replies(self, ids: IdMaker, slots: SlotRange, worker: int, generation: int) -> None:
-        """From Kafka and the siblings to the exchange: the partitions, and what is done with each reply."""
+        """From Kafka and the siblings to the exchange: the partitions, and the handling of replies."""
         reply_topic = self._config.gateway.response_topic
         ownership = Ownership(worker, generation)
         self._reply_path = ReplyPath(
@@ -144,7 +144,7 @@ class Worker:
             self._link.send_untracked,
         )
 
-    # What the Kafka link and the mesh bring.
+    # Called by the Kafka link and the mesh.
 
     def delivered(self, token: int, at_ns: int) -> None:
         self._exchange.delivered(token, at_ns)
@@ -195,11 +195,11 @@ class Worker:
     # Life.
 
     async def serve(self, listen_fds: Sequence[int], listen_of: Sequence[int]) -> None:
-        """From nothing to ready: the reply path first, then the fronts, so that no reply can be missed.
+        """Start the reply path, then the fronts, until the worker is ready. In this order no reply is missed.
 
         Args:
-            listen_fds: sockets that listen.
-            listen_of: for each of them its place in `gateway.listens`.
+            listen_fds: listening sockets.
+            listen_of: for each socket the index of its entry in `gateway.listens`.
         """
         self._listen_fds = listen_fds
         await self._mesh.start()
@@ -217,16 +217,16 @@ class Worker:
         limits = self._config.limits
         if listen.is_express:
             return ExpressFront(fd, listen, limits, self._door, self._forwarding)
-        # Here and not at the top: its libraries cost a start 20 ms and a worker 4 MB, and few gateways need them.
+        # Imported here because its libraries cost a start 20 ms and a worker 4 MB, and few gateways need them.
         from fastgw.http.granian import GranianFront
 
         return GranianFront(fd, listen, limits, self._door)
 
     async def drain(self, orphaned: bool = False) -> None:
-        """No new connections; what waits is answered, at the latest by the drain timeout; then everything is closed.
+        """Accept no new connections, answer the requests in flight until the drain timeout, then close everything.
 
-        An open connection may bring one more request: a client that sends one while its connection is being closed
-        could not know what became of it.
+        An open connection may still send one more request. If it were closed at once, a client that is just sending a
+        request could not know whether it was processed.
         """
         if self._draining:
             return
@@ -249,14 +249,14 @@ class Worker:
         self.stopped.set()
 
     def _refuse_late_comers(self, lame_duck_s: float) -> None:
-        # In a reload the successor has these sockets as well and takes late clients. Here no process does: late clients
-        # are refused, so that they go to another node at once instead of waiting for nothing.
+        # In a reload the successor has these sockets, too, and accepts late clients. Here no process will accept them:
+        # they are refused, so that they go to another node at once instead of waiting in vain.
         for fd in self._listen_fds:
             os.close(fd)
         self._loop.call_later(lame_duck_s, self._exchange.close_gate, errors.DRAINING, "this gateway is shutting down")
 
     async def _until_quiet(self, closing: Sequence[asyncio.Future[None]]) -> None:
-        """Returns once nothing waits and every front is closed; at the drain timeout in any case."""
+        """Wait until no request is in flight and every front is closed, but not longer than the drain timeout."""
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + self._config.gateway.drain_timeout_ns
         read_on_until_ns = now_ns + HAND_OVER_NS if self._leaves_a_group() else now_ns
@@ -267,11 +267,11 @@ class Worker:
             now_ns = time.monotonic_ns()
 
     def _leaves_a_group(self) -> bool:
-        """Whether other nodes take over our partitions now: until they read them, replies still come here."""
+        """Whether other nodes now take over this node's partitions. Until they read them, replies still come here."""
         return self._config.cluster.mode == "group" and self._table.service_draining()
 
     def _close(self) -> int:
-        """Lets go of everything; returns how many records were not sent in time."""
+        """Close everything; return how many records were not sent in time."""
         self._mesh.close()
         unsent = self._link.close(1.0)
         if self._access_log is not None:
@@ -281,6 +281,9 @@ class Worker:
 
 
 def _listen_again(fd: int) -> None:
-    """The supervisor may have let the socket refuse while no worker was ready; it sees us ready later than clients."""
+    """Listen again: the supervisor may have made the socket refuse connections while no worker was ready.
+
+    The supervisor would undo that itself, but it notices this worker's readiness later than clients do.
+    """
     with socket.socket(fileno=os.dup(fd)) as listening:
         listening.listen(ACCEPT_BACKLOG)

@@ -257,7 +257,7 @@ def test_an_agent_that_comes_back_while_kafka_is_away_keeps_the_map_and_answers(
     supervisor.table.write_map(bytes([0, 1, 2, 0]))
     process, said = supervisor.start()
     assert said == "ready\n"
-    wait_for_line(process, "response topic cannot be looked at")
+    wait_for_line(process, "cannot look up the response topic")
     assert supervisor.get("/livez")[0] == 200
     assert supervisor.table.map_version() == 1
     process.terminate()
@@ -289,7 +289,7 @@ def test_a_reload_brings_the_new_configuration_and_a_broken_one_changes_nothing(
 
     supervisor.write_config(data[:100])
     process.send_signal(signal.SIGHUP)
-    wait_for_line(process, "configuration not taken over")
+    wait_for_line(process, "configuration not applied")
     assert b'route="make"' in supervisor.get("/metrics")[1]
 
 
@@ -351,4 +351,4 @@ def test_what_keeps_it_from_starting_is_told_in_as_much_as_the_supervisor_takes(
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read()
     assert len(told) < SAID_BYTES_MAX
-    assert told.endswith(b"`fastgw check --live` tells all of it\n")
+    assert told.endswith(b"`fastgw check --live` shows everything\n")

@@ -361,7 +361,7 @@ def test_what_is_wrong_on_a_real_kafka_is_found_and_told(
     replies = [finding["found"] for finding in findings if finding["check"] == f"topic {names['replies']}"]
     assert replies == [
         "expected at least 2 partitions, one for each worker, got 1",
-        "cleanup.policy = compact never deletes replies, each has its own key",
+        "cleanup.policy = compact never deletes replies, because each reply has its own key",
         "replies are kept for ever",
     ]
     assert "`fastgw topics " in told["topic orders", "error"]["advice"]

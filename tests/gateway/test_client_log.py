@@ -64,5 +64,5 @@ def test_idle_connections_that_a_broker_closes_are_no_trouble_and_an_outage_is_t
                 told = [one for one in lines(gateway, process=process) if one["level"] not in ("debug", "info")]
                 assert any("Connection refused" in one.get("detail", "") for one in told)
                 assert len(told) < 20
-            assert "trouble with the group" not in gateway.log_text
+            assert "node group error" not in gateway.log_text
         kafka.start_node(1)

@@ -69,7 +69,7 @@ def test_a_request_topic_is_judged(cfg: Config, orders: dict[str, object], told:
     ("replies", "told"),
     [
         ({"partitions": 1}, "error: topic shop.replies: expected at least 2 partitions, one for each worker, got 1"),
-        ({"partitions": 1 << 20}, "take a new topic: no partition can be taken away"),
+        ({"partitions": 1 << 20}, "use a new topic: Kafka cannot remove partitions"),
         (
             {"partitions": 3},
             "warning: topic shop.replies: 3 partitions; a power of two is recommended, here at least",
@@ -92,7 +92,7 @@ def test_a_broker_that_is_away_is_a_warning_and_an_error_when_no_broker_is_left(
 def test_a_name_that_does_not_resolve_is_always_an_error(cfg: Config) -> None:
     (finding,) = judged(cfg, met=Met({"kafka-1:9092": "Failed to resolve 'kafka-1:9092'"}))
     assert finding.startswith("error: ")
-    assert finding.endswith("have this machine resolve kafka-1")
+    assert finding.endswith("make kafka-1 resolvable on this machine")
 
 
 def test_a_service_group_without_consumers_is_a_warning(cfg: Config) -> None:

@@ -103,5 +103,5 @@ def test_a_number_of_partitions_that_is_no_power_of_two_is_a_warning(configured:
 
 def test_the_embedded_broker_is_told_with_its_own_command(embedded_bootstrap: str) -> None:
     cfg = config.loads(CONFIG.format(name="shop", bootstrap=embedded_bootstrap, more=""), "shop.toml")
-    with pytest.raises(StartError, match=r"name them when it starts: `fastgw broker NAME:PARTITIONS`"):
+    with pytest.raises(StartError, match=r"name its topics when you start it: `fastgw broker NAME:PARTITIONS`"):
         topics.create(cfg)

@@ -202,7 +202,7 @@ def rivals(dispatch, partition):
 
 
 def test_another_node_on_a_partition_of_ours_is_a_rival_and_an_error(dispatch):
-    assert rivals(dispatch, partition=0) == [("another node claims partitions of ours", "123456")]
+    assert rivals(dispatch, partition=0) == [("another node claims partitions of this node", "123456")]
     assert dispatch.counted == {D.RIVAL: HEARD_AT_LEAST}
 
 
