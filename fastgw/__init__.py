@@ -1,4 +1,4 @@
-"""fastgw: ordinary HTTP in front of services that are reached through Kafka.
+"""fastgw: an HTTP gateway to services that communicate through Kafka.
 
 Read the files floor by floor (each imports only from floors below): errors, ids, messages; config, kafka_wire,
 mesh_wire, problem, _ctable; table, partitions, intake, exchange, metrics; the edges (http_granian, kafka_link,

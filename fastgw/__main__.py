@@ -1,7 +1,7 @@
 """`python -m fastgw`: the commands of `cli`, and the processes that the supervisor starts.
 
-Those, `worker`, `agent`, `checker` and `standby`, are no commands for people. They are parsed here because a worker
-that died has to be back soon, and the libraries of the command line take 0.1 s to import.
+The processes `worker`, `agent`, `checker` and `standby` are not commands for users. They are parsed here because a dead
+worker must be replaced quickly, and importing the command line's libraries takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _stand_by(arguments: Sequence[str]) -> int:
-    """Import what a worker needs, wait for the word, be that worker; the exit code."""
+    """Import what a worker needs, wait for its options, run as that worker; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fastgw standby", description="Started by `fastgw run` only.")
     parser.add_argument("--standby-fd", type=int, required=True)
     parser.add_argument("--name", required=True)
@@ -40,7 +40,7 @@ def _stand_by(arguments: Sequence[str]) -> int:
     from setproctitle import setproctitle
 
     from fastgw.supervisor.standby import await_role
-    from fastgw.worker import process  # noqa: F401  this is what takes the time
+    from fastgw.worker import process  # noqa: F401  this import takes the time
 
     setproctitle(f"fastgw: {options.name} standby")
     role = await_role(options.standby_fd)
@@ -48,13 +48,13 @@ def _stand_by(arguments: Sequence[str]) -> int:
 
 
 def _do_without_rich() -> None:
-    # structlog imports rich where it is installed, for coloured tracebacks that no child prints: a quarter of the time
-    # that a child's imports take. With None in its place Python says that there is none.
+    # structlog imports rich if it is installed, for coloured tracebacks that no child prints. This takes a quarter of a
+    # child's import time. None in sys.modules makes the import fail.
     sys.modules["rich"] = None  # type: ignore[assignment]
 
 
 def _be(kind: str, arguments: Sequence[str]) -> int:
-    """Be a child process of the supervisor; the exit code."""
+    """Run as a child process of the supervisor; returns the exit code."""
     options = parse_child(kind, arguments)
     _do_without_rich()
     try:

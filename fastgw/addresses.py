@@ -1,4 +1,4 @@
-"""IP addresses and networks in one spelling each, so that two ways to write a client are one client."""
+"""IP addresses and networks in canonical form, so that each client has only one spelling."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291, 2.5.5.2: IPv4 addresses as I
 
 
 def unmapped(address: Address) -> Address:
-    """The same address; one of IPv4 that is written in IPv6 is one of IPv4."""
+    """The same address; an IPv4-mapped IPv6 address becomes IPv4."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def parsed(text: str) -> Address | None:
-    """The address that the text is, without its zone, which means something on one host only; None if it is none."""
+    """The address in a text, without its zone, which is only valid on one host; None if it is not an address."""
     try:
         return unmapped(ip_address(text.partition("%")[0]))
     except ValueError:
@@ -24,7 +24,7 @@ def parsed(text: str) -> Address | None:
 
 
 def as_told(address: str) -> str:
-    """A socket's own address in the spelling that everybody is told; what is no address stays as it is."""
+    """A socket's address in canonical form; other texts stay unchanged."""
     return str(parsed(address) or address) if ":" in address else address
 
 
@@ -32,7 +32,7 @@ def network(text: str) -> Network:
     """A network such as "10.0.0.0/8"; an address is a network of one.
 
     Raises:
-        ValueError: it is none, or has bits behind its prefix; the text is for who wrote it.
+        ValueError: it is not a network, or has host bits; the text is for the author of the configuration.
     """
     if "%" in text:
         raise ValueError("a network has no zone")

@@ -1,6 +1,6 @@
-"""The contract between the fronts and the core: a verdict before the body is read, then the whole request.
+"""The interface between the fronts and the core: first a decision about the head, then the complete request.
 
-A front parses HTTP and knows nothing of Kafka; the core knows nothing of sockets. All calls are made on the loop.
+A front parses HTTP and does not know Kafka; the core does not know sockets. All calls are made on the event loop.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from fastgw.errors import Ending
 from fastgw.messages import Answer, Cut, Head, HeaderList
 
 Params = tuple[tuple[str, str], ...]
-"""Path parameters: name, and the value as it came in the path (percent-encoded)."""
+"""Path parameters: the name, and the value as received in the path (percent-encoded)."""
 
-UNKNOWN = -1  # the length of a body that says itself where it ends (`Head.is_streamed`)
+UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
 
 class Refusal(NamedTuple):
-    """The request may not enter, or needs not: nothing of it is in Kafka."""
+    """The request is not admitted: the gateway answers it itself and writes no record."""
 
     ending: Ending
     detail: str
-    route_number: int | None = None  # None: no route is known
-    headers: HeaderList | None = None  # further headers of the answer, such as `allow`
-    head: Head | None = None  # whose it is, where somebody wants to know when it is answered (`messages.no_head`)
-    is_options: bool = False  # nothing is wrong: the gateway itself answers it, 204 with `headers`; it is no ending
+    route_number: int | None = None  # None: no route was found
+    headers: HeaderList | None = None  # additional response headers, such as `allow`
+    head: Head | None = None  # for the access log; `messages.no_head` if the head could not be parsed
+    is_options: bool = (
+        False  # the gateway answers OPTIONS itself: 204 with `headers`; counted as OPTIONS, not as an ending
+    )
 
 
 class Admission:
-    """The request may enter; its body may be read: exactly `body_bytes` of it, never more than `max_body_bytes`.
+    """The request is admitted. The front reads exactly `body_bytes` of body, never more than `max_body_bytes`.
 
     Attributes:
-        path, params: as they came (percent-encoded).
-        body_bytes: 0: there is no body to read; UNKNOWN: it says itself where it ends.
-        timeout_ns: from the moment the request is complete; `Prefer: wait` has been applied.
+        path, params: as received (percent-encoded).
+        body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
+        timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
     """
 
@@ -62,32 +64,32 @@ class Admission:
 
 
 class Door(Protocol):
-    """What a front is given. `bodies` bounds what it holds of bodies that are coming in; its calls follow one order
-    for each request:
+    """The core as the fronts see it. `bodies` limits the memory for incoming bodies. A front makes these calls, in this
+    order, for each request:
 
     admit ──> Refusal: refuse
-          └─> Admission ──> the body came: open ──> token ──> gone, if the client leaves before the answer
-                        └─> it did not: abandon
+          └─> Admission ──> body complete: open ──> token ──> gone, if the client disconnects before the answer
+                        └─> body incomplete: abandon
 
-    A front that cannot even make a Head of what it got calls `refuse` without `admit`.
+    A front that cannot parse a Head calls `refuse` without `admit`.
     """
 
     bodies: BodyMemory
 
     def admit(self, head: Head) -> Admission | Refusal:
-        """May this request enter? An Admission holds a place until `open` or `abandon`."""
+        """Decide about a request. An Admission reserves a slot until `open` or `abandon` is called."""
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
-        """Answer a request that may not enter."""
+        """Answer a request that is not admitted."""
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        """The body did not come; `answer` is None when nobody is there to read one."""
+        """The body will not arrive. `answer` is None if the client has disconnected."""
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
-        """The request is complete; `answer` is called once. Returns its token, negative when it is answered already."""
+        """The request is complete; `answer` is called once. Returns a token, negative if it is already answered."""
 
     def gone(self, token: int) -> None:
-        """The client has left; calling this after the answer does no harm."""
+        """The client has disconnected. Has no effect after the answer."""
 
     def cut(self, why: Cut) -> None:
-        """A connection was ended for the way in which its client used it; to be counted."""
+        """Count a connection that the front closed because of its client's behaviour."""

@@ -1,4 +1,4 @@
-"""Pauses between attempts that fail: each twice as long as the one before, up to a bound. Time is an argument."""
+"""Exponential back-off: each pause is twice as long as the previous one, up to a limit. Time is an argument."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from math import inf
 
 @dataclass
 class BackOff:
-    """When the next attempt is due. All values are seconds; `now` is of whatever clock the owner uses.
+    """When the next attempt is due. All values are seconds; `now` comes from the clock of the caller.
 
     Attributes:
-        due_at: infinity: none is due.
-        pause_s: the last pause; 0 when there was none since the last success.
+        due_at: infinity if no attempt is planned.
+        pause_s: the last pause; 0 if there was none since the last success.
     """
 
     first_s: float
@@ -21,12 +21,12 @@ class BackOff:
     pause_s: float = 0.0
 
     def failed(self, now: float) -> None:
-        """An attempt has failed: the next one is due after the next pause."""
+        """An attempt has failed: the next attempt is due after the next pause."""
         self.pause_s = min(max(self.first_s, 2 * self.pause_s), self.last_s)
         self.due_at = now + self.pause_s
 
     def succeeded(self, now: float) -> None:
-        """It worked for as long as can be asked: the next attempt is due at once, and the pauses begin anew."""
+        """The last attempt worked long enough: the next one is due at once, and the pauses start again."""
         self.pause_s = 0.0
         self.due_at = now
 
@@ -34,7 +34,7 @@ class BackOff:
         self.due_at = inf
 
     def due(self, now: float) -> bool:
-        """Whether it is time for the next attempt; says so once."""
+        """Whether the next attempt is due; returns True only once."""
         if now < self.due_at:
             return False
         self.cancel()

@@ -1,10 +1,11 @@
-"""librdkafka's errors and log lines as lines of our own log: one format, and nothing that is no trouble.
+"""Converts librdkafka's errors and log lines to lines of our log: one format, and only real problems.
 
-librdkafka tells most troubles twice: as an error for the program and, before it, as a log line of the facility FAIL.
-The error is taken. What it also tells is that connections were closed. A broker closes one that nobody has used for ten
-minutes (`connections.max.idle.ms`), and a client that has no other then says `_ALL_BROKERS_DOWN`, although nothing is
-wrong: it connects when it has something to ask. In an outage that attempt fails, and this is an error of its own
-(`_TRANSPORT`, `_RESOLVE`, ...), which names the broker. So neither of the two is worth a line.
+librdkafka reports most problems twice: first as a log line of the facility FAIL, then as an error for the program. Only
+the error is logged. librdkafka also reports closed connections that are no problem. A broker closes a connection that
+was not used for ten minutes (`connections.max.idle.ms`). A client without another connection then reports
+`_ALL_BROKERS_DOWN`, although nothing is wrong: it connects again for its next request. In an outage that attempt fails
+with a separate error (`_TRANSPORT`, `_RESOLVE`, ...), which names the broker. So FAIL and `_ALL_BROKERS_DOWN` are
+logged only at level debug.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 EVENT = "kafka client"
-FAILED = "FAIL"  # librdkafka's facility for connections that could not be made, or have ended
-RETRYING = ": retrying"  # such as a fresh cluster that has "Coordinator load in progress"; what fails says so itself
+FAILED = "FAIL"  # librdkafka's facility for connections that failed or ended
+RETRYING = ": retrying"  # for example "Coordinator load in progress" of a new cluster; a final failure has its own line
 DEBUG = "debug"
 _METHODS = ("error", "error", "error", "error", "warning", "info", "info", DEBUG)  # by syslog level
 
@@ -27,7 +28,7 @@ class Line(NamedTuple):
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What it has in common with lines that need not be told beside it: its code and its broker."""
+        """Code and broker: lines of the same kind are throttled together."""
         about, colon, _ = self.detail.partition(": ")
         return self.code, about if colon else ""
 

@@ -1,7 +1,7 @@
-"""Every way in which fastgw can fail, on one page: whose fault it is, what HTTP says, what happened to the record.
+"""All failures of fastgw: the HTTP status of each, what happened to the record, and whether a retry helps.
 
-Two kinds of failure live here. An `Ending` is how one HTTP request ended; endings are data, because the hot path
-answers with them and never raises. An exception is for people: it stops a command with one clear line.
+There are two kinds of failure. An `Ending` says how one HTTP request ended. Endings are data, because the hot path
+answers with them and never raises. An exception stops a command, which prints its text as one line.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 
 class Outcome(StrEnum):
-    """What became of the request's record, as far as the gateway can honestly know."""
+    """What happened to the request's record, as far as the gateway knows."""
 
-    NOT_RECORDED = "not_recorded"  # nothing is in Kafka: the client may resend freely
-    RECORDED = "recorded"  # the record is in the request topic: do not resend blindly
-    UNKNOWN = "unknown"  # it may or may not be there
+    NOT_RECORDED = "not_recorded"  # the record is not in Kafka: the client may resend the request
+    RECORDED = "recorded"  # the record is in the request topic: a resent request may be processed twice
+    UNKNOWN = "unknown"  # the record may be in the request topic
 
 
-# What a canary, a drained sibling or a respawned worker needs; a computed value has to wait for admission by measured
-# capacity.
+# A canary, a drained sibling or a restarted worker is ready after about this time. A computed value would need
+# admission by measured capacity.
 RETRY_AFTER_S = 1
 
 
@@ -28,13 +28,13 @@ class Ending(NamedTuple):
 
     number: int  # column of the counters in shared memory: append, never reorder
     name: str  # the metric label and the last part of the problem's `type`
-    status: int  # HTTP status; for ANSWERED the service's own status wins
+    status: int  # HTTP status; for ANSWERED the status of the service's reply is used
     outcome: Outcome
-    retryable: bool  # whether sending the same request again can be expected to help and do no harm
+    retryable: bool  # whether the same request can be sent again safely and may succeed
     title: str
-    retry_after_s: int = 0  # what `Retry-After` says; 0: nothing. For endings that say "not now"
-    closes: bool = False  # the rest of the request may still be on the wire: its connection cannot carry another one
-    alarming: bool = False  # somebody has to act: service, topic or Kafka is broken. The log says so, with a request id
+    retry_after_s: int = 0  # value of `Retry-After`, for temporary refusals; 0: no such header
+    closes: bool = False  # close the connection: the rest of this request may still arrive on it
+    alarming: bool = False  # an operator must act on the service, topic or Kafka: it is logged with a request id
 
 
 _N, _R, _U = Outcome.NOT_RECORDED, Outcome.RECORDED, Outcome.UNKNOWN
@@ -42,47 +42,55 @@ _N, _R, _U = Outcome.NOT_RECORDED, Outcome.RECORDED, Outcome.UNKNOWN
 ANSWERED = Ending(0, "answered", 200, _R, False, "The service answered")
 MALFORMED = Ending(1, "malformed", 400, _N, False, "The request is malformed", closes=True)
 NO_ROUTE = Ending(2, "no_route", 404, _N, False, "No route matches this path")
-WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not take this method")
-BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body came too slowly", closes=True)
-BODIES_FULL = Ending(5, "bodies_full", 503, _N, True, "Too many bytes of request bodies are coming in", RETRY_AFTER_S)
+WRONG_METHOD = Ending(3, "wrong_method", 405, _N, False, "This path does not allow this method")
+BODY_TIMEOUT = Ending(4, "body_timeout", 408, _N, True, "The request body arrived too slowly", closes=True)
+BODIES_FULL = Ending(5, "bodies_full", 503, _N, True, "The memory for incoming request bodies is full", RETRY_AFTER_S)
 BODY_TOO_LARGE = Ending(6, "body_too_large", 413, _N, False, "The request body is too large", closes=True)
 TARGET_TOO_LONG = Ending(7, "target_too_long", 414, _N, False, "The request target is too long")
 HEADERS_TOO_LARGE = Ending(8, "headers_too_large", 431, _N, False, "The request headers are too large")
 TABLE_FULL = Ending(9, "table_full", 503, _N, True, "The gateway has no free slot for this request", RETRY_AFTER_S)
-IN_FLIGHT_CAP = Ending(10, "in_flight_cap", 503, _N, True, "Too many requests wait on this route", RETRY_AFTER_S)
-QUEUE_FULL = Ending(11, "queue_full", 503, _N, True, "The queue towards Kafka is full", RETRY_AFTER_S)
+IN_FLIGHT_CAP = Ending(10, "in_flight_cap", 503, _N, True, "Too many requests are waiting on this route", RETRY_AFTER_S)
+QUEUE_FULL = Ending(11, "queue_full", 503, _N, True, "The send queue to Kafka is full", RETRY_AFTER_S)
 DRAINING = Ending(12, "draining", 503, _N, True, "This gateway process is shutting down", RETRY_AFTER_S, True)
-NOT_READY = Ending(13, "not_ready", 503, _N, True, "The reply path is not ready", RETRY_AFTER_S)
+NOT_READY = Ending(13, "not_ready", 503, _N, True, "This gateway process cannot receive replies now", RETRY_AFTER_S)
 TOPIC_UNKNOWN = Ending(14, "topic_unknown", 502, _N, False, "The request topic does not exist", alarming=True)
 NOT_AUTHORIZED = Ending(
-    15, "not_authorized", 502, _N, False, "Kafka does not let the gateway write to this topic", alarming=True
+    15, "not_authorized", 502, _N, False, "Kafka does not authorize the gateway to write to this topic", alarming=True
 )
-RECORD_TOO_LARGE = Ending(16, "record_too_large", 413, _N, False, "The broker refuses a record of this size")
+RECORD_TOO_LARGE = Ending(16, "record_too_large", 413, _N, False, "The record is larger than the broker accepts")
 SEND_UNKNOWN = Ending(
-    17, "send_unknown", 504, _U, False, "The record may have been written, Kafka did not say", alarming=True
+    17, "send_unknown", 504, _U, False, "Kafka did not report whether it wrote the record", alarming=True
 )
 EXPIRED_UNKNOWN = Ending(
     18, "expired_unknown", 504, _U, False, "The deadline passed before Kafka confirmed the record", alarming=True
 )
 EXPIRED = Ending(19, "expired", 504, _R, False, "The service did not answer before the deadline", alarming=True)
 BAD_REPLY = Ending(
-    20, "bad_reply", 502, _R, False, "The service's reply cannot be turned into an HTTP answer", alarming=True
+    20, "bad_reply", 502, _R, False, "The service's reply cannot be sent as an HTTP response", alarming=True
 )
-CANCELLED_UNKNOWN = Ending(21, "cancelled_unknown", 499, _U, False, "The client left before Kafka confirmed the record")
-CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client left before the service answered")
-CANCELLED_EARLY = Ending(23, "cancelled_early", 499, _N, False, "The client left before anything was sent")
-REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The record could not be handed to Kafka", alarming=True)
-NOT_SENT = Ending(25, "not_sent", 503, _N, True, "Kafka did not take the record in time", RETRY_AFTER_S, alarming=True)
-HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers came too slowly")
+CANCELLED_UNKNOWN = Ending(
+    21, "cancelled_unknown", 499, _U, False, "The client disconnected before Kafka confirmed the record"
+)
+CANCELLED = Ending(22, "cancelled", 499, _R, False, "The client disconnected before the service answered")
+CANCELLED_EARLY = Ending(
+    23, "cancelled_early", 499, _N, False, "The client disconnected before anything was sent to Kafka"
+)
+REFUSED_SEND = Ending(24, "refused_send", 502, _N, False, "The Kafka client refused to send the record", alarming=True)
+NOT_SENT = Ending(
+    25, "not_sent", 503, _N, True, "Kafka did not accept the record in time", RETRY_AFTER_S, alarming=True
+)
+HEADER_TIMEOUT = Ending(26, "header_timeout", 408, _N, True, "The request headers arrived too slowly")
 EXPECTATION_FAILED = Ending(
-    27, "expectation_failed", 417, _N, False, "The Expect header asks for what is not supported"
+    27, "expectation_failed", 417, _N, False, "The Expect header names an unsupported expectation"
 )
 CONNECTION_CAP = Ending(
     28, "connection_cap", 503, _N, True, "This gateway process has too many connections", RETRY_AFTER_S
 )
 NO_CONSUMER = Ending(29, "no_consumer", 503, _N, True, "No consumer is available for this route", RETRY_AFTER_S)
-BACKLOG = Ending(30, "backlog", 503, _N, True, "The service is further behind than the request can wait", RETRY_AFTER_S)
-MISDIRECTED = Ending(31, "misdirected", 421, _N, False, "This host is not served here")
+BACKLOG = Ending(
+    30, "backlog", 503, _N, True, "The service's backlog takes longer than the request can wait", RETRY_AFTER_S
+)
+MISDIRECTED = Ending(31, "misdirected", 421, _N, False, "This gateway does not serve this host")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)
@@ -90,25 +98,25 @@ ENDINGS: tuple[Ending, ...] = tuple(
 
 
 class FastgwError(Exception):
-    """Base of the exceptions that end a command: `exit_code` says how, the text says what was expected and got."""
+    """Base of the exceptions that end a command with `exit_code`; the text says what was expected and found."""
 
     exit_code = 1
 
 
 class ConfigError(FastgwError):
-    """The configuration is wrong; the text names file, key, what was expected and what was got."""
+    """The configuration is wrong; the text names the file, the key, what was expected and what was found."""
 
     exit_code = 2
 
 
 class StartError(FastgwError):
-    """The surroundings do not let it start: port in use, broker not reachable, topic missing, too few partitions."""
+    """The environment prevents the start: port in use, broker unreachable, topic missing, too few partitions."""
 
     exit_code = 2
 
 
 class TableError(FastgwError):
-    """The shared table was misused or does not fit this program (wrong magic, version, size; released twice)."""
+    """The shared table was misused (released twice) or does not match this program (magic, version or size)."""
 
 
 class QueueFull(FastgwError):
@@ -124,4 +132,4 @@ class SendRefused(FastgwError):
 
 
 class KeyMissing(FastgwError):
-    """The route takes its record key from a place that this request leaves empty."""
+    """The request has no value in the place from which the route takes its record key."""

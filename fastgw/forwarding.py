@@ -1,17 +1,17 @@
-"""Who the client is and whether it speaks TLS, when others stand between it and this gateway.
+"""The client's address and scheme, if proxies stand between the client and this gateway.
 
-Only the connection's peer is certain. What a peer in one of the trusted networks writes in its headers is believed: it
-names the one before it, who is the client, unless it is a trusted proxy too; then what that one has written is looked
-at. So the list is walked from its right end, where the proxies append, and ends at the first address that is not
-trusted. To the left of it anybody can have written anything.
+Only the peer of the connection is certain. If the peer is in a trusted network, its forwarding headers are trusted:
+they name the hop before it. That hop is the client, unless it is a trusted proxy too; then the element before it is
+used. So the list is read from its right end, where proxies append, up to the first address that is not trusted. The
+elements to the left of it may be forged.
 
     X-Forwarded-For: 6.6.6.6, 192.0.2.7, 10.0.0.9       peer 10.0.0.1, trusted: 10.0.0.0/8
                               └ the client  └ trusted
 
-An element that is no address (`unknown`, `_hidden`, garbage) ends the walk as well: the client is the last one whose
-address is known. nginx (`real_ip_recursive`) does the same.
+An element that is not an address (`unknown`, `_hidden`, garbage) also ends the walk: the client is then the last known
+address. nginx (`real_ip_recursive`) does the same.
 
-One family of headers is believed, not both: a proxy that appends to the one passes the other on as the client sent it.
+Only one family of headers is trusted: a proxy that appends to one family passes the other on as the client sent it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from fastgw.addresses import Address, Network, network, parsed
 from fastgw.messages import Client, Head, Peer
 
 X_FORWARDED, FORWARDED, OFF = "x-forwarded", "forwarded", "off"
-UNIX = "unix"  # among the trusted networks: whoever connects to a Unix socket
-HOPS_MAX = 64  # of a list; no chain of proxies is that long
-REMEMBERED_MAX = 4096  # peers, and the same number of things that trusted ones say
-_REMEMBERED_CHARACTERS_MAX = 256  # of what a trusted peer says
+UNIX = "unix"  # among the trusted networks: the clients of Unix sockets
+HOPS_MAX = 64  # longest list that is read; no chain of proxies is that long
+REMEMBERED_MAX = 4096  # cached peers, and the same number of cached header values
+_REMEMBERED_CHARACTERS_MAX = 256  # longest header values that are cached
 
 _IPV6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _XFF_NODE = re.compile(rf"\[({_IPV6})\](?::[0-9]{{1,5}})?|([0-9.]+)(?::[0-9]{{1,5}})?|({_IPV6})").fullmatch
@@ -42,13 +42,13 @@ _BLANKS = " \t"
 
 
 class Forwarding:
-    """What one configuration believes about clients. The same peer, saying the same, is the same client, made once."""
+    """Determines clients according to one configuration. The result for a peer and its header values is cached."""
 
     def __init__(self, trusted: Iterable[str], family: str) -> None:
         """
         Args:
-            trusted: the networks of the proxies that are believed, and `unix` for peers on Unix sockets.
-            family: which headers they are believed in: X_FORWARDED, FORWARDED or OFF.
+            trusted: the networks of the trusted proxies, and `unix` for peers on Unix sockets.
+            family: the trusted headers: X_FORWARDED, FORWARDED or OFF.
         """
         trusted = tuple(trusted)
         self._networks: list[Network] = [network(text) for text in trusted if text != UNIX]
@@ -59,18 +59,18 @@ class Forwarding:
 
     @property
     def remembered(self) -> int:
-        """Entries of what is kept to be quick; at most twice REMEMBERED_MAX."""
+        """Number of cached clients; at most twice REMEMBERED_MAX."""
         return len(self._by_peer) + len(self._by_word)
 
     def is_trusted(self, address: str) -> bool:
-        """Whether a peer of this address is one of the trusted proxies; "" is one on a Unix socket."""
+        """Whether a peer with this address is a trusted proxy; "" is a peer on a Unix socket."""
         if not address:
             return self._trusts_unix
         found = parsed(address)
         return found is not None and self._is_in_networks(found)
 
     def client_of(self, head: Head) -> Client:
-        """Who has sent this request, as far as it can be known."""
+        """The client of this request, as far as the gateway can know."""
         peer = head.peer
         address, _, scheme = peer
         key = (address, scheme)
@@ -81,7 +81,7 @@ class Forwarding:
         return self._told_by(client, head) if client.believed else client
 
     def _told_by(self, peer: Client, head: Head) -> Client:
-        """The client of which a trusted peer speaks."""
+        """The client that a trusted peer names in its headers."""
         if self._family == FORWARDED:
             nodes, schemes = head.get("forwarded") or "", None
         else:
@@ -102,7 +102,7 @@ class Forwarding:
         return found
 
     def _walk_x_forwarded_for(self, nodes: str, peer: Client) -> tuple[str, int]:
-        """The client's address, and by how many trusted proxies it was told."""
+        """The client's address, and the number of elements read to find it."""
         address, hops = peer.address, 0
         for node in _from_right(nodes):
             hops += 1
@@ -115,7 +115,7 @@ class Forwarding:
         return address, hops
 
     def _walk_forwarded(self, elements: str, peer: Client) -> tuple[str, str]:
-        """The client's address and its scheme, as the farthest trusted proxy has seen them."""
+        """The client's address and scheme, as the farthest trusted proxy saw them."""
         address, scheme = peer.address, peer.scheme
         for hops, element in enumerate(_from_right(elements), 1):
             pairs = _pairs(element)
@@ -140,14 +140,14 @@ NOBODY_IS_TRUSTED = Forwarding((), OFF)
 
 
 def of_peer(peer: Peer, believed: str = "") -> Client:
-    """The peer of a connection as the client, as long as it speaks for itself."""
+    """The peer of a connection as the client."""
     found = parsed(peer.address)
     address = str(found) if found is not None else peer.address
     return _client(address, peer.scheme, address, believed)
 
 
 def _client(address: str, scheme: str, peer_address: str, believed: str) -> Client:
-    # Who is on a Unix socket has no address; nginx calls it by the same name.
+    # A client on a Unix socket has no address; nginx also names it `unix:`.
     headers = (("http_client_address", (address or "unix:").encode()), ("http_scheme", scheme.encode()))
     return Client(address, scheme, peer_address, believed, headers)
 
@@ -162,14 +162,14 @@ def _remember(known: dict[Any, Client], key: object, found: Client) -> None:
 
 
 def _x_forwarded_node(node: str) -> Address | None:
-    """`192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`; behind the first and the last may be a port."""
+    """`192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`; the first and the last may have a port."""
     match = _XFF_NODE(node)
     return parsed(match[1] or match[2] or match[3]) if match else None
 
 
 def _scheme_at(schemes: str | None, hops: int) -> str | None:
-    """What the farthest trusted proxy says of the scheme: where each appends, the lists are equally long; where they
-    overwrite each other, or pass it on, there is one."""
+    """The scheme that the farthest trusted proxy saw. If every proxy appends, both lists have the same length; if
+    proxies overwrite the header or pass it on, it has one element."""
     if schemes is None:
         return None
     scheme = None
@@ -184,10 +184,10 @@ def _scheme_at(schemes: str | None, hops: int) -> str | None:
 
 
 def _from_right(text: str) -> Iterator[str]:
-    """The members of a list, from its right end, without blanks and without the empty ones (RFC 9110, 5.6.1.2).
+    """The elements of a list from its right end, stripped and without empty ones (RFC 9110, 5.6.1.2).
 
-    A comma in quotes separates nothing. Read from the left, a client that opens a quote and does not close it would
-    swallow what the proxies have appended.
+    A comma in quotes is not a separator. If the list were read from the left, a client could hide the elements of the
+    proxies behind a quote that it does not close.
     """
     end, is_quoted = len(text), False
     for at in range(end - 1, -1, -1):
@@ -205,7 +205,7 @@ def _from_right(text: str) -> Iterator[str]:
 
 
 def _is_escaped(text: str, at: int) -> bool:
-    """Whether an odd number of backslashes stands in front of it."""
+    """Whether an odd number of backslashes precedes this character."""
     before = at - 1
     while before >= 0 and text[before] == "\\":
         before -= 1
@@ -213,7 +213,7 @@ def _is_escaped(text: str, at: int) -> bool:
 
 
 def _pairs(element: str) -> dict[str, str] | None:
-    """An element of Forwarded (RFC 7239, section 4), names in lower case; None if it is none."""
+    """The pairs of an element of Forwarded (RFC 7239, section 4), names in lower case; None if it is malformed."""
     pairs: dict[str, str] = {}
     for part in _PARTS(element):
         if not part.strip(_BLANKS):
@@ -230,23 +230,23 @@ def _forwarded_node(node: str) -> Address | None:
     return parsed(match[1] or match[2]) if match else None
 
 
-# What a request's own headers may say on the record.
+# Forwarding headers on records.
 
 
 def is_about_client(name: str) -> bool:
-    """Whether a request header of this name (lower case) speaks of the client in a proxy's stead.
+    """Whether a request header with this name (lower case) is a forwarding header.
 
-    With underscores as well: many services see no difference between the two (they come from CGI).
+    Names with underscores count too: many services do not distinguish `_` and `-` (as in CGI).
     """
     name = name.replace("_", "-")
     return name in ("forwarded", "x-real-ip") or name.startswith("x-forwarded-")
 
 
 def told(name: str, head: Head, who: Client) -> str | None:
-    """What goes on a record in place of the request's header of that name, for which `is_about_client`; None: nothing.
+    """The value of a forwarding header (`is_about_client`) for the record; None if the record has no such header.
 
-    A trusted peer's lists are passed on with that peer appended, as the next proxy would. Everything else is what the
-    gateway knows itself.
+    Lists of a trusted peer are passed on with the peer's address appended, as a proxy does. All other values come from
+    the gateway itself.
     """
     name = name.replace("_", "-")
     if name == "x-real-ip":

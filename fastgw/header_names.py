@@ -10,13 +10,13 @@ HOP_BY_HOP = frozenset(
         "proxy-authenticate", "proxy-authorization",
     }
 )  # fmt: skip
-"""They are about one connection."""
+"""Headers for a single connection."""
 
 MADE_ANEW = frozenset({"content-length", "date", "host"})
-"""The sender of each message writes its own."""
+"""Headers that the sender of each message writes itself."""
 
 NEVER_COPIED = HOP_BY_HOP | MADE_ANEW
-"""A route can name none of them, neither for its requests nor for its replies."""
+"""Headers that a route cannot list, neither for requests nor for replies."""
 
 OF_THE_GATEWAY = NEVER_COPIED | {"x-request-id"}
-"""An answer's that its service cannot set."""
+"""Response headers that a service cannot set."""

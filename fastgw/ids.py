@@ -1,27 +1,27 @@
-"""The correlation id: 36 characters that name one waiting request, and that hash to a partition we read.
+"""The correlation id: 36 characters that identify one waiting request, and that hash to a partition of this worker.
 
-The idea. A service copies the id from the request to the key of its reply, and its Kafka client hashes that key to
-choose a partition. So the id carries two things: an *address* (which process waits, in which table slot), which makes
-routing a reply a matter of reading digits, and a *salt*, searched until the hash functions of the Kafka clients send
-the id to partitions that this worker reads. The shape is a UUID of version 8 (RFC 9562, "free bits"), lower case,
-because that shape alone survives byte, string and UUID serdes of every client unchanged.
+A service copies the id from the request to the key of its reply, and its Kafka client hashes that key to choose a
+partition. So the id contains an *address* (the waiting process and its table slot), so that a reply is routed by
+reading digits, and a *salt*. The salt is chosen so that the hash functions of the Kafka clients map the id to
+partitions that this worker reads. The format is a lower-case UUID of version 8 (RFC 9562, custom bits), because only
+this format passes the byte, string and UUID serdes of all clients unchanged.
 
     nnnnnnww-ggss-8sss-Vxxx-xxxxhhhaaaaa      one letter a hexadecimal digit, four bits
 
-    n  24 bits  node         random at the supervisor's start: whose reply is this
+    n  24 bits  node         random at the supervisor's start: identifies the node
     w   8 bits  worker       the worker's place on that node, with
-    g   8 bits  generation   which of the processes that lived there: together the process to hand the reply to
-    s  20 bits  slot         of the shared table: no hash table needed to find the request
+    g   8 bits  generation   counts the processes at this place: together they identify the process
+    s  20 bits  slot         index in the shared table: finds the request without a hash table
     8   4 bits  version of the UUID
     V   2 bits  variant of the UUID (the digit is 8, 9, a or b), and the two highest bits of
-    x  30 bits  nonce        random: what nobody can guess who has seen a million ids
-    h  12 bits  home         the partition the reply belongs on, for whoever finds it elsewhere
-    a  20 bits  salt         searched for, so that the whole id hashes to where we read
+    x  30 bits  nonce        random: cannot be guessed, even from a million other ids
+    h  12 bits  home         the partition where the reply should be, to forward it from others
+    a  20 bits  salt         chosen so that the whole id hashes to a partition that we read
 
-The *tag* is all that follows the variant, 62 bits: nonce << 32 | home << 20 | salt. The slot holds the whole tag of its
-request, so that no digit can be changed unnoticed: one before the variant changes the address, one after it the tag.
+The *tag* is everything after the variant, 62 bits: nonce << 32 | home << 20 | salt. The slot holds the whole tag of its
+request, so every changed digit is noticed: before the variant it changes the address, after the variant the tag.
 
-Making and hashing is in _ids.pyx (C, about half a microsecond an id); this file is what the rest of fastgw imports.
+_ids.pyx makes and hashes ids (C, about half a microsecond an id); the rest of fastgw imports this file.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
 def refusal_id() -> bytes:
     """The request id of a request that is refused before it has a correlation id: a random UUID (RFC 9562, version 4).
 
-    The version tells the two apart: version 4 never had a record.
+    The version distinguishes both kinds: a request with a version 4 id never had a record.
 
     Raises:
-        OSError: the kernel has no random numbers for us.
+        OSError: the kernel returned no random numbers.
     """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()

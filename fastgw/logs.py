@@ -1,4 +1,4 @@
-"""How all processes of a gateway log: one event a line on stderr, as key=value text or JSON (FASTGW_LOG).
+"""Logging of all processes of a gateway: one event per line on stderr, as key=value text or JSON (FASTGW_LOG).
 
 Modules take a logger with `structlog.get_logger("name")`; only a process's entry point calls `configure`.
 """
@@ -21,7 +21,7 @@ def configure(process_name: str) -> None:
     """Set up logging for this process; call once, before anything logs.
 
     Environment: FASTGW_LOG = "json", "text", or "auto" (default: text on a terminal, JSON elsewhere);
-    FASTGW_LOG_LEVEL = "debug", "info" (default), "warning", "error". Other values count as the default.
+    FASTGW_LOG_LEVEL = "debug", "info" (default), "warning", "error". Other values mean the default.
     """
     level = logging.getLevelNamesMapping().get(os.environ.get("FASTGW_LOG_LEVEL", "info").upper(), logging.INFO)
     steps = _steps(process_name)
@@ -29,11 +29,11 @@ def configure(process_name: str) -> None:
     structlog.configure(
         processors=[*steps, _renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # Each line is one write: the processes of a gateway share a file.
+        # Each line is one write, because the processes of a gateway share one file.
         logger_factory=structlog.WriteLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries (granian, confluent-kafka) speak through `logging`: the same lines for them, warnings and worse.
+    # Libraries (granian, confluent-kafka) use `logging`: the same format for their warnings and errors.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -45,9 +45,9 @@ def configure(process_name: str) -> None:
 
 
 class _Forgiving:
-    """A stream that may be on a full disk, or that nobody reads any more: whoever logs goes on all the same.
+    """A stream that ignores write errors, such as a full disk or a closed pipe.
 
-    A line is lost then. With an error in its place a request would have no answer, as the log is told first.
+    The line is lost then. An exception would leave a request without an answer, because lines are logged first.
     """
 
     def __init__(self, stream: Any) -> None:

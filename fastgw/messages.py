@@ -1,4 +1,4 @@
-"""The things that travel between the edges and the core: request heads, answers, records, replies."""
+"""The types passed between the fronts, the core and the Kafka link: request heads, answers, records, replies."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import NamedTuple, Protocol
 
 HeaderList = list[tuple[str, str]]
 Answer = Callable[[int, HeaderList, bytes, bytes], None]
-"""How a front is told the answer: status 200-599, headers (lower-case names), body, request id. Call it exactly once.
+"""Sends an answer through a front: status 200-599, headers (lower-case names), body, request id. Call it exactly once.
 
-The front writes the header `x-request-id` with the id, which is ASCII; b"" means that none is known, and no header.
+The front writes the id, which is ASCII, as the header `x-request-id`. If the id is b"", it writes no such header.
 """
 
 
 class Headers(Protocol):
-    """Request headers as they are asked for; names are lower case, values are latin-1: one character is one byte."""
+    """Request headers by name. Names are lower case, values are latin-1: one character is one byte."""
 
     def get(self, key: str, /) -> str | None: ...
     def get_all(self, key: str, /) -> Sequence[str]: ...
 
 
 class HeaderLines(Protocol):
-    """Request headers as a front has them: the values of all lines of one name, in their order."""
+    """Request headers as a front keeps them: the values of all lines with one name, in order."""
 
     def get_all(self, key: str, /) -> Sequence[str]: ...
 
 
 class Peer(NamedTuple):
-    """Who is at the other end of a connection."""
+    """The other end of a connection."""
 
     address: str  # "" on Unix sockets
     port: int  # 0 on Unix sockets
@@ -39,28 +39,28 @@ UNKNOWN_PEER = Peer("", 0, "http")
 
 
 class Client(NamedTuple):
-    """Who sent a request, as far as it can be known; see `forwarding`."""
+    """The client that sent a request, as far as the gateway can know; see `forwarding`."""
 
     address: str  # canonical; "" on Unix sockets
     scheme: str  # "http" or "https"
-    peer_address: str  # of who is connected: the client itself, or the last proxy
-    believed: str  # the family of headers in which that peer is believed to speak of others; "": it is not
+    peer_address: str  # of the connection's peer: the client itself or the last proxy
+    believed: str  # the header family that is trusted from this peer; "": none
     record_headers: tuple[tuple[str, bytes], tuple[str, bytes]]
 
 
 class Head:
-    """A request without its body, as a front has it: what is known when the decision about it is made.
+    """A request without its body, as a front parsed it. The core decides with it whether to admit the request.
 
-    It is its own headers (`get`, `get_all`: names are lower case).
+    It also gives access to the headers (`get`, `get_all`: names are lower case).
 
     Attributes:
-        method, path, query: the path as it came (percent-encoded, still to be checked; of a target in absolute form
-            the path alone), the query as it came, without the question mark.
+        method, path, query: the path as received (percent-encoded, not yet checked; of a target in absolute form
+            only the path), the query as received, without the question mark.
         hosts: every Host header, or the one :authority of HTTP/2.
-        content_length: None: not declared.
-        is_streamed: a body of unknown length may follow, which the front bounds at `Admission.max_body_bytes`.
+        content_length: None if it is not declared.
+        is_streamed: a body of unknown length may follow; the front limits it to `Admission.max_body_bytes`.
         peer: the other end of the connection.
-        client: who that speaks for; set by `Router.admit`, None before it.
+        client: the client for which the peer sent the request; `Router.admit` sets it, None before.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Head:
 
     @property
     def client_address(self) -> str:
-        """The client's IP address as far as it is known by now; "" on Unix sockets."""
+        """The client's IP address; the peer's address until `client` is set; "" on Unix sockets."""
         return self.peer.address if self.client is None else self.client.address
 
     def get(self, key: str, /) -> str | None:
-        """The value of that name, all its lines joined; None if there is no such line."""
+        """The value of this header, all its lines joined; None if there is no such line."""
         return joined(key, self._headers.get_all(key))
 
     def get_all(self, key: str, /) -> Sequence[str]:
-        """The values of all lines of that name, in their order."""
+        """The values of all lines with this name, in order."""
         return self._headers.get_all(key)
 
 
@@ -104,7 +104,7 @@ class _NoLines:
 
 
 def no_head(peer: Peer) -> Head:
-    """Stands for the head of what came and is no request."""
+    """An empty head, for input that could not be parsed as a request."""
     return Head("", "", "", _NoLines(), (), None, False, peer)
 
 
@@ -117,12 +117,12 @@ def joined(name: str, lines: Sequence[str]) -> str | None:
     return ("; " if name == "cookie" else ", ").join([line for line in lines if line])
 
 
-TOGETHER = -1  # in place of a partition: without key, wherever the records go that are sent at about the same time
-SPREAD = -2  # without key, any partition for each record
+TOGETHER = -1  # instead of a partition: no key; the record joins the partition of records sent at about the same time
+SPREAD = -2  # instead of a partition: no key; each record may go to any partition
 
 
 class Record:
-    """A Kafka record on its way out; its partition may be one of the markers above, which say who chooses one."""
+    """A Kafka record to be sent. Its partition may be TOGETHER or SPREAD: then the Kafka link chooses one."""
 
     def __init__(
         self, topic: str, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]], partition: int
@@ -135,48 +135,48 @@ class Record:
 
 
 class Reply(NamedTuple):
-    """A reply record as it came in, undecoded but for its correlation id."""
+    """A reply record as received; only its correlation id is decoded."""
 
-    correlation_id: bytes  # as `ids.parse` takes it; anything else, also nothing: the record has none of ours
+    correlation_id: bytes  # for `ids.parse`; empty or other bytes if the record has no id of ours
     partition: int
     offset: int
-    headers: list[tuple[str, bytes]]  # all but those for the correlation id
+    headers: list[tuple[str, bytes]]  # all except those with the correlation id
     value: bytes
 
 
 class Cut(IntEnum):
-    """Why a front ended a connection that its client would have kept; columns of the counters in shared memory."""
+    """Why a front closed a connection that its client kept open; columns of the counters in shared memory."""
 
-    SLOW_READER = 0  # it did not take its answer in time
-    SILENT = 1  # it connected and said nothing
-    IDLE = 2  # its last request was long ago
+    SLOW_READER = 0  # the client did not read its answer in time
+    SILENT = 1  # the client connected and sent nothing
+    IDLE = 2  # the client sent no further request within the idle timeout
 
 
 class Tally(IntEnum):
-    """Other things that are counted; columns of the counters in shared memory, behind those of `Cut`."""
+    """Further counters; columns of the counters in shared memory, after those of `Cut`."""
 
-    ACCESS_LOG_DROPPED = 8  # lines that could not be written as fast as they came
+    ACCESS_LOG_DROPPED = 8  # access log lines dropped because they could not be written fast enough
     OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
 
 
 class Gauge(IntEnum):
-    """What a worker process says of itself now, beside its heartbeat; places in its record in shared memory."""
+    """Current values that a worker process reports beside its heartbeat; places in its record in shared memory."""
 
-    OPEN_CONNECTIONS = 0  # of clients, on all of its listeners
-    KAFKA_WAITING_RECORDS = 1  # in its producers, not acknowledged
+    OPEN_CONNECTIONS = 0  # client connections on all listeners
+    KAFKA_WAITING_RECORDS = 1  # records in its producers that Kafka has not acknowledged
 
 
 class ReplyDisposition(IntEnum):
-    """What became of a record on the response topic; the numbers are columns of the counters in shared memory."""
+    """What happened to a record on the response topic; the numbers are columns of the counters in shared memory."""
 
     ANSWERED = 0
     MISROUTED = 1  # right node, other worker: forwarded over the mesh
-    LATE = 2  # its request has ended without it
+    LATE = 2  # its request had ended before it arrived
     DUPLICATE = 3  # its request has been answered already
     ORPHAN = 4  # the worker that waited for it is dead
-    FOREIGN = 5  # another node's, which reads it itself
-    REROUTED = 6  # another node's, sent on through Kafka
+    FOREIGN = 5  # it belongs to another node, which reads this partition itself or has died
+    REROUTED = 6  # it belongs to another node; sent on to it through Kafka
     FORGED = 7  # well-formed id that was never issued
     MALFORMED = 8  # no correlation id that could be one of ours
     DROPPED = 9  # misrouted, but the link to its worker is full or broken
-    RIVAL = 10  # the canary of another node on a partition that is ours: two nodes believe that they own it
+    RIVAL = 10  # canary of another node on one of our partitions: two nodes claim the same partition

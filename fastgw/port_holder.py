@@ -1,7 +1,7 @@
-"""Who has an address that we cannot have: what /proc shows of the process, for the message to whoever has to end it.
+"""Finds the process that listens on an address that we cannot bind, for error messages.
 
-/proc/net names the listening sockets by inode, and /proc/<pid>/fd shows which process has that inode open. Another
-user's descriptors are hidden from us; then the user is what can be said. Nothing here raises: a message is made.
+/proc/net lists the listening sockets by inode, and /proc/<pid>/fd shows which process has that inode open. Descriptors
+of other users are hidden; then the message names only the user. Searching never raises: it only improves a message.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TITLE_CHARS_MAX = 60
 
 
 def bind_error(bind: str, error: OSError, setting: str) -> StartError:
-    """The message for an operator when `bind`, the value of `setting`, cannot be listened on."""
+    """The error for an operator if `bind`, the value of `setting`, cannot be listened on."""
     is_tcp = not bind.startswith(UNIX_PREFIX)
     if error.errno == errno.EADDRINUSE:
         return in_use(bind, holder_of_port(port_of(bind)) if is_tcp else "", setting)
     why = f"address {bind}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno == errno.EACCES and is_tcp and port_of(bind) < PRIVILEGED_BELOW:
-        # ip_unprivileged_port_start may have moved the border; it is where people meet it that counts.
+        # ip_unprivileged_port_start can change this limit, but 1024 is the usual one.
         return StartError(f"{why}; ports below {PRIVILEGED_BELOW} need CAP_NET_BIND_SERVICE, or change {setting}")
     if error.errno == errno.EAFNOSUPPORT:
         return StartError(f"{why}; this machine has no IPv6, change {setting} (0.0.0.0 is every IPv4 address)")
@@ -53,13 +53,13 @@ def port_of(bind: str) -> int:
 
 
 def holder_of_port(port: int, proc: Path = PROC) -> str:
-    """Who listens on a TCP port, such as "process 7 (nginx: master process)"; empty when nobody can be seen."""
+    """The process that listens on a TCP port, such as "process 7 (nginx: master process)"; empty if unknown."""
     found = {inode: uid for name in ("tcp", "tcp6") for inode, uid in _listening(proc / "net" / name, port)}
     return _holder(set(found), proc) or next((f"a process of user {_user(uid)}" for uid in found.values()), "")
 
 
 def holder_of_socket(path: Path, proc: Path = PROC) -> str:
-    """Who listens on a Unix socket; empty when nobody can be seen."""
+    """The process that listens on a Unix socket; empty if unknown."""
     inodes = set()
     for line in _lines(proc / "net" / "unix"):
         # Num: RefCount Protocol Flags Type St Inode Path
@@ -104,7 +104,7 @@ def _has_open(directory: Path, links: set[str]) -> bool:
             except OSError:
                 continue  # closed meanwhile
     except OSError:
-        pass  # another user's process, or one that has ended
+        pass  # the process belongs to another user, or has ended
     return False
 
 

@@ -1,4 +1,4 @@
-"""Answers that are the gateway's own: an `Ending` becomes an `application/problem+json` body (RFC 9457) and headers."""
+"""Responses of the gateway itself: turns an `Ending` into an `application/problem+json` body (RFC 9457) and headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLOSE = ("connection", "close")
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The problem body; only a problem of the SDK may lack the `request_id`."""
+    """The problem body. Only problems that the service SDK writes may lack the `request_id`."""
 
     type: str
     title: str
@@ -29,12 +29,12 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 def answer(
     ending: Ending, detail: str, request_id: bytes, extra: HeaderList | None = None
 ) -> tuple[int, HeaderList, bytes, bytes]:
-    """The HTTP answer for a request that ended without an answer of the service.
+    """The HTTP response for a request that the service did not answer.
 
     Args:
         ending: the row of the outcome table.
-        detail: one sentence: what was expected, what was got, what to do.
-        request_id: the correlation id, or `ids.refusal_id()` where there is none.
+        detail: one sentence: what was expected, what was received, what to do.
+        request_id: the correlation id, or `ids.refusal_id()` if the request has none.
         extra: further headers, such as `allow`.
 
     Returns:
@@ -46,7 +46,7 @@ def answer(
             type=TYPE_PREFIX + ending.name,
             title=ending.title,
             status=ending.status,
-            # A lone surrogate, which whoever made the sentence took over from somewhere, is in no valid JSON.
+            # The detail may quote text with lone surrogates, which valid JSON cannot contain.
             detail=detail if detail.isascii() else detail.encode(errors="backslashreplace").decode(),
             instance=f"urn:uuid:{shown_id}",
             outcome=ending.outcome.value,

@@ -1,7 +1,7 @@
-"""The path of a request, as it came: split first, then decoded, each segment once.
+"""The path of a request: split into segments first, then each segment is decoded once.
 
-A percent-encoded slash is a character of its segment and separates nothing (RFC 3986, 2.2). So a proxy that looks at
-the path before the gateway and the service that looks at it behind the gateway see the same segments.
+A percent-encoded slash belongs to its segment and is not a separator (RFC 3986, 2.2). So a proxy in front of the
+gateway and the service behind it see the same segments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from urllib.parse import unquote, unquote_to_bytes
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
-# `+` is not among the characters that stay: some decoders, such as Java's URLDecoder, take it for a space.
+# `+` is escaped: some decoders, such as Java's URLDecoder, read it as a space.
 _STAYS_ALL = re.compile(r"[A-Za-z0-9\-._~!$&'()*,;=:@/]*").fullmatch
 _CHANGES = re.compile(r"%([0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*,;=:@/]").sub
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -21,23 +21,22 @@ class BadPath(ValueError):
 
 
 def decoded_segments(path: str) -> list[str]:
-    """What stands between the slashes of a path, each decoded by itself.
+    """The segments of a path, each decoded.
 
-    Bytes that are not UTF-8 become lone surrogates, which are in no path template.
+    Bytes that are not UTF-8 become lone surrogates, which match no path template.
 
     Raises:
-        BadPath: it does not begin with a slash, has characters that no target has, an escape that is none, a NUL, or
-            `.` or `..` between slashes, escaped ones included: those who resolve these and those who do not would see
-            different paths.
+        BadPath: the path does not begin with a slash, has illegal characters, a malformed escape, a NUL, or a segment
+            `.` or `..`, also escaped: proxies that resolve these and services that do not would see different paths.
     """
     if not path.startswith("/"):
         raise BadPath("expected a path that starts with '/'")
     if not path.isascii() or not path.isprintable() or " " in path:
-        raise BadPath("expected a path of printable ASCII, everything else percent-encoded")
+        raise BadPath("expected a path of printable ASCII; other characters must be percent-encoded")
     segments = path[1:].split("/")
     if "%" in path:
         if _BAD_ESCAPE(path):
-            raise BadPath("expected two hexadecimal digits behind every '%' of the path")
+            raise BadPath("expected two hexadecimal digits after every '%' of the path")
         if "%00" in path:
             raise BadPath("expected no NUL in the path")
         segments = [unquote(segment, errors="surrogateescape") if "%" in segment else segment for segment in segments]
@@ -50,15 +49,15 @@ def decoded_segments(path: str) -> list[str]:
 
 
 def on_record(path: str) -> bytes:
-    """A path, or a part of one, as it stands on records: ASCII that every percent-decoder turns into what was sent.
+    """A path, or a part of it, for records: ASCII that every percent-decoder decodes to the original bytes.
 
-    Escapes are as RFC 3986, 6.2.2 normalizes them: in upper case, and none for letters, digits and `-._~`.
+    Escapes are normalized (RFC 3986, 6.2.2): in upper case, and none for letters, digits and `-._~`.
     """
     return (path if _STAYS_ALL(path) else _CHANGES(_respelled, path)).encode("ascii")
 
 
 def decoded(part: str) -> bytes:
-    """The bytes that a part of a path stands for."""
+    """The decoded bytes of a part of a path."""
     return unquote_to_bytes(part)
 
 

@@ -1,8 +1,8 @@
-"""What a supervisor says of itself: one small file in its run directory, which is there as long as the gateway runs.
+"""The state file of a supervisor: a small file in its run directory, which exists while the gateway runs.
 
-A lock on that directory says that it still runs. The agent shows the file (/status, /metrics), and `fastgw reload`
-finds a running gateway by it and sees in it what became of a reload. The file is replaced as a whole, so nobody reads
-half of it.
+A lock on the directory shows that the supervisor still runs. The agent shows the content in /status and /metrics.
+`fastgw reload` finds a running gateway by this file, and reads the result of a reload from it. The file is replaced
+atomically, so readers never see a partial file.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import msgspec
 
 FILE_NAME = "supervisor.json"
 BYTES_MAX = 1 << 20
-RUN_DIR_PREFIX = "fastgw-"  # of the directories that supervisors make for themselves
+RUN_DIR_PREFIX = "fastgw-"  # of run directories
 
 STARTING, SERVING, DRAINING = "starting", "serving", "draining"
-RUNNING = "running"  # of a reload: no result yet
+RUNNING = "running"  # the reload has no result yet
 OK, REFUSED, UNDONE = "ok", "refused", "undone"
-RESULTS = (OK, REFUSED, UNDONE)  # undone: workers could not start with it, so all of them went back
+RESULTS = (OK, REFUSED, UNDONE)  # undone: workers could not start with it, so all have the old configuration
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
     """One reload. Times are seconds since 1970."""
 
-    number: int  # counts the reloads that this supervisor has begun, from 1
+    number: int  # counts the reloads of this supervisor, from 1
     began_s: float
     ended_s: float | None = None
     result: str = RUNNING
@@ -35,24 +35,24 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A supervisor, as it describes itself."""
+    """The state of a supervisor."""
 
     pid: int
     name: str
-    config: str  # absolute, as it was named: a link in it may lead elsewhere by now
+    config: str  # absolute, with links not resolved: they may have changed
     stage: str = STARTING
-    reload: Reload | None = None  # the last one
+    reload: Reload | None = None  # the last reload
     results: dict[str, int] = {}
-    is_current: bool = True  # what the file said when it was last read is what runs
-    decided_s: float = 0.0  # when that came to be
+    is_current: bool = True  # whether the gateway runs with the configuration of the last reload
+    decided_s: float = 0.0  # when `is_current` was last set
 
     def begun(self, now_s: float) -> State:
-        """With a reload that begins now."""
+        """The state after the beginning of a reload."""
         number = self.reload.number + 1 if self.reload else 1
         return msgspec.structs.replace(self, reload=Reload(number=number, began_s=now_s))
 
     def ended(self, now_s: float, result: str, error: str = "") -> State:
-        """With the end of the reload that runs."""
+        """The state after the end of the running reload."""
         assert self.reload is not None
         return msgspec.structs.replace(
             self,
@@ -64,19 +64,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def of_this_process(name: str, config: Path, now_s: float) -> State:
-    """The state of a supervisor that begins."""
+    """The state of a starting supervisor."""
     return State(pid=os.getpid(), name=name, config=os.path.abspath(config), decided_s=now_s)
 
 
 def hold(run_dir: Path) -> int:
-    """Say, as long as the returned descriptor is open, that this process writes the file: `is_held`."""
+    """Lock the run directory while the returned descriptor is open; see `is_held`."""
     fd = os.open(run_dir, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
 
 def is_held(run_dir: Path) -> bool:
-    """Whether the process that wrote the file lives. A pid would not do: it is used again, and may be hidden."""
+    """Whether the supervisor of this run directory lives. A pid is not reliable: it may be reused or hidden."""
     try:
         fd = os.open(run_dir, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -94,7 +94,7 @@ def is_held(run_dir: Path) -> bool:
 def write(run_dir: Path, state: State) -> None:
     """
     Raises:
-        OSError: it could not be written; what was there stays.
+        OSError: the file could not be written; the old one stays.
     """
     fresh = run_dir / f".{FILE_NAME}"
     fresh.write_bytes(msgspec.json.encode(state))
@@ -102,9 +102,9 @@ def write(run_dir: Path, state: State) -> None:
 
 
 def read(run_dir: Path) -> State | None:
-    """What a supervisor wrote, or None: nothing that could be read."""
+    """The state in the file; None if it cannot be read."""
     try:
-        # In a directory for everybody somebody may have put a pipe there: nobody waits for what comes out of it.
+        # In a world-writable directory the file may be a pipe of another user: do not block on it.
         fd = os.open(run_dir / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return msgspec.json.decode(os.read(fd, BYTES_MAX), type=State)
@@ -115,7 +115,7 @@ def read(run_dir: Path) -> State | None:
 
 
 def find(places: Iterable[Path], config: Path) -> dict[Path, State]:
-    """The supervisors that run with this configuration file, by run directory; `places` is where to look for those."""
+    """The supervisors that run with this configuration file, by run directory; `places` are searched."""
     wanted = os.path.realpath(config)
     found: dict[Path, State] = {}
     for place in places:
@@ -138,8 +138,8 @@ def _directories(place: Path) -> list[Path]:
 
 
 def _may_speak_for(run_dir: Path, pid: int) -> bool:
-    """Somebody's file in a directory for everybody is not believed when it names another user's process: root would
-    signal that."""
+    """Whether the owner of the file is the user of the process. In a world-writable directory another user could
+    write a file with any pid, and root would signal that process."""
     try:
         writer = (run_dir / FILE_NAME).stat().st_uid
     except OSError:
@@ -147,5 +147,6 @@ def _may_speak_for(run_dir: Path, pid: int) -> bool:
     try:
         return writer == Path(f"/proc/{pid}").stat().st_uid
     except OSError:
-        # Hidden (ProtectProc=invisible, in the gateway's own sandbox): the kernel lets us signal our own ones only.
+        # /proc may hide it (ProtectProc=invisible in the gateway's sandbox). Then the kernel allows signals only to our
+        # own processes.
         return writer == os.geteuid() != 0

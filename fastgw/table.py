@@ -1,12 +1,12 @@
-"""Owns the shared segment: creates it, attaches to it, and says who uses which part of it.
+"""The shared table: creates it, attaches to it, and defines which process uses which part.
 
-The supervisor creates the table and hands its fd to every process it starts. From there on
+The supervisor creates the table and passes its fd to every process that it starts. Then
 
-    supervisor  reclaims the range of a worker that died; says that the service drains
+    supervisor  reclaims the slots of dead workers; sets the service to draining
     agent       writes the partition map; reads everything for /readyz, /metrics and /status
     worker      registers itself, writes its own record and counters, and claims in its own range of slots
 
-The memory has no name in the file system: it lives as long as one process holds it, and there is nothing to clean up.
+The memory has no name in the file system: the kernel frees it with the last process that uses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastgw.errors import TableError
 
 __all__ = ["NOT_READING", "SlotRange", "Table", "attach", "create", "process_index", "processes_of", "worker_of"]
 
-# A table that cannot shrink cannot take pages away under a reader, who would die of SIGBUS.
+# If the table could shrink, readers of the removed pages would die of SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -50,7 +50,7 @@ def create(node: int, workers: int, slots_per_process: int) -> tuple[int, Table]
         The fd (close-on-exec; pass it on by inheritance, or close it) and the attached table.
 
     Raises:
-        TableError: the sizes do not fit into the 20 bits that an id has for a slot.
+        TableError: the number of slots exceeds the 20 bits that an id has for a slot.
     """
     try:
         total_bytes = layout_size(workers, slots_per_process)
@@ -71,7 +71,7 @@ def attach(fd: int) -> Table:
     """The table behind an inherited fd; the fd may be closed afterwards.
 
     Raises:
-        TableError: it is no table, not of this layout version, not of the size it says, or could still be resized.
+        TableError: it is not a table, has another layout version or a wrong size, or is not sealed against resizing.
     """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)

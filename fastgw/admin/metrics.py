@@ -1,12 +1,12 @@
-"""What the shared table says about the service: who serves, and the numbers as Prometheus text (version 0.0.4).
+"""The state of the service from the shared table: which workers serve, and metrics in Prometheus text format 0.0.4.
 
-Workers only ever add to their own counters in shared memory; they are summed here, when somebody asks. So a scrape
-costs the workers nothing, and a counter goes on counting when its worker is replaced.
+Workers only add to their own counters in shared memory. A scrape sums the counters here, so it costs the workers
+nothing, and a counter keeps its value when its worker is replaced.
 
-The number of series is bounded: labels are configured names and our own constants (never an id, a path or a header),
-and a route shows the endings and phases that it had at least once. All other series are there from the start.
+The number of series is bounded: label values are configured names and constants (never an id, a path or a header). A
+route shows the endings and phases that occurred at least once. All other series exist from the start.
 
-`worker` is a slot, whichever process serves in it. `process` is one process, called as in the log: `supervisor`,
+`worker` is a worker slot, independent of its process. `process` is one process, named as in the log: `supervisor`,
 `agent`, or `worker 0.3` for the process of generation 3 in slot 0. During a reload a slot has two.
 """
 
@@ -25,14 +25,14 @@ from fastgw.state_file import RESULTS, State
 from fastgw.table import processes_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HEARTBEAT_FRESH_NS = 2_500_000_000  # a loop that has not turned for this long is not serving anybody
+HEARTBEAT_FRESH_NS = 2_500_000_000  # a worker whose loop has not turned for this long does not serve
 PHASE_NAMES = {
     _ctable.QUEUE_TO_ACK: "queue_to_ack",
     _ctable.ACK_TO_REPLY: "ack_to_reply",
     _ctable.TOTAL: "total",
 }
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
-CLIENT_LEFT = 499  # the status of endings that no client hears of
+CLIENT_LEFT = 499  # the status of endings without a response
 NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
 
 Labels = tuple[tuple[str, object], ...]
@@ -40,24 +40,24 @@ Sample = tuple[Labels, float]
 
 
 class ServiceState(NamedTuple):
-    """What is known of a service whose consumer group routes name."""
+    """The state of a service whose consumer group is configured."""
 
     group: str
     topic: str
-    routes: tuple[int, ...]  # their numbers
+    routes: tuple[int, ...]  # route numbers
     state: str  # "there", "nobody" (requests get 503 no_consumer), "backlog", "unknown"
-    detail: str  # for people; empty when it is there
+    detail: str  # for people; empty if the service is there
 
 
 class WorkerState(NamedTuple):
     """One worker slot at one moment."""
 
     worker: int
-    process: ProcessInfo | None  # the one that matters of the (at most two) living processes of this slot
-    serving: bool  # it is ready, not draining, and its loop turns
+    process: ProcessInfo | None  # the relevant one of the (at most two) living processes of this slot
+    serving: bool  # it is ready, not draining, and has a fresh heartbeat
     heartbeat_age_ns: int  # 0 without a process
     in_flight: int  # requests of all living processes of this slot
-    body_bytes: int  # of request bodies that are coming in to them
+    body_bytes: int  # of incoming request bodies of all living processes
 
 
 def worker_states(table: Table, now_ns: int) -> list[WorkerState]:
@@ -69,7 +69,7 @@ def _worker_state(table: Table, worker: int, now_ns: int) -> WorkerState:
     living = [info for process in processes_of(worker) if (info := table.process_info(process))]
     if not living:
         return WorkerState(worker, None, False, 0, 0, 0)
-    # During a reload two generations live: the old one counts until the new one serves, or while it still drains alone.
+    # During a reload two generations live. The old one counts until the new one serves, also while it drains alone.
     chosen = max(living, key=lambda info: (_serves(info, now_ns), not info.draining))
     in_flight = sum(info.in_flight for info in living)
     body_bytes = sum(info.body_bytes for info in living)
@@ -82,7 +82,7 @@ def _serves(info: ProcessInfo, now_ns: int) -> bool:
 
 
 def why_not_ready(table: Table, states: Iterable[WorkerState]) -> list[str]:
-    """Why this node should get no traffic, a sentence each; empty when it should."""
+    """The reasons why this node should get no traffic; empty if it should."""
     reasons = ["the service is draining"] if table.service_draining() else []
     reasons += [f"worker {state.worker}: {_why_not_serving(state)}" for state in states if not state.serving]
     return reasons
@@ -112,9 +112,9 @@ def render(
         table: the shared table.
         routes: route number -> name, for the routes of the present configuration.
         now_ns: monotonic time.
-        services: of the routes that name a consumer group.
-        supervisor: what the supervisor says of itself; None: nothing.
-        name: of the gateway.
+        services: the services of routes with a consumer group.
+        supervisor: the state of the supervisor, None if unknown.
+        name: the name of the gateway.
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
@@ -142,7 +142,7 @@ def _service(table: Table, states: list[WorkerState], name: str) -> Iterator[str
     ready = not why_not_ready(table, states)
     yield from _gauge("ready", "Whether this node should get traffic, as /readyz says.", [((), ready)])
     yield from _gauge(
-        "draining", "Whether the service ends and takes no new requests.", [((), table.service_draining())]
+        "draining", "Whether the service is shutting down and refuses new requests.", [((), table.service_draining())]
     )
 
 
@@ -153,7 +153,7 @@ def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
         for ending, count in zip(ENDINGS, table.endings(number), strict=False)
         if count
     ]
-    text = "Requests by route, by how they ended, and by what became of their record."
+    text = "Requests by route, ending, and outcome of their record."
     yield from _counter("requests_total", text, samples)
 
 
@@ -163,18 +163,18 @@ def _responses(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
         for number, name in routes.items()
         for status_class, count in zip(CLASSES, _by_class(table, number), strict=True)
     ]
-    text = "Answers that clients got, by route and class of their status; services' own and the gateway's."
+    text = "HTTP responses to clients, by route and status class; from services and from the gateway."
     yield from _counter("http_responses_total", text, samples)
 
 
 def _by_class(table: Table, route: int) -> list[int]:
-    """How many answers of each class a route's clients got."""
+    """The number of responses of each class to a route's clients."""
     counts = list(table.answered(route))
     for ending, count in zip(ENDINGS, table.endings(route), strict=False):
         if ending is not ANSWERED and ending.status != CLIENT_LEFT:
             counts[ending.status // 100 - 2] += count
     if route == _ctable.UNROUTED:
-        counts[0] += table.tally(Tally.OPTIONS)  # which are 204 and no ending
+        counts[0] += table.tally(Tally.OPTIONS)  # these got 204 and have no ending
     return counts
 
 
@@ -202,15 +202,17 @@ def _replies(table: Table) -> Iterator[str]:
         ((("fate", disposition.name.lower()),), count)
         for disposition, count in zip(ReplyDisposition, table.dispositions(), strict=False)
     ]
-    yield from _counter("replies_total", "Records on the response topic by what became of them.", samples)
+    yield from _counter("replies_total", "Records on the response topic by what happened to them.", samples)
 
 
 def _connections(table: Table) -> Iterator[str]:
     samples = [((("reason", cut.name.lower()),), table.tally(cut)) for cut in Cut]
-    yield from _counter("connections_cut_total", "Connections that were ended for how their client used them.", samples)
+    yield from _counter(
+        "connections_cut_total", "Connections that the gateway closed because of their client's behaviour.", samples
+    )
     yield from _counter(
         "access_log_dropped_total",
-        "Lines of the access log that could not be written as fast as they came.",
+        "Lines of the access log dropped because they could not be written fast enough.",
         [((), table.tally(Tally.ACCESS_LOG_DROPPED))],
     )
     yield from _counter(
@@ -225,23 +227,25 @@ def _workers(table: Table, states: list[WorkerState]) -> Iterator[str]:
         return [((("worker", state.worker),), value) for state, value in zip(states, values, strict=True)]
 
     living = [(state, state.process) for state in states if state.process is not None]
-    yield from _gauge("in_flight", "Requests that wait, by worker.", of_all(s.in_flight for s in states))
+    yield from _gauge("in_flight", "Waiting requests, by worker.", of_all(s.in_flight for s in states))
     yield from _gauge(
         "request_body_bytes",
-        "Bytes of request bodies that are coming in, by worker.",
+        "Bytes of incoming request bodies, by worker.",
         of_all(s.body_bytes for s in states),
     )
-    yield from _gauge("slots", "The most requests one worker process can hold.", [((), table.slots_per_process)])
+    yield from _gauge(
+        "slots", "The maximum number of waiting requests of one worker process.", [((), table.slots_per_process)]
+    )
     yield from _gauge("worker_up", "Whether the worker has a process.", of_all(bool(s.process) for s in states))
     yield from _gauge("worker_ready", "Whether the worker serves requests.", of_all(s.serving for s in states))
     yield from _gauge(
         "worker_generation",
-        "Generation of the worker's process, 0 to 255 and round again.",
+        "Generation of the worker's process, from 0 to 255, then 0 again.",
         [((("worker", state.worker),), process.generation) for state, process in living],
     )
     yield from _counter(
         "worker_starts_total",
-        "Processes that were started for the worker.",
+        "Processes started for the worker.",
         of_all(table.worker_starts(s.worker) for s in states),
     )
     yield from _gauge(
@@ -260,7 +264,7 @@ def _processes(table: Table, supervisor: State | None) -> Iterator[str]:
     def of_workers(gauge: Gauge) -> list[Sample]:
         return [((("process", _name_of(worker)),), table.gauge(worker.process, gauge)) for worker in workers]
 
-    yield from _gauge("open_connections", "Connections of clients that are open.", of_workers(Gauge.OPEN_CONNECTIONS))
+    yield from _gauge("open_connections", "Open client connections.", of_workers(Gauge.OPEN_CONNECTIONS))
     text = "Records in the producers of the process that Kafka has not acknowledged."
     yield from _gauge("kafka_waiting_records", text, of_workers(Gauge.KAFKA_WAITING_RECORDS))
     usages = [((("process", name),), usage) for name, pid in pids.items() if (usage := usage_of(pid))]
@@ -281,7 +285,7 @@ def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:
     yield from _gauge("response_partitions", "Partitions of the response topic.", [((), len(owners))])
     owned = len(owners) - owners.count(_ctable.UNOWNED)
     yield from _gauge("node_partitions", "Partitions of the response topic that belong to this node.", [((), owned)])
-    yield from _gauge("partition_map_version", "How often the partition map was written.", [((), version)])
+    yield from _gauge("partition_map_version", "Number of writes of the partition map.", [((), version)])
     yield from _gauge(
         "partitions_owned",
         "Partitions of the response topic by the worker that owns them.",
@@ -289,7 +293,7 @@ def _partitions(table: Table, states: list[WorkerState]) -> Iterator[str]:
     )
     yield from _gauge(
         "home_partition",
-        "The partition that replies to the worker are made to land on; -1: none at present.",
+        "The partition to which replies for the worker are directed; -1: none.",
         [((("worker", state.worker),), state.process.home) for state in states if state.process is not None],
     )
 
@@ -302,7 +306,7 @@ def _services(services: Iterable[ServiceState], routes: Mapping[int, str]) -> It
         if number in routes and one.state != "unknown"
     ]
     if samples:
-        text = "Whether somebody of the service is there to take requests; only for routes with service_group."
+        text = "Whether the service has a consumer; only for routes with service_group."
         yield from _gauge("service_up", text, samples)
 
 
@@ -310,11 +314,11 @@ def _reloads(supervisor: State | None) -> Iterator[str]:
     if supervisor is None:
         return
     results = [((("result", result),), supervisor.results.get(result, 0)) for result in RESULTS]
-    yield from _counter("reloads_total", "Reloads by what became of them.", results)
-    # Named as Prometheus names its own.
-    text = "Whether the configuration that was last asked for is the one that runs."
+    yield from _counter("reloads_total", "Reloads by result.", results)
+    # Named like Prometheus's own metrics.
+    text = "Whether the gateway runs with the configuration of the last reload."
     yield from _gauge("config_last_reload_successful", text, [((), supervisor.is_current)])
-    text = "When the last reload ended, or the start if there was none."
+    text = "Time of the end of the last reload, or of the start."
     yield from _gauge("config_last_reload_timestamp_seconds", text, [((), round(supervisor.decided_s, 3))])
 
 
@@ -345,4 +349,4 @@ def _labels(labels: Labels) -> str:
     return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels)
 
 
-_BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS[:-1]), "+Inf")  # the last one takes all the rest
+_BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS[:-1]), "+Inf")  # the last bucket takes the rest

@@ -1,9 +1,8 @@
-"""The admin port: /livez, /readyz, /metrics, and /status with what waits, where and for how long.
+"""The pages of the admin port: /livez, /readyz, /metrics, and /status with the waiting requests.
 
-`Admin` decides what is answered, from shared memory alone: it works while every worker is busy, hangs or is dead.
-server.py is the HTTP server around it. Nothing here changes anything, so there is nothing to protect but the time
-of those who ask and what /status tells: the port listens on the loopback address unless the operator says otherwise,
-and answers those who call it by a name that it knows.
+`Admin` makes the pages only from shared memory: they work while all workers are busy, hang or are dead. server.py is
+the HTTP server around it. No page changes anything. To protect the information in /status, the port listens on the
+loopback address by default, and refuses requests with an unknown Host.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from fastgw.messages import HeaderList
 from fastgw.state_file import State
 from fastgw.table import worker_of
 
-WAITING_SHOWN = 200  # requests that /status lists; their total is always exact
+WAITING_SHOWN = 200  # requests that /status lists; the total counts all of them
 
 PHASES = {_ctable.CLAIMED: "claimed", _ctable.SENT: "sent", _ctable.RECORDED: "recorded"}
 
@@ -32,7 +31,7 @@ _JSON = "application/json"
 
 
 class Page(NamedTuple):
-    """An answer of the admin port. HEAD has the body of GET, of which the server sends the length alone."""
+    """A response of the admin port. For HEAD the server sends only the length of the body."""
 
     status: int
     headers: HeaderList
@@ -40,11 +39,11 @@ class Page(NamedTuple):
 
 
 class Admin:
-    """What the admin port says.
+    """Makes the pages of the admin port.
 
     Attributes:
-        config: the present configuration; a reload assigns another one.
-        services: asks what is known of the services whose consumer groups routes name.
+        config: the present configuration; a reload replaces it.
+        services: returns the state of the services whose consumer groups are configured.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Admin:
         """
         Args:
             clock_ns: the monotonic clock, the same for all processes of this machine.
-            supervisor: what the supervisor says of itself now; None: nothing.
+            supervisor: returns the present state of the supervisor, None if unknown.
         """
         self._supervisor = supervisor
         self.config = config
@@ -72,17 +71,17 @@ class Admin:
         }
 
     def handle(self, method: str, target: str) -> Page:
-        """The answer to one request; `target` as sent, its query does not matter."""
+        """The page for one request. `target` is as sent; its query is ignored."""
         make = self._pages.get(target.partition("?")[0])
         if make is None:
-            return page(404, PLAIN, ("here are: " + " ".join(self._pages) + "\n").encode())
+            return page(404, PLAIN, ("expected one of: " + " ".join(self._pages) + "\n").encode())
         if method not in ("GET", "HEAD"):
             refused = page(405, PLAIN, b"expected GET or HEAD\n")
             return refused._replace(headers=[*refused.headers, ("allow", "GET, HEAD")])
         return make()
 
     def _livez(self) -> Page:
-        # That this process answers is all it says: Kafka or a worker being away is no reason to kill the service.
+        # Says only that this process answers: a failure of Kafka or a worker is no reason to kill the service.
         return page(200, PLAIN, b"alive\n")
 
     def _readyz(self) -> Page:
@@ -91,8 +90,7 @@ class Admin:
         return page(503 if reasons else 200, _JSON, _json(told))
 
     def _warnings(self) -> list[str]:
-        """What keeps single routes from working. The node is ready all the same: the others are served, and no other
-        node could do better."""
+        """Problems of single routes. The node stays ready: other routes work, and other nodes have the same problem."""
         return [
             f'route "{name}": {service.detail} (service_group "{service.group}")'
             for service in self.services()
@@ -114,7 +112,7 @@ class Admin:
         return page(200, _JSON, _json(self.status()))
 
     def status(self) -> dict[str, Any]:
-        """What /status shows: times in ms, `null` where there is nothing."""
+        """The content of /status. Times are in ms; missing values are `null`."""
         now_ns = self._clock_ns()
         table = self._table
         reasons = metrics.why_not_ready(table, metrics.worker_states(table, now_ns))
@@ -133,7 +131,7 @@ class Admin:
         }
 
     def _services(self) -> list[dict[str, Any]]:
-        """The services whose consumer groups routes name."""
+        """The services whose consumer groups are configured."""
         return [
             {
                 "group": service.group,
@@ -146,7 +144,7 @@ class Admin:
         ]
 
     def _workers(self, now_ns: int) -> list[dict[str, Any]]:
-        """Every living process; during a reload a worker slot has two."""
+        """Every living worker process; during a reload a worker slot has two."""
         living = filter(None, map(self._table.process_info, range(self._table.processes)))
         return [
             {
@@ -170,7 +168,7 @@ class Admin:
             "topic": self.config.gateway.response_topic,
             "map_version": version,
             "count": len(owners),
-            # The place in the list is the partition; null belongs to another node.
+            # The index is the partition; null: it belongs to another node.
             "owners": [None if owner == _ctable.UNOWNED else owner for owner in owners],
         }
 
@@ -201,7 +199,7 @@ class Admin:
 
 
 def page(status: int, content_type: str, body: bytes) -> Page:
-    """An answer that nobody may keep."""
+    """A response that must not be cached."""
     headers = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", "no-store")]
     return Page(status, headers, body)
 
@@ -225,7 +223,7 @@ def _time(epoch_s: float | None) -> str | None:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)  # it is read in terminals as well
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)  # people read it in terminals
 
 
 def _ms(duration_ns: int) -> float:

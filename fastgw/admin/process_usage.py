@@ -1,4 +1,4 @@
-"""What a process takes of the machine, as the kernel has it in /proc."""
+"""The resource usage of a process, from /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-# proc_pid_stat(5): fields 14 and 15, of which the first two are cut off with the command's name.
+# proc_pid_stat(5): fields 14 and 15; the first two are cut off together with the command's name.
 _UTIME, _STIME = 14 - 3, 15 - 3
 
 
@@ -21,11 +21,11 @@ class Usage(NamedTuple):
 
 
 def usage_of(pid: int) -> Usage | None:
-    """None: it has ended, or is somebody else's."""
+    """The present usage; None if the process has ended or belongs to another user."""
     process = Path("/proc", str(pid))
     try:
         resident_pages = int((process / "statm").read_bytes().split()[1])
-        # The name is in brackets and may hold some itself.
+        # The name is in parentheses and may contain parentheses itself.
         fields = (process / "stat").read_bytes().rpartition(b") ")[2].split()
         open_fds = len(os.listdir(process / "fd"))
     except OSError:

@@ -1,12 +1,10 @@
-"""The HTTP/1.1 server of the admin port: one thread with an event loop, llhttp, and no more than a page needs.
+"""The HTTP/1.1 server of the admin port: one thread with an event loop and llhttp, and only the features it needs.
 
-A request here is a head; whoever sends a body gets an answer and then the end of the connection, so that nothing behind
-a head can be taken for another one. Heads are answered one at a time, and the next one only once the client has taken
-what it was sent.
+Requests have no body. A request with a body is answered and its connection closed, so that the body cannot be taken for
+another request. Requests are answered one at a time, each only after the client has read the previous response.
 
-A page in a browser must not read what is here by giving its own name our address (DNS rebinding), so a request has to
-name this machine: a loopback name or address, the address that was connected to or is listened on, or one of
-`admin.hosts`.
+DNS rebinding: a web page must not read this port by pointing its own host name at our address. So the Host of a request
+must be a loopback name or address, the address of the connection or of the listener, or one of `admin.hosts`.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from fastgw.config import ACCEPT_BACKLOG
 log = structlog.get_logger("fastgw.admin")
 
 CONNECTIONS_MAX = 64  # a scraper or two, some probes and people
-IDLE_TIMEOUT_S = 10.0  # for each head to come in, and for each answer to be taken
-LINGER_S = 1.0  # what else a client sends behind the last answer is thrown away for so long: a reset could overtake it
+IDLE_TIMEOUT_S = 10.0  # to receive each head, and to send each response
+LINGER_S = 1.0  # input after the last response is discarded for this time: a reset could destroy the response
 TARGET_BYTES_MAX = 8 << 10
 HEAD_BYTES_MAX = 64 << 10
 HEADERS_MAX = 100
@@ -42,26 +40,26 @@ _DEFAULT_PORT = re.compile(r":(?:80)?$")
 
 
 class AdminServer:
-    """Answers with an `Admin` on a socket that listens already (the supervisor bound it, so a restart loses nobody).
+    """Serves the pages of an `Admin` on a listening socket of the supervisor, so that a restart loses no connection.
 
-    At most CONNECTIONS_MAX connections; the oldest one has to go when there are more, so that idle or slow clients
-    cannot lock out a probe.
+    There are at most CONNECTIONS_MAX connections. A new one above the limit closes the oldest, so that idle or slow
+    clients cannot lock out a probe.
     """
 
     def __init__(self, listening: socket.socket, admin: Admin) -> None:
-        """Takes over `listening`; nothing is accepted before `start`."""
+        """Takes over `listening`; accepts nothing before `start`."""
         self.server_address = listening.getsockname()
         self.admin = admin
         self._listening = listening
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
         self._serves = threading.Event()
-        # Of the thread alone.
+        # Used only by the thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._open: OrderedDict[_Connection, None] = OrderedDict()  # oldest first
 
     def start(self) -> None:
-        """Serves from now on, on a thread of its own."""
+        """Serves from now on, on its own thread."""
         self._thread.start()
         self._serves.wait()
 
@@ -77,7 +75,7 @@ class AdminServer:
         try:
             asyncio.run(self._serve())
         finally:
-            self._serves.set()  # nobody waits for a server that could not begin
+            self._serves.set()  # also if the server could not start
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -91,7 +89,7 @@ class AdminServer:
     def opened(self, connection: _Connection) -> None:
         self._open[connection] = None
         if len(self._open) > CONNECTIONS_MAX:
-            oldest, _ = self._open.popitem(last=False)  # it is told that it is lost only after others have come
+            oldest, _ = self._open.popitem(last=False)  # `closed` would remove it only later
             oldest.abort()
 
     def closed(self, connection: _Connection) -> None:
@@ -99,7 +97,7 @@ class AdminServer:
 
 
 class _Refused(Exception):
-    """A head that gets no page; the connection ends with this answer."""
+    """A refused request; its response ends the connection."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(status, text)
@@ -118,7 +116,7 @@ class _Head:
     def __init__(self, data: bytes) -> None:
         """
         Raises:
-            _Refused: it is no head, or too large, or leaves in doubt where it ends.
+            _Refused: the head is malformed or too large, or its end is ambiguous.
         """
         self.begun = self.ended = 0
         self.url = b""
@@ -130,7 +128,7 @@ class _Head:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # an offer that nobody has to take up
+            pass  # the server may ignore the offer
         except httptools.HttpParserError as error:
             raise _Refused(400, f"expected a request of HTTP 1.1, got: {error}") from None
         if len(self.url) > TARGET_BYTES_MAX:
@@ -164,13 +162,13 @@ class _Head:
 
     def on_headers_complete(self) -> None:
         self.ended += 1
-        self.keeps_alive = self._parser.should_keep_alive()  # of a message that is complete it says nothing any more
+        self.keeps_alive = self._parser.should_keep_alive()  # not available after the message is complete
 
     def target(self) -> tuple[str, str | None]:
-        """Path and query, and the host that is asked; None for one that HTTP/1.0 need not name.
+        """Path and query, and the requested host; None if an HTTP/1.0 request has no Host.
 
         Raises:
-            _Refused: no host or several, or a target of another host.
+            _Refused: no Host, several, or a target with another host.
         """
         target = self.url.decode("latin-1")
         if len(self.hosts) > 1 or (not self.hosts and self.version != "1.0"):
@@ -186,7 +184,7 @@ class _Head:
 
 
 class _Connection(asyncio.Protocol):
-    """One client. Heads are answered in order, one at a time."""
+    """One connection. Requests are answered in order, one at a time."""
 
     def __init__(self, server: AdminServer) -> None:
         self._server = server
@@ -216,7 +214,7 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_writable = False
-        self._transport.pause_reading()  # what it sends while it takes nothing would pile up here
+        self._transport.pause_reading()  # its requests would pile up while it does not read
 
     def resume_writing(self) -> None:
         self._is_writable = True
@@ -230,7 +228,7 @@ class _Connection(asyncio.Protocol):
         if self._ends or not self._is_writable:
             return
         if self._received.startswith(b"\r\n"):
-            del self._received[:2]  # RFC 9112, 2.2: an empty line before a request is overlooked
+            del self._received[:2]  # RFC 9112, 2.2: ignore an empty line before a request
         end = self._received.find(_HEAD_END)
         if end < 0:
             self._look_at_part()
@@ -241,7 +239,7 @@ class _Connection(asyncio.Protocol):
         self._wait(IDLE_TIMEOUT_S)
         self._answer(head)
         if self._received:
-            # Others have their turn first, and the rest is read once this answer is taken.
+            # Other connections go first, and the rest is read after the client has read this response.
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._next)
 
@@ -261,7 +259,7 @@ class _Connection(asyncio.Protocol):
             head = _Head(data)
             target, host = head.target()
             if host is not None and not self._serves_host(host):
-                raise _Refused(421, "this Host is not served here; name it in admin.hosts, without port")
+                raise _Refused(421, "this Host is not allowed here; add it to admin.hosts, without port")
             answer = self._server.admin.handle(head.method, target)
         except _Refused as refused:
             self._refuse(refused)

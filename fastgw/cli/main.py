@@ -1,6 +1,6 @@
-"""The command line: arguments in, one exit code out.
+"""The command line: parses arguments, runs a command, returns its exit code.
 
-Every command imports what it runs when it runs, so that `--help` and a mistake in the configuration answer at once.
+Each command imports its modules when it runs, so that `--help` and configuration errors appear at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from fastgw.config import Config
     from fastgw.kafka.topic_checks import Findings
 
-PIPE_WIDTH = 10_000  # no line is that long
-INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
+PIPE_WIDTH = 10_000  # longer than any line
+INTERRUPTED = 130  # as shells report Ctrl-C: 128 + SIGINT
 
 app = typer.Typer(
     name="fastgw",
     help="HTTP in front of services that are reached through Kafka request/reply.\n\n"
     "Start with `fastgw demo`: it needs no Kafka and no configuration. Then write a fastgw.toml "
-    "(`fastgw schema` says what may stand in it), let `fastgw topics` create its topics and start `fastgw run`.",
+    "(`fastgw schema` lists its settings), let `fastgw topics` create its topics and start `fastgw run`.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain text: [kafka] in a help text is a table of the configuration, not markup
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _finish(work: Callable[[], int]) -> NoReturn:
-    """End the command with what `work` returns; what is wrong is told in one line, without a traceback."""
+    """Exit with the code that `work` returns. An error is printed in one line, without a traceback."""
     try:
         code = work()
     except FastgwError as error:
@@ -91,17 +91,18 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
 def reload(
     config: ConfigPath = DEFAULT_CONFIG,
     pid: Annotated[
-        int | None, typer.Option(min=1, help="Which gateway, where several run with this file: its supervisor's pid.")
+        int | None, typer.Option(min=1, help="The pid of the supervisor, if several gateways run with this file.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait for the result, in seconds.")] = 300.0,
 ) -> None:
-    """Have the running gateway read its configuration again, and wait until that is done.
+    """Reload the configuration of the running gateway, and wait for the result.
 
-    The gateway is found by its configuration file, on this machine. It checks what `fastgw run` checks, topics too;
-    then it replaces its workers one by one. Ctrl-C ends the waiting, not the reload.
+    The gateway is found by its configuration file, on this machine. It makes the same checks as `fastgw run`, topics
+    included. Then it replaces its workers one by one. Ctrl-C ends the waiting, not the reload.
 
-    Exit code 0: the new configuration runs. Otherwise the old one does. Exit code 2: it was refused, or no gateway runs
-    with this file. Exit code 1: workers could not start with it and went back, or there is no result in time.
+    Exit code 0: the gateway runs with the new configuration. With any other code the old configuration stays. Exit code
+    2: the new configuration was refused, or no gateway runs with this file. Exit code 1: workers could not start with
+    the new configuration, or there was no result in time.
     """
 
     def work() -> int:
@@ -119,14 +120,12 @@ def check(
     config: ConfigPath = DEFAULT_CONFIG,
     live: Annotated[
         bool,
-        typer.Option(
-            "--live", help="Ask Kafka, too: are the topics there, with enough partitions, rights and replicas?"
-        ),
+        typer.Option("--live", help="Check topics in Kafka, too: existence, partitions, rights and replicas."),
     ] = False,
 ) -> None:
     """Check a configuration without starting anything.
 
-    Exit code 0: it can be started (there may be warnings). Exit code 2: it cannot; stderr says why.
+    Exit code 0: the gateway can start (there may be warnings). Exit code 2: it cannot start; stderr says why.
     """
 
     def work() -> int:
@@ -150,7 +149,7 @@ def _summary(config: Config) -> str:
 
 
 def _report(findings: Findings) -> int:
-    """Print what was found; the exit code."""
+    """Print the findings; returns the exit code."""
     _print_table(findings)
     if not findings.facts.has_admin:
         print("This broker has no admin API: rights, replicas and settings were not checked.")
@@ -170,7 +169,7 @@ def _print_table(findings: Findings) -> None:
         least = (topic.settings or {}).get("min.insync.replicas", "-")
         partitions = str(topic.partitions) if topic.partitions else "missing"
         table.add_row(name, partitions, str(topic.replicas or "-"), least)
-    # A pipe has no width, and 80 for rich: nothing is wrapped there.
+    # rich would wrap lines in a pipe at 80 characters.
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
@@ -182,11 +181,11 @@ def doctor(
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at a live installation, and say what to do about each thing that is wrong or unwise.
+    """Check a live installation, and say what to do about each problem.
 
-    Asks Kafka, this machine and, on its admin port, the gateway that runs here. Changes nothing.
+    Checks Kafka, this machine and, through its admin port, the gateway that runs here. Changes nothing.
 
-    Exit code 0: in order, or warnings only. Exit code 1: something keeps it from working. Exit code 2: the
+    Exit code 0: no errors, at most warnings. Exit code 1: an error keeps the gateway from working. Exit code 2: the
     configuration is wrong.
     """
 
@@ -215,12 +214,13 @@ def topics(
         ),
     ] = None,
     replication: Annotated[
-        int | None, typer.Option(min=1, max=32, help="Copies of each new topic. [default: 3, or as many as brokers]")
+        int | None,
+        typer.Option(min=1, max=32, help="Replicas of each new topic. [default: 3, or the number of brokers]"),
     ] = None,
 ) -> None:
     """Create the topics that a configuration needs.
 
-    Topics that exist are left as they are, but for a response topic with fewer partitions than workers: it gets more.
+    Existing topics stay unchanged, except a response topic with fewer partitions than workers: it gets more partitions.
     The response topic keeps replies for an hour.
     """
 
@@ -246,13 +246,13 @@ def topics(
 
 @app.command()
 def demo(
-    listen: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1:8080",
-    admin: Annotated[str, typer.Option(help="Where health, metrics and status are.")] = "127.0.0.1:9100",
+    listen: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1:8080",
+    admin: Annotated[str, typer.Option(help="Address of the admin port: health, metrics, status.")] = "127.0.0.1:9100",
     workers: Annotated[int, typer.Option(min=1, max=128, help="Worker processes of the gateway.")] = 2,
 ) -> None:
-    """Start everything: embedded broker, three small services, gateway.
+    """Start an embedded broker, three small services and a gateway.
 
-    It prints requests to try and runs until Ctrl-C.
+    Prints requests to try, and runs until Ctrl-C.
     """
 
     def work() -> int:
@@ -268,19 +268,19 @@ def broker(
     topics: Annotated[
         list[str] | None, typer.Argument(metavar="TOPIC:PARTITIONS", help="Topics to create, such as orders:4.")
     ] = None,
-    brokers: Annotated[int, typer.Option(min=1, max=16, help="How many brokers the cluster shows.")] = 1,
+    brokers: Annotated[int, typer.Option(min=1, max=16, help="Number of brokers in the cluster.")] = 1,
     listen: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", help="Where the first broker listens, the others on the ports after it."),
+        typer.Option(metavar="HOST:PORT", help="Address of the first broker; the others take the next ports."),
     ] = "",
     advertise: Annotated[
-        str, typer.Option(metavar="HOST", help="Where clients find the brokers, when that is another host.")
+        str, typer.Option(metavar="HOST", help="Host name of the brokers for clients, if it differs.")
     ] = "",
 ) -> None:
-    """Run the embedded broker alone, for trying things out.
+    """Run only the embedded broker, for experiments.
 
-    Without --listen it takes ports of 127.0.0.1 that are free. It prints its address and runs until Ctrl-C. It keeps
-    nothing on disk; topics that are not named come into being when first used, with 4 partitions.
+    Without --listen it uses free ports of 127.0.0.1. It prints its address and runs until Ctrl-C. It keeps nothing on
+    disk. A topic that is not named here is created on first use, with 4 partitions.
     """
 
     def work() -> int:
@@ -297,7 +297,7 @@ def broker(
 
 @app.command()
 def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference for people instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown reference instead.")] = False,
 ) -> None:
     """Print the JSON Schema of the configuration file, for editors."""
 

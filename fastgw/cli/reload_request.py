@@ -1,4 +1,4 @@
-"""`fastgw reload`: find the gateway that runs with a configuration, ask it to read that again, say what came of it."""
+"""`fastgw reload`: finds the gateway that runs with a configuration file, signals it, and reports the result."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ LOOK_S = 0.05
 
 
 class ReloadError(FastgwError):
-    """The gateway could not do it, or not in time; the text says what runs now."""
+    """The reload failed, or had no result in time; the text says which configuration runs now."""
 
 
 class Done(NamedTuple):
-    """A reload that has been done."""
+    """A successful reload."""
 
     pid: int
     took_s: float
 
 
 def reload(config: Path, pid: int | None, timeout_s: float) -> Done:
-    """Ask the gateway that runs with `config` to read it again, and wait for the end of that.
+    """Ask the gateway that runs with `config` to reload it, and wait for the result.
 
     Args:
-        pid: which one, where several run with it.
+        pid: selects one gateway if several run with this file.
 
     Raises:
-        StartError: none runs, or several do.
-        ConfigError: it was refused, and changed nothing; the text is the gateway's.
-        ReloadError: the workers could not start with it and went back; or there is no result in time.
+        StartError: no gateway runs with this file, or several do.
+        ConfigError: the gateway refused the configuration and changed nothing; the text is the gateway's.
+        ReloadError: workers could not start with the new configuration, so the old one is back; or there is no result
+            in time.
     """
     run_dir, state = _the_one(config, pid)
     before = state.reload.number if state.reload else 0
@@ -48,10 +49,10 @@ def reload(config: Path, pid: int | None, timeout_s: float) -> Done:
     except OSError:
         raise StartError(f"the gateway with pid {state.pid} has just ended") from None
     try:
-        if not state_file.is_held(run_dir):  # else it lives, and this is its pid
+        if not state_file.is_held(run_dir):  # if it is held, the supervisor lives and this is its pid
             raise StartError(f"the gateway with pid {state.pid} has just ended")
         _signal(pidfd, state.pid)
-        # Whichever reload begins from here on reads the file as it is now, whoever asked for it.
+        # Any reload that begins from here on reads the present file, even if another process asked for it.
         ended = _wait(run_dir, before, pidfd, timeout_s)
     finally:
         os.close(pidfd)
@@ -72,16 +73,16 @@ def _the_one(config: Path, pid: int | None) -> tuple[Path, State]:
         looked = ", ".join(map(str, places[:3]))
         raise StartError(
             f"{config}: expected a gateway{which} that runs with this file, found none (looked in {looked} and /run/*);"
-            " `fastgw run` starts one, and who runs it, or root, may reload it"
+            " `fastgw run` starts one; only its own user and root may reload it"
         )
     if len(found) > 1:
         pids = ", ".join(str(state.pid) for state in found.values())
-        raise StartError(f"{config}: {len(found)} gateways run with this file; say which with --pid: {pids}")
+        raise StartError(f"{config}: {len(found)} gateways run with this file; choose one with --pid: {pids}")
     return next(iter(found.items()))
 
 
 def _places(config: Path) -> list[Path]:
-    """Where the run directories of supervisors are, most likely first; see `supervisor.run`."""
+    """Directories that may contain run directories, most likely first; see `supervisor.run`."""
     names = [
         _configured_place(config),
         os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0],
@@ -96,7 +97,7 @@ def _places(config: Path) -> list[Path]:
 
 
 def _configured_place(config: Path) -> str:
-    """`gateway.run_dir` as far as it can be seen: the file may be wrong, which is the gateway's to say."""
+    """`gateway.run_dir`, or "" if it cannot be read: the gateway itself reports mistakes in the file."""
     try:
         place = tomllib.loads(config.read_text())["gateway"]["run_dir"]
         return os.path.expandvars(place) if isinstance(place, str) else ""
@@ -108,7 +109,9 @@ def _signal(pidfd: int, pid: int) -> None:
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGHUP)
     except PermissionError:
-        raise StartError(f"the gateway with pid {pid} is another user's: reload it as that user or as root") from None
+        raise StartError(
+            f"the gateway with pid {pid} belongs to another user: reload it as that user or as root"
+        ) from None
     except ProcessLookupError:
         raise StartError(f"the gateway with pid {pid} has just ended") from None
 
@@ -124,7 +127,7 @@ def _wait(run_dir: Path, before: int, pidfd: int, timeout_s: float) -> Reload:
         if last is not None and last.number > before and last.result != state_file.RUNNING:
             return last
         if has_ended:
-            raise ReloadError("the gateway ended before it had reloaded")
+            raise ReloadError("the gateway ended during the reload")
         if state is not None and state.stage == state_file.DRAINING:
-            raise ReloadError("the gateway is shutting down and reloads nothing more")
-    raise ReloadError(f"no result within {timeout_s:g} s; the gateway goes on with it, see `reload` in /status")
+            raise ReloadError("the gateway is shutting down and does not reload")
+    raise ReloadError(f"no result within {timeout_s:g} s; the reload continues, see `reload` in /status")

@@ -1,10 +1,10 @@
-"""The configuration: one TOML file, one list of settings (`schema`), one frozen `Config` that everything else receives.
+"""The configuration: a TOML file, the list of settings (`schema`), and the frozen `Config` that all other code uses.
 
     text ── loading ──> tree, ${VARIABLES} put in ── draft ──> sections ── checks ──> Config
                                                        │
                        schema: the settings ───────────┴── reference: JSON Schema, Markdown
 
-A mistake anywhere on the way is told to the file's author with its line (`mistakes`, `toml_text`), and all at once.
+All mistakes of a file are reported together, each with its line (`mistakes`, `toml_text`).
 """
 
 from fastgw.config.cpus import cores

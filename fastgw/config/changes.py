@@ -1,4 +1,4 @@
-"""A running gateway and a new configuration: what a reload may not change, and what stays the same over one."""
+"""Comparison of two configurations: what a reload cannot change, and what it must keep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Li
 
 
 def restart_only_changes(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that a reload cannot change, in the order of the reference."""
+    """The changed keys that need a restart, in the order of the reference."""
     changed = []
     for name, section in (("gateway", Gateway), ("cluster", Cluster), ("admin", Admin)):
         before, after = getattr(old, name), getattr(new, name)
@@ -22,7 +22,7 @@ def restart_only_changes(old: Config, new: Config) -> list[str]:
 
 
 def _fixed(value: Any) -> Any:
-    """What of a value is bound to the life of the supervisor: of the listeners only their addresses and files."""
+    """The part of a value that a reload cannot change: of the listeners only their addresses and files."""
     if isinstance(value, tuple):
         return tuple((item.bind, item.mode, item.group) if isinstance(item, Listen) else item for item in value)
     return value
@@ -31,8 +31,8 @@ def _fixed(value: Any) -> Any:
 def keep_route_numbers(old: Config, new: Config) -> Config:
     """`new` with the route numbers of `old`, so that a route keeps its counters over a reload.
 
-    A route is the same when its name is. New ones take numbers that `old` did not use, upwards, as long as there are
-    any; the routes stay in file order, so a number is not a place in `routes`.
+    Routes with the same name are the same route. New routes take unused numbers above those of `old`, then, if there
+    are none left, numbers of removed routes. The routes stay in file order, so a number is not an index of `routes`.
     """
     kept = {route.name: route.number for route in old.routes}
     names = {route.name for route in new.routes}

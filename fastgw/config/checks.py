@@ -1,7 +1,7 @@
-"""What no setting can know alone: clashes between settings, and files that cannot be used.
+"""Checks that need more than one setting: conflicts between settings, and files that cannot be used.
 
-`_CLASHES` lists the rules, each with what it compares; a mistake names both sides of its clash. Where one side has a
-mistake of its own, nothing is said of its clashes: they might be gone with it.
+`_CLASHES` lists the rules and the sections that each rule compares. A mistake names both conflicting settings. A
+section with a mistake of its own is not compared, because its conflicts may disappear with the correction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Routes = Mapping[int, Route]
 
 
 def clashes(draft: Draft) -> Iterator[Mistake]:
-    """The settings that do not go together."""
+    """The settings that conflict."""
     for find, needs in _CLASHES:
         compared = [getattr(draft, name) for name in needs.split()]
         if None not in compared:
@@ -42,7 +42,7 @@ def clashes(draft: Draft) -> Iterator[Mistake]:
 
 
 def unusable_files(draft: Draft) -> Iterator[Mistake]:
-    """The files that are named and cannot be used as they are meant."""
+    """The files that the settings name and that cannot be used."""
     for path, listen in _each(draft.gateway, draft.listen_path) if draft.gateway else ():
         yield from _unusable_certificate(listen, path)
     if draft.log:
@@ -106,7 +106,7 @@ def _same_address_twice(gateway: Gateway, admin: Admin, listen_path: str) -> Ite
 def _proxy_protocol_beyond_express(gateway: Gateway, listen_path: str) -> Iterator[Mistake]:
     for path, listen in _each(gateway, listen_path):
         if listen.proxy_protocol and not listen.is_express:
-            # granian reads its sockets itself, and knows no such header.
+            # granian reads its sockets itself and does not support this header.
             wanted = 'front = "granian"' if listen.front == "granian" else 'http = "2"'
             got = "true together with " + ("tls_cert" if listen.tls_cert else wanted)
             hint = "let the proxy speak plain HTTP/1.1 to it"
@@ -136,7 +136,7 @@ def _records_too_small(kafka: Kafka, limits: Limits, routes: Routes, sound_route
     name = "message.max.bytes"
     most = kafka.client.get(name)
     largest = _largest_sound_body_bytes(limits, routes, sound_routes)
-    if isinstance(most, str):  # librdkafka takes either
+    if isinstance(most, str):  # librdkafka accepts numbers as strings
         most = int(most) if most.isascii() and most.isdigit() else None
     if isinstance(most, int) and most < largest:
         yield Mistake(under("kafka.client", name), f"at least the largest max_body, {largest}", str(most))
@@ -186,7 +186,7 @@ def _key_without_parameter(routes: Routes) -> Iterator[Mistake]:
 
 
 def _same_requests(routes: Routes) -> Iterator[Mistake]:
-    """Two routes that match the same requests equally well: same method, same shape of path. Or have the same name."""
+    """Two routes with the same method and the same shape of path, or with the same name."""
     names: dict[str, int] = {}
     shapes: dict[tuple[str, ...], int] = {}
     for at, route in routes.items():
@@ -208,7 +208,7 @@ def _partitioner_without_key(routes: Routes) -> Iterator[Mistake]:
 
 
 def _two_partitioners(routes: Routes) -> Iterator[Mistake]:
-    """One key of one topic goes to one partition, whichever route it comes by."""
+    """All routes of a topic must map a key to the same partition."""
     firsts: dict[str, int] = {}
     for number, route in routes.items():
         first = firsts.setdefault(route.topic, number) if route.key else number
@@ -233,7 +233,7 @@ def _origins_too_wide(cors: Cors, path: str) -> Iterator[Mistake]:
         yield Mistake(f"{path}.credentials", 'false, because origins = "*"', "true", hint)
 
 
-# Each rule, and the parts of a `Draft` that it compares; it is left out while one of them is missing.
+# Each rule and the parts of a `Draft` that it compares. A rule is skipped if one of them is missing.
 _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_too_many_slots, "gateway"),
     (_too_long_response_topic, "gateway"),
@@ -274,11 +274,11 @@ def _cannot_be_read(file: str) -> bool:
 
 
 def _refused_certificate(listen: Listen, path: str) -> Iterator[Mistake]:
-    """A front that cannot use it would only die of it, again and again."""
-    import ssl  # most gateways need none, and every command would load it
+    """A certificate that OpenSSL refuses. Without this check the workers would start and die repeatedly."""
+    import ssl  # imported here, because most gateways do not need it
 
     try:
-        # Without a password OpenSSL would ask for one on the terminal; keys that need one are not taken.
+        # The empty password keeps OpenSSL from asking for one on the terminal. Encrypted keys are not supported.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key, password="")
     except OSError as error:
         expected = "a PEM certificate and, in tls_key, the private key that belongs to it, not encrypted"

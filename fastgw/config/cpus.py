@@ -1,7 +1,7 @@
-"""How many cores this process may use: its affinity, and the CPU quota of the control groups that it is in.
+"""The number of cores that this process may use: its CPU affinity and the CPU quotas of its control groups.
 
-A container with a CPU limit sees all cores of its machine. With a worker for each of them, the workers would use up the
-quota of a period in its first part, and all of them would stand still until the next one (throttling).
+A container with a CPU limit sees all cores of its machine. One worker for each of these cores would use up the quota
+early in each period, and all workers would then be throttled until the next period.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def _quotas(proc: Path, cgroups: Path) -> Iterator[int]:
-    """The whole cores that each control group over this process allows."""
+    """The whole cores that each control group of this process allows."""
     for controllers, path in _groups_of_this_process(proc):
         if not controllers:
             yield from _quotas_of(cgroups, path, _quota_v2)
@@ -35,17 +35,17 @@ def _quotas(proc: Path, cgroups: Path) -> Iterator[int]:
 
 
 def _groups_of_this_process(proc: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """The controllers of each hierarchy (none: that of version 2), and this process's group in it (cgroups(7))."""
+    """The controllers of each hierarchy (empty for version 2), and this process's group in it (cgroups(7))."""
     for line in _text(proc / "self/cgroup").splitlines():
         _number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        # Paths start at the root of the cgroup namespace; what is outside of it begins with "..", and is not mounted.
+        # Paths start at the root of the cgroup namespace. Groups outside of it begin with ".." and are not mounted.
         if path.startswith("/"):
             yield controllers, PurePosixPath("/" if ".." in path else path)
 
 
 def _quotas_of(mount: Path, path: PurePosixPath, quota_of: Callable[[Path], int | None]) -> Iterator[int]:
-    """A group is bound by its parents as well. Those that are not mounted, as in a container, have no files."""
+    """The quotas of a group and of its parents. Parents that are not mounted, as in a container, have no files."""
     for group in (path, *path.parents):
         quota = quota_of(mount / group.relative_to("/"))
         if quota is not None:
@@ -62,7 +62,7 @@ def _quota_v1(group: Path) -> int | None:
 
 
 def _whole_cores(quota_us: str, period_us: str) -> int | None:
-    """None: there is no limit ("max", "-1"), or nothing that could be read."""
+    """None if there is no limit ("max", "-1") or the files cannot be read."""
     if not (quota_us.isdecimal() and period_us.isdecimal() and int(period_us)):
         return None
     return int(quota_us) // int(period_us)

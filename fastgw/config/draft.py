@@ -1,4 +1,4 @@
-"""A configuration as far as it could be read: a section with a mistake is missing, the others are checked anyway."""
+"""A partly read configuration. Sections with a mistake are missing, so that the others can still be checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression
 
 @dataclass(kw_only=True)
 class Draft:
-    """What could be read of a file: a section that has a mistake is None. Routes are by their place in the file."""
+    """The sections of a file. A section with a mistake is None. Routes are numbered by their place in the file."""
 
     gateway: Gateway | None
     limits: Limits | None
@@ -41,21 +41,21 @@ class Draft:
     cluster: Cluster | None
     admin: Admin | None
     log: Log | None
-    cors: Cors | None  # there is none, or it has a mistake
+    cors: Cors | None  # None also if the file has no [cors]
     compression: Compression | None
-    listen_path: str  # where the listeners stand
+    listen_path: str  # the table or key that lists the listeners
     routes: dict[int, Route] = field(default_factory=dict)
-    sound_routes: set[int] = field(default_factory=set)  # the others have defaults where their mistakes are
+    sound_routes: set[int] = field(default_factory=set)  # routes without mistakes
 
     @property
     def cors_tables(self) -> dict[str, Cors]:
-        """Those that stand in the file, by path: a route without one has that of the gateway."""
+        """The CORS tables of the file by path. Routes without their own table use that of the gateway."""
         tables = {f"route[{n}].cors": r.cors for n, r in self.routes.items() if r.cors and r.cors is not self.cors}
         return {"cors": self.cors, **tables} if self.cors else tables
 
 
 def read_draft(tree: Mapping[str, Any], mistakes: Mistakes) -> Draft:
-    """The sections of a file; what is wrong in them is added to `mistakes`."""
+    """Reads the sections of a file and adds their mistakes to `mistakes`."""
     _look_at_tables(tree, mistakes)
     gateway = _gateway(tree, mistakes)
     draft = Draft(
@@ -131,7 +131,7 @@ def _read_routes(value: Any, draft: Draft, mistakes: Mistakes) -> None:
 
 
 def _inherited(draft: Draft) -> dict[str, Any]:
-    """What a route has of other sections unless it says otherwise."""
+    """The defaults of a route that come from other sections."""
     inherited: dict[str, Any] = {"cors": draft.cors}
     if draft.limits:
         inherited["max_body_bytes"] = draft.limits.max_body_bytes
@@ -164,7 +164,7 @@ def finished(draft: Draft, source: str) -> Config:
 
 
 def _with_head(routes: Iterable[Route]) -> tuple[Route, ...]:
-    """HEAD wherever GET is (RFC 9110, 9.1), but where a route of the same path has it or GET's route wants none."""
+    """Adds HEAD to routes with GET (RFC 9110, 9.1), unless the route has head = false or its path has a HEAD route."""
     routes = tuple(routes)
     taken = {shape_of(route.path) for route in routes if "HEAD" in route.methods}
     return tuple(
@@ -176,7 +176,7 @@ def _with_head(routes: Iterable[Route]) -> tuple[Route, ...]:
 
 
 def _with_body_memory(limits: Limits, routes: Iterable[Route]) -> Limits:
-    """The defaults grow until they hold one body of the largest size."""
+    """Raises the memory limits to at least one body of the largest size."""
     largest = largest_body_bytes(limits, routes)
     return msgspec.structs.replace(
         limits,
@@ -186,11 +186,11 @@ def _with_body_memory(limits: Limits, routes: Iterable[Route]) -> Limits:
 
 
 def largest_body_bytes(limits: Limits, routes: Iterable[Route]) -> int:
-    """The largest request body that any route takes."""
+    """The largest request body that any route accepts."""
     return max([limits.max_body_bytes, *(route.max_body_bytes for route in routes)])
 
 
 def shape_of(path: str) -> tuple[str, ...]:
-    """The path without the names of its parameters: what two routes have in common that match the same."""
+    """The path without the names of its parameters. Paths of the same shape match the same requests."""
     kinds = {True: "{...}", False: "{}"}
     return tuple(kinds[segment.endswith("...}")] if segment.startswith("{") else segment for segment in path.split("/"))

@@ -1,7 +1,7 @@
-"""What a setting is: name, type, default, check and one line of text in one place, as an annotation of its field.
+"""How settings are declared: the annotation of a field has its type, check, default and description.
 
-`schema` lists the settings; the reader of the file is made from that one list here, the JSON Schema and the Markdown
-reference in `reference`. This module knows no setting by name.
+`schema` lists the settings. This module reads the file according to that list, and `reference` makes the JSON Schema
+and the Markdown reference from it. This module knows no setting by name.
 
     class Limits(msgspec.Struct, frozen=True):
         max_body_bytes: Annotated[int, Setting("Largest request body.", size("1B", "512MiB"))] = 1 << 20
@@ -35,22 +35,22 @@ from fastgw.config.units import NS_PER_MS
 
 @dataclass(frozen=True)
 class Kind:
-    """How one sort of value is read from the file and shown in the reference."""
+    """How one type of value is read from the file and shown in the reference."""
 
     name: str  # the type column of the reference
-    read: Callable[[Any, str], Any]  # (value, its path) -> the value kept; raises Mistake
+    read: Callable[[Any, str], Any]  # (value, its path) -> the value to keep; raises Mistake
     schema: dict[str, Any]
-    show: Callable[[Any], str] = lambda kept: shown(kept)  # the kept value as it would be written in the file
+    show: Callable[[Any], str] = lambda kept: shown(kept)  # the kept value as text for the file
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting; stands in the `Annotated` type of the field that keeps its value."""
+    """One setting, as an annotation of the field that keeps its value."""
 
     text: str
     kind: Kind
-    key: str = ""  # its name in the file; empty: the field's name without its unit
-    default: str = ""  # what the reference says about a default that is computed
+    key: str = ""  # name in the file; empty: the field's name without its unit
+    default: str = ""  # description of a computed default, for the reference
     restart: bool = False  # a reload cannot change it
 
 
@@ -70,7 +70,7 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}").fullmatch
 
 @cache
 def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """The settings of a section in the order in which they were written down."""
+    """The settings of a section in the order of their declaration."""
     found = []
     hints = typing.get_type_hints(section, include_extras=True)
     for field in msgspec.structs.fields(section):
@@ -87,10 +87,10 @@ def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
 
 
 def read_section(section: type[msgspec.Struct], value: Any, path: str) -> dict[str, Any]:
-    """The values of a section's fields, as arguments for its constructor; what the file leaves out is left out.
+    """The values of a section's fields, as arguments for its constructor. Keys missing in the file are left out.
 
     Raises:
-        Mistakes: unknown keys, missing ones, and values that their settings do not take.
+        Mistakes: unknown keys, missing keys, and invalid values.
     """
     mistakes = Mistakes()
     kept = read_fields(section, value, path, mistakes)
@@ -99,7 +99,7 @@ def read_section(section: type[msgspec.Struct], value: Any, path: str) -> dict[s
 
 
 def read_fields(section: type[msgspec.Struct], value: Any, path: str, mistakes: Mistakes) -> dict[str, Any]:
-    """As `read_section`, but gives what is right, and adds to `mistakes` what is wrong."""
+    """Like `read_section`, but returns the valid values and adds the errors to `mistakes`."""
     if value is WRONG:
         mistakes.told_before += 1
         return {}
@@ -136,7 +136,7 @@ def parsed(
     schema: dict[str, Any],
     show: Callable[[Any], str] = shown,
 ) -> Kind:
-    """A kind of value that is one of `types` and that `convert` takes (its ValueError becomes the hint)."""
+    """A value of one of `types` that `convert` accepts. The text of its ValueError becomes the hint."""
 
     def read(value: Any, path: str) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -150,12 +150,12 @@ def parsed(
 
 
 def text(name: str, check: Callable[[str], str] = str, **schema: Any) -> Kind:
-    """A string; `check` gives back the string to keep or raises ValueError with a hint."""
+    """A string. `check` returns the string to keep, or raises ValueError with a hint."""
     return parsed(name, (str,), lambda value: check(str(value)), {"type": "string", **schema})
 
 
 def choice(*words: str, instead: Callable[[str], str] = lambda _value: "") -> Kind:
-    """One of a few words; `instead` may know better than a comparison of letters what was meant by another one."""
+    """One of a few words. For another word `instead` may return a better hint than the most similar word."""
 
     def check(value: str) -> str:
         if value not in words:
@@ -199,13 +199,13 @@ def between(
     bounds: tuple[str, str],
     schema: dict[str, Any],
 ) -> Kind:
-    """A quantity that is written as text with a unit and kept as a number, within bounds given as such text."""
+    """A quantity that is written as text with a unit and kept as a number. The bounds are such texts, too."""
     least, most = map(parse, bounds)
 
     def check(value: Any) -> int:
         number = parse(value)
         if not least <= number <= most:
-            raise ValueError(f"it must lie between {bounds[0]} and {bounds[1]}")
+            raise ValueError(f"it must be between {bounds[0]} and {bounds[1]}")
         return number
 
     return parsed(name, types, check, schema, lambda kept: shown(show(kept)))
@@ -225,7 +225,7 @@ def duration(least: str, most: str) -> Kind:
 
 
 def duration_ms(least: str, most: str, *, whole: bool = False) -> Kind:
-    """A duration that is kept in milliseconds, with or without fractions, because librdkafka wants it so."""
+    """A duration that is kept in milliseconds, with or without fractions, as librdkafka needs it."""
     inner = duration(least, most)
 
     def read(value: Any, path: str) -> int | float:
@@ -260,15 +260,15 @@ def fraction() -> Kind:
 def _read_once(item: Kind, value: Any, path: str, before: Iterable[Any]) -> Any:
     kept = item.read(value, path)
     if kept in before:
-        raise Mistake(path, "each value once", shown_at(path, value), "it stands there twice")
+        raise Mistake(path, "each value once", shown_at(path, value), "it is listed twice")
     return kept
 
 
 def list_of(item: Kind, name: str, *, alone: bool = False, least: int = 0) -> Kind:
-    """A list without repetition, kept as a tuple; with `alone`, a single value may stand for a list of one.
+    """A list without duplicates, kept as a tuple. With `alone`, a single value stands for a list of one.
 
     Args:
-        least: how many entries it must have.
+        least: the minimum number of entries.
     """
 
     def read(value: Any, path: str) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
-"""`[kafka.client]`: which librdkafka properties an operator may set, and who sets the others.
+"""`[kafka.client]`: the librdkafka properties that an operator may set, and what determines the others.
 
-Free, among those that look dangerous: compression, batch.size and batch.num.messages (how records travel),
-socket.timeout.ms and retry.backoff.* (an outage is noticed later, what is told of a record stays true), check.crcs,
-client.id, client.rack, debug and log_level, statistics.interval.ms, everything about TLS and SASL.
+These properties may be set although they look risky: compression, batch.size and batch.num.messages; socket.timeout.ms
+and retry.backoff.* (an outage is noticed later, but outcomes stay true); check.crcs, client.id, client.rack, debug,
+log_level, statistics.interval.ms; everything about TLS and SASL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from fastgw.config.kinds import Kind
 from fastgw.config.mistakes import WRONG, Mistake, Mistakes, shown, type_of, under
 
-# Who decides about a property that the design depends on; a * stands for anything.
+# What determines the properties that the design depends on; a * stands for any characters.
 _OWNERS = {
     "bootstrap.servers": "kafka.bootstrap sets it",
     "metadata.broker.list": "kafka.bootstrap sets it",
@@ -25,9 +25,9 @@ _OWNERS = {
     "delivery.timeout.ms": "the timeout of the routes sets it",
     "message.timeout.ms": "the timeout of the routes sets it",
     "enable.idempotence": "it is always on: a request must not be written twice",
-    "enable.gapless.guarantee": "a failed request must not stop the others",
-    "acks": 'it is always "all": an answer says whether the request is recorded',
-    "request.required.acks": 'it is always "all": an answer says whether the request is recorded',
+    "enable.gapless.guarantee": "a failed request must not stop others",
+    "acks": 'it is always "all": the outcome of a request depends on it',
+    "request.required.acks": 'it is always "all": the outcome of a request depends on it',
     "max.in.flight": "idempotence sets it",
     "max.in.flight.requests.per.connection": "idempotence sets it",
     "retries": "idempotence sets it",
@@ -47,32 +47,32 @@ _OWNERS = {
     "enable.partition.eof": "the gateway sets it",
     "delivery.report.only.error": "every answer needs the delivery report",
     "allow.auto.create.topics": "it is always off: only `fastgw topics` creates topics, with the right partitions",
-    "isolation.level": 'it is always "read_committed": a reply of an aborted transaction is none',
-    "topic.blacklist": "the gateway has to see its topics",
-    "topic.metadata.*": "the gateway sets it: it has to see soon what becomes of its topics",
-    "metadata.max.age.ms": "the gateway sets it: it has to see soon what becomes of its topics",
+    "isolation.level": 'it is always "read_committed": replies of aborted transactions do not count',
+    "topic.blacklist": "the gateway must see its topics",
+    "topic.metadata.*": "the gateway sets it: it must notice changes of its topics soon",
+    "metadata.max.age.ms": "the gateway sets it: it must notice changes of its topics soon",
     "request.timeout.ms": "the timeout of the routes sets it",
     "queue.buffering.max.messages": "gateway.slots sets it",
-    "queue.buffering.max.kbytes": "the gateway sets it: requests have to be refused while there is memory",
-    "queuing.strategy": "records with a key have to stay in order",
+    "queue.buffering.max.kbytes": "the gateway sets it: it must refuse requests before memory runs out",
+    "queuing.strategy": "records with a key must stay in order",
     "fetch.min.bytes": "a reply must not wait for others",
     "fetch.queue.backoff.ms": "the gateway sets it: a reply must not wait",
     "fetch.error.backoff.ms": "the gateway sets it: a reply must not wait",
-    "socket.max.fails": "a connection on which nothing is answered has to be given up",
-    "api.version.*": "the gateway needs Kafka 3.0 or later, which is asked for what it can do",
-    "broker.version.fallback": "the gateway needs Kafka 3.0 or later, which is asked for what it can do",
+    "socket.max.fails": "the gateway has to give up unanswered connections",
+    "api.version.*": "the gateway needs Kafka 3.0 or later, which reports its supported requests",
+    "broker.version.fallback": "the gateway needs Kafka 3.0 or later, which reports its supported requests",
     "enabled_events": "the gateway sets it",
     "log.queue": "the gateway sets it, and writes librdkafka's lines to its own log",
-    "internal.termination.signal": "signals are the supervisor's",
-    "default.topic.config": "write its properties beside the others",
+    "internal.termination.signal": "the supervisor handles signals",
+    "default.topic.config": "write its properties directly into [kafka.client]",
     "test.mock.*": "use `fastgw broker`",
-    "*_cb": "callbacks cannot stand in a file",
-    "logger": "callbacks cannot stand in a file",
+    "*_cb": "a file cannot contain callbacks",
+    "logger": "a file cannot contain callbacks",
 }
 
 
 def owner_of_property(name: str) -> str | None:
-    """Who decides about a property, as the end of a message; None for one that is free to be set."""
+    """What determines a property, for the end of a message; None if the operator may set it."""
     for pattern, owner in _OWNERS.items():
         head, star, tail = pattern.partition("*")
         for spelled in (name, name.removeprefix("topic.")):  # librdkafka takes "topic.acks" for "acks"
@@ -99,16 +99,16 @@ def _read(value: Any, path: str) -> dict[str, str | int | float | bool]:
 
 
 def _check_property(name: str, item: Any, where: str) -> None:
-    """Any value may be a secret: no message holds one."""
+    """Checks one property. Any value may be a secret, so no message contains a value."""
     if isinstance(item, dict):
         # [kafka.client] security.protocol = "SSL" without quotes is TOML for nested tables.
         raise Mistake(where, "a string, number or boolean", "a table", "quote property names that hold dots")
-    # JSON, which hands the configuration on, has no infinity.
+    # The configuration is passed to other processes as JSON, which has no infinity.
     if not isinstance(item, str | int | float | bool) or (isinstance(item, float) and not math.isfinite(item)):
         raise Mistake(where, "a string, number or boolean", type_of(item))
     owner = owner_of_property(name)
     if owner is not None:
-        raise Mistake(where, "a property that is free to be set", "one that is not", owner)
+        raise Mistake(where, "a property that may be set here", "a property that the gateway controls", owner)
 
 
 def _show(kept: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""From a file to a `Config`: its text, its TOML, its `${VARIABLES}`, its sections, the clashes between them.
+"""Reads a file into a `Config`: text, TOML, `${VARIABLES}`, sections, conflicts between settings.
 
-A process hands the result to another one as JSON (`to_json`, `from_json`), so that all of a gateway have read the same.
+The supervisor passes the result to its children as JSON (`to_json`, `from_json`), so that all processes of a gateway
+use the same configuration.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fastgw.config.mistakes import (
 from fastgw.config.schema import Config
 from fastgw.errors import ConfigError
 
-# Who has more is told about these first: a file that is no configuration at all fills no screen.
+# Limits the output for a file that is not a configuration at all.
 MISTAKES_TOLD_MAX = 20
 
 
@@ -36,15 +37,15 @@ def load(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: for each mistake a line that names the file, the line in it, the key, what was expected and what
-            was got; for a mistake in the TOML itself the line follows, with a caret.
+        ConfigError: the text has one line for each mistake, with file, line number, key, what was expected and what was
+            found. For a TOML syntax error the faulty line follows, with a caret.
     """
     source = str(path)
     return _read(_text_of(path, source), source, environ, files=True)
 
 
 def loads(content: str, source: str = "fastgw.toml", environ: Mapping[str, str] = os.environ) -> Config:
-    """Check a configuration that is already text; files that it names are not looked at.
+    """Check a configuration given as text, without checking the files that it names.
 
     Raises:
         ConfigError: as `load`.
@@ -89,7 +90,7 @@ def _read(content: str, source: str, environ: Mapping[str, str], *, files: bool)
 
 def _parsed(content: str, source: str) -> dict[str, Any]:
     try:
-        # Without a last newline tomllib calls a mistake in the last line one at the "end of document".
+        # Without a final newline tomllib reports a mistake in the last line as "at end of document".
         return tomllib.loads(content + "\n")
     except RecursionError:
         raise ConfigError(f"{source}: expected TOML, got brackets nested too deeply") from None
@@ -116,7 +117,7 @@ def _no_toml(content: str, source: str, message: str) -> str:
 
 
 def one_line(message: str) -> str:
-    """The message without anything that would break the line."""
+    """The message with `?` for each unprintable character, such as a line break."""
     return "".join(character if character.isprintable() else "?" for character in message)
 
 
@@ -128,8 +129,8 @@ _VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\
 def expand(value: Any, environ: Mapping[str, str], mistakes: Mistakes, path: str = "") -> Any:
     """The same tree with `${NAME}` and `${NAME:-default}` replaced in its strings; `$${` stands for `${`.
 
-    A variable that is not set and has no default, or a `${` that opens nothing, is added to `mistakes`; `WRONG` takes
-    the place of the string.
+    A variable that is not set and has no default is added to `mistakes`, and so is a `${` that begins no variable.
+    `WRONG` then replaces the string.
     """
     if isinstance(value, dict):
         return {key: expand(item, environ, mistakes, under(path, key)) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What is wrong in a file, as its author is told: where, what was expected, what was got, and never a secret."""
+"""Mistakes in a configuration file and their messages: the key, what was expected, what was found; never a secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Mistake(ValueError):
-    """One value in the file is wrong; the caller adds the file's name."""
+    """One wrong value in the file. The caller adds the name of the file."""
 
     def __init__(self, path: str, expected: str, got: str, hint: str = "") -> None:
         super().__init__(path, expected, got, hint)
@@ -23,10 +23,10 @@ class Mistake(ValueError):
 
 
 class Mistakes(ValueError):
-    """All mistakes that were found. In a `with` block it takes up the mistake that ends the block, and goes on.
+    """Collects mistakes. Used in a `with` statement, it catches and keeps the mistake that the block raises.
 
     Attributes:
-        told_before: how often something was met that somebody else has told about (`WRONG`).
+        told_before: number of `WRONG` values met, whose mistakes are already reported.
     """
 
     def __init__(self) -> None:
@@ -60,59 +60,59 @@ class Mistakes(ValueError):
 
 
 class _Wrong:
-    """Stands for a value that a mistake has been told about."""
+    """Placeholder for a value whose mistake is already reported."""
 
 
 WRONG = _Wrong()
 
 
 class FromEnvironment(str):
-    """A string that holds an expanded variable: numbers may come this way, too."""
+    """A string with an expanded variable. Settings that take numbers accept it too."""
 
     __slots__ = ()
 
 
 class SecretFromEnvironment(FromEnvironment):
-    """One whose variable has the name of a secret."""
+    """A string with an expanded variable whose name looks like that of a secret."""
 
     __slots__ = ()
 
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+").fullmatch
-HIDDEN = "a value that is not shown, as it may be a secret"
-# `key` alone is where a route finds its record key; joined to another word it opens something.
+HIDDEN = "a value that is not shown because it may be a secret"
+# `key` alone is the setting for the record key. Joined to another word it may be a cryptographic key.
 _SECRET_WORD = re.compile(
     r"pass(?:word|wd|phrase)|pwd|secret|token|credential|jaas|\bpem\b|private|assertion|[a-z0-9_-]key|key[a-z0-9_.-]",
     re.IGNORECASE,
 ).search
 _SECRET_TEXT = re.compile(r"-----BEGIN |password\s*=|secret\s*=", re.IGNORECASE).search
-_USER_AND_PASSWORD = re.compile(r"[^\s/@,:]+:[^\s/@,]+@")  # of an URL, or before a broker's name
+_USER_AND_PASSWORD = re.compile(r"[^\s/@,:]+:[^\s/@,]+@")  # in a URL, or before a broker's name
 
 
 def looks_secret(name: str) -> bool:
-    """Whether what has this name, or this path, may be a secret."""
+    """Whether a setting or variable with this name may be a secret."""
     return _SECRET_WORD(name) is not None
 
 
 def holds_secret(text: str) -> bool:
-    """Whether there is one in it, as far as such things can be recognised."""
+    """Whether the text contains a recognisable secret."""
     return _SECRET_TEXT(text) is not None or _USER_AND_PASSWORD.search(text) is not None
 
 
 def shown_at(path: str, value: Any) -> str:
-    """The value of a key for a message, unless it may be a secret."""
+    """The value of a key for a message; hidden if it may be a secret."""
     return HIDDEN if path.startswith("kafka.client") or looks_secret(path) else shown(value)
 
 
 def type_of(value: Any) -> str:
-    """What sort of thing stands where another was expected, without any text in it: it may hold anything."""
+    """The type of a value that was not expected. Strings are not shown, because they may contain secrets."""
     if isinstance(value, str):
         return "a string"
     return "a list" if isinstance(value, list | tuple) else shown(value)
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as a reader of the file would recognise it, on one line."""
+    """A value on one line, as its author would recognise it."""
     if isinstance(value, SecretFromEnvironment):
         return HIDDEN
     if isinstance(value, str):
@@ -126,7 +126,7 @@ def shown(value: Any, limit: int = 60) -> str:
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, int | float):
-        # Past 60 digits nobody reads on, and past 4,300 Python refuses to print.
+        # More than 60 digits are not readable, and Python refuses to print more than 4,300.
         return "a very large number" if isinstance(value, int) and value.bit_length() > 200 else str(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(shown(item) for item in value) + "]" if len(value) <= 8 else "a list"
@@ -140,7 +140,7 @@ def under(path: str, key: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not known, or nothing."""
+    """A hint with the most similar known word; empty if none is similar."""
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower()[:80], by_lower, n=1, cutoff=0.6)
     return f'did you mean "{by_lower[close[0]]}"?' if close else ""

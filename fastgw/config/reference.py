@@ -1,4 +1,4 @@
-"""What is made from the settings for people and editors: `fastgw schema` and the reference of the README."""
+"""Descriptions of the settings: the JSON Schema for editors and the Markdown reference (`fastgw schema`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def markdown_reference() -> str:
-    """The configuration reference of the README."""
+    """The configuration reference of docs/configuration.md."""
     titles = {name: f"[[{name}]]" if name in TABLE_LISTS else f"[{name}]" for name in SECTIONS}
     return "\n".join(_section_reference(titles[name], section) for name, section in SECTIONS.items())
 
@@ -56,7 +56,7 @@ def _section_schema(section: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with room for `${NAME}` where it asks for a number, for one of some words, or for a pattern."""
+    """The schema extended by `${NAME}`, if it demands a number, one of some words, or a pattern."""
     if "items" in schema:
         return {**schema, "items": _or_variable(schema["items"])}
     if schema.get("type") in ("integer", "boolean") or "enum" in schema or "pattern" in schema:

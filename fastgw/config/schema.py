@@ -1,8 +1,8 @@
-"""The sections of the configuration file and their settings, one list; `Config` is what everything else receives.
+"""The sections of the configuration file and their settings; `Config` holds all sections.
 
-What a setting is called, what it takes, what it does without being set and what it is for stand together, once; the
-reader, `fastgw schema` and the README's reference are made from them (see `kinds`). Times are kept in nanoseconds
-(`_ns`) and sizes in bytes; the file has "5s" and "1MiB". Clashes between settings are found in `checks`.
+Name, type, default and description of a setting are declared together, once. The reader, `fastgw schema` and the
+reference in docs/configuration.md are made from these declarations (see `kinds`). Times are kept in nanoseconds (`_ns`)
+and sizes in bytes; the file has "5s" and "1MiB". `checks` finds conflicts between settings.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from fastgw.config.librdkafka import PROPERTIES
 from fastgw.config.mistakes import shown
 from fastgw.config.units import NS_PER_MS, NS_PER_S
 
-ROUTES_MAX = UNROUTED  # their numbers are rows of the counters in shared memory; the row after them is of no route
-ACCEPT_BACKLOG = 1024  # connections that may wait for each listening socket; net.core.somaxconn bounds it
+ROUTES_MAX = (
+    UNROUTED  # route numbers are rows of the counters in shared memory; the next row is for requests without a route
+)
+ACCEPT_BACKLOG = 1024  # connections that may wait for each listening socket; net.core.somaxconn limits it
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
 BODY_MEMORY_BYTES, CONNECTION_BODY_MEMORY_BYTES = 64 << 20, 16 << 20
@@ -42,7 +44,7 @@ METHODS = values.METHODS
 
 
 def default_workers() -> int:
-    """One per core, as far as the shared table has room."""
+    """One per core, at most WORKERS_MAX."""
     return min(cores(), WORKERS_MAX)
 
 
@@ -53,10 +55,10 @@ def _read_listen(value: Any, path: str) -> Listen:
 
 
 def read_cors(value: Any, path: str) -> Cors:
-    """`[cors]` or the `cors` of a route.
+    """Reads `[cors]` or the `cors` of a route.
 
     Raises:
-        Mistake, Mistakes: it is no such table, or has wrong values.
+        Mistake, Mistakes: the value is not a table, or has wrong values.
     """
     if value == "off":
         return Cors(origins=())
@@ -109,27 +111,27 @@ LISTENS = list_of(
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """One address that is listened on. A plain string in `gateway.listen` stands for its `bind`."""
+    """One listening address. A plain string in `gateway.listen` is short for a table with only `bind`."""
 
     bind: Annotated[str, Setting(
-        "Where to listen: `host:port`, or `unix:` and a path. `0.0.0.0` is every IPv4 address, `[::]` every address of "
-        "both families, `localhost` both `127.0.0.1` and `::1`; another name is all of its addresses.",
+        "Where to listen: `host:port`, or `unix:` and a path. `0.0.0.0` is every IPv4 address, `[::]` every IPv4 and "
+        "IPv6 address, `localhost` both `127.0.0.1` and `::1`; another name is all of its addresses.",
         _BIND, restart=True)]
     front: Annotated[str, Setting(
-        "The HTTP implementation. `auto` takes `express` (plain HTTP/1.1 at the lowest cost) where that is all that is "
-        "asked for, and `granian` for TLS and for `http = \"2\"`.",
+        "The HTTP implementation. `auto` chooses `granian` for TLS and for `http = \"2\"`, and otherwise `express` "
+        "(plain HTTP/1.1 at the lowest cost).",
         choice("auto", "granian", "express"))] = "auto"
     http: Annotated[str, Setting(
-        "The HTTP versions that are spoken. `auto`: 1.1, with TLS also 2; on `granian` 2 without TLS as well.",
+        "The supported HTTP versions. `auto`: 1.1, with TLS also 2; with `granian` also 2 without TLS.",
         choice("auto", "1", "2"))] = "auto"
     proxy_protocol: Annotated[bool, Setting(
-        "Every connection begins with a PROXY protocol header, version 1 or 2, of one of `gateway.trusted_proxies`; "
-        "one without is refused. `express` only.", yes_or_no())] = False
+        "Every connection must begin with a PROXY protocol header, version 1 or 2, from one of "
+        "`gateway.trusted_proxies`; others are refused. `express` only.", yes_or_no())] = False
     tls_cert: Annotated[str, Setting("PEM file with the certificate chain; together with `tls_key`.", _FILE)] = ""
     tls_key: Annotated[str, Setting("PEM file with the private key.", _FILE)] = ""
     tls_min: Annotated[str, Setting("The oldest TLS version that is accepted.", choice("1.2", "1.3"))] = "1.2"
     mode: Annotated[int | None, Setting(
-        "Rights of a Unix socket's file; who may write to it may connect.", _MODE,
+        "Permissions of a Unix socket's file; users with write permission can connect.", _MODE,
         default="what the umask leaves", restart=True)] = None
     group: Annotated[str, Setting(
         "Group of a Unix socket's file, by name or number.", _GROUP,
@@ -137,16 +139,19 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_express(self) -> bool:
-        """The express front serves it, not granian."""
+        """Whether the express front serves this address, not granian."""
         return self.front == "express" or (self.front == "auto" and not self.tls_cert and self.http != "2")
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """This gateway: its name, where it listens, how many processes it has."""
+    """This gateway: its name, its addresses, its processes."""
 
-    name: Annotated[str, Setting("Topics and groups are named after it.", text("a name", values.topic), restart=True)]
+    name: Annotated[str, Setting(
+        "Its name; the response topic and the consumer group are named after it.", text("a name", values.topic),
+        restart=True)]
     response_topic: Annotated[str, Setting(
-        "The topic on which every service replies.", _TOPIC, default='`name` + `".replies"`', restart=True)] = ""
+        "The topic to which every service sends its replies.", _TOPIC, default='`name` + `".replies"`',
+        restart=True)] = ""
     listens: Annotated[tuple[Listen, ...], Setting(
         "Where to listen: strings, or tables (see `[[listen]]`).", LISTENS, key="listen", restart=True,
     )] = (Listen(bind="127.0.0.1:8080"),)
@@ -154,16 +159,16 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         "Worker processes.", integer(1, WORKERS_MAX), default="one per core", restart=True,
     )] = msgspec.field(default_factory=default_workers)
     slots: Annotated[int, Setting(
-        "Requests that can wait at once, per worker process.", integer(16, SLOTS_MAX // 2),
+        "Requests that can wait at the same time, per worker process.", integer(16, SLOTS_MAX // 2),
         default="`16384`, fewer above 32 workers", restart=True)] = 0
     drain_timeout_ns: Annotated[int, Setting(
         "How long a stopping process waits for its open requests.", duration("0s", "1h"))] = 10 * NS_PER_S
     hosts: Annotated[tuple[str, ...], Setting(
-        "The hosts that are served, without port; empty serves any.",
+        "The hosts that this gateway serves, without port; empty: any host.",
         _HOSTS)] = ()
     trusted_proxies: Annotated[tuple[str, ...], Setting(
-        "The networks of the proxies in front of this gateway; `unix` for whoever connects to a Unix socket. They are "
-        "believed about who the client is, and nobody else.", _PROXIES)] = ()
+        "The networks of the proxies in front of this gateway; `unix` for every client of a Unix socket. Only these "
+        "proxies may name the client of a request.", _PROXIES)] = ()
     forwarded: Annotated[str, Setting(
         "The headers in which trusted proxies name the client: `X-Forwarded-For` and `-Proto`, or `Forwarded` "
         "(RFC 7239).", choice("x-forwarded", "forwarded", "off"))] = "x-forwarded"
@@ -179,57 +184,58 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What no request may exceed."""
+    """Limits of requests, replies and connections."""
 
     max_body_bytes: Annotated[int, Setting("Largest request body (413 beyond it).", size("0B", "512MiB"))] = 1 << 20
     max_header_bytes: Annotated[int, Setting(
-        "All request headers together (431 beyond it).", size("1KiB", "1MiB"))] = 64 << 10
-    max_target_bytes: Annotated[int, Setting("Path and query together (414 beyond it).", size("64B", "64KiB"))] = 8192
+        "Total size of the request headers (431 beyond it).", size("1KiB", "1MiB"))] = 64 << 10
+    max_target_bytes: Annotated[int, Setting(
+        "Total size of path and query (414 beyond it).", size("64B", "64KiB"))] = 8192
     max_reply_bytes: Annotated[int, Setting(
         "Largest body of a service's reply (502 beyond it).", size("1KiB", "15MiB"))] = 8 << 20
-    # HAProxy and Node's HTTP client take 16 KiB, AWS's load balancer 32, Envoy 60; nginx 4 or 8 unless it is told.
+    # HAProxy and Node's HTTP client accept 16 KiB, AWS's load balancer 32, Envoy 60; nginx 4 or 8 by default.
     max_reply_headers_bytes: Annotated[int, Setting(
-        "Headers that an answer takes over from its reply, together (502 beyond it).",
+        "Total size of the headers copied from a reply (502 beyond it).",
         size("1KiB", "1MiB"))] = 16 << 10
-    header_timeout_ns: Annotated[int, Setting("Time for the headers to come in.", _CLIENT_TIME)] = 10 * NS_PER_S
+    header_timeout_ns: Annotated[int, Setting("Time to receive the request headers.", _CLIENT_TIME)] = 10 * NS_PER_S
     body_timeout_ns: Annotated[int, Setting(
-        "Time for the body to come in (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S
+        "Time to receive the body (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S
     idle_timeout_ns: Annotated[int, Setting(
-        "Time between two requests of a connection.",
+        "Time between two requests on a connection.",
         _CLIENT_TIME)] = 75 * NS_PER_S
     write_timeout_ns: Annotated[int, Setting(
-        "Time for a client to take its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
+        "Time for a client to read its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
     body_memory_bytes: Annotated[int, Setting(
-        "Bytes of request bodies that one worker holds while they come in (503 beyond it).", size("64KiB", "64GiB"),
+        "Memory of one worker for incoming request bodies (503 beyond it).", size("64KiB", "64GiB"),
         default="`64MiB`, or one body of the largest `max_body`")] = BODY_MEMORY_BYTES
     connection_body_memory_bytes: Annotated[int, Setting(
-        "The same for one connection; HTTP/2 has many bodies on one (503 beyond it).", size("64KiB", "64GiB"),
+        "The same for one connection, which with HTTP/2 can carry many bodies (503 beyond it).", size("64KiB", "64GiB"),
         default="`16MiB`, or one body of the largest `max_body`")] = CONNECTION_BODY_MEMORY_BYTES
     max_connections: Annotated[int, Setting("Open connections per worker and listener.", integer(1, 1_000_000))] = 16384
 
 
 class Kafka(msgspec.Struct, frozen=True, kw_only=True):
-    """How Kafka is reached."""
+    """The connection to Kafka."""
 
-    bootstrap: Annotated[str, Setting("Brokers to start from: `host:port`, several with commas.", _SERVERS)]
+    bootstrap: Annotated[str, Setting("Bootstrap brokers: `host:port`, several separated by commas.", _SERVERS)]
     linger_ms: Annotated[float, Setting(
-        "How long a request waits for others in its batch. `native`: without `key` not at all while few come, and up "
-        "to 5ms more while many do.",
+        "How long a request waits for others in its batch. With `native`, requests without `key` do not wait at low "
+        "load and wait up to 5ms longer at high load.",
         duration_ms("0s", "1s"))] = 1.0
     sticky_linger_ms: Annotated[int, Setting(
-        "How long records without key stay on one partition.", duration_ms("0s", "10s", whole=True))] = 2
+        "How long records without key go to the same partition.", duration_ms("0s", "10s", whole=True))] = 2
     fetch_wait_ns: Annotated[int, Setting(
         "How long a broker may hold a fetch without data; 1ms to 5ms on the embedded broker.",
         duration("1ms", "10s"))] = 100 * NS_PER_MS
     link: Annotated[str, Setting(
-        "How librdkafka is used: `native` (cheaper, knows more records' fate), `public` (confluent-kafka's API), "
-        "`auto` (native where it works).",
+        "How librdkafka is used: `native` (cheaper, fewer unknown outcomes), `public` (the API of confluent-kafka), "
+        "`auto` (`native` where it works).",
         choice("auto", "native", "public"))] = "auto"
     client: Annotated[dict[str, str | int | float | bool], Setting(
         "Any other librdkafka property, for producer and consumer.", PROPERTIES)] = {}
 
     def __repr__(self) -> str:
-        # Passwords are in there, and a repr ends up in logs and tracebacks.
+        # `client` may contain passwords, and a repr ends up in logs and tracebacks.
         return f"<Kafka {self.bootstrap!r} client={sorted(self.client)}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -240,65 +246,68 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """How several gateway nodes share one response topic."""
 
     mode: Annotated[str, Setting(
-        "`single`: this node has every partition; `static`: it is node i of n; `group`: nodes come and go.",
+        "`single`: this node reads every partition; `static`: it is node i of n; `group`: nodes join and leave a "
+        "consumer group.",
         choice("single", "static", "group"), restart=True)] = "single"
     node_index: Annotated[int, Setting(
         "This node's number, from 0 (`static` only).", integer(0, 4095), restart=True)] = 0
-    node_count: Annotated[int, Setting("How many nodes there are (`static` only).", integer(1, 4096), restart=True)] = 1
+    node_count: Annotated[int, Setting("The number of nodes (`static` only).", integer(1, 4096), restart=True)] = 1
     group_id: Annotated[str, Setting(
         "The consumer group of the nodes (`group` only).", text("a group name", values.label),
         default="`gateway.name`", restart=True)] = ""
     session_timeout_ns: Annotated[int, Setting(
-        "How soon a dead node is noticed (`group` only).", duration("1s", "10m"), restart=True)] = 6 * NS_PER_S
+        "Time after which a dead node loses its partitions (`group` only).", duration("1s", "10m"),
+        restart=True)] = 6 * NS_PER_S
 
 
 class Admin(msgspec.Struct, frozen=True, kw_only=True):
-    """The port for operators: /livez, /readyz, /metrics, /status."""
+    """The admin port: /livez, /readyz, /metrics, /status."""
 
     listen: Annotated[str, Setting(
-        "Its address; an empty string switches it off.",
+        "Address of the admin port; an empty string switches it off.",
         text('an address such as "127.0.0.1:9100"', values.host_port_or_nothing), restart=True)] = "127.0.0.1:9100"
     hosts: Annotated[tuple[str, ...], Setting(
-        "The hosts that clients of this port may name besides loopback names and the address that they connect to "
-        "(421 for others, against DNS rebinding). Without port.", _HOSTS)] = ()
+        "Further allowed values of the Host header, without port. Loopback names and the address of the connection are "
+        "always allowed; others get 421, against DNS rebinding.", _HOSTS)] = ()
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
-    """The access log: one JSON line for each request. What somebody must act on is in the gateway's log without it."""
+    """The access log: one JSON line for each request. Problems that need action are always in the gateway's log."""
 
     access: Annotated[str, Setting(
-        "Which requests have a line: `errors` are those whose status is 400 or more, clients that left (499) included.",
+        "Which requests are logged. `errors`: status 400 or more, including clients that disconnected (499).",
         choice("off", "errors", "all"))] = "off"
     sample: Annotated[float, Setting(
-        "`all`: the part of the requests below 400 that has a line, such as 0.01; errors always have one.",
+        "With `all`, the fraction of requests with a status below 400 that are logged, such as 0.01. Errors are always "
+        "logged.",
         fraction())] = 1.0
     access_file: Annotated[str, Setting(
-        "Where the lines go: `stdout`, `stderr`, or a file, which is opened anew when it was moved away.",
+        "Target of the lines: `stdout`, `stderr`, or a file, which is reopened after it was moved.",
         text("stdout, stderr or a file name", values.file_name))] = "stdout"
     access_target: Annotated[str, Setting(
-        "What of the target is in a line: `path`; `full`, with the query, which may hold secrets; `none`: the route "
-        "alone.", choice("none", "path", "full"))] = "path"
+        "What a line shows of the target: `path`; `full`: path and query, which may contain secrets; `none`: only the "
+        "route.", choice("none", "path", "full"))] = "path"
 
 
 class Cors(msgspec.Struct, frozen=True, kw_only=True):
-    """Which web pages may call the gateway (CORS). Preflights are answered here, without a record."""
+    """Which web pages may call the gateway (CORS). The gateway answers preflights itself, without a record."""
 
     origins: Annotated[tuple[str, ...], Setting(
-        'The pages\' origins, letter by letter as browsers send them; `"*"` is any.', _ORIGINS)]
+        'The origins of the pages, exactly as browsers send them; `"*"`: any origin.', _ORIGINS)]
     methods: Annotated[tuple[str, ...], Setting(
-        "The methods that a preflight allows.", _METHODS, default="those of the path's routes")] = ()
+        "The methods that a preflight allows.", _METHODS, default="methods of the path's routes")] = ()
     headers: Annotated[tuple[str, ...], Setting(
         "Request headers that pages may send, besides `content-type`, `prefer`, `traceparent`, `tracestate`, "
         "`x-request-id` and the route's `request_headers`.", _ANY_HEADERS)] = ()
     expose: Annotated[tuple[str, ...], Setting(
-        "Headers of answers that pages may read, besides `fastgw-outcome`, `retry-after`, `x-request-id` and the "
+        "Response headers that pages may read, besides `fastgw-outcome`, `retry-after`, `x-request-id` and the "
         "route's `response_headers`.", _ANY_HEADERS)] = ()
     credentials: Annotated[bool, Setting(
         'Whether pages may send cookies and client certificates; not together with `"*"`.', _SWITCH)] = False
     max_age_ns: Annotated[int, Setting(
-        "How long a browser may remember the answer to a preflight.", duration("0s", "24h"))] = 600 * NS_PER_S
+        "How long a browser may cache the answer to a preflight.", duration("0s", "24h"))] = 600 * NS_PER_S
     private_network: Annotated[bool, Setting(
-        "Whether pages of public networks may reach a gateway in a private one (Private Network Access).",
+        "Whether pages from public networks may call a gateway in a private network (Private Network Access).",
         _SWITCH)] = False
 
 
@@ -306,16 +315,16 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
     """Compression of answers, for clients that send `Accept-Encoding`. Off while `encodings` is empty."""
 
     encodings: Annotated[tuple[str, ...], Setting(
-        "What is offered; of those that a client likes equally the first is taken.",
+        "The offered encodings. If a client accepts several equally, the first in this list is used.",
         list_of(choice("zstd", "gzip"), "a list of encodings"))] = ()
     min_size_bytes: Annotated[int, Setting(
-        "Smaller answers stay as they are.", size("0B", "1MiB"), key="min_size")] = 1024
-    # On the loop: see compression.py for what it costs.
+        "Smaller answers are not compressed.", size("0B", "1MiB"), key="min_size")] = 1024
+    # Compression runs on the event loop: compression.py has its cost.
     max_size_bytes: Annotated[int, Setting(
-        "Larger answers stay as they are: while one is compressed (256KiB: 3 ms with gzip, 1 with zstd), all others of "
-        "its worker wait.", size("1KiB", "1MiB"), key="max_size")] = 256 << 10
+        "Larger answers are not compressed: while one is compressed (256KiB: 3 ms with gzip, 1 ms with zstd), all "
+        "other requests of the worker wait.", size("1KiB", "1MiB"), key="max_size")] = 256 << 10
     types: Annotated[tuple[str, ...], Setting(
-        "The content types; a `*` stands for anything.",
+        "The content types to compress; a `*` stands for any characters.",
         list_of(text("a content type", values.content_type), "a list of content types", least=1))] = (
             "application/json", "application/*+json", "application/xml", "application/*+xml", "application/javascript",
             "image/svg+xml", "text/*",
@@ -323,9 +332,9 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One route: which requests go to which topic."""
+    """One route: sends the matching requests to a topic."""
 
-    number: int = 0  # row of the counters; given in file order, kept over a reload
+    number: int = 0  # row of the counters; assigned in file order, kept over a reload
     name: Annotated[str, Setting(
         "Its name in metrics and logs.", text("a name", values.label), default="method and path")] = ""
     methods: Annotated[tuple[str, ...], Setting(
@@ -336,42 +345,43 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "empty.", _PATH)]
     topic: Annotated[str, Setting("The request topic of the service.", _TOPIC)]
     head: Annotated[bool, Setting(
-        "Whether HEAD is taken wherever GET is. The record says HEAD, and no content is sent.", _SWITCH)] = True
+        "Whether a route with GET also accepts HEAD. The record says HEAD, and the answer has no content.",
+        _SWITCH)] = True
     timeout_ns: Annotated[int, Setting(
         "How long a request waits for its reply (504 beyond it).", duration("10ms", "1h"))] = 5 * NS_PER_S
     key: Annotated[str, Setting(
-        "The record key, where the service needs order per entity: `path.<name>`, `header.<name>`, "
-        "`body.<JSON pointer>`. It is taken as it was written; 400 where it is missing or empty.",
+        "The source of the record key, for services that need order per entity: `path.<name>`, `header.<name>`, "
+        "`body.<JSON pointer>`. The value is used unchanged; a missing or empty value gets 400.",
         text("where to find the record key", values.record_key))] = ""
     key_partitioner: Annotated[str, Setting(
-        "Which hash of `key` chooses the partition of the request's record: `crc32` as librdkafka, `murmur2` as Java's "
-        "clients and Kafka Streams, `fnv1a` as Sarama. For topics that are joined with others by key.",
+        "The hash of `key` that chooses the partition of the request's record: `crc32` (librdkafka), `murmur2` (Java "
+        "clients, Kafka Streams), `fnv1a` (Sarama). Matters for topics that are joined with others by key.",
         choice("crc32", "murmur2", "fnv1a"))] = "crc32"
     partitioner: Annotated[str, Setting(
-        "How the service's Kafka client chooses the reply's partition.",
+        "How the service's Kafka client chooses the partition of a reply.",
         choice("auto", "murmur2", "crc32", "fnv1a", "header"))] = "auto"
     spread: Annotated[str, Setting(
-        "Records without key: `batch` is cheaper, `even` keeps every consumer busy.",
+        "Distribution of records without key: `batch` is cheaper, `even` keeps every consumer busy.",
         choice("auto", "batch", "even"))] = "auto"
     service_group: Annotated[str, Setting(
-        "The service's consumer group. With it, requests are refused at once (503) while nobody of it is there, or "
-        "while its backlog is longer than they can wait.", text("a group name", values.label))] = ""
+        "The service's consumer group. If set, requests get 503 at once while the group has no consumer, or while its "
+        "backlog is longer than they can wait.", text("a group name", values.label))] = ""
     request_headers: Annotated[tuple[str, ...], Setting("HTTP headers that are copied to the record.", _HEADERS)] = ()
     response_headers: Annotated[tuple[str, ...], Setting(
-        "Reply headers that are copied to the answer.", _ANSWER_HEADERS)] = ()
+        "Reply headers that are copied to the HTTP response.", _ANSWER_HEADERS)] = ()
     max_body_bytes: Annotated[int, Setting(
         "Largest request body of this route.", size("0B", "512MiB"), default="`limits.max_body`")] = 1 << 20
     max_in_flight: Annotated[int, Setting(
-        "Requests of this route that may wait at once, per worker. The routes share half of the slots evenly, and no "
-        "other route takes those; the other half is there for whoever comes first.", integer(1, SLOTS_MAX),
+        "Requests of this route that may wait at the same time, per worker. Half of the slots are reserved, an equal "
+        "share for each route; the other half goes to any route, first come, first served.", integer(1, SLOTS_MAX),
         default="`gateway.slots`")] = 16384
     compress: Annotated[bool, Setting(
-        "Whether `[compression]` is for this route. Not for answers in which a secret stands beside what a stranger "
-        "can choose (BREACH).", _SWITCH)] = True
+        "Whether `[compression]` applies to this route. Set false if answers contain a secret next to text that an "
+        "attacker can choose (BREACH).", _SWITCH)] = True
     cors: Annotated[Cors | None, Setting(
-        "Which web pages may call this route; a table stands for the whole of `[cors]`.", _CORS,
+        "Which web pages may call this route; a table replaces all of `[cors]`.", _CORS,
         default="`[cors]`")] = None
-    dialect: Annotated[str, Setting("How requests and replies look as records.", choice("plain"))] = "plain"
+    dialect: Annotated[str, Setting("The format of requests and replies as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -382,7 +392,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be configured, checked; see `load`."""
+    """The whole configuration, checked; see `load`."""
 
     gateway: Gateway
     limits: Limits = Limits()

@@ -1,7 +1,7 @@
-"""The text of a TOML file, beside what tomllib makes of it: where each key stands, and what is wrong in plain words.
+"""Line numbers of the keys of a TOML file, and plain explanations of TOML syntax errors.
 
-tomllib gives values without their places. `lines_of` reads the same text a second time, once somebody has to be told
-about a mistake. It only finds things in a text that tomllib has taken, so it need not know what is allowed.
+tomllib returns values without their positions. `lines_of` reads the same text again when a mistake has to be reported.
+tomllib has accepted this text before, so `lines_of` need not check the syntax.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _SCALAR = re.compile(
 
 
 def lines_of(content: str) -> dict[str, int]:
-    """Path of each table, key and list entry -> the line in which it first stands, counted from 1.
+    """Path of each table, key and list entry -> the line of its first occurrence, counted from 1.
 
     Paths are those of `settings.under`: `route[0].path`, `kafka.client."sasl.password"`.
     """
     scanner = _Scanner(content)
-    with suppress(_Lost, ValueError):  # no TOML: what stands before it has its lines
+    with suppress(_Lost, ValueError):  # a syntax error: the lines before it are known
         scanner.scan()
     return scanner.lines
 
 
 def line_of(lines: dict[str, int], path: str) -> int | None:
-    """The line of `path`, or of the nearest thing around it, such as the table in which a key is missing."""
+    """The line of `path`, or of the nearest enclosing element, such as the table in which a key is missing."""
     end = len(path)
     while end > 0 and path[:end] not in lines:
         end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
@@ -66,7 +66,7 @@ class _Scanner:
                 self._pair(table)
 
     def _skip_nothing(self) -> bool:
-        """Whether anything is left behind the blanks, line ends and comments."""
+        """Skips blanks, line ends and comments; returns whether any text is left."""
         match = _NOTHING(self._text, self._at)
         assert match is not None
         self._at = match.end()
@@ -124,7 +124,7 @@ class _Scanner:
             self._take(_SCALAR(self._text, self._at))
 
     def _goes_on(self, closing: str) -> bool:
-        """Steps over commas, and over `closing` when that comes; whether another entry comes."""
+        """Skips commas, and `closing` if it follows; returns whether another entry follows."""
         while self._skip_nothing():
             if self._text[self._at] not in (",", closing):
                 return True
@@ -138,15 +138,15 @@ def _names(key: str) -> list[str]:
     return [tomllib.loads(f"k = {part}")["k"] if part[0] in "\"'" else part for part in _PARTS(key)]
 
 
-# --- what is wrong with a text that is no TOML ------------------------------------------------------------------------
+# --- explanations of TOML syntax errors -------------------------------------------------------------------------------
 
 _AT = re.compile(r"^(.*) \(at (?:line (\d+), column (\d+)|end of document)\)$", re.DOTALL).match
 
 
 def explain(content: str, message: str) -> tuple[int | None, str]:
-    """What tomllib's `message` about `content` means: the line, and the words; the line itself with a caret follows.
+    """Explains tomllib's `message` about `content`: the line number, and a text with the line and a caret.
 
-    A line that may hold a secret is not shown.
+    A line that may contain a secret is not shown.
     """
     match = _AT(message)
     if match is None:
@@ -157,7 +157,7 @@ def explain(content: str, message: str) -> tuple[int | None, str]:
     column = int(match[3] or len(text) + 1)
     words = f"column {column}: expected TOML, got: {_in_plain_words(match[1], text, column - 1)}"
     if _may_hold_secret(texts, line):
-        return line, f"{words} (the line is not shown, it may hold a secret)"
+        return line, f"{words} (the line is not shown because it may contain a secret)"
     return line, f"{words}\n{_pointed_at(text, column - 1)}"
 
 
@@ -167,15 +167,15 @@ def _in_plain_words(message: str, text: str, at: int) -> str:
         return _no_value(here)
     if message.startswith("Expected newline or end of document"):
         if here[:1].isalnum() or here[:1] in "._-:/%":
-            return 'a value that goes on as text; text stands in quotes, such as "5s"'
-        return "more behind the value; the next key needs a line of its own, and a comment begins with #"
+            return 'more characters after a value; write text in quotes, such as "5s"'
+        return "more characters after a value; each key needs its own line, and a comment begins with #"
     if message.startswith("Expected '=' after a key"):
-        return ": behind a key; write =" if here.startswith(":") else "a key without a value; write key = value"
+        return ": after a key; write =" if here.startswith(":") else "a key without a value; write key = value"
     if "Unescaped '\\'" in message:
-        return "a \\ that is no escape; in \"…\" write \\\\, or take '…'"
+        return "an invalid escape; in \"…\" write \\\\, or use '…'"
     if match := re.match(r"Cannot declare \((.*?),?\) twice", message):
         name = ".".join(re.findall(r"'([^']*)'", match[1]))
-        return f"a second [{name}], or a table inside of {{}}; put its keys into one table" + (
+        return f"a second [{name}], or a table inside {{}}; write its keys in one table" + (
             ", or write [[route]] for each route" if name == "route" else ""
         )
     return next((words for start, words in _PLAIN_WORDS.items() if message.startswith(start)), message)
@@ -186,18 +186,18 @@ _PLAIN_WORDS = {
     "Found invalid character '\\n'": "a text without its closing quote",
     "Unterminated string": "a text without its closing quotes",
     "Expected \"'": "a text without its closing quotes",
-    "Unclosed array": "a list that is not closed; a comma or a ] is missing before this",
-    "Unclosed inline table": "a { that is not closed; a comma or a } is missing before this, in the same line",
-    "Expected ']' at the end of a table": "a table's name that is not closed; write [name]",
-    "Expected ']]' at the end of an array": "a table's name that is not closed; write [[name]]",
-    "Invalid initial character for a key part": "something else than a key; keys have letters, digits, _, - or quotes",
-    "Invalid statement": "something else than a key, a [table] or a comment",
-    "Cannot overwrite a value": "a key that stands there twice in its table",
-    "Duplicate inline table key": "a key that stands there twice in its table",
-    "Cannot mutate immutable": "a table that was complete already; keep all of its keys in one place",
-    "Cannot declare": "a table that is something else already",
+    "Unclosed array": "an unclosed list; a comma or a ] is missing before this",
+    "Unclosed inline table": "an unclosed {; a comma or a } is missing before this, in the same line",
+    "Expected ']' at the end of a table": "an unclosed table name; write [name]",
+    "Expected ']]' at the end of an array": "an unclosed table name; write [[name]]",
+    "Invalid initial character for a key part": "no key; keys have letters, digits, _, - or quotes",
+    "Invalid statement": "neither a key, a [table] nor a comment",
+    "Cannot overwrite a value": "a key that its table already has",
+    "Duplicate inline table key": "a key that its table already has",
+    "Cannot mutate immutable": "a key for a table that is already closed; write all of its keys in one place",
+    "Cannot declare": "a table name that is already used for something else",
     "Invalid hex value": "an escape without its hexadecimal digits",
-    "Escaped character is not": "an escape that is no character",
+    "Escaped character is not": "an escape that is not a character",
     "Invalid date or datetime": "an invalid date",
 }
 
@@ -209,8 +209,8 @@ def _no_value(here: str) -> str:
     if word.lower() in ("true", "false", "yes", "no", "on", "off"):
         return "no value; write true or false"
     if word.lower() in ("null", "none", "nil"):
-        return "no value; leave a key out that shall have none"
-    return "no value; text stands in quotes" if word[0].isalpha() or word[0] in "/_.$~*" else "no value"
+        return "no value; leave out a key without value"
+    return "no value; write text in quotes" if word[0].isalpha() or word[0] in "/_.$~*" else "no value"
 
 
 _BEGINS_KEY = re.compile(rf"\s*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)\s*=\s*[^=\s]").match
@@ -219,7 +219,7 @@ _BEGINS_TABLE = re.compile(r"\s*\[+\s*[\"'A-Za-z]").match
 
 
 def _may_hold_secret(texts: list[str], line: int) -> bool:
-    """Looks at the statement that the line belongs to: a text of several lines says in its first whose it is."""
+    """Checks the whole statement of the line: a text of several lines has its key in the first line."""
     begin = next((at for at in range(line - 1, -1, -1) if _BEGINS_KEY(texts[at]) or _BEGINS_TABLE(texts[at])), 0)
     statement = "\n".join(texts[begin:line])
     if looks_secret(statement) or holds_secret(statement):

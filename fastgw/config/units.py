@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them, and back: "5s" is 5,000,000,000 ns, "64KiB" is 65,536 bytes."""
+"""Reads and writes durations and sizes: "5s" is 5,000,000,000 ns, "64KiB" is 65,536 bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DURATION_NS = {
 }
 _SIZE_BYTES = {"GiB": 1 << 30, "GB": 10**9, "MiB": 1 << 20, "MB": 10**6, "KiB": 1 << 10, "kB": 10**3, "B": 1}
 
-# Twelve digits hold every sensible value of every unit, and no text can make the arithmetic slow.
+# Twelve digits are enough for every sensible value, and keep the arithmetic fast.
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)"
 _DURATION_PART = re.compile(_NUMBER + r"(h|ms|m|s|us|ns)")
 DURATION_PATTERN = rf"^({_DURATION_PART.pattern})+$"

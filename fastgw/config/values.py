@@ -1,6 +1,6 @@
-"""How single values of the configuration are spelled: topics, addresses, paths, header names, record keys.
+"""Checks of single values: topics, addresses, paths, header names, record keys.
 
-Each function gives back what is kept, or raises ValueError with a hint for the person who wrote it.
+Each function returns the value to keep, or raises ValueError with a hint for the author of the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fastgw import addresses, header_names
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
-# A header's name could have a * (RFC 9110, 5.6.2); whoever writes one here means a pattern.
+# A header's name may contain a * (RFC 9110, 5.6.2), but in a configuration it is meant as a pattern.
 _HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]*\*?[A-Za-z0-9!#$&^_.+-]*").fullmatch
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,99})\}").fullmatch
@@ -29,12 +29,12 @@ def is_topic(value: str) -> bool:
 
 def topic(value: str) -> str:
     if not is_topic(value):
-        raise ValueError("Kafka takes 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+        raise ValueError("Kafka allows 1 to 249 of the characters a-z A-Z 0-9 . _ -")
     return value
 
 
 def label(value: str) -> str:
-    """A name that stands in metrics and logs."""
+    """A name for metrics and logs."""
     if not 1 <= len(value) <= 100 or not value.isprintable():
         raise ValueError("1 to 100 printable characters")
     return value
@@ -56,7 +56,7 @@ def host_port_or_nothing(value: str) -> str:
 
 
 def bind(value: str) -> str:
-    """What can be listened on: `host:port`, or `unix:` and an absolute path."""
+    """A listening address: `host:port`, or `unix:` and an absolute path."""
     if not value.startswith("unix:"):
         return host_port(value)
     file = value.removeprefix("unix:")
@@ -67,7 +67,7 @@ def bind(value: str) -> str:
 
 
 def listened_on(value: str) -> tuple[str, ...]:
-    """The addresses that are taken by listening on `value`, as far as its spelling tells; none for port 0."""
+    """The addresses that a listener on `value` occupies, judged by its text; none for port 0."""
     host, _, port = value.rpartition(":")
     if port == "0" and not value.startswith("unix:"):
         return ()
@@ -93,21 +93,21 @@ def group(value: str) -> str:
 
 def file_name(value: str) -> str:
     if "\0" in value:
-        raise ValueError("a file name holds no NUL")
+        raise ValueError("a file name cannot contain NUL")
     return value
 
 
 def host(value: str) -> str:
-    """A host that requests may name, as it is compared: lower case, without port."""
+    """A host that requests may name, normalized for comparison: lower case, without port."""
     if "*" in value:
-        raise ValueError("no character stands for others: name each host; in gateway.hosts an empty list takes any")
+        raise ValueError("patterns are not supported: name each host; an empty gateway.hosts allows any host")
     if not _HOST(value):
         raise ValueError("a host name without scheme, port and path")
     return value.lower()
 
 
 def trusted_proxy(value: str) -> str:
-    """A network whose proxies are believed, or `unix` for whoever connects to a Unix socket."""
+    """A network of trusted proxies, or `unix` for all clients of Unix sockets."""
     if value == "unix":
         return value
     try:
@@ -123,7 +123,7 @@ def servers(value: str) -> str:
     for server in value.split(","):
         match = _SERVER(server.strip())
         if match is None or not 0 < int(match[1] or 9092) <= 65535:
-            raise ValueError('write "host:port", several with commas between them')
+            raise ValueError('write "host:port", several separated by commas')
     return value
 
 
@@ -131,9 +131,9 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
 def no_single_method(value: str) -> str:
-    """What to write instead of a word that is meant for several methods, or nothing."""
+    """A hint for a word that is meant for several methods; empty for other words."""
     if value.upper() in ("*", "ANY", "ALL"):
-        return 'name each method, such as ["GET", "POST"]; no word stands for all of them'
+        return 'name each method, such as ["GET", "POST"]; there is no word for all methods'
     words = re.split(r"[\s,|/]+", value.strip().upper())
     if len(words) > 1 and set(words) <= set(METHODS):
         listed = ", ".join(f'"{word}"' for word in words)
@@ -146,13 +146,13 @@ def path(value: str) -> str:
 
     The last one may be `{parameter...}`, the rest of the path.
 
-    What other routers would read as a pattern is refused, with the words for it that this one knows: a route that took
-    `*` or `:id` literally would match nobody's requests.
+    Patterns of other routers are refused with a hint, because a route with a literal `*` or `:id` would match no
+    request.
     """
     if not value.startswith("/"):
         raise ValueError(_not_from_the_root(value))
     if "?" in value or "#" in value:
-        raise ValueError("write the path alone; a query does not choose the route, it goes on the record")
+        raise ValueError("write only the path; the query does not choose the route, but is passed on in the record")
     if len(value) > 1000 or not value.isprintable() or any(character in value for character in " %\\"):
         raise ValueError("at most 1000 printable characters, decoded, without space, % and \\")
     names = []
@@ -165,7 +165,7 @@ def path(value: str) -> str:
         if parameter:
             names.append(parameter[1])
         elif _REST(segment):
-            raise ValueError("only the last segment can stand for the rest of the path")
+            raise ValueError("only the last segment can be the rest of the path")
         else:
             _refuse_pattern(segment, "/".join(segments[:at]), is_last)
     if len(set(names)) < len(names):
@@ -176,18 +176,18 @@ def path(value: str) -> str:
 def _not_from_the_root(value: str) -> str:
     url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*", value)
     if url is not None:
-        return f'write the path alone, "{value[url.end() :] or "/"}"; which hosts are served is in gateway.hosts'
+        return f'write only the path, "{value[url.end() :] or "/"}"; gateway.hosts lists the hosts'
     method, blank, rest = value.partition(" ")
     if blank and method.upper() in METHODS:
-        return f'write the path alone, "{rest.strip()}", and method = "{method.upper()}"'
+        return f'write only the path, "{rest.strip()}", and method = "{method.upper()}"'
     if value.startswith(("^", "~")):
         return _NO_PATTERN
     return "a path starts with /"
 
 
 _NO_PATTERN = (
-    "a path is no pattern: {name} stands for one segment, and {name...} at the end for the rest of the path, whatever "
-    "is in them"
+    "a path is not a regular expression: {name} stands for any one segment, and {name...} at the end for the rest of "
+    "the path"
 )
 _NAME_INSIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*").search
 # `{rest:path}` of Starlette, `{rest:.*}` of gorilla, `{*rest}` of Spring and axum, `{proxy+}` of AWS, `<path:rest>`.
@@ -204,7 +204,7 @@ def _refuse_pattern(segment: str, before: str, is_last: bool) -> None:
         if is_last and segment.startswith("*") and _PARAMETER("{" + name + "}"):
             raise ValueError(f'for the rest of the path write "{whole}/{{{name}...}}"')
         raise ValueError(
-            "* stands for nothing: for one whole segment write {name}, for the rest of the path {name...} as its last"
+            "* is no wildcard: for one whole segment write {name}, for the rest of the path {name...} as the last one"
         )
     if _NAMED(segment):
         inside = segment.partition(":")[2] if segment.startswith("<") and ":" in segment else segment
@@ -213,23 +213,23 @@ def _refuse_pattern(segment: str, before: str, is_last: bool) -> None:
         if _REST_OF_PATH(segment):
             raise ValueError(f'for the rest of the path write "{{{name}...}}" as the last segment')
         if re.fullmatch(r":[\w-]+\??|<[^<>]*>|\{\w+[:?=].*\}", segment):
-            raise ValueError(f'for a parameter write "{{{name}}}"; it takes any one segment')
+            raise ValueError(f'for a parameter write "{{{name}}}"; it matches any one segment')
     if "{" in segment or "}" in segment:
         raise ValueError("a parameter is a whole segment, such as /orders/{id}; its name has letters, digits and _")
-    # None of these stands in a URL as it is, but a closing $, which some do have at the start of a segment.
+    # URLs contain none of these unescaped, except $, which some have at the start of a segment.
     if any(character in segment for character in '^|[]<>"`*') or segment.endswith("$") or segment in (".+", "(.+)"):
         raise ValueError(_NO_PATTERN)
 
 
 def content_type(value: str) -> str:
-    """A content type without parameters, lower case; each part may hold one `*`."""
+    """A content type without parameters, lower case; each part may contain one `*`."""
     if not _CONTENT_TYPE(value):
         raise ValueError('such as "application/json", "text/*" or "application/*+json", without parameters')
     return value.lower()
 
 
 def record_key(value: str) -> str:
-    """Where a route finds the record key: `path.<name>`, `header.<name>`, `body.<JSON pointer>`, or nothing."""
+    """The source of the record key: `path.<name>`, `header.<name>`, `body.<JSON pointer>`, or empty."""
     where, dot, name = value.partition(".")
     if where == "body" and re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):
         raise ValueError(f'write a JSON pointer, "body./{name.replace(".", "/")}"')
@@ -255,7 +255,7 @@ def origin(value: str) -> str:
     if value == "*":
         return value
     if value == "null":
-        raise ValueError("every sandboxed page and file has the origin null: to allow it is to allow any")
+        raise ValueError("all sandboxed pages and local files have the origin null: allowing it would allow any page")
     match = _ORIGIN(value.lower())
     if match is None:
         raise ValueError(
@@ -280,9 +280,9 @@ def header(value: str) -> str:
 def answer_header(value: str) -> str:
     """A header that is copied from replies to answers, lower case."""
     if value.lower() == "x-request-id":
-        raise ValueError("every answer has one already: the gateway's, which is the record's correlation id")
+        raise ValueError("the gateway sets it in every answer, to the record's correlation id")
     if value.lower() == "fastgw-outcome":
-        raise ValueError("the gateway says itself what became of a request, and no service in its place")
+        raise ValueError("only the gateway may set it")
     return copied_header(value)
 
 
@@ -290,7 +290,7 @@ def copied_header(value: str) -> str:
     """A header that is copied between HTTP and records, lower case."""
     value = value.lower()
     if "*" in value:
-        raise ValueError('no character stands for others here: name each header, such as "x-tenant"')
+        raise ValueError('patterns are not supported here: name each header, such as "x-tenant"')
     if value.endswith(":"):
         raise ValueError("write the name without its colon")
     if not _HEADER(value):

@@ -1,10 +1,10 @@
-"""The embedded broker: librdkafka's mock cluster, from the library that the confluent-kafka wheel brings, by ctypes.
+"""The embedded broker: librdkafka's mock cluster, used through ctypes from the library in the confluent-kafka wheel.
 
-For the demo and for tests: it starts in a blink and needs nothing installed. What it is not: its Fetch does not wake
-on new records (clients set `fetch.wait.max.ms` to 1-5), it has no admin API, no TLS and no disk, so no performance
-figure is ever taken on it. A topic that nobody declared comes into being when first asked for, with 4 partitions.
+It is for the demo and for tests: it starts at once and needs no installation. Limits: its Fetch does not wake on new
+records (clients set `fetch.wait.max.ms` to 1-5), and it has no admin API, no TLS and no disk. So it is never used for
+performance measurements. An undeclared topic is created on first use, with 4 partitions.
 
-The mock API is outside librdkafka's ABI promise; this is the only file that uses it. It imports nothing of fastgw.
+The mock API is not part of librdkafka's stable ABI; only this file uses it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from setproctitle import setproctitle
 
 from fastgw.ids import PARTITIONS_MAX
 
-# What Kafka allows in a topic's name, and a number of partitions that the mock creates in no time.
+# A legal topic name, and a number of partitions that the mock creates quickly.
 TOPIC = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,249}):(?P<partitions>[0-9]{1,4})")
 
-START_TIMEOUT_S = 30.0  # 0.2 s on an idle machine
+START_TIMEOUT_S = 30.0  # it takes 0.2 s on an idle machine
 STOP_TIMEOUT_S = 5.0
 
-_PRODUCER = 0  # rd_kafka_type_t: any client handle serves as the mock cluster's home
+_PRODUCER = 0  # rd_kafka_type_t: the mock cluster needs any client handle
 _CONF_OK = 0
 
 
@@ -51,17 +51,15 @@ def run(
     life_fd: int | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> int:
-    """Be the embedded broker until SIGTERM, SIGINT, or the end of whoever holds the other end of `life_fd`.
+    """Run the embedded broker until SIGTERM, SIGINT, or end of file on `life_fd`.
 
     Args:
-        topics: (name, number of partitions) of each topic to create at once.
-        brokers: how many brokers the cluster shows, each on a port of its own.
-        listen: "host:port" of the first broker, the others take the ports after it; by default 127.0.0.1 and ports that
-            the kernel chooses.
-        advertise: the host at which clients find what listens, which the brokers tell them; by default that of
-            `listen`.
-        life_fd: read end of a pipe; end of file there ends the broker, so that it never outlives its parent.
-        announce: told the bootstrap address; by default it is printed, alone on one line of stdout.
+        topics: (name, number of partitions) of each topic to create at the start.
+        brokers: the number of brokers, each on its own port.
+        listen: "host:port" of the first broker; the others take the next ports. By default 127.0.0.1 and free ports.
+        advertise: the host name that the brokers advertise to clients; by default that of `listen`.
+        life_fd: read end of a pipe; end of file on it ends the broker, so that it never outlives its parent.
+        announce: called with the bootstrap address; by default it is printed as one line on stdout.
 
     Returns:
         The exit code: 0.
@@ -89,7 +87,7 @@ def parse_topic(text: str) -> tuple[str, int]:
     """Read `"orders:12"` as topic name and number of partitions.
 
     Raises:
-        BrokerError: the text is neither; says what was expected.
+        BrokerError: the text is invalid; the message says what was expected.
     """
     found = TOPIC.fullmatch(text)
     partitions = int(found["partitions"]) if found else 0
@@ -102,19 +100,19 @@ def _parse_listen(listen: str, advertise: str, brokers: int) -> tuple[str, int, 
     """Host, port, and the host for clients.
 
     Raises:
-        BrokerError: it is no address, or none that could be told to clients.
+        BrokerError: it is not an address, or it cannot be advertised to clients.
     """
     host, _, digits = listen.rpartition(":")
     port = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 5 else -1
     if not host or "[" in host or not 0 <= port <= 65536 - brokers:
         raise BrokerError(f"listen: expected HOST:PORT with an IPv4 address or a name, 127.0.0.1:9092, got {listen!r}")
     if host == "0.0.0.0" and not advertise:  # noqa: S104  # compared, not bound
-        raise BrokerError("listen: on 0.0.0.0 say with --advertise by which host name or address clients find this one")
+        raise BrokerError("listen: 0.0.0.0 needs --advertise with the host name or address for clients")
     return host, port, advertise or host
 
 
 class MockCluster:
-    """One mock cluster inside this process; lives in librdkafka's own threads until `close`."""
+    """One mock cluster in this process; runs in librdkafka's own threads until `close`."""
 
     def __init__(self, brokers: int = 1) -> None:
         self._library = _library()
@@ -122,7 +120,7 @@ class MockCluster:
         self._cluster: int | None = self._library.rd_kafka_mock_cluster_new(self._client, brokers)
         if not self._cluster:
             raise BrokerError(f"librdkafka refused a mock cluster of {brokers} brokers")
-        # By default the first consumer of a group waits 3 s for others; nobody at a demo wants that.
+        # By default the first consumer of a group waits 3 s for others: too long for a demo.
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
         self.bootstrap: str = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
@@ -130,20 +128,20 @@ class MockCluster:
         return f"<MockCluster {self.bootstrap}{'' if self._cluster else ' closed'}>"
 
     def move_to(self, host: str, port: int, advertised: str) -> None:
-        """Listen on `host`, from `port` upwards, a port for each broker, and tell clients to come to `advertised`.
+        """Listen on `host`, from `port` upwards, one port for each broker, and advertise the host `advertised`.
 
-        librdkafka has its brokers listen on 127.0.0.1 at any port and cannot be told where. It takes connections from
-        a descriptor, though, and behind that descriptor another socket can be put.
+        librdkafka's mock brokers always listen on free ports of 127.0.0.1. This method replaces their listening sockets
+        by duplicating another socket onto the same descriptor.
 
         Raises:
-            BrokerError: an address cannot be listened on; says why.
+            BrokerError: an address cannot be listened on; the message says why.
         """
         told = []
         for number, address in enumerate(self.bootstrap.split(",")):
             with _listening(host, port + number if port else 0) as ours:
                 os.dup2(ours.fileno(), _descriptor_of(int(address.rpartition(":")[2])), inheritable=False)
                 own_port = ours.getsockname()[1]
-            # Also wakes the thread that still waits at the old socket.
+            # Also wakes the thread that still waits on the old socket.
             self._library.rd_kafka_mock_broker_set_host_port(self._cluster, number + 1, advertised.encode(), own_port)
             told.append(f"{advertised}:{own_port}")
         self.bootstrap = ",".join(told)
@@ -152,7 +150,7 @@ class MockCluster:
         """Create one topic with one replica.
 
         Raises:
-            BrokerError: it exists already, or librdkafka refuses it.
+            BrokerError: the topic exists already, or librdkafka refuses it.
         """
         problem = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
         if problem:
@@ -162,19 +160,19 @@ class MockCluster:
     # Faults, for tests. Brokers are numbered from 1.
 
     def push_errors(self, api_key: int, codes: Sequence[int]) -> None:
-        """Answer the next requests of one kind with these errors, one each, instead of doing what they ask.
+        """Answer the next requests of one type with these errors, one each, instead of executing them.
 
         Args:
-            api_key: the kind, as the protocol numbers it (0 Produce, 1 Fetch, 2 ListOffsets, 3 Metadata).
+            api_key: the request type in Kafka's protocol (0 Produce, 1 Fetch, 2 ListOffsets, 3 Metadata).
             codes: Kafka's error codes.
         """
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, len(codes), array)
 
     def push_errors_at(self, broker: int, api_key: int, codes: Sequence[int]) -> None:
-        """The same, of one broker alone: clients that speak to the others are spared."""
+        """The same for a single broker."""
         push = self._library.rd_kafka_mock_broker_push_request_error_rtts
-        # Pairs of error and delay, as many as it is told.
+        # Pairs of error and delay.
         pairs = [ctypes.c_int(number) for code in codes for number in (code, 0)]
         push(
             ctypes.c_void_p(self._cluster),
@@ -189,15 +187,15 @@ class MockCluster:
         self._library.rd_kafka_mock_partition_set_leader(self._cluster, topic.encode(), partition, broker)
 
     def set_down(self, broker: int = 1) -> None:
-        """Cut every connection to a broker and refuse new ones."""
+        """Close every connection to a broker and refuse new ones."""
         self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
 
     def set_up(self, broker: int = 1) -> None:
-        """Let a broker that was down take connections again."""
+        """Let a broker accept connections again after `set_down`."""
         self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
 
     def set_round_trip(self, milliseconds: int, broker: int = 1) -> None:
-        """Hold back every answer of a broker for so long; 0 ends that."""
+        """Delay every response of a broker by this time; 0 ends the delay."""
         self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds)
 
     def close(self) -> None:
@@ -213,7 +211,7 @@ class EmbeddedBroker:
 
     Args:
         topics: name -> number of partitions, created before `bootstrap` is known.
-        brokers: how many brokers the cluster shows.
+        brokers: the number of brokers.
     """
 
     def __init__(self, topics: Mapping[str, int] | None = None, *, brokers: int = 1) -> None:
@@ -221,7 +219,7 @@ class EmbeddedBroker:
         self.brokers = brokers
         self.bootstrap = ""  # "host:port", once started
         self._process: subprocess.Popen[str] | None = None
-        self._life_fd = -1  # its closing, by whatever end of ours, ends the child
+        self._life_fd = -1  # closed when this process ends, for any reason: this ends the child
 
     def __repr__(self) -> str:
         state = f"{self.bootstrap} pid {self.pid}" if self.pid else "not running"
@@ -235,14 +233,14 @@ class EmbeddedBroker:
 
     @property
     def pid(self) -> int | None:
-        """Of the child; None when there is none."""
+        """The pid of the child; None if it does not run."""
         return self._process.pid if self._process else None
 
     def start(self) -> EmbeddedBroker:
         """Start the child and wait for its address.
 
         Raises:
-            BrokerError: it ended or said nothing in time; its own words are on stderr.
+            BrokerError: the child ended or did not report in time; stderr has its message.
         """
         theirs, self._life_fd = os.pipe()
         topics = [f"{name}:{partitions}" for name, partitions in self.topics.items()]
@@ -250,7 +248,7 @@ class EmbeddedBroker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fastgw.demo.broker", *options, *topics],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, pass_fds=[theirs],
-            start_new_session=True,  # Ctrl-C is for the parent: the broker goes last, when nothing needs it any more
+            start_new_session=True,  # Ctrl-C reaches only the parent, which ends the broker last
         )  # fmt: skip
         os.close(theirs)
         assert self._process.stdout is not None
@@ -277,8 +275,8 @@ class EmbeddedBroker:
 
 
 class _EndSignals:
-    # SIGTERM and SIGINT as a file descriptor, so that one select can wait for them and for the life pipe. Made before
-    # the cluster: a signal during the start then ends it in order, too.
+    # SIGTERM and SIGINT as a file descriptor, so that one select can wait for them and for the life pipe. Created
+    # before the cluster, so that a signal during the start also ends it in order.
 
     def __init__(self) -> None:
         self._wake, write_end = os.pipe()
@@ -292,7 +290,7 @@ class _EndSignals:
 
     @staticmethod
     def _nothing_more(_number: int, _frame: FrameType | None) -> None:
-        """The wake-up descriptor has told already."""
+        """The wake-up descriptor has reported the signal."""
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -311,7 +309,7 @@ def _listening(host: str, port: int) -> socket.socket:
 def _is_socket(descriptor: int) -> bool:
     try:
         return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    except OSError:  # that of the listing itself, which is closed by now
+    except OSError:  # the descriptor of the listing itself, which is closed by now
         return False
 
 
@@ -361,7 +359,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _library_path() -> str:
-    # The file's name changes with every wheel; what confluent_kafka has mapped is right for wheels and own builds.
+    # The file's name differs in every wheel. The library that confluent_kafka has loaded is right for all builds.
     with open("/proc/self/maps") as maps:
         for line in maps:
             path = line.rstrip("\n").partition("/")[2]
@@ -391,7 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("topics", nargs="*", metavar="TOPIC:PARTITIONS")
     parser.add_argument("--brokers", type=int, default=1)
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="where the first broker listens")
-    parser.add_argument("--advertise", default="", metavar="HOST", help="where clients find it, when that is another")
+    parser.add_argument("--advertise", default="", metavar="HOST", help="host name for clients, if it differs")
     parser.add_argument("--life-fd", type=int, default=None, help="end when the other end of this pipe is closed")
     options = parser.parse_args(arguments)
     try:

@@ -1,11 +1,11 @@
-"""`fastgw demo`: the embedded broker, three services and a gateway, each in processes of its own, until Ctrl-C.
+"""`fastgw demo`: runs the embedded broker, three services and a gateway as processes, until Ctrl-C.
 
     demo ─┬─ broker                     started first, ended last
           ├─ orders, customers, baskets (services.py)
-          └─ gateway: fastgw run        started last, ended first: it drains while all that it needs is there
+          └─ gateway: fastgw run        started last, ended first: it drains while the others still run
 
-The children have sessions of their own, so that Ctrl-C reaches the demo alone and the order above holds; when the demo
-dies without a chance to end them, the kernel does (PR_SET_PDEATHSIG; the broker watches a pipe).
+Each child has its own session, so that Ctrl-C reaches only the demo, which ends the children in this order. If the demo
+is killed, the kernel ends the children (PR_SET_PDEATHSIG), and the broker notices the end of a pipe.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from fastgw.port_holder import bind_error, port_of
 
 NAME = "demo"
 REQUEST_PARTITIONS = 4
-START_WAIT_S = 60.0  # a few seconds on an idle machine
+START_WAIT_S = 60.0  # it takes a few seconds on an idle machine
 STOP_WAIT_S = 20.0  # the gateway drains for up to 10 s
 LOOK_EVERY_S = 0.1
 
-# The mock broker answers an empty fetch only after this time, so it is the latency of a lone request.
+# The mock broker does not wake a waiting fetch, so this is the latency of a single request.
 FETCH_WAIT_MS = 2
 
 LOOPBACK_OF = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # addresses for "any"
@@ -48,7 +48,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Route(NamedTuple):
-    """One route of the demo, and a harmless request that shows whether its service answers."""
+    """One route of the demo, and a harmless request that checks whether its service answers."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ ROUTES = (
 TOPICS = tuple(dict.fromkeys(route.topic for route in ROUTES))
 
 WELCOME = """\
-fastgw demo: everything runs; Ctrl-C ends it.
+fastgw demo: everything is running; Ctrl-C stops it.
 
   gateway  {url}
   admin    {admin_url}/status  /metrics  /readyz
@@ -82,7 +82,7 @@ curl -i -w '\\n' -X PUT {url}/baskets/ada -H 'content-type: application/json' -d
 
 
 class Part(NamedTuple):
-    """A child process by the name that people are told."""
+    """A child process with its name for messages."""
 
     name: str
     pid: int
@@ -97,11 +97,11 @@ def run(listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9100", workers: 
         workers: worker processes of the gateway.
 
     Returns:
-        The exit code: 0. No process of the demo is left, also after an error.
+        The exit code: 0. No process of the demo remains, also after an error.
 
     Raises:
         StartError: an address is in use, or a part cannot start.
-        FastgwError: a part ended that should not.
+        FastgwError: a part ended unexpectedly.
     """
     _check_address(listen, "--listen")
     _check_address(admin, "--admin")
@@ -149,7 +149,7 @@ def config_text(bootstrap: str, listen: str, admin: str, workers: int) -> str:
 
 
 class _Asked:
-    """What the user wants, from signals: the first asks for an end in order, the second for an end at once."""
+    """Signals of the user: the first asks for an orderly end, the second for an immediate end."""
 
     def __init__(self) -> None:
         self.to_end = threading.Event()
@@ -163,8 +163,8 @@ class _Asked:
 
 def _check_address(address: str, option: str) -> None:
     if address.endswith(":0") or address.startswith("unix:"):
-        raise StartError(f"address {address}: expected host:port with a port that the demo can tell you, such as 8080")
-    # Before anything is started; the gateway would say the same some seconds later.
+        raise StartError(f"address {address}: expected host:port with a fixed port, such as 8080")
+    # Checked before anything starts; the gateway would report the same some seconds later.
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:
         socket.create_server(
@@ -199,7 +199,7 @@ def _config_file(text: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _children(modules: Mapping[str, Sequence[str]], asked: _Asked) -> Iterator[list[Part]]:
-    """`python -m module...` for each name until the block ends; then all of them are ended together."""
+    """Runs `python -m module...` for each name until the block ends; then ends all of them together."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for module in modules.values():
@@ -211,7 +211,7 @@ def _children(modules: Mapping[str, Sequence[str]], asked: _Asked) -> Iterator[l
 
 def _start(module: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        # -P: the current directory is the user's, no place to import from.
+        # -P: do not import from the user's current directory.
         [sys.executable, "-P", "-m", *module],
         stdin=subprocess.DEVNULL,
         env=_environment(),
@@ -221,15 +221,15 @@ def _start(module: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    # From a checkout that is not installed the children have to find the same one. Warnings only: what people should
-    # see are the three requests.
+    # Children of a checkout that is not installed must import the same one. Only warnings are logged, so that the three
+    # requests stay visible.
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return {"FASTGW_LOG_LEVEL": "warning", "FASTGW_LOG": "text", **os.environ, "PYTHONPATH": path}
 
 
 def _die_with_parent() -> Callable[[], None]:
-    # Everything is looked up before the fork. The demo has one thread, so that running Python after it is safe.
+    # Everything is looked up before the fork. The demo has one thread, so running Python after the fork is safe.
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
@@ -250,21 +250,21 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], asked: _Asked) -> None:
 
 def _check_alive(parts: Sequence[Part], *, starting: bool) -> None:
     for part in parts:
-        # WNOWAIT: it is reaped by who started it.
+        # WNOWAIT: the code that started the process reaps it.
         ended = os.waitid(os.P_PID, part.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             continue
         how = f"exit code {ended.si_status}" if ended.si_code == os.CLD_EXITED else f"signal {ended.si_status}"
         if starting:
-            raise StartError(f"the demo's {part.name} ended before it was ready ({how}); its reason stands above")
+            raise StartError(f"the demo's {part.name} ended before it was ready ({how}); its output above says why")
         raise FastgwError(f"the demo's {part.name} ended ({how}), so the rest was stopped")
 
 
 def _wait_until_it_works(parts: Sequence[Part], listen: str, admin: str, asked: _Asked) -> bool:
-    """Wait until the gateway is ready and every service has answered a request through it; False: told to end.
+    """Wait until the gateway is ready and every service has answered through it; False if a signal came first.
 
     Raises:
-        StartError: it did not come to that.
+        StartError: a part ended, or the time is over.
     """
     todo: list[tuple[str, str, Callable[[int, str], bool]]] = [(admin, "/readyz", _is_ready)]
     todo += [(listen, route.probe, _is_from_a_service) for route in ROUTES if route.probe]
@@ -288,12 +288,12 @@ def _is_ready(status: int, _outcome: str) -> bool:
 
 
 def _is_from_a_service(status: int, outcome: str) -> bool:
-    # A service that knows no such order is there all the same; a gateway that gave up waiting says 504.
+    # 404 also comes from a running service; 504 means that the gateway got no reply.
     return status < 500 and outcome == Outcome.RECORDED
 
 
 def _get(address: str, path: str) -> tuple[int, str]:
-    """Status and Fastgw-Outcome of a GET; status 0 when nobody answers."""
+    """Status and Fastgw-Outcome of a GET; status 0 if there is no response."""
     connection = http.client.HTTPConnection(_reachable(address), timeout=10)
     try:
         connection.request("GET", path)
@@ -306,6 +306,6 @@ def _get(address: str, path: str) -> tuple[int, str]:
 
 
 def _reachable(address: str) -> str:
-    """Where a client on this machine finds what listens on `address`."""
+    """The address with which a client on this machine reaches `address`."""
     host, _, port = address.rpartition(":")
     return f"{LOOPBACK_OF.get(host, host)}:{port}"

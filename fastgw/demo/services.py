@@ -1,8 +1,8 @@
-"""The demo's three services: Orders, Customers and Basket, each a program with a request topic and memory of its own.
+"""The demo's three services: Orders, Customers and Basket, each a program with its own request topic and memory.
 
     python -m fastgw.demo.services orders --bootstrap localhost:9092
 
-They show how a service looks: handlers, and nothing about Kafka. What they remember is gone when they end.
+They show what a service looks like: handlers, and nothing about Kafka. Their data is lost when they end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastgw.service import Problem, Reply, Request, Service
 
 
 def add_orders(service: Service) -> None:
-    """`POST /orders` takes {"customer": text, "items": [...]}; `GET /orders/{id}` gives it back."""
+    """`POST /orders` accepts {"customer": text, "items": [...]}; `GET /orders/{id}` returns it."""
     orders: dict[str, dict[str, Any]] = {}
     numbers = itertools.count(1)
 
@@ -51,7 +51,7 @@ def add_customers(service: Service) -> None:
 
 
 def add_baskets(service: Service) -> None:
-    """`PUT /baskets/{id}` takes {"items": [...]}; `GET /baskets/{id}` gives it back."""
+    """`PUT /baskets/{id}` accepts {"items": [...]}; `GET /baskets/{id}` returns it."""
     baskets: dict[str, dict[str, Any]] = {}
 
     @service.handle("PUT /baskets/{id}")

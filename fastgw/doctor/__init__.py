@@ -1,1 +1,1 @@
-"""What is wrong with an installation: the findings of `fastgw doctor`."""
+"""Checks of an installation: the findings of `fastgw doctor`."""

@@ -1,8 +1,8 @@
-"""`fastgw doctor`: looks at a live installation and says what to do about each thing that is wrong or unwise.
+"""`fastgw doctor`: checks a live installation and says what to do about each problem.
 
-Looking and judging are two steps, as in `topics`: `examine` brings home what Kafka, the machine and the running gateway
-show; the judges are pure functions from that to findings, one for each question. A finding is a row of the table that
-is printed; what is in order is a row as well, so that one sees what was looked at.
+Observing and judging are separate steps, as in `topics`. `examine` collects the facts about Kafka, the machine and the
+running gateway. The judges are pure functions that turn facts into findings, one judge for each question. Each finding
+is one row of the printed table. Checks that pass are rows too, so that the table shows everything that was checked.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Level = Literal["ok", "warning", "error"]
 GUIDE = "deploy/sysctl.d/90-fastgw.conf"
 RETENTION_MAX_MS = 24 * RESPONSE_RETENTION_MS
 BATCH_BYTES = 1_000_000  # librdkafka's batch.size
-CLOCK_WARNING_MS, CLOCK_ERROR_MS = 500, 5000  # deadlines travel as times of day
-# Of the descriptors of a worker: Kafka connections, links to siblings, listening sockets, what libraries open.
+CLOCK_WARNING_MS, CLOCK_ERROR_MS = 500, 5000  # records carry deadlines as wall-clock times
+# Descriptors of a worker besides client connections: Kafka, links to siblings, listening sockets, libraries.
 OWN_FILES = 512
-MISROUTED_MAX, LATE_MAX = 0.2, 0.02  # share of all replies; each misrouted one takes a detour
-JUDGED_FROM = 100  # replies: of fewer, a share says nothing
+MISROUTED_MAX, LATE_MAX = 0.2, 0.02  # share of all replies; each misrouted reply takes a detour
+JUDGED_FROM = 100  # replies; a share of fewer is not meaningful
 
 
 class Finding(NamedTuple):
-    """One row: what was looked at, how it is, and what to do about it."""
+    """One row: the check, what it found, and what to do about it."""
 
     level: Level
     check: str
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def examine(config: Config, watch_s: float = WATCH_S) -> list[Finding]:
-    """Everything that can be said about an installation; takes `watch_s` seconds and some for asking.
+    """All findings about an installation. Takes `watch_s` seconds plus the time for the requests.
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
@@ -66,7 +66,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def judge_kafka(config: Config, seen: Survey) -> Iterator[Finding]:
-    """All that the cluster shows."""
+    """Findings about the Kafka cluster."""
     facts = seen.findings.facts
     response = facts.topics[config.gateway.response_topic]
     yield judge_brokers(seen.brokers)
@@ -83,34 +83,34 @@ def judge_kafka(config: Config, seen: Survey) -> Iterator[Finding]:
 
 
 def judge_brokers(brokers: Iterable[Broker]) -> Finding:
-    """Number and releases."""
+    """The number of brokers and their releases."""
     brokers = list(brokers)
     releases = sorted({broker.release for broker in brokers})
     count = "1 broker" if len(brokers) == 1 else f"{len(brokers)} brokers"
     if releases == [EMBEDDED]:
-        return Finding("warning", "brokers", f"{count}, embedded", "for demo and tests only: it keeps nothing on disk")
+        return Finding("warning", "brokers", f"{count}, embedded", "for demos and tests only: it keeps nothing on disk")
     if "" in releases:
         old = ", ".join(broker.address for broker in brokers if not broker.release)
         return Finding("error", "brokers", f"{count}, older than Kafka 3.0: {old}", "upgrade them to Kafka 3 or 4")
     if UNKNOWN in releases:
         unasked = ", ".join(broker.address for broker in brokers if broker.release == UNKNOWN)
-        return Finding("warning", "brokers", f"{count}, of unknown release: {unasked}", "fastgw needs Kafka 3 or 4")
+        return Finding("warning", "brokers", f"{count}, unknown release: {unasked}", "fastgw needs Kafka 3 or 4")
     if len(releases) > 1:
         found = ", ".join(f"{broker.address} {broker.release}" for broker in brokers)
-        return Finding("warning", "brokers", f"{count} of several releases: {found}", "finish the upgrade")
+        return Finding("warning", "brokers", f"{count} with different releases: {found}", "finish the upgrade")
     if len(brokers) == 1:
-        advice = "while it is down every request fails; three brokers keep two copies when one is away"
+        advice = "while it is down, every request fails; with three brokers, two copies remain when one is down"
         return Finding("warning", "brokers", f"{count}, Kafka {releases[0]} or later", advice)
     return Finding("ok", "brokers", f"{count}, Kafka {', '.join(releases)} or later")
 
 
 def judge_meetings(met: Met) -> Iterator[Finding]:
-    """What the brokers said for themselves; those that cannot be reached are findings of their own."""
+    """Settings that the brokers reported. Unreachable brokers are findings of their own."""
     if met.creates_topics:
         found = "brokers create topics on demand (auto.create.topics.enable = true)"
         advice = (
-            "a service that asks for a topic too soon, or after its end, makes it with the wrong number of partitions: "
-            "set it to false, and let `fastgw topics` create topics"
+            "a client that uses a missing or deleted topic creates it with the wrong number of partitions: set it to "
+            "false, and create topics with `fastgw topics`"
         )
         yield Finding("warning", "topics", found, advice)
 
@@ -132,37 +132,37 @@ def _judge_topics(config: Config, seen: Survey) -> Iterator[Finding]:
 def _described(topic: Topic) -> str:
     replicas = "" if topic.replicas is None else f", {topic.replicas} replicas"
     least = (topic.settings or {}).get("min.insync.replicas")
-    return f"{topic.partitions} partitions{replicas}" + (f", {least} of them in sync at least" if least else "")
+    return f"{topic.partitions} partitions{replicas}" + (f", min.insync.replicas {least}" if least else "")
 
 
 def judge_copies(topic: Topic, brokers: int) -> Iterator[Finding]:
-    """Whether "recorded" survives the loss of a broker. With one broker there is nothing to say."""
+    """Whether "recorded" survives the loss of a broker. Not judged for a cluster of one broker."""
     check = f"topic {topic.name}"
     if topic.replicas is None or brokers < 2:
         return
     if topic.replicas == 1:
-        advice = "a lost broker takes its records along: use 3 replicas (kafka-reassign-partitions)"
+        advice = "if the broker is lost, the records are lost: use 3 replicas (kafka-reassign-partitions)"
         yield Finding("warning", check, "1 replica", advice)
     elif (topic.settings or {}).get("min.insync.replicas") == "1":
         advice = (
-            f"what one broker alone has confirmed can be lost with it: {_alter(topic.name, 'min.insync.replicas=2')}"
+            f"a record that only one broker confirmed is lost with it: {_alter(topic.name, 'min.insync.replicas=2')}"
         )
         yield Finding("warning", check, "min.insync.replicas = 1", advice)
 
 
 def judge_retention(topic: Topic) -> Iterator[Finding]:
-    """Replies are not an archive, and they hold what the services said to somebody."""
+    """Replies should not be kept long: they are not an archive and may contain personal data."""
     kept_ms = (topic.settings or {}).get("retention.ms")
     if kept_ms is None:
         return
     if int(kept_ms) < 0 or int(kept_ms) > RETENTION_MAX_MS:
-        kept = "for ever" if int(kept_ms) < 0 else f"for {int(kept_ms) / 3_600_000:g} hours"
+        kept = "forever" if int(kept_ms) < 0 else f"for {int(kept_ms) / 3_600_000:g} hours"
         advice = f"an hour is enough: {_alter(topic.name, f'retention.ms={RESPONSE_RETENTION_MS}')}"
         yield Finding("warning", f"topic {topic.name}", f"replies are kept {kept}", advice)
 
 
 def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
-    """Whether a request of the largest allowed size fits into a record."""
+    """Whether the topic accepts the record of a request of the largest allowed size."""
     taken = (topic.settings or {}).get("max.message.bytes")
     routes = [route for route in config.routes if route.topic == topic.name]
     needed = record_bytes(config.limits, routes)
@@ -170,9 +170,9 @@ def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
         return
     batch = int(config.kafka.client.get("batch.size", BATCH_BYTES))
     if int(taken) < batch:
-        # The broker's limit is one of batches. librdkafka does not split what was refused: every record of it fails.
+        # The broker limits batches. librdkafka does not split a refused batch: all of its records fail.
         found = (
-            f"takes batches of {int(taken)} bytes; the gateway sends up to {batch}, and small requests fail together"
+            f"accepts batches of {int(taken)} bytes; the gateway sends up to {batch}, and small requests fail together"
         )
         advice = (
             f'set "batch.size" = {int(taken)} in [kafka.client]; or {_alter(topic.name, f"max.message.bytes={batch}")}'
@@ -180,9 +180,9 @@ def judge_size(config: Config, topic: Topic) -> Iterator[Finding]:
         yield Finding("warning", f"topic {topic.name}", found, advice)
     if int(taken) >= needed:
         return
-    # Near its limit a body is refused only after it has been read.
+    # A body near the limit is refused only after it has been read.
     largest = max(route.max_body_bytes for route in routes)
-    found = f"takes records of {int(taken)} bytes; with a body of {largest} bytes one can have {needed}"
+    found = f"accepts records of {int(taken)} bytes; a body of {largest} bytes can become a record of {needed} bytes"
     lower = largest - (needed - min(int(taken), BROKER_RECORD_BYTES))
     advice = f"{_alter(topic.name, f'max.message.bytes={needed}')}; or set limits.max_body to {max(0, lower)}"
     yield Finding("warning", f"topic {topic.name}", found, advice)
@@ -193,51 +193,51 @@ def _alter(topic: str, setting: str) -> str:
 
 
 def judge_rights(described: Iterable[Topic]) -> Finding:
-    """What the broker says about our rights; those that are missing are findings of their topics."""
+    """Whether the broker reports our rights. Missing rights are findings about their topics."""
     unknown = [topic.name for topic in described if topic.partitions and topic.operations is None]
     if unknown:
-        advice = "grant DESCRIBE on them; whether it may READ and WRITE shows at the first request"
-        return Finding("warning", "rights", f"the broker does not say what is allowed on {', '.join(unknown)}", advice)
-    return Finding("ok", "rights", "asked for every topic")
+        advice = "grant DESCRIBE on them; otherwise missing READ and WRITE rights show only at the first request"
+        return Finding("warning", "rights", f"the broker does not report the rights on {', '.join(unknown)}", advice)
+    return Finding("ok", "rights", "checked on every topic")
 
 
 def judge_group(config: Config, group: Group | None, partitions: int) -> Finding:
-    """Partitions against the nodes that are there now."""
+    """Whether the response topic has enough partitions for the current nodes."""
     workers, name = config.gateway.workers, config.cluster.group_id or config.gateway.name
     if group is None:
-        return Finding("warning", "group", f"the broker tells nothing about group {name}", f"grant DESCRIBE on {name}")
+        return Finding("warning", "group", f"the broker does not describe group {name}", f"grant DESCRIBE on {name}")
     if group.may_read is False:
         return Finding("error", "group", f"expected the right to READ group {name}, got none", "grant it")
     needed = group.nodes * workers
-    found = f"{group.nodes} nodes of {workers} workers for {partitions} partitions"
+    found = f"{group.nodes} nodes with {workers} workers each for {partitions} partitions"
     if needed > partitions:
-        advice = f"workers without a partition serve nothing: fastgw topics --response-partitions {4 * needed}"
+        advice = f"workers without a partition serve no requests: fastgw topics --response-partitions {4 * needed}"
         return Finding("error", "group", found, advice)
     return Finding("ok", "group", found)
 
 
 def judge_traffic(traffic: Traffic | None) -> Iterator[Finding]:
-    """The response topic as it was seen, and what its times say about the clocks."""
+    """The traffic on the response topic, and what its timestamps say about the clocks."""
     if traffic is None:
         return
     check = "response topic"
     if not traffic.records:
-        advice = "a gateway that runs sends itself a canary every second"
-        yield Finding("warning", check, f"nothing came in {traffic.watched_s:g} s", advice)
+        advice = "a running gateway sends itself a canary record every second"
+        yield Finding("warning", check, f"no record within {traffic.watched_s:g} s", advice)
         return
     yield Finding("ok", check, f"{traffic.records / traffic.watched_s:.0f} records a second")
     yield judge_clock(traffic)
 
 
 def judge_clock(traffic: Traffic) -> Finding:
-    """A record cannot be younger than 0 ms; how long it really took is small against what is judged here."""
-    whose = "the broker's clock" if traffic.by_broker else "the clocks of those who write replies"
+    """Clock difference from the age of records. The real transport time is small compared with the limits here."""
+    whose = "the broker's clock" if traffic.by_broker else "the clocks of the services"
     off_ms = -traffic.youngest_ms if traffic.youngest_ms < -CLOCK_WARNING_MS else traffic.oldest_ms
     if abs(off_ms) <= CLOCK_WARNING_MS:
         return Finding("ok", "clock", f"within {CLOCK_WARNING_MS} ms of {whose}")
     direction = "behind" if traffic.youngest_ms < -CLOCK_WARNING_MS else "ahead of"
     found = f"{abs(off_ms) / 1000:.1f} s {direction} {whose}"
-    advice = "services drop what is past its deadline, by their own clock: run chrony or systemd-timesyncd everywhere"
+    advice = "services drop expired requests by their own clock: run chrony or systemd-timesyncd on every machine"
     return Finding("error" if abs(off_ms) >= CLOCK_ERROR_MS else "warning", "clock", found, advice)
 
 
@@ -245,7 +245,7 @@ def judge_clock(traffic: Traffic) -> Finding:
 
 
 def judge_host(config: Config, host: Host, files: int, measured: bool) -> Iterator[Finding]:
-    """Limits and kernel settings; `measured`: `files` is of a worker that runs."""
+    """Limits and kernel settings. `measured`: `files` is the limit of a running worker."""
     yield judge_files(config, files, measured)
     yield judge_queue(host.somaxconn)
     yield judge_migration(host.tcp_migrate_req)
@@ -253,12 +253,12 @@ def judge_host(config: Config, host: Host, files: int, measured: bool) -> Iterat
 
 
 def judge_files(config: Config, files: int, measured: bool) -> Finding:
-    """Descriptors of a worker against its connections."""
-    # The limit is that of a listening address, of which localhost is two; all of them are in one process.
+    """Whether a worker may open enough descriptors for its connections."""
+    # max_connections counts per listening address, and localhost has two. One process serves all addresses.
     addresses = sum(2 if listen.bind.lower().startswith("localhost:") else 1 for listen in config.gateway.listens)
     needed = config.limits.max_connections * addresses + OWN_FILES
     whose = "a running worker" if measured else "a gateway started from here"
-    found = f"{'without limit' if files >= 1 << 62 else files} for {whose}, needed are {needed}"
+    found = f"{'unlimited' if files >= 1 << 62 else files} for {whose}, {needed} needed"
     if files < needed:
         advice = f"LimitNOFILE={needed} in the unit (ulimit -n), or a lower limits.max_connections"
         return Finding("error", "open files", found, advice)
@@ -268,25 +268,25 @@ def judge_files(config: Config, files: int, measured: bool) -> Finding:
 def judge_queue(somaxconn: int | None) -> Finding:
     if somaxconn is not None and somaxconn < ACCEPT_BACKLOG:
         advice = f"sysctl -w net.core.somaxconn=4096 ({GUIDE})"
-        found = f"net.core.somaxconn = {somaxconn}, each worker asks for {ACCEPT_BACKLOG}"
+        found = f"net.core.somaxconn = {somaxconn}, each worker needs {ACCEPT_BACKLOG}"
         return Finding("warning", "accept queue", found, advice)
-    return Finding("ok", "accept queue", f"{ACCEPT_BACKLOG} connections may wait for each worker")
+    return Finding("ok", "accept queue", f"up to {ACCEPT_BACKLOG} connections can wait for each worker")
 
 
 def judge_migration(tcp_migrate_req: int | None) -> Finding:
     if tcp_migrate_req == 1:
-        return Finding("ok", "stopping", "connections in a closed queue move on (net.ipv4.tcp_migrate_req = 1)")
+        return Finding("ok", "stopping", "waiting connections move to another worker (net.ipv4.tcp_migrate_req = 1)")
     if tcp_migrate_req is None:
         found, advice = "this kernel has no net.ipv4.tcp_migrate_req", "it came with Linux 5.14"
     else:
         found, advice = "net.ipv4.tcp_migrate_req = 0", f"sysctl -w net.ipv4.tcp_migrate_req=1 ({GUIDE})"
-    return Finding("warning", "stopping", found, f"{advice}: connections that wait when a worker stops are reset")
+    return Finding("warning", "stopping", found, f"{advice}: connections that wait for a stopping worker are reset")
 
 
 def judge_workers(workers: int, cores: int) -> Finding:
     found = f"{workers} workers on {cores} cores"
     if workers > cores:
-        return Finding("warning", "workers", found, "more than one worker on a core makes each slower")
+        return Finding("warning", "workers", found, "more workers than cores slow each other down")
     return Finding("ok", "workers", found)
 
 
@@ -294,12 +294,12 @@ def judge_workers(workers: int, cores: int) -> Finding:
 
 
 def judge_node(config: Config, node: Node | None) -> Iterator[Finding]:
-    """What the admin port says."""
+    """Findings from the admin port of the running gateway."""
     address = config.admin.listen
     if node is None:
         yield Finding("ok", "gateway", "not asked: admin.listen is empty")
     elif node.trouble:
-        advice = "start it (fastgw run), or run this where it runs"
+        advice = "start it (fastgw run), or run fastgw doctor on its machine"
         yield Finding("warning", "gateway", f"admin port {address}: {node.trouble}", advice)
     else:
         yield _judge_readiness(address, node)
@@ -309,37 +309,37 @@ def judge_node(config: Config, node: Node | None) -> Iterator[Finding]:
 
 def _judge_readiness(address: str, node: Node) -> Finding:
     if node.ready:
-        return Finding("ok", "gateway", f"ready, says {address}")
-    advice = "it gets no traffic as long as that is so; its log says more"
+        return Finding("ok", "gateway", f"ready, according to {address}")
+    advice = "it gets no traffic while it is not ready; its log has the details"
     return Finding("error", "gateway", f"not ready: {'; '.join(node.reasons)}", advice)
 
 
 def _judge_identity(config: Config, status: Mapping[str, object]) -> Iterator[Finding]:
     if status["name"] != config.gateway.name:
-        found = f'the one on {config.admin.listen} is "{status["name"]}", not "{config.gateway.name}"'
+        found = f'the gateway on {config.admin.listen} is "{status["name"]}", not "{config.gateway.name}"'
         yield Finding("error", "gateway", found, "this is the configuration of another gateway, or its port is taken")
     if status["version"] != __version__:
-        found = f"runs fastgw {status['version']}, installed is {__version__}"
+        found = f"runs fastgw {status['version']}, but {__version__} is installed"
         yield Finding("warning", "gateway", found, "restart it")
 
 
 def judge_fates(fates: Mapping[str, int]) -> Iterator[Finding]:
-    """What became of the records on the response topic since the gateway was started."""
+    """What happened to the records on the response topic since the gateway started."""
     answered = fates.get("answered", 0)
     replies = answered + fates.get("late", 0)
     late, misrouted = fates.get("late", 0) / max(1, replies), fates.get("misrouted", 0) / max(1, answered)
     if replies >= JUDGED_FROM and late > LATE_MAX:
-        advice = "the services are slower than the route's timeout: raise it, or see what they wait for"
-        yield Finding("warning", "replies", f"{late:.0%} of the replies came too late", advice)
+        advice = "the services are slower than the route's timeout: raise the timeout, or find out why they are slow"
+        yield Finding("warning", "replies", f"{late:.0%} of the replies arrived too late", advice)
     if replies >= JUDGED_FROM and misrouted > MISROUTED_MAX:
-        advice = 'they take a detour: set the route\'s partitioner, or let services honour "reply_partition"'
-        yield Finding("warning", "replies", f"{misrouted:.0%} of the replies came to another worker", advice)
+        advice = 'each is forwarded: set the route\'s partitioner, or let services use the header "reply_partition"'
+        yield Finding("warning", "replies", f"{misrouted:.0%} of the replies reached another worker first", advice)
     if forged := fates.get("forged", 0) + fates.get("malformed", 0):
-        advice = "something else writes to the response topic; no request was touched"
-        yield Finding("warning", "replies", f"{forged} records with an id that this gateway never gave out", advice)
+        advice = "another program writes to the response topic; no request was affected"
+        yield Finding("warning", "replies", f"{forged} records with an id that this gateway never issued", advice)
     if fates.get("rival", 0):
         advice = "are two gateways started with the same response topic and the same [cluster] node_index?"
-        yield Finding("error", "replies", "another node claims partitions of this one", advice)
+        yield Finding("error", "replies", "another node claims partitions of this node", advice)
     if dropped := fates.get("dropped", 0):
         advice = "links between workers were full or broken; their requests expired"
         yield Finding("warning", "replies", f"{dropped} replies were lost between workers", advice)
@@ -352,7 +352,7 @@ _COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold
 
 
 def print_table(findings: Iterable[Finding]) -> None:
-    """The findings as a table; in a pipe each is one line, however long, as grep and logs want it."""
+    """Print the findings as a table. If stdout is not a terminal, each finding is one line, for grep and logs."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""What this machine and the gateway that runs on it show: limits, kernel settings, and what the admin port says."""
+"""Facts about this machine and the gateway on it: limits, kernel settings, and the pages of the admin port."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPEN_FILES = re.compile(r"^Max open files +(\d+|unlimited) ", re.MULTILINE)
 
 
 class Host(NamedTuple):
-    """The machine; a setting that this kernel does not have is None."""
+    """The machine. A setting that this kernel does not have is None."""
 
     cores: int
     somaxconn: int | None
@@ -29,13 +29,13 @@ class Host(NamedTuple):
 
 
 class Node(NamedTuple):
-    """The gateway on the admin port; `trouble` says why it does not answer, empty when it does."""
+    """The gateway behind the admin port. `trouble` says why it does not answer; it is empty if it does."""
 
     trouble: str
     ready: bool = False
     reasons: Sequence[str] = ()
     status: Mapping[str, Any] = {}
-    fates: Mapping[str, int] = {}  # of the records on the response topic, since the node's start
+    fates: Mapping[str, int] = {}  # what happened to records on the response topic since the node's start: counts
 
     @property
     def worker_pids(self) -> list[int]:
@@ -43,7 +43,7 @@ class Node(NamedTuple):
 
 
 def look_at_host(sysctls: Path = SYSCTLS) -> Host:
-    """The machine that this runs on."""
+    """Facts about this machine."""
     return Host(
         cores(),
         _sysctl(sysctls / "net/core/somaxconn"),
@@ -59,17 +59,17 @@ def _sysctl(path: Path) -> int | None:
 
 
 def open_files(pids: Sequence[int], proc: Path = PROC) -> tuple[int, bool]:
-    """How many descriptors a worker may open, and whether that was read from a running one.
+    """How many descriptors a worker may open, and whether the number is that of a running worker.
 
-    Without one that may be looked at it is the hard limit of this shell: what a gateway started from here would get.
+    If no running worker can be inspected, it is the hard limit of this shell, which a gateway started here would get.
     """
     for pid in pids:
         try:
             title, limits = (proc / str(pid) / "cmdline").read_bytes(), (proc / str(pid) / "limits").read_text()
         except OSError:
-            continue  # it has just ended, or belongs to somebody else
+            continue  # the process has just ended, or belongs to another user
         found = _OPEN_FILES.search(limits)
-        if found and _IS_WORKER(title):  # in a container the same number is another process
+        if found and _IS_WORKER(title):  # for a gateway in a container this pid may be another process
             return _no_limit_is_large(-1 if found[1] == "unlimited" else int(found[1])), True
     return _no_limit_is_large(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), False
 
@@ -79,10 +79,10 @@ def _no_limit_is_large(limit: int) -> int:
 
 
 def look_at_node(address: str) -> Node:
-    """What the admin port at `address` ("host:port") says."""
+    """Facts from the admin port at `address` ("host:port")."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    # An address to listen on is not always one to connect to.
+    # A wildcard address can be listened on, but not connected to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound here
     try:
         ready_status, ready = _get(host, int(port), "/readyz")
@@ -99,7 +99,7 @@ def look_at_node(address: str) -> Node:
     except OSError as error:
         return Node(error.strerror or str(error))
     except (http.client.HTTPException, ValueError, KeyError) as error:
-        return Node(f"no answer of a fastgw: {error!r}")
+        return Node(f"the answer is not from fastgw: {error!r}")
 
 
 def _get(host: str, port: int, path: str) -> tuple[int, bytes]:

@@ -1,7 +1,7 @@
-"""What a live Kafka shows to somebody who looks at it for a while: brokers and releases, topics, the response topic.
+"""Facts about a live Kafka cluster: brokers and their releases, topics, the traffic on the response topic.
 
-`topic_checks` says whether the gateway can start with a cluster; this looks further, for `fastgw doctor`. It changes
-nothing: it asks, and it reads the end of the response topic.
+`topic_checks` says whether the gateway can start with a cluster. This module collects more, for `fastgw doctor`. It
+changes nothing: it sends queries, and it reads the end of the response topic.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from fastgw.kafka.topic_checks import Findings
 
 ASK_TIMEOUT_S = 5.0
 WATCH_S = 3.0  # canaries come every second
-EMBEDDED = "embedded"  # in the place of a release
-UNKNOWN = "unknown"  # the same, of a broker that could not be asked
+EMBEDDED = "embedded"  # instead of a release
+UNKNOWN = "unknown"  # instead of a release, for a broker that did not answer
 
-# Kafka tells no version; which requests a broker takes does. First the newest: what it takes, the release that has it.
+# Brokers do not report their release, but the requests that they support identify it. Each row: a request, its version,
+# and the first release that supports that version; newest first.
 _RELEASES = (
     ("Fetch", 18, "4.1"),
     ("Produce", 12, "4.0"),
@@ -38,14 +39,14 @@ _RELEASES = (
     ("Fetch", 13, "3.1"),
     ("ListOffsets", 7, "3.0"),
 )
-# A broker's name has the protocol in front of it, unless that is plain.
+# librdkafka writes the protocol before a broker's name, unless it is plaintext.
 _API_LINE = re.compile(r"(?:\w+://)?([^\s/]+:\d+)/\w+:\s+ApiKey (\w+) \(\d+\) Versions \d+\.\.(\d+)")
 
-Apis = Mapping[str, int]  # name of a request -> the highest version that is taken
+Apis = Mapping[str, int]  # name of a request -> its highest supported version
 
 
 class Broker(NamedTuple):
-    """One broker; `release` is the oldest Kafka that speaks as it does, empty when that is older than 3.0."""
+    """One broker. `release` is the oldest Kafka release with the same requests; empty if it is older than 3.0."""
 
     number: int
     address: str
@@ -60,18 +61,18 @@ class Group(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What came on the response topic while it was watched."""
+    """The records on the response topic while it was watched."""
 
     watched_s: float
     records: int
-    by_broker: bool  # the times on them are the broker's, not those of who wrote them
-    # How old they were when they came, by our clock; negative: from the future. Without records: infinity and minus it.
+    by_broker: bool  # the timestamps are the broker's (LogAppendTime), not the producers'
+    # Age of the records on arrival, by our clock; negative: from the future. Without records: infinity and -infinity.
     youngest_ms: float
     oldest_ms: float
 
 
 class Survey(NamedTuple):
-    """Everything that was seen; `None` where it could not be asked."""
+    """All facts about the cluster; None where the query was not possible."""
 
     findings: Findings
     brokers: Sequence[Broker]
@@ -84,11 +85,11 @@ def survey(config: Config, watch_s: float = WATCH_S) -> Survey:
 
     Raises:
         ConfigError: librdkafka refuses [kafka.client].
-        StartError: no broker can be reached, or Kafka went away half-way.
+        StartError: no broker can be reached, or Kafka became unreachable during the survey.
     """
     try:
         return _survey(config, watch_s)
-    except KafkaException as error:  # whatever may happen to a client half-way
+    except KafkaException as error:  # any failure of a client during the survey
         raise StartError(f"Kafka at {config.kafka.bootstrap}: expected an answer, got: {error.args[0].str()}") from None
 
 
@@ -111,7 +112,7 @@ def _client(config: Config, more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Apis(logging.Handler):
-    """Collects from librdkafka's debug lines which requests each broker takes; nothing else tells."""
+    """Collects from librdkafka's debug lines which requests each broker supports; there is no other source."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,13 +126,13 @@ class _Apis(logging.Handler):
 def look_at_brokers(config: Config, has_admin: bool) -> list[Broker]:
     """Every broker of the cluster with its release."""
     apis = _Apis()
-    logger = logging.Logger("fastgw.survey", logging.DEBUG)  # of nobody else, so that nothing is printed
+    logger = logging.Logger("fastgw.survey", logging.DEBUG)  # has no parent, so nothing is printed
     logger.addHandler(apis)
     admin = AdminClient(_client(config, {"debug": "feature", "log_level": 7}), logger=logger)
     try:
         found = admin.list_topics(timeout=ASK_TIMEOUT_S).brokers.values()
     except KafkaException:
-        return []  # it was there a moment ago; who looks again will see
+        return []  # it answered a moment ago: the next run will show what happened
     if has_admin:
         cluster.meet(admin, found, (), ASK_TIMEOUT_S)
     admin.poll(0.1)
@@ -143,7 +144,7 @@ def look_at_brokers(config: Config, has_admin: bool) -> list[Broker]:
 
 
 def release(apis: Apis) -> str:
-    """The oldest release that takes these requests; empty before 3.0."""
+    """The oldest release that supports these requests; empty before 3.0."""
     if not apis:
         return UNKNOWN
     return next((name for request, version, name in _RELEASES if apis.get(request, 0) >= version), "")
@@ -159,7 +160,7 @@ def _group(config: Config) -> Group | None:
         [name], include_authorized_operations=True, request_timeout=ASK_TIMEOUT_S
     ).values()
     try:
-        described = future.result()  # which librdkafka bounds
+        described = future.result()  # librdkafka limits the time
     except KafkaException as error:
         refused = error.args[0].name() == "GROUP_AUTHORIZATION_FAILED"
         return Group(0, False) if refused else None
@@ -172,7 +173,7 @@ def _group(config: Config) -> Group | None:
 
 
 def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
-    """Read what comes at the end of every partition; nothing is committed and no group is joined."""
+    """Read new records from every partition, without joining a group or committing offsets."""
     topic = config.gateway.response_topic
     properties = consumer_properties(LinkSettings(_client(config, {}), topic, [], fetch_wait_ms=10))
     consumer = Consumer(properties, logger=cluster.silent_logger())
@@ -194,7 +195,7 @@ def watch(config: Config, partitions: int, watch_s: float) -> Traffic:
 
 
 def _ends(consumer: Any, topic: str, partitions: int) -> list[Any]:
-    """Where every partition ends now. "At the end" as such would be asked for later, and be another place by then."""
+    """The current end offset of every partition. librdkafka would resolve "at the end" later, to a later offset."""
     everything = [TopicPartition(topic, number, FROM_END) for number in range(partitions)]
     try:
         # ListOffsets takes this in place of a timestamp: one round trip for all.

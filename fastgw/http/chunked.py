@@ -1,7 +1,7 @@
-"""A request body in chunks (RFC 9112, 7.1) of the express front, as it comes in.
+"""Incoming chunked request bodies (RFC 9112, 7.1) of the express front.
 
-llhttp reads it. A body in chunks ends with an empty line, so llhttp is fed from one empty line to the next: it never
-sees a byte of the request behind the body, and where it has seen the end is where the next request begins.
+llhttp parses them. A chunked body ends with an empty line, so llhttp is fed from one empty line to the next. So it
+never sees a byte of the next request, and the next request begins where llhttp has seen the end of the body.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from httptools import HttpRequestParser
 from fastgw.http import heads
 from fastgw.http._http1 import MessageEnd
 
-OVERHEAD = 16  # chunk sizes, extensions and trailers, for each byte of body: 1-byte chunks have five
+OVERHEAD = 16  # allowed bytes of sizes, extensions and trailers for each byte of body: 1-byte chunks have five
 
 
 class ChunkedBody:
-    """One body. `take` what has come of it until it `is_complete`.
+    """One body. Call `take` with new bytes until it `is_complete`.
 
     Attributes:
-        content: what the chunks hold so far.
+        content: the data of the chunks so far.
     """
 
     def __init__(self, head: bytes, end: MessageEnd) -> None:
         """
         Args:
-            head: of the request; llhttp has accepted it already.
-            end: is told by llhttp that the body is complete; nobody else may use it meanwhile.
+            head: the head of the request, which llhttp has already accepted.
+            end: llhttp reports the end of the body to it; it must not be used elsewhere meanwhile.
         """
         self.content = bytearray()
         self._end = end
-        self._wire_bytes = 0  # of the chunks, everything counted
-        self._tail = b""  # the last bytes, which may be half of an empty line
-        # The callbacks do not hold this object, or it and its parser would hold each other.
+        self._wire_bytes = 0  # everything received, with sizes, extensions and trailers
+        self._tail = b""  # the last bytes, which may be part of an empty line
+        # The callbacks must not refer to this object, or it and its parser would form a reference cycle.
         self._feed: Any = HttpRequestParser(_Callbacks(self.content.extend, end.on_message_complete)).feed_data
         end.seen = False
         self._feed(heads.for_llhttp(head))
@@ -45,17 +45,17 @@ class ChunkedBody:
 
     @property
     def is_complete(self) -> bool:
-        """The last chunk and the trailers have come."""
+        """Whether the last chunk and the trailers have arrived."""
         return self._end.seen
 
     def take(self, data: bytes, at: int) -> int:
-        """Takes of the body what `data` has from `at` on.
+        """Takes the part of the body in `data`, from `at` on.
 
         Returns:
-            Where it stopped: behind the body, or at the end of `data`.
+            The end of the part: after the body, or the end of `data`.
 
         Raises:
-            HttpParserError: these are no chunks. The rest of the connection cannot be read.
+            HttpParserError: the chunks are malformed. The rest of the connection cannot be read.
         """
         joined = self._tail + data[at:]
         view = memoryview(joined)
@@ -71,13 +71,13 @@ class ChunkedBody:
         return at
 
     def is_bloated(self, free_bytes: int) -> bool:
-        """Whether chunk sizes, extensions and trailers are out of proportion; `free_bytes` of them always are not."""
+        """Whether sizes, extensions and trailers are out of proportion; `free_bytes` of them are always allowed."""
         size = len(self.content)
         return self._wire_bytes - size > free_bytes + OVERHEAD * size
 
 
 class _Callbacks:
-    """What llhttp calls."""
+    """The callbacks of llhttp."""
 
     __slots__ = ("on_body", "on_message_complete")
 

@@ -1,10 +1,10 @@
-"""Answers in fewer bytes, for clients that ask (RFC 9110, 12.5.3) on routes where an operator has switched it on.
+"""Compression of answers, for clients that accept it (RFC 9110, 12.5.3), on routes where it is switched on.
 
-The work is done on the loop, as all of a request is: a body that is large would hold up everybody, so there is a limit
-(`compression.max_size`), and the levels are the quick ones. 256 KiB of JSON took 2.6 ms with gzip and 0.8 with
-zstd, 1 MiB 19 and 8, 16 KiB 0.2 and 0.04. Where that is too much, the proxy in front compresses better.
+Compression runs on the event loop, like all work for a request. A large body would delay all other requests, so there
+is a limit (`compression.max_size`), and the fast levels are used. JSON took, with gzip and zstd: 16 KiB 0.2 and 0.04
+ms, 256 KiB 2.6 and 0.8 ms, 1 MiB 19 and 8 ms. If that is too much, let the proxy in front compress.
 
-Nothing is ever taken out of an encoding: what a service has encoded goes out as it is.
+Bodies are never decoded: a body that the service has encoded is sent unchanged.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from fastgw.messages import Answer, Head, HeaderList
 
 log = structlog.get_logger("fastgw.http")
 
-GZIP_LEVEL = 1  # as nginx: level 6 took two to six times as long for an eighth less
+GZIP_LEVEL = 1  # as nginx: level 6 took two to six times as long for one eighth fewer bytes
 ZSTD_LEVEL = 1
-REMEMBERED_MAX, REMEMBERED_CHARS_MAX = 256, 256  # spellings of Accept-Encoding: browsers have a dozen
+REMEMBERED_MAX, REMEMBERED_CHARS_MAX = 256, 256  # cached values of Accept-Encoding: browsers send about a dozen
 
 IDENTITY = "identity"
 _VARY = ("vary", "accept-encoding")
 
-# Of these statuses there is no content, or only a part of one.
+# Answers with these statuses have no content or only a part of it.
 _NEVER = frozenset({204, 205, 206, 304})
-# With these an answer stays as it is: it has an encoding, is a part, or says of its bytes what would no longer be true.
+# Answers with these headers are not compressed: they are encoded or partial, or the header describes the exact bytes.
 _KEEPS_ITS_BYTES = frozenset(
     {"content-encoding", "content-range", "content-digest", "repr-digest", "digest", "content-md5"}
 )
@@ -40,7 +40,7 @@ _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)").fullmatch
 
 
 class Compressor:
-    """What `[compression]` says, ready to be used by one thread."""
+    """Compresses according to `[compression]`; for one thread."""
 
     def __init__(self, settings: Compression) -> None:
         self._encodings = settings.encodings
@@ -55,7 +55,7 @@ class Compressor:
         return f"<Compressor {', '.join(self._encodings)}>"
 
     def wrapping(self, answer: Answer, head: Head) -> Answer:
-        """An `answer` that compresses what it is told, as far as this request wants it."""
+        """An `answer` that compresses, if this request accepts it."""
         encoding, refuses_identity = self._choice(head.get("accept-encoding"))
         if head.method == "HEAD":
             encoding, refuses_identity = IDENTITY, False  # there is nothing to compress
@@ -65,7 +65,7 @@ class Compressor:
                 told = self._compressed(status, headers, body, encoding, refuses_identity)
             except MemoryError:
                 raise  # ends the worker
-            except Exception:  # no reason to leave anybody without an answer
+            except Exception:  # the client still gets its answer
                 log.exception("answer not compressed", encoding=encoding)
                 told = headers, body
             answer(status, *told, request_id)
@@ -75,7 +75,7 @@ class Compressor:
     def _compressed(
         self, status: int, headers: HeaderList, body: bytes, encoding: str, refuses_identity: bool
     ) -> tuple[HeaderList, bytes]:
-        """Headers and body of the answer. `headers` may be everybody's: it is not changed."""
+        """Headers and body of the answer. `headers` may be shared, so it is not changed."""
         size = len(body)
         if status in _NEVER or not 0 < size <= self._max_bytes or not _may_change(headers):
             return headers, body
@@ -91,7 +91,7 @@ class Compressor:
         return [*filter(None, map(_of_encoded, told)), ("content-encoding", encoding)], smaller
 
     def _choice(self, accepted: str | None) -> tuple[str, bool]:
-        """The encoding that a client likes best, and whether it refuses to have none."""
+        """The encoding that the client prefers, and whether it refuses "identity"."""
         if not accepted:
             return IDENTITY, False
         chosen = self._chosen.get(accepted)
@@ -105,10 +105,10 @@ class Compressor:
 
 
 def choice(accepted: str, encodings: Sequence[str]) -> tuple[str, bool]:
-    """The one of `encodings` that an Accept-Encoding likes best, and whether it refuses "identity".
+    """The one of `encodings` that an Accept-Encoding prefers, and whether it refuses "identity".
 
-    Of equals the first one is taken, and any of them rather than identity, unless that has a higher weight. A weight
-    that is none counts as 0.
+    Of equal weights the first encoding is used. Each is preferred to identity, unless identity has a higher weight. A
+    malformed weight counts as 0.
     """
     weights: dict[str, float] = {}
     for element in accepted.lower().split(","):
@@ -116,7 +116,7 @@ def choice(accepted: str, encodings: Sequence[str]) -> tuple[str, bool]:
         if coding:
             weights["gzip" if coding == "x-gzip" else coding] = _weight(parameters)
     others = weights.get("*")
-    identity = weights.get(IDENTITY, others)  # None: acceptable, and nobody says how much
+    identity = weights.get(IDENTITY, others)  # None: acceptable without a weight
     best, best_weight = IDENTITY, 0.0
     for encoding in encodings:
         weight = weights.get(encoding, others or 0.0)
@@ -135,7 +135,7 @@ def _weight(parameters: Iterable[str]) -> float:
 
 
 def _types(patterns: Iterable[str]) -> Callable[[str], object]:
-    """Whether a content type is one of these, of which each may have a `*`."""
+    """A function that matches a content type with these patterns, each of which may contain a `*`."""
     words = [re.escape(pattern).replace(r"\*", "[^;,]*") for pattern in patterns]
     return re.compile(rf"(?:{'|'.join(words)})[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
 
@@ -152,13 +152,13 @@ def _may_change(headers: HeaderList) -> bool:
 
 
 def _varying(headers: HeaderList) -> HeaderList:
-    """With a Vary that tells caches that other clients get other bytes."""
+    """The headers with a Vary that makes caches distinguish encodings."""
     named = {word.strip(" \t").lower() for name, value in headers if name == "vary" for word in value.split(",")}
     return headers if named & {"*", "accept-encoding"} else [*headers, _VARY]
 
 
 def _of_encoded(header: tuple[str, str]) -> tuple[str, str] | None:
-    """A header of the answer once it is encoded, as nginx has it: other bytes have no strong tag, and no ranges."""
+    """A header of an encoded answer, as in nginx: the ETag becomes weak, and Accept-Ranges is dropped."""
     name, value = header
     if name == "accept-ranges":
         return None

@@ -1,12 +1,13 @@
-"""One HTTP/1.1 connection of the express front: bytes in, calls of the door, bytes out (RFC 9112).
+"""One HTTP/1.1 connection of the express front: bytes in, calls to the door, bytes out (RFC 9112).
 
-One request at a time, and never a queue of them: llhttp is fed up to the end of one message and not a byte further
-until that message is answered. So an answer can only belong to the request before it, memory is bounded whatever a
-client sends ahead, and behind an error there is nothing left that could be served by mistake.
+One request at a time, without a queue: llhttp is fed up to the end of one message, and not a byte further until that
+message is answered. So an answer can only belong to the request before it, memory is bounded even if a client sends
+ahead, and after an error nothing is left that could be served by mistake.
 
-    HEAD ──> BODY ──> WAITING ──> HEAD ...    the way it should go
+    HEAD ──> BODY ──> WAITING ──> HEAD ...    the normal course
 
-What happens in which state. After the arrow stands the next state, and without an arrow the state stays; `.` cannot be.
+The table shows what an event does in each state. The next state follows the arrow; without an arrow the state stays
+the same; `.` is impossible.
 
     event          HEAD                BODY                 WAITING            STALLED        ENDED
     ─────────────  ──────────────────  ───────────────────  ─────────────────  ─────────────  ────────────────
@@ -27,13 +28,13 @@ What happens in which state. After the arrow stands the next state, and without 
 
 An answer leads from WAITING to HEAD, and
 
-    to BODY      if the request was refused and a short rest of its body is to be skipped; its deadline then cuts
-    to STALLED   if the client has to take its answer first, or if what came ahead waits for the loop's next turn
-    to ENDED     if the connection ends with it: nothing is served any more, and what arrives is thrown away until the
-                 client has taken the answer
+    to BODY      if the request was refused and a short rest of its body must be skipped; its deadline then cuts
+    to STALLED   if the client must read its answer first, or if input that was sent ahead waits for the next loop turn
+    to ENDED     if the answer closes the connection: nothing more is served, and input is discarded until the client
+                 has read the answer
 
-A client that closes its side (FIN) has left: a close and a half-close look the same until something is sent, and a
-request whose client is gone must not hold its place until the deadline.
+A client that closes its side (FIN) counts as disconnected: a close and a half-close look the same until something is
+sent, and the request of a disconnected client must not hold its slot until the deadline.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ from fastgw.http.deadlines import Deadlines
 from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadHead
 from fastgw.messages import UNKNOWN_PEER, HeaderList, Peer, no_head
 
-AHEAD_BYTES_MAX = 65_536  # sent ahead of an answer; beyond it the client's bytes stay in the kernel
-HEADS_AT_ONCE = 64  # of one connection; then the others have their turn
-SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: reading it is cheaper than a new connection
-COPIED_BODY_BYTES_MAX = 16_384  # a larger body is given to the transport beside its head, not copied behind it
+AHEAD_BYTES_MAX = 65_536  # input before an answer; more stays in the kernel
+HEADS_AT_ONCE = 64  # of one connection; then other connections get their turn
+SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: skipping them is cheaper than a new connection
+COPIED_BODY_BYTES_MAX = 16_384  # a larger body is passed to the transport separately, not copied
 
 _CARRIAGE_RETURN = 13
 _HEAD, _BODY, _WAITING, _STALLED, _ENDED = range(5)
@@ -66,18 +67,18 @@ _STATES = ("head", "body", "waiting", "stalled", "ended")
 
 
 class Owner(Protocol):
-    """What all connections of one front share: that front, as they see it."""
+    """The front as its connections see it."""
 
     door: Door
     limits: Limits
     clock: Callable[[], float]  # the loop's, in seconds
     call_soon: Callable[..., object]  # the loop's
     answer_heads: AnswerHeads
-    draining: bool  # answers end their connections
-    now: float  # of the last sweep, by that clock
+    draining: bool  # answers close their connections
+    now: float  # time of the last sweep
     line_bytes_max: int
     small_head_bytes: int  # a head up to this size is within every limit
-    deaf: set[Connection]  # not read from: they have sent too far ahead
+    deaf: set[Connection]  # reading is paused: they have sent too far ahead
     heads_due: Deadlines[Connection]
     bodies_due: Deadlines[Connection]
     writes_due: Deadlines[Connection]
@@ -89,7 +90,7 @@ class Owner(Protocol):
 
 
 class Connection:
-    """One client: its bytes in order, one request at a time. An `asyncio.Protocol` by its methods."""
+    """One connection: its bytes in order, one request at a time. Has the methods of an `asyncio.Protocol`."""
 
     def __init__(self, front: Owner) -> None:
         # For the life of the connection.
@@ -104,35 +105,35 @@ class Connection:
         self._message = MessageEnd()  # the callbacks of llhttp
         self._feed: Any = None
         self._new_parser(self._message)
-        # What is going on.
+        # The state.
         self._state = _HEAD
-        self._watch: Deadlines[Connection] | None = None  # the deadline that runs
-        self._quiet_since = front.now  # of the sweep before the last answer
-        self._unread = b""  # behind the request that waits
-        self._unflushed = False  # the client has not taken all that was written
+        self._watch: Deadlines[Connection] | None = None  # the running deadline
+        self._quiet_since = front.now  # time of the sweep before the last answer
+        self._unread = b""  # input after the waiting request
+        self._unflushed = False  # the client has not read everything that was written
         # The request.
-        self._partial: bytearray | None = None  # a head without its end
+        self._partial: bytearray | None = None  # an incomplete head
         self._keep_alive = True
         self._is_head = False
         self._is_http10 = False
-        self._is_followed = False  # bytes were seen behind it
-        self._left = 0  # bytes of the body that have not come; UNKNOWN: chunks
-        self._admission: Admission | None = None  # while the body is read; None then: it is skipped
+        self._is_followed = False  # more bytes follow the request
+        self._left = 0  # missing bytes of the body; UNKNOWN: chunked
+        self._admission: Admission | None = None  # while the body is read; None if it is skipped
         self._body = bytearray()
-        self._chunks: ChunkedBody | None = None  # what reads it, where it comes in chunks
+        self._chunks: ChunkedBody | None = None  # reads a chunked body
         self._token = -1
-        self._held_bytes = 0  # what it has taken of the worker's memory for bodies
+        self._held_bytes = 0  # memory reserved in the worker's limit for bodies
 
     def __repr__(self) -> str:
         return f"<Connection {_STATES[self._state]}, {len(self._unread)} bytes unread>"
 
-    # What the loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._write = transport.write
         self._peer = _peer_of(transport)
-        transport.set_write_buffer_limits(high=0)  # we hear at once of a client that does not take its answer
+        transport.set_write_buffer_limits(high=0)  # so that pause_writing is called at once if a client does not read
         if self._front.take_in(self):
             self._start(self._front.heads_due)
         elif self._front.is_crowded():
@@ -146,17 +147,17 @@ class Connection:
         self._stop_watch()
         self._unread = b""
         self._partial = None
-        self._answer = self._feed = self._write = None  # else this object and they hold each other
+        self._answer = self._feed = self._write = None  # break the reference cycles
         self._give_back()
         self._front.deaf.discard(self)
         self._front.let_go(self)
         if state == _WAITING and self._token >= 0:
             self._door.gone(self._token)
         elif state == _BODY and self._admission is not None:
-            self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the client left in the middle of it", None)
+            self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the client disconnected during the body", None)
 
     def eof_received(self) -> None:
-        return None  # the transport closes itself, when what was written is out
+        return None  # the transport closes itself after it has written everything
 
     def pause_writing(self) -> None:
         self._unflushed = True
@@ -184,71 +185,71 @@ class Connection:
         else:
             self._read_partial(data)
 
-    # What stands before it until the PROXY protocol header has come (`proxied_connection`).
+    # For `proxied_connection`, until the PROXY protocol header is complete.
 
     @property
     def peer(self) -> Peer:
-        """The other end, as far as it is known by now."""
+        """The other end, as far as it is known yet."""
         return self._peer
 
     @property
     def has_ended(self) -> bool:
-        """Nothing is read any more."""
+        """Whether the connection reads no more requests."""
         return self._state == _ENDED
 
     def await_start(self) -> None:
-        """Something has come, but not all of what is to come before the first request: it is not idle."""
+        """Part of the header has arrived: the connection is not idle."""
         self._partial = bytearray()
 
     def start_as(self, peer: Peer) -> None:
-        """Requests may follow, of this client."""
+        """The header is complete: requests of this client follow."""
         self._partial = None
         self._peer = peer
 
     def refuse_start(self, detail: str) -> None:
-        """What came is not what has to come before the first request."""
+        """The connection does not begin with the expected header."""
         self._refuse_all(errors.MALFORMED, detail)
 
-    # What the front asks.
+    # Called by the front.
 
     @property
     def is_idle(self) -> bool:
-        """Between two requests, or before the first: nobody would miss the connection."""
+        """Whether it is between two requests or before the first, so that it can be closed."""
         return self._state == _HEAD and self._partial is None and not self._unflushed
 
     def fileno(self) -> int:
-        """The socket's descriptor; -1 once it is about to be closed."""
+        """The socket's descriptor; -1 if it is being closed."""
         return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
 
     def leave(self) -> None:
-        """Close, with what was written delivered."""
+        """Close after everything written is delivered."""
         self._state = _ENDED
         self._transport.close()
 
     def is_idle_since(self, moment: float) -> bool:
-        """Whether it is idle, and nothing has happened since that moment of the loop's clock."""
+        """Whether it is idle and was not used since this time of the loop's clock."""
         return self.is_idle and self._quiet_since <= moment
 
     @property
     def is_busy(self) -> bool:
-        """A request of it is coming in or waits for its answer."""
+        """Whether a request is arriving or waits for its answer."""
         return self._state == _WAITING or self._state == _BODY
 
     @property
     def quiet_since(self) -> float:
-        """When it was last answered, by the loop's clock: then, or up to one sweep later."""
+        """About the time of the last answer: it was then, or up to one sweep later (loop's clock)."""
         return self._quiet_since
 
     def has_been_answered_since(self, moment: float) -> bool:
-        """It is between two requests and has an answer of that moment of the loop's clock or later."""
+        """Whether no request waits and the last answer was after this time of the loop's clock."""
         return self._state != _WAITING and self._quiet_since > moment
 
     def cut(self) -> None:
-        """End it now; what was not taken is lost."""
+        """Abort the connection; unsent data is lost."""
         self._transport.abort()
 
     def head_is_late(self) -> None:
-        """A client that has said nothing is owed nothing; one that has begun is told what went wrong."""
+        """The head did not arrive in time: close a silent connection, answer 408 to an incomplete head."""
         self._watch = None
         if self._partial is None:
             self.leave()
@@ -257,7 +258,7 @@ class Connection:
             self._refuse_all(errors.HEADER_TIMEOUT, f"expected the whole head within {timeout_s:g} s")
 
     def body_is_late(self) -> None:
-        """The rest of the body did not come."""
+        """The body did not arrive in time."""
         self._watch = None
         timeout_s = self._front.bodies_due.timeout_s
         got = len(self._body)
@@ -278,7 +279,7 @@ class Connection:
     # Bytes.
 
     def _read(self, data: bytes, at: int = 0) -> None:
-        """Takes one message after the other out of `data`, until one has to wait."""
+        """Reads messages from `data` until one must wait."""
         end, heads = len(data), 0
         while at < end:
             if self._state == _HEAD and heads < HEADS_AT_ONCE:
@@ -294,7 +295,7 @@ class Connection:
                 return
 
     def _hold(self, data: bytes) -> None:
-        """Keeps what came too early."""
+        """Keeps input that arrived too early."""
         if self._state == _ENDED or not data:
             return
         self._unread += data
@@ -303,7 +304,7 @@ class Connection:
             self._front.deaf.add(self)
 
     def _go_on(self) -> None:
-        """Nothing stands in the way of the next request any more."""
+        """Reads the next request, if nothing prevents it any more."""
         if self._state != _STALLED or self._unflushed:
             return
         self._state = _HEAD
@@ -331,7 +332,7 @@ class Connection:
             self._partial = None
 
     def _check_size(self, head: bytes | bytearray, slack: int) -> bool:
-        """Whether the head, or what there is of it, is within the limits; refuses it if not."""
+        """Whether the head, or its part received so far, is within the limits; refuses it if not."""
         front = self._front
         excess = http1_wire.excess(head, front.line_bytes_max, front.limits.max_header_bytes, slack)
         if excess is None:
@@ -343,7 +344,7 @@ class Connection:
     # Heads.
 
     def _take_head(self, data: bytes, at: int) -> int:
-        """Takes one request off `data` from `at` on, as much of it as is there; returns where it stopped."""
+        """Reads one request from `data` at `at`, as far as it has arrived; returns where it stopped."""
         while data[at] == _CARRIAGE_RETURN and data[at : at + 2] == b"\r\n":  # RFC 9112, 2.2: empty lines before it
             at += 2
             if at == len(data):
@@ -363,9 +364,9 @@ class Connection:
         return min(end, len(data))
 
     def _begin_request(self, head: RequestHead, available: int) -> int:
-        """Notes what the head says of the request; returns where it ends, or its head if its body comes in chunks.
+        """Sets the state for a new request; returns where the request ends, or its head if the body is chunked.
 
-        `available` is where the bytes that have come end.
+        `available` is the end of the received bytes.
         """
         end = head.end
         if head.is_streamed:
@@ -383,7 +384,7 @@ class Connection:
         return end
 
     def _parse(self, head: RequestHead, data: bytes, at: int, end: int) -> bool:
-        """Whether llhttp takes the request, as far as it has come, for what `scan` took it for; refuses it if not."""
+        """Whether llhttp agrees with `scan` about the request, as far as it has arrived; refuses it if not."""
         message = self._message
         message.seen = False
         try:
@@ -407,12 +408,12 @@ class Connection:
         return False
 
     def _admit(self, head: RequestHead, data: bytes, at: int, end: int) -> None:
-        """Asks whether the request may enter, and opens it if all of it is here."""
+        """Asks the door to admit the request, and opens it if it is complete."""
         if head.is_expecting:
             self._take_expectation(head, data, at, end)
             return
         verdict = self._door.admit(head)
-        if self._left == 0 and isinstance(verdict, Admission):  # the likely way; the rest of it is in _take_answer
+        if self._left == 0 and isinstance(verdict, Admission):  # the common case, which continues in _take_answer
             self._state = _WAITING
             self._token = -1
             self._token = self._door.open(verdict, data[head.end : end], self._answer)
@@ -432,10 +433,10 @@ class Connection:
         self._token = -1
         self._token = self._door.open(admission, body, self._answer)
 
-    # Heads that are not like the others.
+    # Special heads.
 
     def _begin_partial(self, data: bytes) -> None:
-        """A head that has no end yet."""
+        """Begins an incomplete head."""
         self._is_head = False
         if self._watch is None:
             self._start(self._front.heads_due)
@@ -443,15 +444,15 @@ class Connection:
             self._partial = bytearray(data)
 
     def _take_expectation(self, head: RequestHead, data: bytes, at: int, end: int) -> None:
-        """RFC 9110, 10.1.1: the client waits for a word before it sends the body; it gets one once it may enter."""
+        """RFC 9110, 10.1.1: the client waits for 100 before it sends the body; an admitted request gets it."""
         head_end = head.end
         expected = {value.lower() for value in head.get_all("expect")}
         if expected == {"100-continue"} or self._is_http10:
             verdict = self._door.admit(head)
         else:
-            verdict = Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue", head=head)
+            verdict = Refusal(errors.EXPECTATION_FAILED, "expected only Expect: 100-continue", head=head)
         if isinstance(verdict, Refusal):
-            # The body may follow all the same or not at all: nobody knows where the next request begins.
+            # The body may follow or not, so the start of the next request is unknown.
             self._refuse(verdict, may_skip=False)
             return
         if self._left and head_end == len(data) and not self._is_http10:
@@ -459,9 +460,9 @@ class Connection:
         self._take_verdict(verdict, data[at:head_end], data[head_end:end])
 
     def _pass_by_tunnel(self) -> bool:
-        """The client asks for a tunnel (CONNECT): it gets one answer, and no more.
+        """The client asks for a tunnel (CONNECT): it gets one answer, then the connection is closed.
 
-        llhttp has stopped behind the head and does not know the body. False where nobody does: it is refused.
+        llhttp has stopped after the head and does not parse the body. False if its end is unknown: it is refused.
         """
         self._feed = http1_wire.ignore
         self._keep_alive = False
@@ -472,7 +473,7 @@ class Connection:
         return True
 
     def _refuse_unknown_method(self, head: RequestHead, head_bytes: bytes) -> None:
-        """llhttp has a list of methods. What is said to one that is not on it is for the core to decide."""
+        """llhttp refuses methods that are not on its list. The core decides how to answer them."""
         try:
             if not http1_wire.is_token(head.method):
                 raise BadHead("expected a method")
@@ -490,7 +491,7 @@ class Connection:
     # Refusals.
 
     def _refuse(self, refusal: Refusal, may_skip: bool = True) -> None:
-        """Answers a request that may not enter. A short rest of its body is skipped, or the connection ends."""
+        """Answers a request that is not admitted. Skips a short rest of its body, or closes the connection."""
         if self._left:
             self._keep_alive &= may_skip and 0 < self._left <= SKIPPED_BODY_BYTES_MAX
             if self._keep_alive:
@@ -501,23 +502,23 @@ class Connection:
         self._door.refuse(refusal, self._answer)
 
     def _refuse_all(self, ending: Ending, detail: str) -> None:
-        """Answers a request of which nobody knows where it ends."""
+        """Answers a request whose end is unknown."""
         self._stop_watch()
         self._partial = None
         self._left = UNKNOWN
         self._refuse(Refusal(ending, detail, head=no_head(self._peer)))
 
     def _break_off(self, ending: Ending, detail: str) -> None:
-        """The body is not going to be complete."""
+        """The body will not be complete."""
         self._stop_watch()
         admission, self._admission = self._admission, None
         if admission is None:
-            self.cut()  # refused and answered already
+            self.cut()  # already refused and answered
             return
         self._abandon(admission, ending, detail)
 
     def _abandon(self, admission: Admission, ending: Ending, detail: str) -> None:
-        self._body.clear()  # not another one: the parser of chunks has this one, too
+        self._body.clear()  # cleared, not replaced: the chunk parser shares it
         self._chunks = None
         self._give_back()
         self._keep_alive = False
@@ -529,7 +530,7 @@ class Connection:
     # Bodies.
 
     def _begin_body(self, admission: Admission, head_bytes: bytes, body: bytes) -> None:
-        """The first part of a body whose rest has not come."""
+        """The first part of an incomplete body."""
         bodies = self._door.bodies
         whole = len(body) + max(0, self._left)
         if not (bodies.has_room(whole) and bodies.take(len(body))):
@@ -539,14 +540,14 @@ class Connection:
         self._state = _BODY
         self._admission = admission
         self._start(self._front.bodies_due)
-        if self._left == UNKNOWN:  # nothing of it has been looked at: `body` is empty
+        if self._left == UNKNOWN:  # nothing of it has been read: `body` is empty
             self._chunks = ChunkedBody(head_bytes, self._message)
             self._body = self._chunks.content
         else:
             self._body = bytearray(body)
 
     def _take_body(self, data: bytes, at: int) -> int:
-        """Takes of the body what `data` has from `at` on; returns where it stopped."""
+        """Reads the body from `data` at `at`; returns where it stopped."""
         if self._left == UNKNOWN:
             return self._take_chunks(data, at)
         piece = data[at : at + self._left]
@@ -570,7 +571,7 @@ class Connection:
         except HttpParserError as error:
             self._break_off(errors.MALFORMED, str(error))
             return len(data)
-        if not self._is_within_limits(chunks):  # once for all of it: empty lines cost enough
+        if not self._is_within_limits(chunks):  # checked once for all of it, not at each empty line
             return len(data)
         if chunks.is_complete:
             self._left = 0
@@ -581,7 +582,7 @@ class Connection:
         return at
 
     def _is_within_limits(self, chunks: ChunkedBody) -> bool:
-        """Whether a body in chunks may go on; breaks it off if not."""
+        """Whether a chunked body is within its limits; breaks it off if not."""
         assert self._admission is not None, "refused bodies in chunks are not read"
         limit, got = self._admission.max_body_bytes, len(chunks.content)
         if got > limit:
@@ -591,13 +592,13 @@ class Connection:
             return False
         if chunks.is_bloated(self._front.limits.max_header_bytes):
             self._break_off(
-                errors.MALFORMED, "expected fewer bytes of chunk sizes, chunk extensions and trailers beside the body"
+                errors.MALFORMED, "expected fewer bytes of chunk sizes, chunk extensions and trailers for this body"
             )
             return False
         return True
 
     def _take_room(self, size_bytes: int) -> bool:
-        """Whether there was room for so much more of the body; breaks it off if not."""
+        """Reserves memory for more of the body; breaks it off and returns False if there is not enough."""
         bodies = self._door.bodies
         if not bodies.take(size_bytes):
             self._break_off(errors.BODIES_FULL, bodies.why_full(size_bytes))
@@ -606,7 +607,7 @@ class Connection:
         return True
 
     def _give_back(self) -> None:
-        """What it held of a body is held no longer, or by the Kafka client."""
+        """Releases the memory of the body: it is dropped, or in the Kafka client's queue."""
         if self._held_bytes:
             self._door.bodies.give(self._held_bytes)
             self._held_bytes = 0
@@ -629,9 +630,9 @@ class Connection:
     # Answers.
 
     def _take_answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
-        """`messages.Answer` for the request that waits."""
+        """`messages.Answer` for the waiting request."""
         if self._state != _WAITING:
-            return  # the client has left
+            return  # the client has disconnected
         front = self._front
         head, is_plain = self._heads_made.get((status, *headers)) or front.answer_heads.make(status, headers)
         if (
@@ -650,7 +651,7 @@ class Connection:
             self._write_unusual(status, head, body, request_id, CLOSE in headers)
 
     def _write_unusual(self, status: int, head: bytes, body: bytes, request_id: bytes, closes: bool) -> None:
-        if status == 205:  # RFC 9110, 15.3.6: it has a length, and that is 0
+        if status == 205:  # RFC 9110, 15.3.6: its content length is 0
             body = b""
         keeps = self._keep_alive and not closes and not self._front.draining
         lines = [head]
@@ -675,22 +676,22 @@ class Connection:
             self._end()
 
     def _after_answer(self) -> None:
-        """What comes next on this connection."""
+        """Continues after an answer."""
         self._quiet_since = self._front.now
         if self._left:
-            self._state = _BODY  # of a refused request, to be skipped
+            self._state = _BODY  # of a refused request: skip the body
         elif self._unread or self._unflushed:
             self._state = _STALLED
             if self._unflushed:
-                if self._watch is None:  # another deadline may have run when the client began to stand still
+                if self._watch is None:  # another deadline may have run when the client stopped reading
                     self._start(self._front.writes_due)
             else:
-                self._front.call_soon(self._go_on)  # not from here: whoever answers may be in the middle of it
+                self._front.call_soon(self._go_on)  # not directly: the caller may be in the middle of its work
         else:
             self._state = _HEAD
 
     def _end(self) -> None:
-        """No byte is served from here on. What the client still sends is read, or a reset could destroy our answer."""
+        """Serves nothing more. Further input is read and discarded, because a reset could destroy our answer."""
         lingers = self._left != 0 or self._is_followed or self._unread
         self._state = _ENDED
         self._unread = b""
@@ -709,7 +710,7 @@ class Connection:
 
 def _peer_of(transport: Any) -> Peer:
     name = transport.get_extra_info("peername")
-    if name is None:  # it has left already; not to be taken for somebody on a Unix socket, who may be trusted
+    if name is None:  # it has already disconnected; not UNKNOWN_PEER, which is on a Unix socket and may be trusted
         return Peer("unknown", 0, "http")
     if not isinstance(name, tuple):
         return UNKNOWN_PEER

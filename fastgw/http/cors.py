@@ -1,7 +1,7 @@
-"""CORS (the Fetch standard, section 3.2): which web pages may call the gateway, as headers of its answers.
+"""CORS (the Fetch standard, section 3.2): response headers that say which web pages may call the gateway.
 
-A service has no part in it: whatever it says with `access-control-...` headers is left out of its answers where a
-policy is in force, so that nobody has to ask which of two answers a browser believes.
+Services take no part in it. Where a policy is in force, the `access-control-...` headers of replies are dropped, so
+that they cannot contradict the policy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _VARY_PREFLIGHT = ("vary", "origin, access-control-request-method, access-contro
 
 
 def is_preflight(head: Head) -> bool:
-    """A browser asks whether a page may send another request."""
+    """Whether a browser asks if a page may send a request."""
     return (
         head.method == "OPTIONS"
         and head.get("origin") is not None
@@ -28,7 +28,7 @@ def is_preflight(head: Head) -> bool:
 
 
 class Policy:
-    """What `[cors]` or a route's own table says, made into headers."""
+    """The headers for `[cors]` or for a route's own table."""
 
     def __init__(self, cors: Cors, request_headers: Iterable[str] = (), response_headers: Iterable[str] = ()) -> None:
         """
@@ -43,7 +43,7 @@ class Policy:
         self._private_network = cors.private_network
         shown = [name for name in response_headers if not name.startswith("access-control-")]
         exposed = ", ".join(_each_once((*EXPOSED_ALWAYS, *shown, *cors.expose)))
-        # Caches may keep an answer for all pages only where all get the same one.
+        # Caches may share an answer between pages only if all pages get the same one.
         vary = [] if self._is_any else [_VARY]
         self._answers: dict[str, HeaderList] = {
             origin: [
@@ -60,11 +60,11 @@ class Policy:
         return f"<Policy for {', '.join(self._answers) or 'no page'}>"
 
     def of_answer(self, origin: str | None) -> HeaderList:
-        """What an answer to a request with this Origin says; not to be changed."""
+        """The headers of an answer to a request with this Origin; do not change the list."""
         return self._answers.get(origin or "", self._to_others)
 
     def of_preflight(self, head: Head, methods: Iterable[str]) -> HeaderList:
-        """What the answer to a preflight says. To an origin that may not, nothing: then the browser sends no more.
+        """The headers of the answer to a preflight. For an origin that is not allowed they grant nothing.
 
         Args:
             head: see `is_preflight`.
@@ -87,19 +87,19 @@ class Policy:
 
 
 def dressed(headers: HeaderList, cors_headers: HeaderList) -> HeaderList:
-    """The headers of an answer with those of its policy, and without what the service had to say about it."""
+    """The headers of an answer with those of its policy, and without CORS headers of the service."""
     kept = [header for header in headers if not header[0].startswith("access-control-")]
     return kept + cors_headers
 
 
 class Policies:
-    """Those of one configuration."""
+    """All policies of one configuration."""
 
     def __init__(self, cors: Cors | None, routes: Iterable[Route]) -> None:
         """
         Args:
-            cors: of the requests that have no route; None or without origins: there is none.
-            routes: with their own.
+            cors: for requests without a route; None or without origins: no policy.
+            routes: the routes with their own tables.
         """
         self._default = Policy(cors) if cors is not None and cors.origins else None
         self._of_routes = {
@@ -112,7 +112,7 @@ class Policies:
         return self._default is not None or bool(self._of_routes)
 
     def of(self, route_number: int | None) -> Policy | None:
-        """The policy for a route; None stands for requests without one."""
+        """The policy for a route; None stands for requests without a route."""
         if route_number is None:
             return self._default
         return self._of_routes.get(route_number)

@@ -1,4 +1,4 @@
-"""Things that may take only so long, without a timer for each: one sweep asks which have taken longer."""
+"""Deadlines without a timer for each: a periodic sweep finds the expired ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Thing = TypeVar("Thing", bound=Hashable)
 
 
 class Deadlines(Generic[Thing]):
-    """All its things get the same time, so the order in which they came is the order in which they go.
+    """A set of things with the same timeout, so they expire in the order in which they were added.
 
-    A sweep costs what is late, not what waits.
+    The cost of a sweep depends on the number of expired things, not on the number of waiting ones.
     """
 
     __slots__ = ("_due", "_when_late", "timeout_s")
@@ -30,17 +30,17 @@ class Deadlines(Generic[Thing]):
         return len(self._due)
 
     def add(self, thing: Thing, now: float) -> None:
-        """Its time begins; `now` never goes back from one call to the next. It must not be in here already."""
+        """Starts the deadline of a thing that has none; `now` never decreases from call to call."""
         self._due[thing] = now + self.timeout_s
 
     def discard(self, thing: Thing) -> None:
-        """It has no deadline any more; no harm if it had none."""
+        """Removes the deadline of a thing, if it has one."""
         self._due.pop(thing, None)
 
     def expire(self, now: float) -> None:
-        """Forgets everything whose time has passed, calling `when_late` for each."""
+        """Removes all expired things and calls `when_late` for each."""
         for thing in list(self._passed(now)):
-            if self._due.pop(thing, None) is not None:  # the call for one may have ended another
+            if self._due.pop(thing, None) is not None:  # a previous call may have removed it
                 self._when_late(thing)
 
     def _passed(self, now: float) -> Iterator[Thing]:

@@ -1,7 +1,7 @@
-"""The express front: plain HTTP/1.1 on the loop itself. A request is read, produced and answered on one thread.
+"""The express front: plain HTTP/1.1 on the event loop. One thread reads, produces and answers a request.
 
-`connection` has what happens on a connection; here are the listening socket, the limit of connections, the one
-sweep for all deadlines, and the end: drain.
+`connection` handles single connections. This module has the listening socket, the limit of connections, the sweep for
+all deadlines, and the drain.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from fastgw.http.proxied_connection import ProxiedConnection
 from fastgw.http.slow_clients import ROUND_PERIOD_MAX_S, SlowClients, Standing, Timeouts
 from fastgw.messages import Cut
 
-LINGER_S = 2.0  # how long a client that still sends may take to read the answer that ends its connection
-QUIET_AT_ONCE = 64  # connections that are ended in one turn of the loop for having been quiet; half a millisecond
-REFUSED_AT_ONCE_MAX = 256  # connections above the limit that are told so; those beyond are cut
+LINGER_S = 2.0  # how long a client that still sends may take to read the last answer
+QUIET_AT_ONCE = 64  # quiet connections that are closed in one turn of the loop; takes half a millisecond
+REFUSED_AT_ONCE_MAX = 256  # connections above the limit that get 503; further ones are cut
 
 
 class ExpressFront(Front):
-    """One listening socket; the loop it is made on is the one that everything happens on."""
+    """One listening socket, served on the event loop on which it is created."""
 
     def __init__(
         self, fd: int, listen: Listen, limits: Limits, door: Door, forwarding: Forwarding = NOBODY_IS_TRUSTED
     ) -> None:
         """
         Args:
-            fd: a listening socket; it stays the caller's. TLS and HTTP/2 are not spoken here.
-            forwarding: knows who may send PROXY protocol headers.
+            fd: a listening socket, which the caller closes. TLS and HTTP/2 are not supported.
+            forwarding: decides who may send PROXY protocol headers.
         """
-        assert not listen.tls_cert, "TLS is the other front's"
-        assert listen.http != "2", "HTTP/2 is the other front's"
+        assert not listen.tls_cert, "TLS needs the granian front"
+        assert listen.http != "2", "HTTP/2 needs the granian front"
         self.door = door
         self.limits = limits
         self._loop = asyncio.get_running_loop()
@@ -52,7 +52,7 @@ class ExpressFront(Front):
         self.call_soon: Callable[..., object] = self._loop.call_soon
         self.answer_heads = AnswerHeads()
         self.draining = False
-        self.now = self.clock()  # of the last sweep
+        self.now = self.clock()  # time of the last sweep
         # The request line may be as long as a target of the largest size with every byte percent-encoded.
         self.line_bytes_max = 3 * limits.max_target_bytes + 64
         self.small_head_bytes = min(self.line_bytes_max, limits.max_header_bytes, SMALL_HEAD_BYTES)
@@ -62,17 +62,17 @@ class ExpressFront(Front):
         self.lingers_due = Deadlines(LINGER_S, Connection.cut)
         self.idle_timeout_s = limits.idle_timeout_ns / 1e9
         self._idle_looks = Deadlines(self.idle_timeout_s / 4, self._look_at_idle)
-        self.deaf: set[Connection] = set()  # not read from: they have sent too far ahead
+        self.deaf: set[Connection] = set()  # reading is paused: they have sent too far ahead
         self._connections: set[Connection] = set()
-        self._quiet: dict[Connection, Cut] = {}  # for too long, this sweep has found, and why they go
+        self._quiet: dict[Connection, Cut] = {}  # connections to close because they were quiet for too long
         self._new_connection: Any = partial(Connection, self)
         if listen.proxy_protocol:
             self._new_connection = partial(ProxiedConnection, self, forwarding.is_trusted)
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
-        self._looked_at: dict[int, Connection] = {}  # in this round of `slow_clients`
-        self._is_ending = False  # no connection can come any more
+        self._looked_at: dict[int, Connection] = {}  # the connections of this round of `slow_clients`
+        self._is_ending = False  # no new connections can arrive
         self._ended = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -85,13 +85,13 @@ class ExpressFront(Front):
     async def start(self) -> None:
         listening = socket.socket(fileno=os.dup(self._fd))
         if listening.family == socket.AF_UNIX:
-            # The file is its maker's: a sibling goes on listening there when this server is closed.
+            # Do not remove the file: siblings still listen there when this server is closed.
             unix: Any = self._loop.create_unix_server
             self._server = await unix(
                 self._new_connection, sock=listening, backlog=ACCEPT_BACKLOG, cleanup_socket=False
             )
         else:
-            # `writes_due` sees what the kernel has not taken off our hands yet; this sees what it has, and kept.
+            # `writes_due` watches data that the kernel has not accepted; this watches data in the kernel.
             timeout_s = self.limits.write_timeout_ns / 1e9
             self._slow_clients = SlowClients(listening, Timeouts(timeout_s), self, self.door.cut)
             self._slow_clients.start()
@@ -104,7 +104,7 @@ class ExpressFront(Front):
         self.draining = True
         if self._server is not None:
             self._server.close()
-        self.call_soon(self._begin_to_end)  # behind what was accepted already and is about to be taken in
+        self.call_soon(self._begin_to_end)  # after connections that are accepted but not yet taken in
         if lame_duck_s:
             self._loop.call_later(lame_duck_s, self._close_idle)
         else:
@@ -113,16 +113,16 @@ class ExpressFront(Front):
     async def closed(self) -> None:
         await asyncio.shield(self._ended)
 
-    # Called by connections.
+    # Called by the connections.
 
     def take_in(self, connection: Connection) -> bool:
-        """A new connection; False when there are too many."""
+        """Adds a new connection; False if there are too many."""
         self._connections.add(connection)
         self._idle_looks.add(connection, self.clock())
         return len(self._connections) <= self.limits.max_connections
 
     def is_crowded(self) -> bool:
-        """There are so many connections above the limit that the next one is not even told."""
+        """Whether so many connections are above the limit that the next one gets no answer."""
         return len(self._connections) > self.limits.max_connections + REFUSED_AT_ONCE_MAX
 
     def let_go(self, connection: Connection) -> None:
@@ -148,22 +148,22 @@ class ExpressFront(Front):
             self._end_deserted()
 
     def _look_at_idle(self, connection: Connection) -> None:
-        """Idle time is not counted request by request: each connection is looked at now and then."""
+        """Checks for the idle timeout: each connection periodically, not after each request."""
         self._idle_looks.add(connection, self.now)
         if connection.is_idle_since(self.now - self.idle_timeout_s):
             self._quiet.setdefault(connection, Cut.IDLE)
 
     def _head_is_late(self, connection: Connection) -> None:
         if connection.is_idle:
-            self.heads_due.add(connection, self.now)  # it may turn out to have sent something
+            self.heads_due.add(connection, self.now)  # a request may already wait in the kernel
             self._quiet[connection] = Cut.SILENT
         else:
             connection.head_is_late()
 
     def _end_quiet(self) -> None:
-        """Ends some of them, and more in the next turn: to end thousands at once would keep everybody waiting.
+        """Closes some quiet connections, and more in the next turn: closing thousands at once would delay all requests.
 
-        Who has sent its request is answered: it may have been here for as long as the loop was busy.
+        Connections with a request in the kernel stay: it may have arrived while the loop was busy.
         """
         some = {connection: self._quiet.pop(connection) for connection in list(islice(self._quiet, QUIET_AT_ONCE))}
         for connection in _idle_and_unasked(some):
@@ -176,10 +176,10 @@ class ExpressFront(Front):
         self.door.cut(Cut.SLOW_READER)
         connection.cut()
 
-    # What `slow_clients` asks.
+    # Called by `slow_clients`.
 
     def descriptors(self) -> Iterator[int]:
-        """Who may still be taking an answer, or be found to have taken too long: thousands of others need no look."""
+        """Connections with a recent answer, which may still be unread; the thousands of others need no look."""
         moment = self.now - self.writes_due.timeout_s - 2 * ROUND_PERIOD_MAX_S
         for connection in list(self._connections):
             if connection.has_been_answered_since(moment):
@@ -195,7 +195,7 @@ class ExpressFront(Front):
         self._looked_at.clear()
 
     def _end_deserted(self) -> None:
-        """Who sent too far ahead is not read from; that its other end has closed has to be asked for."""
+        """Cuts paused connections whose other end has closed: while reading is paused, this must be polled."""
         by_fd = {connection.fileno(): connection for connection in self.deaf}
         for fd, _ in _polled(by_fd, select.POLLRDHUP):
             by_fd[fd].cut()
@@ -216,7 +216,7 @@ class ExpressFront(Front):
 
 
 def _idle_and_unasked(connections: Iterable[Connection]) -> list[Connection]:
-    """The idle ones of these, without those whose next request is here already: it is going to be answered."""
+    """The idle connections, without those whose next request has already arrived and will be answered."""
     idle = {connection.fileno(): connection for connection in connections if connection.is_idle}
     for fd, _ in _polled(idle, select.POLLIN):
         del idle[fd]

@@ -1,28 +1,28 @@
-"""The contract of a front: what the worker may ask of it, and what it may ask of the door.
+"""The interface of a front: what the worker calls, and what a front calls on the door.
 
-A front serves one listening socket. It reads HTTP, knows nothing of Kafka, and is called on the loop alone. There are
-two: `express` and `granian`. tests/fronts runs the same tests with each of them; kinds.py there says what only one can.
+A front serves one listening socket. It reads HTTP, does not know Kafka, and is called only on the event loop. There are
+two fronts: `express` and `granian`. tests/fronts runs the same tests with both; kinds.py there lists the differences.
 
 What the worker calls
 
     start    accept connections
-    drain    accept no more, end what is idle, end each other connection with its answer
+    drain    stop accepting, close idle connections, close each other connection after its answer
     closed   returns when the last connection has ended
 
 What the front calls, for each request in this order (`admission.Door` has the signatures)
 
     admit ──> Refusal ────> refuse     answers it
           └─> Admission ──> open       the request is complete; its answer follows, once
-                        ├─> abandon    its body did not come, is too large, or breaks a rule; answers it, if anybody
-                        │              is there to hear it
-                        └─> gone       after `open`: the client has left before its answer
+                        ├─> abandon    its body is incomplete, too large or malformed; answers it, if the client is
+                        │              still connected
+                        └─> gone       after `open`: the client disconnected before its answer
 
-    refuse alone    what came is no request: no Head can be made of it
-    cut             a connection was ended for how its client used it (`messages.Cut`)
+    refuse alone    the input is not a request: no Head can be made from it
+    cut             the front closed a connection because of its client's behaviour (`messages.Cut`)
 
-After an Admission exactly one of `open` and `abandon` follows, or its place is lost. `door.bodies` bounds what a front
-holds of bodies: it takes room for each part before it keeps it, and gives it back after `open` or `abandon`. Every
-answer but an interim one is the door's, so that it is counted and has a request id.
+After an Admission exactly one of `open` and `abandon` must follow, or its slot is lost. `door.bodies` limits the memory
+for bodies: a front reserves memory before it keeps a part, and releases it after `open` or `abandon`. Every answer,
+except interim ones, comes from the door, so that it is counted and has a request id.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from typing import Protocol
 
 
 class Front(Protocol):
-    """One listening socket. It is served on the loop that the front was made on."""
+    """One listening socket, served on the event loop on which the front was created."""
 
     @property
     def open_connections(self) -> int:
-        """Connections of clients, as far as the front can tell."""
+        """Number of open client connections, as far as the front knows."""
 
     async def start(self) -> None:
         """Begins to accept connections."""
 
     def drain(self, lame_duck_s: float = 0.0) -> None:
-        """Stops accepting; requests that are in go on, and their answers end their connections. Safe to call twice.
+        """Stops accepting. Open requests continue, and their answers close their connections. Safe to call twice.
 
         Args:
-            lame_duck_s: for how long an idle connection is kept for one last request. A client that sends one at the
-                moment in which its connection is closed cannot know what became of it.
+            lame_duck_s: how long idle connections stay open for one last request. If a client sends a request while its
+                connection is being closed, it cannot know the outcome.
         """
 
     async def closed(self) -> None:

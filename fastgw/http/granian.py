@@ -1,29 +1,29 @@
-"""The granian front: HTTP/1.1, HTTP/2 and TLS. The only file that knows granian.
+"""The granian front: HTTP/1.1, HTTP/2 and TLS. The only file that uses granian.
 
-granian's own threads do the I/O and the parsing. Its public way to our code is a coroutine for each request; that was
-measured at 16 and 64 connections and cost about a third of the whole gateway more than the way taken here (figures in
-bench/README.md): a private hook, `CallbackScheduler._schedule_fn`, that is called for each parsed request on granian's
-Python thread. It only appends to a deque and wakes the loop once for a batch; everything else happens on the loop.
+granian's own threads do the I/O and the parsing. Its public interface calls a coroutine for each request. Measured at
+16 and 64 connections, that cost about a third of the whole gateway more than the private hook used here (figures in
+bench/README.md): granian calls `CallbackScheduler._schedule_fn` for each parsed request on its Python thread. The hook
+only appends to a deque and wakes the loop once for a batch; everything else happens on the event loop.
 
-Of granian's two interfaces ASGI's is taken: it alone shows the path as it was sent, header values as bytes, and bodies
-in parts, which can be bounded. RSGI decodes the path (`%2F` is gone then), hides a value with a byte that is not ASCII,
-and has either the whole body or parts that look complete when they are not. ASGI costs some
-microseconds a request more (bench/README.md).
+Of granian's two interfaces this front uses ASGI. Only ASGI has the path as sent, header values as bytes, and bodies in
+parts, which can be limited. RSGI decodes the path (`%2F` is lost), hides values with bytes that are not ASCII, and has
+either the whole body or parts that look complete when they are not. ASGI costs some microseconds more for each request
+(bench/README.md).
 
-What granian lacks is added here: a deadline and a limit for bodies, the time that a connection may be idle beside the
-time for a head, and `slow_clients` for what its sockets would have to tell.
+This front adds what granian lacks: a deadline and a limit for bodies, an idle timeout separate from the timeout for
+heads, and `slow_clients` for slow readers.
 
-What granian does that a front must survive. All of it was found out and none of it is promised, so the version is
-pinned, and each entry has a test: in tests/http/test_granian.py, or where a file is named.
+The list has the behaviour of granian that this front must cope with. It was found by experiments and is not documented,
+so the version is pinned, and each entry has a test: in tests/http/test_granian.py, or in the named file.
 
  1. It calls the hook on a thread of its own, so each request has to be handed to the loop.
     test_the_hook_is_called_once_for_each_request_on_one_thread_of_granians_own
- 2. A status that is none aborts the process: `_Request.answer` lets none through.
+ 2. An invalid status aborts the process: `_Request.answer` replaces it.
     test_a_status_that_is_none_aborts_the_process
- 3. A header that is none is refused with an exception; the request still needs its answer: `_send`.
+ 3. An invalid header raises an exception; the request still needs its answer: `_send`.
     test_an_answer_with_a_header_that_is_none_is_refused_and_another_can_be_given
- 4. It answers 500 itself once nobody holds a request, and reads on for a body as long as somebody does: `proto` is let
-    go with the answer.
+ 4. It answers 500 itself when a request is freed, and reads the body as long as the request is referenced: `proto` is
+    released with the answer.
     test_a_request_that_is_forgotten_is_answered_500
     test_the_future_of_a_body_can_be_cancelled_and_the_request_be_answered
  5. It sends an event stream in chunks, unless its length is declared: `heads_for`.
@@ -31,19 +31,19 @@ pinned, and each entry has a test: in tests/http/test_granian.py, or where a fil
  6. It hides a Content-Length beside chunks, and the authority of an absolute target.
     test_a_length_beside_chunks_is_not_there
     test_of_an_absolute_target_only_the_path_is_seen
- 7. Of broken chunks it says the same as of a client that has left: `_Body._cut_short`.
+ 7. It reports malformed chunks like a disconnected client: `_Body._cut_short`.
     test_so_is_one_whose_chunks_are_broken
  8. An HTTP/2 body whose stream is reset with NO_ERROR or CANCEL looks complete: `_Body._ask_for_reset`.
     test_over_http2_a_body_that_breaks_off_so_looks_complete_and_a_client_that_has_left_is_told_next
- 9. It tells the end of an unread body before it tells that the client has left: `_Request._on_message` asks twice.
+ 9. It reports the end of an unread body before it reports the disconnect: `_Request._on_message` asks twice.
     test_a_client_that_has_left_before_anybody_asked_is_told_as_well
-10. It gives no future where it has told of the leaving client in one that was cancelled: `_Request.watch`.
+10. It returns no future if it has already reported the disconnect in a cancelled one: `_Request.watch`.
     tests/fronts/test_granian.py: test_a_client_of_which_granian_has_told_already_is_gone
-11. Its futures and our callbacks can hold each other through Rust, where no collector sees it: `_gone` and `_future`
-    are cleared before anything else.
+11. Its futures and our callbacks can form reference cycles through Rust, which the garbage collector cannot see:
+    `_gone` and `_future` are cleared before anything else.
     tests/fronts/test_granian.py: test_a_request_that_has_waited_for_long_leaves_nothing_behind
-12. It ends with its last connection, and aborts the process if it is asked for something at that moment: nothing is
-    asked after the stop signal (`_begin_to_end`). What was asked before does no harm.
+12. It ends with its last connection, and aborts the process if `receive` is called at that moment: it is not called
+    after the stop signal (`_begin_to_end`). Earlier calls do no harm.
     tests/fronts/test_drain.py: test_however_soon_a_client_leaves_in_a_drain_it_is_reported
     test_a_question_that_is_pending_at_the_end_does_no_harm
 13. A third stop signal blocks the process for ever: there is one.
@@ -86,11 +86,11 @@ CHUNKED = ("chunked",)
 CONNECTION_HEADERS = frozenset({"connection", "keep-alive"})  # not allowed in HTTP/2 (RFC 9113, 8.2.2)
 EVENT_STREAM = b"text/event-stream"  # granian begins to stream when it sees this content-type
 HTTP2_PING_MS_MAX = 15_000
-WATCH_AFTER_S = 0.25  # a request that is answered sooner is spared the price of knowing whether its client has left
-SMALL_BODY_BYTES = 16_384  # comes at once, as a rule: whether there is room for more is asked when more has come
-STOP_CHECK_S, STOP_PATIENCE_S = 0.005, 1.0  # how often, and how long, it is looked whether everybody is watched
-RESET_CHECK_S = 0.01  # how soon a stream that was reset says so, once its body has ended; see `_Body`
-BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # of the others an empty body is the likely one
+WATCH_AFTER_S = 0.25  # requests answered sooner are not watched for a disconnect, which saves its cost
+SMALL_BODY_BYTES = 16_384  # usually arrives at once: memory is checked only when a part has arrived
+STOP_CHECK_S, STOP_PATIENCE_S = 0.005, 1.0  # how often, and how long, to wait until all requests are watched
+RESET_CHECK_S = 0.01  # a reset stream is reported within this time after the end of its body; see `_Body`
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # other methods usually have no body
 # Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
 SMALL_PARTS_MAX, PART_BYTES = 1024, 64
 HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
@@ -99,8 +99,8 @@ HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
 class _Scheduler(CallbackScheduler):
     """Calls `schedule(watcher)` for each request, on granian's Python thread, with the GIL held.
 
-    `schedule` must not raise: granian leaves the error set on its thread, and what it hands over from then on is a
-    matter of chance. It must return None: anything else is leaked.
+    `schedule` must not raise: granian leaves the error set on its thread, and its later calls are then undefined. It
+    must return None: any other object leaks.
     """
 
     def __init__(self, _loop: object, schedule: Any, *_: object) -> None:
@@ -108,9 +108,9 @@ class _Scheduler(CallbackScheduler):
 
 
 class _FuturesLoop:
-    """The loop as granian's futures see it: what they call back is handed over in batches, as requests are.
+    """The event loop for granian's futures: it hands over their callbacks in batches, like requests.
 
-    Each body would wake the loop by itself otherwise. Nothing here is a task, so nothing asks whose loop this is.
+    Otherwise each body would wake the loop separately. There are no tasks, so nothing checks which loop this is.
     """
 
     def __init__(self, hand_over: Callable[[Any, Any], None]) -> None:
@@ -127,7 +127,7 @@ def _no_task(*_: object) -> None:
 
 
 class _Client:
-    """One connection that has asked something, as far as its requests tell."""
+    """One connection that has sent a request, as far as its requests show."""
 
     def __init__(self, peer: Peer, now: float) -> None:
         self.peer = peer
@@ -136,10 +136,10 @@ class _Client:
 
 
 class GranianFront(Front):
-    """One listening socket served by granian; the loop it is made on is the one that everything happens on."""
+    """One listening socket served by granian; all work happens on the event loop on which it is created."""
 
     def __init__(self, fd: int, listen: Listen, limits: Limits, door: Door) -> None:
-        """`fd` is a listening socket; it stays the caller's."""
+        """`fd` is a listening socket, which the caller closes."""
         self.door = door
         self.loop = asyncio.get_running_loop()
         self._scheme = "https" if listen.tls_cert else "http"
@@ -175,7 +175,7 @@ class GranianFront(Front):
 
     @property
     def open_connections(self) -> int:
-        """As of the last round of `slow_clients`. On Unix sockets granian shows nothing of them: 0."""
+        """As of the last round of `slow_clients`; 0 on Unix sockets, which granian does not expose."""
         return 0 if self._slow_clients is None else self._slow_clients.open_connections
 
     async def start(self) -> None:
@@ -200,10 +200,10 @@ class GranianFront(Front):
             self._begin_to_end()
 
     def _begin_to_end(self) -> None:
-        """Tells granian to stop, once everybody who waits is watched.
+        """Tells granian to stop, once all waiting requests are watched.
 
-        granian ends with its last connection, and whatever is asked of it at that moment is dropped by a thread without
-        the GIL, which aborts the process. So nothing is asked any more from here on that can be done without.
+        granian ends with its last connection. If `receive` is called at that moment, a thread without the GIL drops its
+        future, which aborts the process. So from here on it is no longer called.
         """
         self.unwatched.expire(math.inf)
         if self.half_watched and self.loop.time() < self._stop_by:
@@ -240,7 +240,7 @@ class GranianFront(Front):
         return Standing(client.open > 0, client.answered_s)
 
     def round_ends(self) -> None:
-        """Forgets the connections that are not there any more: they were when it began, and nobody has seen them."""
+        """Forgets the closed connections: those that existed when the round began and were not seen in it."""
         began_s, seen = self._round_began_s, self._seen
         gone = [
             key
@@ -265,7 +265,7 @@ class GranianFront(Front):
     # The loop.
 
     def _take_handed_over(self) -> None:
-        self._woken = False  # first: what is appended from here on brings its own wake-up
+        self._woken = False  # first: later items cause their own wake-up
         handed_over = self._handed_over
         while handed_over:
             callback, argument = handed_over.popleft()
@@ -273,7 +273,7 @@ class GranianFront(Front):
                 callback(argument)
             except MemoryError:
                 raise  # ends the worker
-            except Exception:  # a defect met by one request must not take the batch with it
+            except Exception:  # an error in one request must not lose the rest of the batch
                 log.exception("request not handled")
 
     def _take_request(self, watcher: Any) -> None:
@@ -302,7 +302,7 @@ class GranianFront(Front):
             self.open(request, verdict, b"")
 
     def _client_of(self, key: tuple[str, str]) -> _Client:
-        if self._is_unix:  # all clients are one, also those with names: they are local, and nobody watches them
+        if self._is_unix:  # all clients count as one: they are local and not watched
             key = ("", "0")
         client = self._clients.get(key)
         if client is None:
@@ -362,14 +362,14 @@ class GranianFront(Front):
 
 
 class _Body:
-    """A body on its way, part by part: it comes, it breaks off, or its deadline passes. One of them wins.
+    """An incoming body: it completes, breaks off, or exceeds its deadline, whichever happens first.
 
-    A part is charged once it has come, and the next one is asked for only after that. hyper reads no further than what
-    was asked for: so what a client sends beyond the limits stays in its hands.
+    A part is counted when it has arrived, and only then the next one is requested. hyper reads no further than
+    requested, so data beyond the limits is not read.
 
     A stream of HTTP/2 that its client resets with NO_ERROR or CANCEL looks like one that has ended (hyper takes both
-    for the end of the body). Where the length was declared it tells; where not, the request is asked for the end of its
-    client before it is believed: a reset is known by then.
+    for the end of the body). A declared length shows the difference. Without one, the body counts as complete only
+    after the request was asked for a disconnect: a reset is known by then.
     """
 
     def __init__(self, front: GranianFront, request: _Request, admission: Admission, deadline: float) -> None:
@@ -514,8 +514,8 @@ class _Body:
 class _Request:
     """One request, until it is answered.
 
-    Most are answered before anybody need know whether their clients are still there. To be told of that takes a task
-    and a future of granian's for each request: a fifth of the whole gateway.
+    Most requests are answered before a disconnect matters. Watching for it needs a task and a future of granian for
+    each request, which costs a fifth of the whole gateway.
     """
 
     def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
@@ -538,9 +538,9 @@ class _Request:
         return self.client if self.is_http2 and self.client.peer.address else None
 
     def watch(self) -> None:
-        """From now on a client that leaves is told of, and one that has left.
+        """Watches for the disconnect of the client, also an earlier one.
 
-        Once granian has been told to stop it is too late to ask: see `GranianFront._begin_to_end`.
+        After the stop signal this is no longer possible: see `GranianFront._begin_to_end`.
         """
         if self._front.stopped:
             return
@@ -571,7 +571,7 @@ class _Request:
             self._front.door.gone(self.token)
 
     def _end(self) -> None:
-        """It is answered, or nobody is there to be answered: its connection may count as idle."""
+        """The request is answered or its client has disconnected: its connection may count as idle."""
         if self._is_open:
             self._is_open = False
             self.client.open -= 1
@@ -609,7 +609,7 @@ def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: byt
     try:
         proto.send({"type": "http.response.start", "status": status, "headers": headers})
     except Exception:
-        log.exception("granian does not take an answer's head", status=status)
+        log.exception("granian refused the head of an answer", status=status)
         proto.send({"type": "http.response.start", "status": 500, "headers": []})
         body = b""
     proto.send({"type": "http.response.body", "body": body})
@@ -640,15 +640,15 @@ class _Headers:
         return found[0] if type(found) is list else found
 
     def refusal(self, version: str) -> Refusal | None:
-        """What hyper lets pass and fastgw does not.
+        """Refuses headers that hyper accepts but fastgw does not.
 
-        It takes every list of encodings that ends with `chunked`, and leaves the others in the body. It sees to
-        `100-continue` and passes over every other expectation. HTTP/1.0 ("1") knows none (RFC 9110, 10.1.1).
+        hyper accepts every list of encodings that ends with `chunked`, and leaves the others in the body. It handles
+        `100-continue` and ignores every other expectation. HTTP/1.0 ("1") has none (RFC 9110, 10.1.1).
         """
         if b"transfer-encoding" in self._lines and _lower(self.get_all("transfer-encoding")) != CHUNKED:
-            return Refusal(errors.MALFORMED, "expected no Transfer-Encoding but chunked, once")
+            return Refusal(errors.MALFORMED, "expected only one Transfer-Encoding: chunked")
         if b"expect" in self._lines and version != "1" and {*_lower(self.get_all("expect"))} != {"100-continue"}:
-            return Refusal(errors.EXPECTATION_FAILED, "expected no Expect but 100-continue")
+            return Refusal(errors.EXPECTATION_FAILED, "expected only Expect: 100-continue")
         return None
 
 
@@ -665,7 +665,7 @@ def _head_of(scope: dict[str, Any], headers: _Headers, version: str, peer: Peer)
         headers,
         headers.get_all("host"),
         int(length) if length is not None else None,  # hyper has refused anything that is not a number
-        # Whether an HTTP/2 stream has ended with its headers granian does not say.
+        # granian does not show whether an HTTP/2 stream has ended with its headers.
         version == "2" or headers.first(b"transfer-encoding") is not None,
         peer,
     )
@@ -673,7 +673,7 @@ def _head_of(scope: dict[str, Any], headers: _Headers, version: str, peer: Peer)
 
 def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> ASGIWorker:
     header_timeout_ms = limits.header_timeout_ns // 1_000_000
-    # hyper has one timer for a late head and an idle connection; `slow_clients` sees to the shorter time.
+    # hyper has one timer for a late head and an idle connection; `slow_clients` enforces the shorter timeout.
     idle_timeout_ms = max(header_timeout_ms, limits.idle_timeout_ns // 1_000_000)
     uses_tls = bool(listen.tls_cert)
     return ASGIWorker(  # positional throughout: this is how granian's own servers call it
@@ -693,7 +693,7 @@ def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> A
         HTTP2Settings(
             max_headers_size=limits.max_header_bytes,
             max_concurrent_streams=1024,
-            # So a living client is never silent, and what it says besides heads is no head that is late.
+            # So a living client is never silent, and its other frames are not taken for a late head.
             keep_alive_interval=max(1, min(HTTP2_PING_MS_MAX, header_timeout_ms // 2)),
             keep_alive_timeout=10,
         ),

@@ -1,12 +1,11 @@
-"""HTTP/1.1 heads and answers as bytes (RFC 9112): what the express front reads and writes, without a socket.
+"""HTTP/1.1 heads and answers as bytes (RFC 9112): the parsing and writing of the express front, without sockets.
 
-llhttp has the last word on what a head may look like; nothing here is believed before it has agreed. What is read here
-is read from the same bytes a second time, so every rule is at least as strict as llhttp's: where the two could differ
-in where something begins or ends, the head is refused.
+llhttp decides whether a head is valid; results of this module are used only after llhttp has accepted the head. Both
+parse the same bytes, so every rule here is at least as strict as llhttp's. If the two could disagree about where an
+element begins or ends, the head is refused.
 
-A request pays for the headers that somebody asks for: no list of them is made, each is looked for when its name comes
-up (`RequestHead`, in _http1.pyx). Answers pay for their headers once a second: the same status with the same headers
-is the same bytes until the date changes.
+Request headers are searched only on demand: no list of them is made (`RequestHead`, in _http1.pyx). Heads of answers
+are made once a second: the same status with the same headers gives the same bytes until the date changes.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ log = structlog.get_logger("fastgw.http")
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE = ("connection", "close")
-HEADERS_MAX = 512  # they cost little here; some services keep them in tables of fixed size
-SMALL_HEAD_BYTES = 4 * HEADERS_MAX  # "a:", CR, LF: a head below it cannot have too many
+HEADERS_MAX = 512  # they are cheap here, but some services keep them in tables of fixed size
+SMALL_HEAD_BYTES = 4 * HEADERS_MAX  # "a:", CR, LF: a smaller head cannot have too many
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch
@@ -41,20 +40,20 @@ _DEFAULT_PORT = re.compile(r":(?:80)?$")
 
 _CACHED_HEADS_MAX, _CACHED_HEAD_BYTES_MAX = 1024, 2048
 
-# As RFC 9110 has them; Python 3.11 still has the words of its predecessors.
+# The phrases of RFC 9110; Python 3.11 still has those of its predecessors.
 _RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | _RENAMED
 
 
 class BadHead(ValueError):
-    """The head cannot be taken; the text says what was expected."""
+    """The head is refused; the text says what was expected."""
 
 
 def complete(head: RequestHead) -> None:
     """Finds path and query of a head that is not plain.
 
     Raises:
-        BadHead: it has a fault, an absolute target of another authority than Host, or a target with a fragment.
+        BadHead: it has a fault, an absolute target whose authority is not the Host, or a target with a fragment.
     """
     if head.fault is not None:
         raise BadHead(head.fault)
@@ -65,15 +64,15 @@ def complete(head: RequestHead) -> None:
 
 
 def for_llhttp(head: bytes) -> bytes:
-    """The same head, of the same length, as HTTP/1.1 that offers no other protocol: it is going to be served as that.
+    """The same head, with the same length, as HTTP/1.1 without Upgrade, as which the request is served.
 
-    llhttp knows no later minor version, and behind an offer it may read no body.
+    llhttp knows no later minor version, and after an Upgrade it may not read the body.
     """
     return _UPGRADE(b"X-Offer", _LATER_VERSION(b"1", head, count=1))
 
 
 def _absolute(target: str, hosts: Sequence[str]) -> tuple[str, str]:
-    """Path and query of a target in absolute form; other forms are given back for the core to refuse."""
+    """Path and query of a target in absolute form; other forms are returned unchanged, and the core refuses them."""
     match = _ABSOLUTE(target)
     if match is None:
         if "://" in target:
@@ -88,10 +87,10 @@ def _absolute(target: str, hosts: Sequence[str]) -> tuple[str, str]:
 def excess(
     head: bytes | bytearray, line_bytes_max: int, headers_bytes_max: int, slack: int
 ) -> tuple[Ending, str] | None:
-    """What is too large in a head, or in the part of it that has come; None if nothing is.
+    """The limit that a head, or its part received so far, exceeds; None if it exceeds none.
 
-    `slack` bytes more are let pass: the last ones of a part may belong to the end of it. Said of a part, it would be
-    said of the whole: so where the head was cut makes no difference.
+    `slack` more bytes are allowed, because the last bytes of a part may belong to its end. If a part exceeds a limit,
+    the whole head does too: so the result does not depend on how the head was split.
     """
     if head[0] != 13 and not is_token(chr(head[0])):
         return errors.MALFORMED, "expected a request line"
@@ -103,46 +102,45 @@ def excess(
         return errors.TARGET_TOO_LONG, f"expected a request line of at most {line_bytes_max} bytes"
     if line_end >= 0 and len(head) - slack - line_end > headers_bytes_max:
         return errors.HEADERS_TOO_LARGE, f"expected headers of at most {headers_bytes_max} bytes altogether"
-    if head.count(b"\n") > HEADERS_MAX + 2:  # and the request line, and the empty one
+    if head.count(b"\n") > HEADERS_MAX + 2:  # plus the request line and the empty line
         return errors.HEADERS_TOO_LARGE, f"expected at most {HEADERS_MAX} headers"
     return None
 
 
 def is_token(word: str) -> bool:
-    """It could be a method (RFC 9110, 5.6.2)."""
+    """Whether the word could be a method (RFC 9110, 5.6.2)."""
     return _TOKEN(word) is not None
 
 
 def ignore(_data: bytes) -> None:
-    """Stands for a parser that has nothing to say any more."""
+    """Replaces a parser that is no longer used."""
 
 
 class AnswerHeads:
-    """The heads of answers without request id and length, made once for each second and kind of answer."""
+    """The heads of answers, without request id and length; each is made once a second."""
 
     __slots__ = ("_date", "made")
 
     def __init__(self) -> None:
         self._date = b""
-        self.made: dict[tuple[object, ...], tuple[bytes, bool]] = {}  # emptied when the date changes
+        self.made: dict[tuple[object, ...], tuple[bytes, bool]] = {}  # cleared when the date changes
 
     def set_time(self, epoch_s: float) -> None:
-        """Answers are dated with this second from here on."""
+        """Sets the date of the following answers."""
         date = f"date: {formatdate(epoch_s, usegmt=True)}\r\n".encode()
         if date != self._date:
             self._date = date
             self.made.clear()
 
     def make(self, status: int, headers: HeaderList) -> tuple[bytes, bool]:
-        """The head for `status` and `headers`, and whether the answer is plain: it may have a body and goes on.
+        """The head for `status` and `headers`, and whether the answer is plain: may have a body, does not close.
 
-        The head ends behind the date: `x-request-id`, `content-length` (not for 204 and 304, which have no body) and
-        the empty line are still to come. Headers that are the front's own to write are left out, and so are names and
-        values that would not be a header. What is returned is in `made` from now on, under `(status, *headers)`: look
-        there first.
+        The head ends after the date. The caller adds `x-request-id`, `content-length` (not for 204 and 304, which have
+        no body) and the empty line. Headers that the front writes itself and malformed headers are left out. The result
+        is kept in `made` under `(status, *headers)`: look there first.
         """
         key = (status, *headers)
-        if not 200 <= status <= 599:  # an interim status would make the client wait for another
+        if not 200 <= status <= 599:  # after an interim status the client would wait for another one
             log.error("the core answered with an illegal status", status=status)
             status, headers = 500, []
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"]

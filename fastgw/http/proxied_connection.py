@@ -1,7 +1,7 @@
-"""A connection that begins with a PROXY protocol header: stands in front of a `Connection` until it has come.
+"""A connection that begins with a PROXY protocol header: reads the header before its `Connection`.
 
-The connection itself is there from the first moment, with its place among all others and its deadline. Only its bytes
-go through here, until the header is complete; then the transport is told of the connection, and this object is gone.
+The `Connection` exists from the beginning: it is counted and has its deadline. Only its bytes pass through this object
+until the header is complete. Then the transport gets the `Connection` as its protocol, and this object is freed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from fastgw.messages import Peer
 
 
 class ProxiedConnection:
-    """An `asyncio.Protocol` by its methods; those that it does not need are the connection's."""
+    """Has the methods of an `asyncio.Protocol`; most of them call the connection."""
 
     def __init__(self, front: Owner, is_trusted: Callable[[str], bool]) -> None:
-        """`is_trusted`: whether a peer of that address may say who its client is; "" is one on a Unix socket."""
+        """`is_trusted`: whether the peer with this address may send the header; "" is a peer on a Unix socket."""
         self._connection = Connection(front)
         self._is_trusted = is_trusted
         self._header = bytearray()
@@ -42,7 +42,7 @@ class ProxiedConnection:
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._connection.has_ended:  # there were too many, or the header was late: it has been told already
+        if self._connection.has_ended:  # too many connections, or the header was late: it is already answered
             self._step_aside(data)
             return
         self._header += data
@@ -60,7 +60,7 @@ class ProxiedConnection:
         self._step_aside(bytes(self._header[header.size :]))
 
     def _check_sender(self) -> None:
-        """Not when it connects: an answer to a client that has not spoken yet could be lost."""
+        """Called when data arrives, not earlier: an answer to a client that has sent nothing could be lost."""
         address = self._connection.peer.address
         if not self._is_trusted(address):
             got = address or "a Unix socket"
@@ -73,7 +73,7 @@ class ProxiedConnection:
 
 
 def _peer_in(header: ProxyHeader, sender: Peer) -> Peer:
-    """Who the client is; the sender itself where the header speaks of nobody, as the specification has it."""
+    """The client in the header; the sender if the header names none, as the specification demands."""
     if header.address is None:
         return sender
     return Peer(header.address, header.port, "https" if header.uses_tls else sender.scheme)

@@ -1,9 +1,8 @@
-"""The PROXY protocol, versions 1 and 2: what a proxy says of its client before the first byte of HTTP.
+"""The PROXY protocol, versions 1 and 2: a header in which a proxy names its client before the first byte of HTTP.
 
-The specification is HAProxy's doc/proxy-protocol.txt. Both versions are read from the same listener; anything else is
-an error, as the specification wants it: a port that takes connections with and without the header lets anybody write
-one. A header is believed as a whole or not at all, and nothing is kept of it but the address, the port and whether the
-client spoke TLS.
+The specification is HAProxy's doc/proxy-protocol.txt. A listener reads both versions. Anything else is an error, as the
+specification demands: if a port also accepted connections without the header, any client could write one. A header is
+accepted as a whole or not at all. Only the address, the port and whether the client used TLS are kept.
 
     PROXY TCP4 192.0.2.1 198.51.100.2 56324 443 CR LF         version 1: one line, 107 bytes at most
 
@@ -19,8 +18,8 @@ from typing import NamedTuple
 
 from fastgw.addresses import unmapped
 
-V1_BYTES_MAX = 107  # with its CR LF; "PROXY UNKNOWN" with two addresses of the longest spelling
-V2_BYTES_MAX = 4096  # what nginx takes: the certificate of a TLS client may be among the TLVs
+V1_BYTES_MAX = 107  # with CR LF; "PROXY UNKNOWN" with two addresses in their longest form
+V2_BYTES_MAX = 4096  # as nginx: the TLVs may contain the certificate of a TLS client
 _V2_FIXED_BYTES = 16  # signature, version and command, family, length
 
 _V1_START = b"PROXY "
@@ -29,10 +28,10 @@ _V2_START = b"\r\n\r\n\0\r\nQUIT\n"
 _V1_PORT = re.compile(rb"0|[1-9][0-9]{0,4}").fullmatch
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 and the command
 
-# By address family: where the source's address ends, where its port stands, how long the addresses are together.
+# By address family: the total length of the addresses and ports.
 _UNSPEC, _INET, _INET6, _UNIX = range(4)
 _ADDRESS_BYTES = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
-_TRANSPORT_MAX = 2  # unspecified, stream, datagram (QUIC, that the proxy has turned into a stream)
+_TRANSPORT_MAX = 2  # unspecified, stream, datagram (QUIC, which the proxy has converted to a stream)
 
 _TLV_CRC32C, _TLV_SSL = 0x03, 0x20
 _SSL_FIXED_BYTES = 5  # flags, and the result of the verification
@@ -40,18 +39,18 @@ _SSL_CLIENT_USED_TLS = 0x01
 
 
 class BadProxyHeader(ValueError):
-    """The bytes are no PROXY protocol header; the text says what was expected."""
+    """The bytes are not a PROXY protocol header; the text says what was expected."""
 
 
 class ProxyHeader(NamedTuple):
-    """What a whole header says.
+    """The content of a complete header.
 
     Attributes:
-        size: its bytes; behind them the client's own begin.
-        address: of the client, canonical; "" for one on a Unix socket of the proxy; None when the header speaks of no
-            client (LOCAL, UNKNOWN, UNSPEC: the proxy's own connection, such as its health check).
-        port: of the client; 0 without one.
-        uses_tls: the client spoke TLS to the proxy. Version 1 cannot say it.
+        size: bytes of the header; the client's bytes follow.
+        address: canonical address of the client; "" for a client on a Unix socket of the proxy; None if the header
+            names no client (LOCAL, UNKNOWN, UNSPEC: the proxy's own connection, such as a health check).
+        port: port of the client; 0 without one.
+        uses_tls: whether the client used TLS to the proxy. Version 1 cannot say this.
     """
 
     size: int
@@ -61,9 +60,9 @@ class ProxyHeader(NamedTuple):
 
 
 def read(data: bytes | bytearray) -> ProxyHeader | None:
-    """The header at the start of a connection's bytes; None while its end has not come.
+    """The header at the start of a connection's bytes; None while it is incomplete.
 
-    Never waits for more than `V2_BYTES_MAX` bytes, and refuses what is no header at the first byte that says so.
+    Never waits for more than `V2_BYTES_MAX` bytes, and refuses other input at the first wrong byte.
 
     Raises:
         BadProxyHeader: the connection does not start with one.
@@ -88,10 +87,12 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
         return None
     size = end + 2
     words = data[len(_V1_START) : end].split(b" ")
-    if words[0] == b"UNKNOWN":  # whatever follows is to be ignored
+    if words[0] == b"UNKNOWN":  # the rest of the line must be ignored
         return ProxyHeader(size, None, 0, False)
     if len(words) != 5 or words[0] not in (b"TCP4", b"TCP6"):
-        raise BadProxyHeader("expected PROXY TCP4, TCP6 or UNKNOWN, then two addresses and two ports, one blank each")
+        raise BadProxyHeader(
+            "expected PROXY TCP4, TCP6 or UNKNOWN, then two addresses and two ports, each after one blank"
+        )
     parse = IPv4Address if words[0] == b"TCP4" else IPv6Address
     source, _ = (_v1_address(word, parse) for word in words[1:3])
     port, _ = (_v1_port(word) for word in words[3:])
@@ -101,16 +102,16 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
 def _v1_address(word: bytes, parse: type[IPv4Address] | type[IPv6Address]) -> str:
     try:
         text = word.decode("ascii")
-        if "%" in text:  # a zone means something on one host only
+        if "%" in text:  # a zone is only valid on one host
             raise ValueError
         return str(unmapped(parse(text)))
     except ValueError:
-        raise BadProxyHeader("expected the addresses of a PROXY protocol header to be of its family") from None
+        raise BadProxyHeader("expected addresses of the declared family in a PROXY protocol header") from None
 
 
 def _v1_port(word: bytes) -> int:
     if not _V1_PORT(word) or int(word) > 65_535:
-        raise BadProxyHeader("expected the ports of a PROXY protocol header to be 0 to 65535")
+        raise BadProxyHeader("expected ports from 0 to 65535 in a PROXY protocol header")
     return int(word)
 
 
@@ -130,7 +131,7 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
         raise BadProxyHeader(f"expected a known address family in a PROXY protocol header, got 0x{data[13]:02x}")
     if len(data) < size:
         return None
-    if data[12] == _LOCAL:  # its family and its addresses are to be discarded
+    if data[12] == _LOCAL:  # its family and addresses must be ignored
         return ProxyHeader(size, None, 0, False)
     return _read_v2_body(data[:size], _UNSPEC if transport == 0 else family)
 
@@ -138,8 +139,8 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
 def _read_v2_body(header: bytes, family: int) -> ProxyHeader:
     addresses_end = _V2_FIXED_BYTES + _ADDRESS_BYTES[family]
     if len(header) < addresses_end:
-        raise BadProxyHeader("expected the whole addresses in a PROXY protocol header")
-    if family == _UNSPEC:  # how long its addresses are, nobody knows: so nobody knows where TLVs begin
+        raise BadProxyHeader("expected complete addresses in a PROXY protocol header")
+    if family == _UNSPEC:  # the length of its addresses is unknown, so the start of the TLVs is too
         return ProxyHeader(len(header), None, 0, False)
     uses_tls = _read_tlvs(header, addresses_end)
     if family == _UNIX:
@@ -155,7 +156,7 @@ def _read_v2_body(header: bytes, family: int) -> ProxyHeader:
 
 
 def _read_tlvs(header: bytes, start: int) -> bool:
-    """Checks the checksum, if there is one; whether the client used TLS."""
+    """Checks the checksum, if there is one; returns whether the client used TLS."""
     uses_tls = False
     for kind, at, end in _tlvs(header, start):
         if kind == _TLV_CRC32C:
@@ -168,7 +169,7 @@ def _read_tlvs(header: bytes, start: int) -> bool:
 
 
 def _tlvs(header: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """Type, start and end of each value."""
+    """Type, start and end of each TLV."""
     while at < len(header):
         start = at + 3
         end = start + int.from_bytes(header[at + 1 : start], "big")
@@ -180,7 +181,7 @@ def _tlvs(header: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 
 def _check_checksum(header: bytes, at: int, end: int) -> None:
     if end - at != 4 or int.from_bytes(header[at:end], "big") != crc32c(header[:at] + bytes(4) + header[end:]):
-        raise BadProxyHeader("expected the checksum of the PROXY protocol header to fit")
+        raise BadProxyHeader("expected the correct checksum of the PROXY protocol header")
 
 
 def _crc32c_table() -> tuple[int, ...]:
@@ -196,7 +197,7 @@ _CRC32C = _crc32c_table()
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 3720, appendix B.4: few proxies send one, so it need not be fast."""
+    """The checksum of RFC 3720, appendix B.4. Few proxies send one, so it need not be fast."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]

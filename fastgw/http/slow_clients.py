@@ -1,19 +1,18 @@
-"""Ends the connections of clients that stand still, by what the kernel knows of their sockets.
+"""Closes the connections of slow, silent and idle clients, judged by the kernel's data about their sockets.
 
-A front hears nothing of a client that takes its answer slowly once the kernel has all of it. granian keeps its sockets
-to itself altogether, and hyper has one timer for late heads and idle connections, and none where it has to find out
-the HTTP version first. But the kernel knows (TCP_INFO), and what a connection was doing the front knows (`Standing`).
-So each round looks at all sockets, or those that the front names, a few at a time:
+A front does not notice a slow reader once the kernel has the whole answer. granian does not expose its sockets, and
+hyper has only one timer for late heads and idle connections, and none while it detects the HTTP version. But the kernel
+has the data (TCP_INFO), and the front knows the state of a connection (`Standing`). So each round checks all sockets,
+or those that the front lists, a few at a time:
 
-- *slow*: the last answer was given one write timeout ago, and something is queued for the client in two rounds; or,
-  where it asks on meanwhile, of what was queued one write timeout ago something is still not acknowledged. A client
-  that takes nothing is not waited for here: TCP_USER_TIMEOUT, set on the listening socket, lets the kernel end it on
-  time.
-- *silent*: it has begun a request head, or has never asked anything, and the head did not come within its timeout.
-- *idle*: its last request was answered longer ago than a connection may be idle.
+- *slow*: the last answer was given more than one write timeout ago, and data is queued for the client in two successive
+  rounds. If the client sends further requests meanwhile: data queued one write timeout ago is still not acknowledged. A
+  client that reads nothing at all is closed by the kernel: TCP_USER_TIMEOUT is set on the listening socket.
+- *silent*: the client has begun a request head or never sent a request, and the head did not arrive within its timeout.
+- *idle*: the last request was answered more than one idle timeout ago.
 
-A socket is looked at through a duplicate of its descriptor, so that one which is closed meanwhile is not mistaken for
-another. Shutting it down is seen by its owner as the end of the client. Unix sockets have no TCP_INFO: they are local.
+A socket is checked through a duplicate of its descriptor, so that a socket that is closed meanwhile is not confused
+with another one. Its owner sees the shutdown as the end of the client. Unix sockets have no TCP_INFO; they are local.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from fastgw.messages import Cut
 
 log = structlog.get_logger("fastgw.http")
 
-LOOKS_AT_ONCE = 32  # a fifth of a millisecond of the loop's time (measured: 6 us each): whoever comes meanwhile waits
+LOOKS_AT_ONCE = 32  # a fifth of a millisecond of the loop's time (measured: 6 us each)
 NEXT_LOOKS_AFTER_S = 0.005
-ROUNDS_PER_TIMEOUT = 4  # so a deadline is kept to a quarter of the shortest timeout
+ROUNDS_PER_TIMEOUT = 4  # the precision is a quarter of the shortest timeout
 ROUND_PERIOD_MAX_S = 2.5
-SILENCE_SLACK_S = 1.0  # the kernel counts in ticks, and what the client sends may be under way
+SILENCE_SLACK_S = 1.0  # the kernel counts in ticks, and data of the client may be in transit
 
-SO_COOKIE = 57  # a number that no other socket of this machine ever has (Linux 4.6); not in Python's socket module
+SO_COOKIE = 57  # a unique number of a socket (Linux 4.6); not in Python's socket module
 ESTABLISHED = 1
 # struct tcp_info (linux/tcp.h): state, unacked (segments), last_data_sent and last_data_recv (ms ago), bytes_acked,
 # notsent_bytes.
@@ -50,38 +49,38 @@ _INT = struct.Struct("=i")
 
 
 class Standing(NamedTuple):
-    """What a front knows of one connection that has asked something."""
+    """A front's knowledge about a connection that has sent a request."""
 
-    is_busy: bool  # a request of it is coming in or waits for its answer
-    since_s: float  # when it was last answered, by the loop's clock
+    is_busy: bool  # a request is arriving or waits for its answer
+    since_s: float  # time of the last answer, by the loop's clock
 
 
 class Clients(Protocol):
-    """What is asked of the front whose clients are watched."""
+    """The front whose clients are watched."""
 
     def descriptors(self) -> Iterator[int]:
-        """Which to look at in this round. One that is about to be closed may be -1."""
+        """The descriptors to check in this round; -1 for a connection that is being closed."""
 
     def standing(self, fd: int, connection: socket.socket) -> Standing | None:
-        """Of the connection with this descriptor; None if it has not asked anything yet."""
+        """The state of the connection with this descriptor; None if it has not sent a request yet."""
 
     def round_ends(self) -> None:
-        """Every descriptor has been looked at."""
+        """Called after all descriptors were checked."""
 
 
 class Timeouts(NamedTuple):
-    """For how long a client may do what; None: the front sees to it itself."""
+    """The timeouts of clients; None: the front enforces it itself."""
 
-    write_s: float  # for taking an answer
-    header_s: float | None = None  # for a request head, from its first byte or from the connection's beginning
+    write_s: float  # to read an answer
+    header_s: float | None = None  # to send a request head, from its first byte or the beginning of the connection
     idle_s: float | None = None  # between an answer and the next request
 
 
 class _Mark(NamedTuple):
-    """Something that was noticed of a connection at some moment."""
+    """An observation of a connection."""
 
     since_s: float
-    position: int  # a byte in all that was ever sent to the client
+    position: int  # a position in all bytes ever sent to the client
 
 
 def all_descriptors() -> Iterator[int]:
@@ -91,10 +90,10 @@ def all_descriptors() -> Iterator[int]:
 
 
 class SlowClients:
-    """The clients of one listening TCP socket, which `start` begins to watch and `stop` leaves alone.
+    """Watches the clients of one listening TCP socket, from `start` to `stop`.
 
     Attributes:
-        open_connections: how many of them the last round has looked at.
+        open_connections: number of connections checked in the last round.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class SlowClients:
         """
         Args:
             listening: not kept; TCP_USER_TIMEOUT is set on it, and every accepted socket inherits that.
-            on_cut: told of each connection that was ended, and why.
+            on_cut: called for each closed connection, with the reason.
         """
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(timeouts.write_s * 1000)))
         self._family = listening.family
@@ -117,21 +116,21 @@ class SlowClients:
         shortest_s = min(timeout_s for timeout_s in timeouts if timeout_s is not None)
         self._period_s = min(ROUND_PERIOD_MAX_S, shortest_s / ROUNDS_PER_TIMEOUT)
         self.open_connections = 0
-        # One round; by socket cookie: what was noticed in the last round, and in this one.
+        # One round. By socket cookie: the observations of the last round and of this one.
         self._fds: Iterator[int] = iter(())
-        self._queued: dict[int, _Mark] = {}  # had something to take; the position is the end of it
+        self._queued: dict[int, _Mark] = {}  # had queued data; the position is its end
         self._still_queued: dict[int, _Mark] = {}
-        self._heads: dict[int, _Mark] = {}  # had begun a head; the position is all that was sent before
+        self._heads: dict[int, _Mark] = {}  # had begun a head; the position is the end of the data sent before
         self._still_heads: dict[int, _Mark] = {}
         self._looked_at = 0
         self._cut = 0
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts the rounds."""
         self._after(self._period_s, self._begin_round)
 
     def stop(self) -> None:
-        """Looks no more. Safe to call twice."""
+        """Ends the rounds. Safe to call twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -146,7 +145,7 @@ class SlowClients:
         self._go_on()
 
     def _go_on(self) -> None:
-        """A few sockets more: thousands at once would hold up every request."""
+        """Checks a few sockets: thousands at once would delay all requests."""
         looks = list(islice(self._fds, LOOKS_AT_ONCE))
         now = self._loop.time()
         for fd in looks:
@@ -158,7 +157,7 @@ class SlowClients:
         self.open_connections = self._looked_at
         self._clients.round_ends()
         if self._cut:
-            log.warning("clients that stood still were cut off", port=self._port, connections=self._cut)
+            log.warning("stalled clients cut off", port=self._port, connections=self._cut)
         self._after(self._period_s, self._begin_round)
 
     def _look(self, fd: int, now: float) -> None:
@@ -184,21 +183,21 @@ class SlowClients:
         _, unacknowledged, last_sent_ms, last_received_ms, acknowledged, unsent = _TCP_INFO.unpack(info)
         if unacknowledged or unsent:
             cookie = _cookie_of(one)
-            # HTTP/2 connections are pinged long after their last answers: a ping is gone by the next round.
+            # HTTP/2 connections get pings long after their last answer: a ping is acknowledged by the next round.
             was_queued = cookie in self._queued
             answered_long_ago = (
                 standing is not None and not standing.is_busy and now - standing.since_s > self._timeouts.write_s
             )
             if self._is_slow(one, cookie, acknowledged, now) or (answered_long_ago and was_queued):
-                # Without this, what is queued would outlive the connection in the kernel.
+                # Without this, the kernel would keep the queued data after the connection.
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._cut_off(one, Cut.SLOW_READER)
         elif self._timeouts.header_s is not None and not (standing is not None and standing.is_busy):
             silent_s = min(last_sent_ms, last_received_ms) / 1000
-            has_begun = last_received_ms < last_sent_ms  # the client spoke last
+            has_begun = last_received_ms < last_sent_ms  # the client sent last
             if self._is_late(standing, silent_s) or (has_begun and self._head_is_late(one, acknowledged, now)):
                 self._cut_off(one, Cut.SILENT)
-            # One that was heard of a moment ago may have asked, and nobody has looked at it yet.
+            # A client that sent data a moment ago may have sent a request that the front has not read yet.
             elif self._is_idle(standing, now) and last_received_ms > 500 * self._period_s:
                 self._cut_off(one, Cut.IDLE)
 
@@ -215,15 +214,15 @@ class SlowClients:
         return now - before.since_s > self._timeouts.write_s
 
     def _is_late(self, standing: Standing | None, silent_s: float) -> bool:
-        """It has never asked anything, and nothing moves. (HTTP/2 is pinged by the server: it is never silent.)"""
+        """No request was ever sent, and no data moves. (HTTP/2 connections get pings: they are never silent.)"""
         assert self._timeouts.header_s is not None
         return standing is None and silent_s > self._timeouts.header_s + SILENCE_SLACK_S
 
     def _head_is_late(self, one: socket.socket, acknowledged: int, now: float) -> bool:
-        """Bytes of a head have come, and no request. (What HTTP/2 clients say besides is followed by a ping.)
+        """Part of a head has arrived, but no request. (Other frames of HTTP/2 clients are followed by a ping.)
 
-        A head that begins in the same tick of the kernel as the answer before it is seen once more of it comes. If
-        none does, the connection is an idle one.
+        A head that begins in the same kernel tick as the previous answer is noticed with its next bytes. Without more
+        bytes the connection counts as idle.
         """
         assert self._timeouts.header_s is not None
         cookie = _cookie_of(one)
@@ -243,7 +242,7 @@ class SlowClients:
         try:
             one.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # it has just ended by itself
+            return  # the connection has just ended
 
 
 def _cookie_of(one: socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""librdkafka properties of a service's two clients: what is fixed, what is chosen, and what the author may add."""
+"""librdkafka properties of a service's two clients: fixed ones, defaults, and those of the service's author."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastgw.errors import ConfigError
 
 Properties = Mapping[str, str | int | float | bool]
 
-# librdkafka warns about properties of the other client, so the author's are divided by these beginnings of names.
+# librdkafka warns about properties of the other client, so the author's properties are split by these prefixes.
 CONSUMER_ONLY = (
     "auto.commit.", "auto.offset.", "check.crcs", "coordinator.", "enable.partition.eof", "fetch.", "group.",
     "heartbeat.", "isolation.", "max.partition.fetch.", "max.poll.", "partition.assignment.", "queued.", "session.",
@@ -29,13 +29,13 @@ OWNED = {
 
 
 def check(client: Properties) -> None:
-    """Refuses the properties that the service depends on.
+    """Refuses the properties that the service sets itself.
 
     Raises:
-        ConfigError: names the property and who owns it.
+        ConfigError: names the property and the alternative.
     """
     for name in sorted(OWNED.keys() & client.keys()):
-        raise ConfigError(f"client property {name!r} is the service's own: {OWNED[name]}")
+        raise ConfigError(f"client property {name!r} cannot be set: {OWNED[name]}")
 
 
 def consumer_properties(bootstrap: str, topic: str, group: str, client: Properties) -> dict[str, Any]:
@@ -45,11 +45,11 @@ def consumer_properties(bootstrap: str, topic: str, group: str, client: Properti
         "enable.auto.commit": True,
         "enable.auto.offset.store": False,
         "auto.commit.interval.ms": 1000,
-        # A new group starts with what already waits: what is too old is dropped by its deadline.
+        # A new group also reads records that already wait. Expired ones are dropped.
         "auto.offset.reset": "earliest",
-        "fetch.queue.backoff.ms": 10,  # librdkafka's 1000 is a pause of a second after each burst
+        "fetch.queue.backoff.ms": 10,  # the default of 1000 pauses for a second after each burst
     }
-    if client.get("group.protocol") != "consumer":  # KIP-848 refuses these three: the broker decides
+    if client.get("group.protocol") != "consumer":  # KIP-848 forbids these three: the broker decides
         ours |= {
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": 6000,
@@ -61,22 +61,22 @@ def consumer_properties(bootstrap: str, topic: str, group: str, client: Properti
 def producer_properties(bootstrap: str, topic: str, linger_ms: float, client: Properties) -> dict[str, Any]:
     """For the writer of replies.
 
-    Not idempotent on purpose: the gateway knows a duplicate reply when it sees one, and a producer that cannot get into
-    the fatal state need not be rebuilt.
+    Not idempotent on purpose: the gateway recognises duplicate replies, and a producer without idempotence never enters
+    the fatal state, so it need not be rebuilt.
     """
     ours = {"linger.ms": linger_ms, "acks": "all"}
     return _common(bootstrap, topic) | ours | _without(client, CONSUMER_ONLY)
 
 
-# Not those of the gateway's clients (`kafka.properties`): a service needs no more of fastgw than this package, and only
-# the last two are the same.
+# Separate from the gateway's clients (`kafka.properties`): a service imports only this package, and only the last two
+# properties are the same.
 def _common(bootstrap: str, topic: str) -> dict[str, Any]:
     return {
         "bootstrap.servers": bootstrap,
         "client.id": f"{topic}-service",
-        # A service that comes before its topics, or outlives them, must not make them: with what partitions?
+        # A service must not create a missing or deleted topic: the number of partitions would be wrong.
         "allow.auto.create.topics": False,
-        "topic.metadata.refresh.interval.ms": 30_000,  # how soon new reply partitions are seen; librdkafka: 5 min
+        "topic.metadata.refresh.interval.ms": 30_000,  # notices new reply partitions within this time; default: 5 min
     }
 
 

@@ -1,4 +1,4 @@
-"""Which handler answers a request: the most exact one by method and route."""
+"""Finds the handler of a request: the most specific one by method and route."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastgw.service.messages import Request
 
 Handler = Callable[[Request], Any]
 Place = tuple[bytes, bytes]
-"""What a handler is for: a method and the gateway's route template; empty stands for any."""
+"""The requests of a handler: a method and the gateway's route template; empty stands for any."""
 
 EVERYTHING: Place = (b"", b"")
 
@@ -20,7 +20,7 @@ class Handlers:
     """The handlers of one service.
 
     Attributes:
-        asynchronous: those of them that are awaited.
+        asynchronous: the async handlers.
     """
 
     def __init__(self, topic: str) -> None:
@@ -35,10 +35,10 @@ class Handlers:
         return len(self._by_place)
 
     def place_of(self, route: str) -> Place:
-        """What a route such as "POST /orders", "/orders" or "POST" stands for.
+        """Parses a route such as "POST /orders", "/orders" or "POST".
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the text is not a route.
         """
         words = route.split()
         path = words.pop() if words and words[-1].startswith("/") else ""
@@ -50,7 +50,7 @@ class Handlers:
     def add(self, place: Place, handler: Handler) -> None:
         """
         Raises:
-            ConfigError: the place has one already.
+            ConfigError: the place already has a handler.
         """
         if place in self._by_place:
             name = _name(place) or "all requests"
@@ -60,19 +60,19 @@ class Handlers:
             self.asynchronous.add(handler)
 
     def find(self, request: Request) -> Handler | None:
-        """The most exact handler of a request, or None."""
+        """The most specific handler of a request, or None."""
         headers, handlers = request.record_headers, self._by_place
         method, route = headers.get("http_method") or b"", headers.get("http_route") or b""
         for place in ((method, route), (b"", route), (method, b""), EVERYTHING):
             handler = handlers.get(place)
             if handler is not None:
                 return handler
-        if method == b"HEAD":  # a GET whose content is not sent (RFC 9110, 9.3.2)
+        if method == b"HEAD":  # HEAD is GET without content (RFC 9110, 9.3.2)
             return handlers.get((b"GET", route)) or handlers.get((b"GET", b""))
         return None
 
     def names(self) -> str:
-        """What there are handlers for, for people."""
+        """The routes with handlers, as text for people."""
         return ", ".join(sorted(map(_name, self._by_place)))
 
 

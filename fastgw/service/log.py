@@ -1,4 +1,4 @@
-"""The service's log and that of its Kafka clients: neither can flood, as each kind of line comes once in a while."""
+"""The log of the service and its Kafka clients. Repeated lines of one kind are throttled."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ client_log = logging.getLogger("fastgw.service.librdkafka")
 
 
 class Warnings:
-    """Warnings that would repeat: one of each event in a while. Any thread may call it."""
+    """Throttled warnings: one line of each event per period. Any thread may call it."""
 
     def __init__(self) -> None:
         self._throttle = SharedThrottle()
 
     def warn(self, event: str, detail: str) -> None:
-        """Logs a warning, if one of this event may pass."""
+        """Logs a warning, unless this event is throttled."""
         held_back = self._throttle.admit((event,), time.monotonic_ns())
         if held_back >= 0:
             log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
 
     def sum_up(self, at_end: bool = False) -> None:
-        """Says what was held back and has stopped; `at_end`, or may go on."""
+        """Logs how many lines of ended repetitions were held back; `at_end` those of all."""
         ended = self._throttle.rest() if at_end else self._throttle.overdue(time.monotonic_ns())
         for (event,), held_back in ended:
             log.warning("%s: %d more lines like this were held back", event, held_back)
 
 
 class ClientLogFilter(logging.Filter):
-    """Lets each client say each kind of thing once in a while: a lost broker is reported twenty times a second.
+    """Throttles the lines of each kind and client: librdkafka reports a lost broker twenty times a second.
 
-    What comes as an error as well, and what is no trouble, does not pass (see `client_lines`). Clients log from threads
-    of their own.
+    Lines that are also reported as errors and lines that show no problem do not pass (see `client_lines`). Clients log
+    from their own threads.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class ClientLogFilter(logging.Filter):
         self._throttle = SharedThrottle()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this line may pass; confluent-kafka's lines have the kind (such as FAIL), client and text as args."""
+        """Whether this line may pass. confluent-kafka's lines have kind (such as FAIL), client and text as args."""
         if not isinstance(record.args, tuple) or not record.args:
             kind: tuple[object, ...] = (record.levelno, record.msg)
         elif record.levelno > logging.DEBUG and record.args[0] == client_lines.FAILED:

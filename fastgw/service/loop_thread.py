@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for async handlers."""
+"""An event loop in its own thread, for async handlers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOP_STOP_WAIT_S = 1.0
 
 
 class LoopThread:
-    """An event loop in a thread of its own: async handlers wait there while the consumer's thread waits for Kafka."""
+    """An event loop in its own thread: async handlers run there while the consumer's thread waits for Kafka."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -32,7 +32,7 @@ class LoopThread:
             task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Ends the loop; what still runs on it is cancelled."""
+        """Ends the loop and cancels the tasks that still run."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LOOP_STOP_WAIT_S)
         if self._thread.is_alive():  # a handler blocks the loop; the thread is a daemon and ends with the process

@@ -1,4 +1,4 @@
-"""What a handler sees and gives (`Request`, `Reply`, `Problem`) and how an answer becomes a record; no Kafka here."""
+"""The types of a handler (`Request`, `Reply`, `Problem`), and their conversion to records. Does not use Kafka."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ ReplyHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+").fullmatch  # RFC 9110, 5.6.2
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5: no line breaks, no control characters
-_OURS = {plain.CORRELATION_ID: "it names the request", plain.STATUS: "give the status to Reply(status=...)"}
+_OURS = {plain.CORRELATION_ID: "it identifies the request", plain.STATUS: "give the status to Reply(status=...)"}
 
 
 class Problem(Exception):
-    """Raise it in a handler to refuse a request: the client gets this status as application/problem+json.
+    """Raised in a handler to refuse a request: the client gets this status as application/problem+json.
 
     Args:
         status: 400 to 599.
-        detail: one sentence for the client; it is sent as it is.
-        title: what the kind of problem is called.
+        detail: one sentence for the client; sent unchanged.
+        title: the name of this type of problem.
     """
 
     def __init__(self, status: int, detail: str, title: str = "The service refused this request") -> None:
@@ -51,14 +51,13 @@ class Problem(Exception):
 
 
 class Reply:
-    """An answer with its status and headers; a handler may as well return just the body.
+    """A reply with status and headers. A handler may also return only the body.
 
     Args:
-        body: dict, list and other JSON values are sent as JSON, str as text/plain, bytes as they are, None as nothing.
-        status: 200 to 599; by default 200, or 204 where there is no body.
-        headers: response headers, a mapping or pairs (name, value), of which a name may be in several. A value is a str
-            (sent as UTF-8), an int or bytes. The gateway passes on those that describe the body and those that its
-            route lists.
+        body: dict, list and other JSON values are sent as JSON, str as text/plain, bytes unchanged, None as no body.
+        status: 200 to 599; by default 200, or 204 without a body.
+        headers: response headers, a mapping or pairs (name, value); names may repeat. A value is a str (sent as UTF-8),
+            an int or bytes. The gateway passes on headers that describe the body and headers that its route lists.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -73,7 +72,7 @@ class Reply:
 
 
 class Request:
-    """One request; made from a record, and easily by hand in the tests of a handler.
+    """One request, made from a record. Tests of a handler can make one directly.
 
     Args:
         body: the record's value.
@@ -114,17 +113,17 @@ class Request:
 
     @property
     def query_string(self) -> str:
-        """The query as it was sent, without the question mark."""
+        """The query as sent, without the question mark."""
         return self._text("http_query")
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The query by name, decoded; of a repeated name the last value (all of them are in `query_string`)."""
+        """The query by name, decoded; for a repeated name the last value (`query_string` has all values)."""
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers that the gateway's route lets through, by lower-case name."""
+        """The HTTP headers that the gateway's route passes on, by lower-case name."""
         start = len(HTTP_HEADER)
         found = {name[start:]: self._text(name) for name in self.record_headers if name.startswith(HTTP_HEADER)}
         found |= {name: self._text(name) for name in plain.FORWARDED_ALWAYS if name in self.record_headers}
@@ -142,17 +141,17 @@ class Request:
 
     @property
     def correlation_id(self) -> str:
-        """What names this request in every log between the client and here."""
+        """The id of this request in all logs between the client and this service."""
         return self._text(plain.CORRELATION_ID)
 
     @property
     def deadline_epoch_ms(self) -> int | None:
-        """When the client stops waiting, in milliseconds since 1970; None: it did not say."""
+        """When the client stops waiting, in milliseconds since 1970; None if unknown."""
         return decimal(self.record_headers.get(plain.DEADLINE), 13)  # 13 digits last until the year 2286
 
     @property
     def deadline(self) -> datetime | None:
-        """When the client stops waiting (UTC); None: it did not say."""
+        """When the client stops waiting (UTC); None if unknown."""
         epoch_ms = self.deadline_epoch_ms
         return datetime.fromtimestamp(epoch_ms / 1000, UTC) if epoch_ms is not None else None
 
@@ -160,7 +159,7 @@ class Request:
         """The body as JSON.
 
         Raises:
-            Problem: 400, the body is not JSON; a handler that lets it pass answers with it.
+            Problem: 400, the body is not JSON. If the handler does not catch it, it is the reply.
         """
         try:
             return orjson.loads(self.body)
@@ -169,18 +168,18 @@ class Request:
 
 
 def is_over(request: Request) -> bool:
-    """Whether nobody waits for its reply any more."""
+    """Whether the deadline of the request has passed."""
     deadline_ms = request.deadline_epoch_ms
     return deadline_ms is not None and deadline_ms <= time.time_ns() // 1_000_000
 
 
 def decimal(raw: bytes | None, digits_max: int) -> int | None:
-    """The number in a record header; None when it is absent or something else."""
+    """The number in a record header; None if the header is missing or not a number."""
     return int(raw) if raw and len(raw) <= digits_max and raw.isdigit() else None
 
 
 class ReplyRecord(NamedTuple):
-    """A reply as a record: what goes to the response topic."""
+    """A reply as a record for the response topic."""
 
     value: bytes
     headers: list[tuple[str, bytes]]
@@ -188,10 +187,10 @@ class ReplyRecord(NamedTuple):
 
 
 def reply_record(correlation_id: bytes, result: Any) -> ReplyRecord:
-    """What a handler returned, a `Reply` or just a body, as a record.
+    """The result of a handler, a `Reply` or a body, as a record.
 
     Raises:
-        TypeError, ValueError: it cannot be sent; the text says why.
+        TypeError, ValueError: the result cannot be sent; the text says why.
     """
     if not isinstance(result, Reply):
         result = Reply(result)
@@ -208,14 +207,14 @@ def reply_record(correlation_id: bytes, result: Any) -> ReplyRecord:
 
 
 def problem_record(correlation_id: bytes, status: int, kind: str, title: str, detail: str) -> ReplyRecord:
-    """An error as a record, in the same shape as the gateway's own.
+    """An error as a record, in the same format as the gateway's own problems.
 
     Args:
         correlation_id: the request's.
         status: 400 to 599.
         kind: last part of the problem's `type`.
-        title: what this kind of problem is called.
-        detail: one sentence about this one.
+        title: the name of this type of problem.
+        detail: one sentence about this occurrence.
     """
     request_id = correlation_id.decode("utf-8", "replace")
     body = problem.ProblemDocument(
@@ -259,22 +258,22 @@ def _pairs(headers: ReplyHeaders) -> list[tuple[str, HeaderValue]]:
 
 
 def _header_name(name: Any) -> str:
-    """As it goes onto the record: in lower case."""
+    """The name for the record: in lower case."""
     if not isinstance(name, str):
         raise TypeError(f"reply header {name!r}: expected a str as its name, got {type(name).__name__}")
     if not _TOKEN(name):
         raise ValueError(f"reply header {name!r}: its name must be letters, digits, and !#$%&'*+-.^_`|~ (RFC 9110)")
     lower = name.lower()
     if lower in _OURS:
-        raise ValueError(f"reply header {name!r} is the record's own: {_OURS[lower]}")
+        raise ValueError(f"reply header {name!r} cannot be set: {_OURS[lower]}")
     return lower
 
 
 def _header_value(name: str, value: Any) -> bytes:
-    # A bool is an int, and nobody can tell whether "True" or "true" or "1" was meant.
+    # A bool is an int, but "True", "true" and "1" are equally plausible meanings.
     if isinstance(value, bool) or not isinstance(value, str | int | bytes):
         raise TypeError(f"reply header {name!r}: expected str, int or bytes, got {type(value).__name__} {value!r:.40}")
     field = value if isinstance(value, bytes) else str(value).encode()
     if not _FIELD_VALUE(field):
-        raise ValueError(f"reply header {name!r} must be without line breaks and control characters, got {value!r:.40}")
+        raise ValueError(f"reply header {name!r} must not contain line breaks or control characters, got {value!r:.40}")
     return field

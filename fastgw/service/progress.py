@@ -1,4 +1,4 @@
-"""The service's book-keeping: which offsets may be committed, and how many handlers run elsewhere."""
+"""Bookkeeping of the service: which offsets may be committed, and how many handlers run on other threads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import deque
 
 
 class OffsetProgress:
-    """Which records of one partition are settled: only what has no unsettled record before it may be committed.
+    """The settled records of one partition. Only records without an unsettled record before them may be committed.
 
-    `start` and `committable` belong to the consumer's thread, `finish` to any.
+    Only the consumer's thread may call `start` and `committable`; any thread may call `finish`.
     """
 
     __slots__ = ("_finished", "_next", "_open", "_stored")
@@ -21,16 +21,16 @@ class OffsetProgress:
         self._stored = -1
 
     def start(self, offset: int) -> None:
-        """A record is taken up; offsets only grow."""
+        """The work on a record begins; offsets only grow."""
         self._open[offset] = None
         self._next = offset + 1
 
     def finish(self, offset: int) -> None:
-        """A record is settled: its reply is delivered, or it needs none."""
+        """A record is settled: its reply is delivered, or it needs no reply."""
         self._finished.append(offset)
 
     def committable(self) -> int:
-        """The offset to commit (that of the first record not settled), -1 when it is the same as last time."""
+        """The offset to commit (that of the first record not settled), -1 if it has not changed."""
         while self._finished:
             self._open.pop(self._finished.popleft(), None)
         offset = next(iter(self._open), self._next)
@@ -41,7 +41,7 @@ class OffsetProgress:
 
 
 class InHand:
-    """Counts handlers that run elsewhere than on the consumer's thread, and lets that thread wait for them."""
+    """Counts the handlers on other threads, so that the consumer's thread can wait for them."""
 
     def __init__(self, limit: int) -> None:
         self._changed = threading.Condition()
@@ -58,7 +58,7 @@ class InHand:
             self._changed.notify()
 
     def wait_for_room(self, timeout_s: float) -> int:
-        """How many more may start; 0 when nothing ended within the time."""
+        """Waits until handlers may start and returns how many; 0 after the timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._count < self._limit, timeout_s)
             return max(0, self._limit - self._count)

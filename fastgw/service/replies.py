@@ -1,6 +1,6 @@
-"""Replies: what a handler gave is made into a record, given to Kafka, and followed until Kafka has it.
+"""Replies: turns the result of a handler into a record, sends it, and tracks it until Kafka has it.
 
-`answer_of`, `try_produce` and `failure` are called from any thread, everything else on the consumer's thread.
+Any thread may call `answer_of`, `try_produce` and `failure`; only the consumer's thread may call the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastgw.service.progress import OffsetProgress
 
 QUEUE_FULL_WAIT_S = 0.005
 
-# After these a client never recovers by waiting.
+# Waiting does not help a client after these errors.
 NOT_ALLOWED = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -29,7 +29,7 @@ NOT_ALLOWED = frozenset(
 )
 UNKNOWN_PLACE = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-# A reply that failed for one of these would fail again.
+# A reply that failed with one of these errors would fail again.
 NOT_RETRIABLE = (
     NOT_ALLOWED
     | UNKNOWN_PLACE
@@ -39,14 +39,14 @@ NOT_RETRIABLE = (
 
 
 class Work(NamedTuple):
-    """A record in hand: where it came from and where its reply goes."""
+    """A record in progress: its origin, and the destination of its reply."""
 
     request: Request
     progress: OffsetProgress
     offset: int
-    reply_to: str  # empty: nobody wants a reply
+    reply_to: str  # empty: no reply is wanted
     reply_partition: int  # -1: the key decides
-    correlation_id: bytes  # empty: the requester sent none
+    correlation_id: bytes  # empty: the request has none
 
 
 class Replies:
@@ -62,7 +62,7 @@ class Replies:
         self.replied = self.undeliverable = 0
         self._failed_guard = threading.Lock()
         self.failed = 0  # written under the guard
-        self._refused: deque[tuple[Work, ReplyRecord, KafkaError]] = deque()  # replies that Kafka did not take
+        self._refused: deque[tuple[Work, ReplyRecord, KafkaError]] = deque()  # replies that Kafka refused
 
     def __repr__(self) -> str:
         return f"<Replies {self.replied} replied, {len(self._refused)} refused>"
@@ -70,7 +70,7 @@ class Replies:
     # ---- making ----------------------------------------------------------------------------------------------------
 
     def answer_of(self, handler: Handler, work: Work) -> ReplyRecord:
-        """What a sync handler answers, whatever it does."""
+        """Calls a sync handler and returns its reply, also if it raises."""
         try:
             return reply_record(work.correlation_id, handler(work.request))
         except Problem as refusal:
@@ -79,7 +79,7 @@ class Replies:
             return self.failure(handler, work)
 
     def failure(self, handler: Handler, work: Work) -> ReplyRecord:
-        """The answer to a request whose handler raised; the client learns where to look, not what happened."""
+        """The reply to a request whose handler raised. It refers to the log and does not expose the exception."""
         self._count_failed()
         request = work.request
         name = getattr(handler, "__qualname__", repr(handler))
@@ -97,18 +97,18 @@ class Replies:
     def _too_large(self, work: Work, reply: ReplyRecord) -> ReplyRecord:
         self._count_failed()
         log.error("reply_too_large bytes=%d correlation_id=%s", len(reply.value), work.request.correlation_id)
-        detail = f"the service's reply of {len(reply.value)} bytes is larger than Kafka takes (message.max.bytes)"
+        detail = f"the service's reply of {len(reply.value)} bytes is larger than Kafka accepts (message.max.bytes)"
         return problem_record(work.correlation_id, 500, "reply_too_large", "The service's reply is too large", detail)
 
     # ---- producing -------------------------------------------------------------------------------------------------
 
     def send(self, work: Work, reply: ReplyRecord) -> None:
-        """Queues a reply from the consumer's thread; a full queue is waited for, which is the right back-pressure."""
+        """Queues a reply from the consumer's thread. Waits while the queue is full: this is the back-pressure."""
         while not self.try_produce(work, reply):
             self.producer.poll(QUEUE_FULL_WAIT_S)
 
     def try_produce(self, work: Work, reply: ReplyRecord) -> bool:
-        """Queues a reply; False: there is no room, try again. From any thread."""
+        """Queues a reply; False if the queue is full. From any thread."""
         if not work.reply_to:
             work.progress.finish(work.offset)
             return True
@@ -136,11 +136,11 @@ class Replies:
             self._refused.append((work, reply, error))
 
     def settle_refused(self) -> None:
-        """Decides about replies that Kafka did not take.
+        """Handles replies that Kafka refused.
 
-        A reply partition that does not exist (yet, to our metadata) is left to the key, and the gateway forwards what
-        arrives elsewhere. A reply that is too large becomes a problem that says so. Nobody waits for the others after
-        their deadline; before it they are tried again, once a turn.
+        If the reply partition does not exist (or not yet in our metadata), the key chooses the partition, and the
+        gateway forwards the reply. A reply that is too large is replaced by a problem that says so. Other replies are
+        sent again once a turn until their deadline, and dropped after it.
         """
         for _ in range(len(self._refused)):
             work, reply, error = self._refused.popleft()
@@ -161,12 +161,12 @@ class Replies:
 
 
 def refused(work: Work, refusal: Problem) -> ReplyRecord:
-    """The answer of a handler that refused a request."""
+    """The reply for a handler that refused a request."""
     return problem_record(work.correlation_id, refusal.status, "refused", refusal.title, refusal.detail)
 
 
 def no_handler(work: Work, topic: str, known: str) -> tuple[ReplyRecord, str]:
-    """The answer to a request that there is no handler for, and the same as one sentence."""
+    """The reply to a request without a handler, and its detail."""
     request = work.request
     asked = f"{request.method} {request.route}".strip() or "requests without a route"
     detail = f"the service on topic {topic!r} has no handler for {asked!r}, only for: {known}"

@@ -1,4 +1,4 @@
-"""The service side: answer the requests that the gateway puts on a topic.
+"""The service side: answers the requests that the gateway writes to a topic.
 
     from fastgw.service import Reply, Service
 
@@ -10,15 +10,15 @@
 
     orders.run()
 
-The idea of the file: one thread, the one that calls `run`, owns both Kafka clients. A turn of its loop takes what has
-arrived (`poll`, then `consume` without waiting), runs the handlers, queues the replies, serves the delivery reports and
-stores offsets. Batches decide the cost: one wake-up, one fetch and one produce request are shared by all that arrived
-together. Async handlers run on a loop in a thread of their own, sync handlers in a pool where `concurrency` asks for
-one; both give their replies straight to the producer, which is thread-safe, and touch nothing else of this thread.
+The thread that calls `run` owns both Kafka clients. Each turn of its loop takes the records that have arrived (`poll`,
+then `consume` without waiting), runs the handlers, queues the replies, serves the delivery reports and stores offsets.
+Batches keep this cheap: all records that arrive together share one wake-up, one fetch and one produce request. Async
+handlers run on an event loop in another thread. Sync handlers run in a thread pool if `concurrency` is above 1. Both
+pass their replies directly to the producer, which is thread-safe, and use nothing else of this thread.
 
-At least once: the offset of a record is stored when its reply is on the response topic (delivery report) and all
-records before it are settled; librdkafka commits stored offsets every second, when a partition leaves and on close.
-A crash therefore repeats the work of about the last second and loses none.
+Delivery is at least once. The offset of a record is stored when its reply is on the response topic (delivery report)
+and all records before it are settled. librdkafka commits stored offsets every second, when a partition is revoked and
+on close. So a crash repeats about the last second of work and loses none.
 """
 
 from __future__ import annotations
@@ -49,44 +49,44 @@ from fastgw.service.messages import Problem, Request, decimal, is_over, reply_re
 from fastgw.service.progress import InHand, OffsetProgress
 from fastgw.service.replies import NOT_ALLOWED, QUEUE_FULL_WAIT_S, Replies, Work, no_handler, refused
 
-POLL_S = 0.1  # how long one wait for records lasts; also how soon a stop is noticed
+POLL_S = 0.1  # duration of one wait for records; a stop is noticed within this time
 BATCH_RECORDS_MAX = 500
-BATCH_TARGET_NS = 250_000_000  # a batch of slow work must neither hold up a rebalance nor outlast max.poll.interval.ms
-ASYNC_CONCURRENCY = 100  # async handlers at a time when `concurrency` is not given
-REVOKE_WAIT_S = 5.0  # how long a rebalance may wait for work in hand; what takes longer is done again by its new owner
+BATCH_TARGET_NS = 250_000_000  # a batch must not delay a rebalance or exceed max.poll.interval.ms
+ASYNC_CONCURRENCY = 100  # concurrent async handlers if `concurrency` is not given
+REVOKE_WAIT_S = 5.0  # how long a rebalance waits for running work; the new owner repeats what takes longer
 
 LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
 
 
 class Counts(NamedTuple):
-    """What a service did since it started, in records."""
+    """What a service has done since its start, in records."""
 
     taken: int  # read from the request topic
-    unreadable: int  # dropped: their headers are no text
-    expired: int  # dropped: nobody waits for them any more
+    unreadable: int  # dropped: header names are not UTF-8
+    expired: int  # dropped: their deadline had passed
     unknown_route: int  # answered 404: no handler
-    failed: int  # answered 500: the handler raised, or returned what cannot be sent
-    replied: int  # replies that the response topic has
-    undeliverable: int  # replies that Kafka refused for good
+    failed: int  # answered 500: the handler raised, or its result cannot be sent
+    replied: int  # replies written to the response topic
+    undeliverable: int  # replies that Kafka refused permanently
 
 
 class Service:
-    """A replier: handlers for the requests on one topic, and the loop that feeds them.
+    """A service: handlers for the requests on one topic, and the loop that calls them.
 
     Args:
         topic: the request topic.
         bootstrap: Kafka's `host:port`, several separated by commas.
         group: the consumer group; by default the topic's name. Processes of one group share the work.
-        concurrency: how many handlers may run at a time. By default sync handlers run one after the other on the
-            thread that reads (the cheapest way), and 100 async handlers run together. Above 1, sync handlers get a
-            pool of that many threads. No order among requests is kept once more than one runs.
+        concurrency: how many handlers may run at the same time. By default sync handlers run one after the other on the
+            consumer's thread (the cheapest way), and up to 100 async handlers run concurrently. Above 1, sync handlers
+            run in a pool of this many threads. Concurrent requests are not kept in order.
         client: librdkafka properties for both clients, such as `security.protocol`.
-        linger_ms: how long a reply may wait for others to share its way to Kafka.
+        linger_ms: how long a reply may wait to share a produce request with others.
         start_wait_s: how long to wait for a broker at the start.
-        stop_wait_s: how long a stop waits for handlers that are running.
+        stop_wait_s: how long a stop waits for running handlers.
 
     Raises:
-        ConfigError: an argument that cannot be right.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Service:
         self._joined = threading.Event()
         self._in_hand = InHand(concurrency or ASYNC_CONCURRENCY)
         self._replies = Replies()
-        # Bound once, as each of them is called for every request.
+        # Bound once, because they are called for every request.
         self._find, self._async_handlers = self._handlers.find, self._handlers.asynchronous
         self._answer_of, self._send = self._replies.answer_of, self._replies.send
         self._try_produce = self._replies.try_produce
@@ -138,7 +138,7 @@ class Service:
         state = "stopping" if self._stop.is_set() else "joined" if self._joined.is_set() else "not joined"
         return f"Service(topic={self.topic} group={self._group} {state} partitions={sorted(self._progress)})"
 
-    # ---- what a service's author calls -----------------------------------------------------------------------------
+    # ---- public API ------------------------------------------------------------------------------------------------
 
     @overload
     def handle(self, route: Handler) -> Handler: ...
@@ -146,12 +146,12 @@ class Service:
     def handle(self, route: str = "") -> Callable[[Handler], Handler]: ...
     def handle(self, route: str | Handler = "") -> Handler | Callable[[Handler], Handler]:
         """Registers a handler, sync or async: `@orders.handle` for all requests, `@orders.handle("GET /orders/{id}")`,
-        `@orders.handle("/orders/{id}")` or `@orders.handle("GET")` for some; the most exact one is called.
+        `@orders.handle("/orders/{id}")` or `@orders.handle("GET")` for some. The most specific handler is called.
 
-        The path is compared with the gateway's route template, letter by letter.
+        The path must equal the gateway's route template.
 
         Raises:
-            ConfigError: the route cannot be read, or has a handler already.
+            ConfigError: the route is invalid or already has a handler.
         """
         if not isinstance(route, str):
             self._handlers.add(EVERYTHING, route)
@@ -165,10 +165,10 @@ class Service:
         return register
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, as the main program: finishes the work in hand, commits, leaves the group.
+        """Serves until SIGTERM or SIGINT, as the main program. Then finishes its work, commits, leaves the group.
 
-        What cannot work ends the program with one line on stderr and exit code 2 (wrong setting, broker not reachable,
-        topic missing) or 1 (Kafka gave up on us). A second signal ends it at once.
+        A permanent failure ends the program with one line on stderr and exit code 2 (wrong setting, broker unreachable,
+        topic missing) or 1 (Kafka refused this client). A second signal ends it at once.
         """
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         if threading.current_thread() is threading.main_thread():
@@ -181,12 +181,12 @@ class Service:
             raise SystemExit(error.exit_code) from None
 
     def serve(self) -> None:
-        """Serves until `stop`, in whichever thread calls it.
+        """Serves in the calling thread until `stop`.
 
         Raises:
-            ConfigError: no handler, or a property that librdkafka does not take.
+            ConfigError: there is no handler, or librdkafka does not accept a property.
             StartError: the broker does not answer, or the topic does not exist.
-            FastgwError: Kafka refused us for good; all that was in hand has been finished or will be done again.
+            FastgwError: Kafka refused this client permanently; running work was finished or will be repeated.
         """
         self._open()
         try:
@@ -197,16 +197,16 @@ class Service:
             self._close()
 
     def stop(self) -> None:
-        """Asks `run` or `serve` to end; from any thread, returns at once."""
+        """Makes `run` or `serve` end. Returns at once; any thread may call it."""
         self._stop.set()
 
     def wait_until_joined(self, timeout_s: float) -> bool:
-        """Whether the group has given this process its share (which may be empty) within the time."""
+        """Waits for the first assignment of the group (which may be empty); False after the timeout."""
         return self._joined.wait(timeout_s)
 
     @property
     def counts(self) -> Counts:
-        """What was done so far."""
+        """The counts so far."""
         return Counts(
             self._taken,
             self._unreadable,
@@ -220,7 +220,7 @@ class Service:
     # ---- one turn of the loop --------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        # Work that runs elsewhere limits what is taken; while there is no room, rebalances wait for the next to end.
+        # Handlers on other threads limit how much is taken. While none may start, rebalances wait for one to end.
         room = self._in_hand.wait_for_room(POLL_S)
         if room:
             self._handle_batch(self._take(min(room, self._batch_records)))
@@ -229,7 +229,7 @@ class Service:
         self._store_offsets()
 
     def _take(self, most: int) -> list[Any]:
-        # consume() waits for all it was asked for, so waiting is poll()'s part.
+        # consume() waits for the full number of records, so poll() does the waiting.
         first = self._consumer.poll(POLL_S)
         if first is None:
             return []
@@ -241,7 +241,7 @@ class Service:
         started_ns = time.monotonic_ns()
         async_jobs: list[AsyncJob] = []
         for message in messages:
-            if self._stop.is_set():  # what was not begun is not committed and belongs to the next reader
+            if self._stop.is_set():  # the rest is not committed and will be read again
                 break
             self._begin(message, async_jobs)
         if async_jobs and self._loop_thread:
@@ -281,7 +281,7 @@ class Service:
         progress.start(offset)
         try:
             headers = dict(message.headers() or ())
-        except (SystemError, UnicodeError):  # confluent-kafka's way to say that a header's name is not UTF-8
+        except (SystemError, UnicodeError):  # confluent-kafka raises these if a header's name is not UTF-8
             self._unreadable += 1
             self._warnings.warn("unreadable_record", f"topic={self.topic} partition={partition} offset={offset}")
             progress.finish(offset)
@@ -303,7 +303,7 @@ class Service:
         self._warnings.warn(
             "expired_work_dropped",
             f"topic={self.topic} late_ms={late_ms} correlation_id={work.request.correlation_id}:"
-            " this service is too slow for its load, was away, or its clock differs from the gateway's",
+            " this service is too slow for its load, was down, or its clock differs from the gateway's",
         )
 
     def _answer_unknown(self, work: Work) -> None:
@@ -319,7 +319,7 @@ class Service:
             if offset >= 0:
                 news.append(TopicPartition(self.topic, partition, offset))
         if news:
-            with suppress(KafkaException):  # a partition that has just left: its new owner repeats the work
+            with suppress(KafkaException):  # the partition was just revoked: its new owner repeats the work
                 self._consumer.store_offsets(offsets=news)
 
     # ---- handlers --------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ class Service:
         try:
             out = self._answer_of(handler, work)
             while not self._try_produce(work, out):
-                time.sleep(QUEUE_FULL_WAIT_S)  # the consumer's thread serves the queue
+                time.sleep(QUEUE_FULL_WAIT_S)  # the consumer's thread empties the queue
         finally:
             self._in_hand.leave()
 
@@ -352,7 +352,7 @@ class Service:
         self._joined.set()
 
     def _on_revoke(self, _consumer: Any, partitions: Iterable[Any]) -> None:
-        """Partitions leave: what is in hand is finished first, so that their next owner need not repeat it."""
+        """Partitions are revoked: running work is finished first, so that the next owner need not repeat it."""
         log.info("revoked topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
         self._in_hand.wait_until_none(REVOKE_WAIT_S)
         self._producer.flush(REVOKE_WAIT_S)
@@ -401,7 +401,7 @@ class Service:
             found = self._consumer.list_topics(self.topic, timeout=self._start_wait_s).topics[self.topic]
         except KafkaException as error:
             with suppress(KafkaException, RuntimeError):
-                self._consumer.poll(0)  # serves _on_client_error, which knows more than "timed out"
+                self._consumer.poll(0)  # calls _on_client_error, which gets a better reason than "timed out"
             why = self._last_client_error or error.args[0].str()
             raise StartError(
                 f"no Kafka broker answered at {self._bootstrap} within {self._start_wait_s:g} s ({why})"
@@ -410,9 +410,9 @@ class Service:
             raise StartError(f"request topic {self.topic!r} cannot be read at {self._bootstrap}: {found.error.str()}")
 
     def _close(self) -> None:
-        """Finishes what is in hand, commits, leaves the group."""
+        """Finishes running work, commits, leaves the group."""
         if not self._in_hand.wait_until_none(self._stop_wait_s):
-            log.warning("handlers_abandoned topic=%s: their requests will be done again", self.topic)
+            log.warning("handlers_abandoned topic=%s: their requests will be repeated", self.topic)
         if self._loop_thread:
             self._loop_thread.close()
         if self._pool:
@@ -430,7 +430,7 @@ class Service:
     def _on_client_error(self, error: KafkaError) -> None:
         line = client_lines.of_error(error.name(), error.str())
         if line.method == client_lines.DEBUG:
-            return  # idle connections were closed
+            return  # only idle connections were closed
         self._last_client_error = error.str()
         self._warnings.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
 
@@ -442,7 +442,7 @@ class Service:
 
 @lru_cache(64)
 def _topic(raw: bytes) -> str:
-    """A topic to reply to; empty when there is none or Kafka does not allow the name."""
+    """The reply topic; empty if there is none or its name is illegal."""
     return raw.decode() if LEGAL_TOPIC(raw) else ""
 
 

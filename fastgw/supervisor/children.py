@@ -1,12 +1,12 @@
-"""A child process as its parent sees it: started with named descriptors, heard through a pipe, ended by signal.
+"""Child processes: started with named descriptors, report through a pipe, ended by signals.
 
     parent                                  child
       start  ── --ready-fd, --life-fd … ──>   starts up
-      read  <── "ready\\n" or "error text\\n" ──  says it once, then closes the pipe
+      read  <── "ready\\n" or "error text\\n" ──  reports once, then closes the pipe
       pidfd <── becomes readable ─────────────  ends
 
-The child is in a session of its own: Ctrl-C in a terminal reaches the parent alone, who decides what it means. A child
-holds the read end of its parent's life pipe; when the parent ends, however it ends, the child reads EOF and ends too.
+Each child has its own session: Ctrl-C in a terminal reaches only the parent, which decides what to do. A child holds
+the read end of its parent's life pipe. When the parent ends, for any reason, the child reads EOF and ends too.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ CommandFor = Callable[[str], list[str]]
 """Kind of child ("worker", "agent", "checker", "standby") -> the command that starts one."""
 
 Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
-"""Starts a process that has each of these descriptors and is told their numbers as options; raises OSError."""
+"""Starts a process that inherits these descriptors and gets their numbers as options; raises OSError."""
 
-SAID_BYTES_MAX = 4096  # of the one line
+SAID_BYTES_MAX = 4096  # length of the line that a child reports
 
 
 class State(Enum):
-    """Where a child is in its life, as its parent knows."""
+    """The state of a child, as its parent knows it."""
 
-    STARTING = "starting"  # nothing heard yet
-    READY = "ready"  # said so
-    STOPPING = "stopping"  # was told to end, or said that it cannot start
+    STARTING = "starting"  # has not reported yet
+    READY = "ready"  # has reported "ready"
+    STOPPING = "stopping"  # was told to end, or reported that it cannot start
 
 
 class Child:
     """One child process. Its times are the parent's monotonic seconds.
 
     Attributes:
-        worker, generation: a worker's number and generation; -1 of the others.
-        refusal: why it does not become ready, where that is known; kept by the parent.
-        state: kept by the parent.
-        ready_at: when it said so.
-        kill_at: how long the parent waits for it; infinity while nothing is expected of the child.
-        ready_fd: the pipe that the child speaks on; -1 once it has spoken or ended.
+        worker, generation: number and generation of a worker; -1 for other children.
+        refusal: why it does not become ready, if known; set by the parent.
+        state: set by the parent.
+        ready_at: when it reported "ready".
+        kill_at: when the parent kills it; infinity while the parent waits for nothing.
+        ready_fd: the pipe on which the child reports; -1 after the report or the end of the child.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Child:
         generation: int = -1,
         kind: str = "agent",
     ) -> None:
-        """Start it with each of `fds` told as an option: {"--table-fd": [4]} or several numbers.
+        """Start the child with each of `fds` as an option: {"--table-fd": [4]} or several numbers.
 
         Raises:
             OSError: the process could not be started.
@@ -82,7 +82,7 @@ class Child:
             os.close(write_end)
         self.pid = self._process.pid
         try:
-            self.pidfd = os.pidfd_open(self.pid)  # nobody else waits for it: the number cannot have been reused
+            self.pidfd = os.pidfd_open(self.pid)  # only this process reaps it: the pid cannot have been reused
         except OSError:
             self._process.kill()
             self._process.wait()
@@ -101,7 +101,7 @@ class Child:
         return f"worker {self.worker}.{self.generation}" if self.is_worker else self._kind
 
     def heard(self) -> str | None:
-        """The line that the child has said; "" when it closed the pipe without one, None while more is to come."""
+        """The line that the child reported; "" if it closed the pipe without one, None while the line is incomplete."""
         try:
             piece = os.read(self.ready_fd, SAID_BYTES_MAX)
         except BlockingIOError:
@@ -113,11 +113,11 @@ class Child:
         return None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; a process that has ended and is not reaped yet takes it without effect."""
+        """Send a signal; it has no effect on a process that has ended and is not reaped yet."""
         signal.pidfd_send_signal(self.pidfd, number)
 
     def stop(self, kill_at: float) -> None:
-        """Ask it to end, and remember until when."""
+        """Send SIGTERM; the parent kills the child at `kill_at`."""
         self.state, self.kill_at = State.STOPPING, kill_at
         self.send(signal.SIGTERM)
 
@@ -126,13 +126,13 @@ class Child:
         self.send(signal.SIGKILL)
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait for its end, but no longer than this; whether it has ended."""
+        """Wait at most this long for the end of the child; returns whether it has ended."""
         waiting = select.poll()
         waiting.register(self.pidfd, select.POLLIN)
         return bool(waiting.poll(seconds * 1000))
 
     def reap(self) -> str:
-        """How the ended process ended, in words; waits when it has not ended. Frees everything that it held."""
+        """Wait for the end of the process and free its resources; returns how it ended, in words."""
         code = self._process.wait()
         os.close(self.pidfd)
         self.close_pipe()
@@ -161,15 +161,15 @@ def by_exec(command: Sequence[str], environ: Mapping[str, str]) -> Start:
 
 
 def fastgw_command(kind: str) -> list[str]:
-    """The command of a real child. -P: the current directory is the user's, no place to import from."""
+    """The command of a real child. -P: do not import from the user's current directory."""
     return [sys.executable, "-P", "-m", "fastgw", kind]
 
 
 def environment(without: Collection[str]) -> dict[str, str]:
-    """Our environment for a child, less the variables that are meant for this process alone."""
+    """Our environment without the variables that are meant only for this process."""
     environ = {name: value for name, value in os.environ.items() if name not in without}
     root = str(Path(__file__).parents[2])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        # Run from a checkout: the child has to find the same one.
+        # fastgw runs from a checkout: the child must import the same one.
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
     return environ

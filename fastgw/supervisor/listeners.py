@@ -1,17 +1,16 @@
-"""The listening sockets of a gateway: opened once by the supervisor, kept for the life of the service, inherited.
+"""The listening sockets of a gateway. The supervisor opens them once and keeps them; its children inherit them.
 
-Per TCP endpoint and worker there is one SO_REUSEPORT socket: the kernel spreads connections by hash (measured
-1.02-1.25 max/mean over 4 workers; one shared socket: 1.4-2.5), and the accept queue of a worker outlives its process.
-A Unix socket cannot be shared out like that: all workers accept from one.
+Each TCP endpoint has one SO_REUSEPORT socket per worker. The kernel spreads connections by hash (measured 1.02-1.25
+max/mean over 4 workers; with one shared socket 1.4-2.5), and the accept queue of a worker outlives its process. The
+disadvantage: the kernel also gives connections to a socket that no process accepts from. So a worker that will have no
+process for a while stops listening (`set_not_accepting`), and its connections go to the other workers. A Unix socket
+cannot be split: all workers accept from the same socket.
 
-A name stands for all of its addresses: "localhost" is 127.0.0.1 and ::1, and each has sockets of its own. "[::]" is
-every address of this machine, IPv4 included, as in Go and in most of what people run; "0.0.0.0" is IPv4 alone.
+A name stands for all of its addresses: "localhost" is 127.0.0.1 and ::1, and each has its own sockets. "[::]" is every
+address of this machine, including IPv4, as in Go and most other servers. "0.0.0.0" is only IPv4.
 
-Its other side: the kernel goes on giving connections to a socket that nobody accepts from. So a worker
-that will have no process for a while accepts none (`set_not_accepting`): its connections go to the others.
-
-SO_REUSEPORT lets a second gateway bind the same port without a word, and clients would then reach either. So each
-address is first bound without it, which fails when anybody listens there.
+With SO_REUSEPORT a second gateway could bind the same port without an error, and clients would reach either gateway. So
+each address is first bound without SO_REUSEPORT, which fails if another process listens there.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from fastgw.config import ACCEPT_BACKLOG
 from fastgw.errors import StartError
 from fastgw.port_holder import UNIX_PREFIX, bind_error, holder_of_socket, in_use, port_of
 
-# RFC 6761, 6.3. Not asked for: /etc/hosts of many a container knows one of the two only.
+# RFC 6761, 6.3. Not resolved: /etc/hosts of some containers has only one of the two.
 LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 Address = tuple[Any, ...]  # (host, port), for IPv6 with flow and scope
 
-# Accepted sockets inherit them. DEFER_ACCEPT keeps a client that connects and says nothing out of the process for
-# 5 s; KEEPALIVE and USER_TIMEOUT end connections whose peer has vanished.
+# Accepted sockets inherit these. DEFER_ACCEPT keeps clients that send nothing out of the process for 5 s. KEEPALIVE and
+# USER_TIMEOUT end connections whose peer has vanished.
 _TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5),
@@ -49,21 +48,21 @@ _TCP_OPTIONS = (
 
 
 class SocketFile(NamedTuple):
-    """Who may connect to a Unix socket, by the rights of its file."""
+    """Permissions of the file of a Unix socket: they decide who may connect."""
 
     mode: int | None = None  # None: what the umask leaves
-    group: str = ""  # a name or a number; empty: that of this process
+    group: str = ""  # a name or a number; empty: the group of this process
 
 
 class Listeners:
-    """The open listening sockets of all endpoints; `addresses` says where, with the port that port 0 became."""
+    """The open listening sockets of all endpoints; `addresses` has the chosen port instead of port 0."""
 
     def __init__(self) -> None:
         self.addresses: list[str] = []
-        self.bind_numbers: list[int] = []  # for each endpoint, which of the binds it is of; a name may have several
+        self.bind_numbers: list[int] = []  # for each endpoint the index of its bind; a name may have several endpoints
         self._by_endpoint: list[list[socket.socket]] = []  # one shared socket, or one per worker
         self._unix_paths: list[Path] = []
-        self.not_accepting: frozenset[int] = frozenset()  # workers that take no connections now
+        self.not_accepting: frozenset[int] = frozenset()  # workers that accept no connections now
 
     def __repr__(self) -> str:
         return f"<Listeners {' '.join(self.addresses)}>"
@@ -73,7 +72,7 @@ class Listeners:
         return [group[worker % len(group)].fileno() for group in self._by_endpoint]
 
     def add(self, bind_number: int, group: list[socket.socket], unix_path: Path | None = None) -> None:
-        """Take one endpoint's sockets; `unix_path` is a file that goes with them when they are closed."""
+        """Add one endpoint's sockets; `unix_path` is a file that `close` removes."""
         self.addresses.append(_address_of(group[0]))
         self.bind_numbers.append(bind_number)
         self._by_endpoint.append(group)
@@ -81,9 +80,9 @@ class Listeners:
             self._unix_paths.append(unix_path)
 
     def set_not_accepting(self, workers: Collection[int]) -> None:
-        """These workers take no connections from now on, all others do; sockets that are shared always do.
+        """Stop accepting for these workers, and accept for all others. Shared sockets always accept.
 
-        Connections that wait in the queue of one of them are reset: no process would answer them.
+        Connections that wait in the queue of such a worker are reset: no process would answer them.
         """
         for worker in self.not_accepting ^ frozenset(workers):
             for group in self._by_endpoint:
@@ -95,14 +94,14 @@ class Listeners:
         self.not_accepting = frozenset(workers)
 
     def left_by(self, worker: int) -> None:
-        """A process of this worker has ended: where the worker accepts nothing, it may have listened again before."""
+        """A process of this worker has ended. It may have made the worker's sockets listen again: stop them again."""
         if worker in self.not_accepting:
             for group in self._by_endpoint:
                 if len(group) > 1:
                     _stop_accepting(group[worker])
 
     def close(self) -> None:
-        """Close our copies and remove the files of Unix sockets; who inherited a socket still has it. Idempotent."""
+        """Close our copies and remove the files of Unix sockets. Children keep their copies. Idempotent."""
         for group in self._by_endpoint:
             _close_all(group)
         self._by_endpoint.clear()
@@ -112,7 +111,7 @@ class Listeners:
 
 
 def _stop_accepting(one: socket.socket) -> None:
-    # Linux takes a listening socket that is shut down out of the group that shares the port, and keeps it bound.
+    # Linux removes a listening socket that is shut down from its SO_REUSEPORT group, but keeps it bound.
     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         one.shutdown(socket.SHUT_RD)
 
@@ -126,20 +125,20 @@ def open_listeners(
     setting: str = "gateway.listen",
     files: Mapping[str, SocketFile] | None = None,
 ) -> Listeners:
-    """Listen on each of `binds` ("host:port", "[v6]:port", "unix:/path") for that many workers.
+    """Listen on each of `binds` ("host:port", "[v6]:port", "unix:/path") for this number of workers.
 
-    A host's name is listened on at each of its addresses that this machine has.
+    For a host name, listen on each of its addresses that this machine has.
 
     Args:
-        reuse_port: False opens one socket per endpoint for all (the admin port has one reader).
-        inherited: sockets that somebody opened for us (systemd). Used instead of binding when there is one per
-            endpoint (shared by all workers) or one per endpoint and worker (all of the first endpoint first).
-        setting: where whoever reads an error can change the address.
-        files: who may connect, for those of `binds` that are Unix sockets.
+        reuse_port: False opens one socket per endpoint (only one process serves the admin port).
+        inherited: sockets that systemd opened for us, used instead of binding: one per endpoint (shared by all workers)
+            or one per endpoint and worker (all sockets of the first endpoint first).
+        setting: name of the setting with the addresses, for error messages.
+        files: permissions for those of `binds` that are Unix sockets.
 
     Raises:
-        StartError: an address is in use, not ours to use, or not an address; the number of inherited sockets fits
-            neither way. Nothing stays open.
+        StartError: an address is in use, not permitted or invalid, or the number of inherited sockets is wrong. Nothing
+            stays open.
     """
     listeners = Listeners()
     if inherited:
@@ -172,7 +171,7 @@ def _take_over(listeners: Listeners, binds: Sequence[str], workers: int, inherit
             if one.family != socket.AF_UNIX:
                 _set_tcp_options(one)
             one.listen(ACCEPT_BACKLOG)
-        listeners.add(number, group)  # without a path: a Unix socket's file belongs to who made it
+        listeners.add(number, group)  # without a path: the file of an inherited Unix socket is not ours to remove
 
 
 def _listen_tcp(bind: str, count: int, reuse_port: bool, setting: str) -> list[list[socket.socket]]:
@@ -204,8 +203,8 @@ def _listen_tcp(bind: str, count: int, reuse_port: bool, setting: str) -> list[l
 def _listen_at(family: socket.AddressFamily, address: Address, count: int, reuse_port: bool) -> list[socket.socket]:
     group: list[socket.socket] = []
     try:
-        # Held until the others have it: a port that the kernel chose is chosen again by a socket that listens again,
-        # so each of ours asks for it by number.
+        # The kernel chooses the port for this socket, and the others bind it by number: a socket bound to port 0 could
+        # get another port when it listens again. This socket is held until the others are bound.
         chosen = _bound(family, address, reuse_port) if reuse_port and address[1] == 0 else None
         if chosen is not None:
             address = chosen.getsockname()
@@ -230,7 +229,7 @@ def _close_all(group: Sequence[socket.socket]) -> None:
 
 
 def _resolve(bind: str) -> list[tuple[socket.AddressFamily, Address]]:
-    """Every address of the host, each once; literal addresses stand for themselves."""
+    """Every address of the host, each once."""
     host, _, port = bind.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if host.lower() == "localhost":
@@ -249,7 +248,7 @@ def _bound(family: socket.AddressFamily, address: Address, reuse_port: bool) -> 
         if reuse_port:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # Said in either case: what is left unsaid is the machine's (net.ipv6.bindv6only).
+            # Always set: the default depends on the machine (net.ipv6.bindv6only).
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         one.bind(address)
     except OSError:
@@ -271,7 +270,7 @@ def _listen_unix(path: Path, file: SocketFile, setting: str) -> socket.socket:
     try:
         one.bind(str(path))
         made = True
-        _set_rights(path, file)  # before it listens: nobody connects before the rights are right
+        _set_rights(path, file)  # before it listens: no client connects with the wrong permissions
         one.listen(ACCEPT_BACKLOG)
     except OSError as error:
         one.close()
@@ -291,8 +290,8 @@ def _set_rights(path: Path, file: SocketFile) -> None:
             os.chown(path, -1, _group_number(file.group))
         except PermissionError:
             raise StartError(
-                f"group {file.group!r}: only root and the members of a group may give a file to it; add the user that "
-                "runs the gateway to the group"
+                f"group {file.group!r}: only root and members of a group may assign files to it; add the gateway's "
+                "user to the group"
             ) from None
     if file.mode is not None:
         path.chmod(file.mode)
@@ -304,15 +303,15 @@ def _group_number(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        raise StartError(f"group {group!r}: this machine has no group of that name (see `getent group`)") from None
+        raise StartError(f"group {group!r}: this machine has no group with this name (see `getent group`)") from None
 
 
 def _remove_stale(path: Path, setting: str) -> None:
-    """Remove a socket file that nobody listens on any more; a file of another kind is not ours to remove."""
+    """Remove a socket file without a listener; refuse to remove any other file."""
     bind = f"{UNIX_PREFIX}{path}"
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise StartError(f"address {bind}: a file that is not a socket stands there; change {setting}")
+            raise StartError(f"address {bind}: the path is a file that is not a socket; change {setting}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
             asking.setblocking(False)
             asking.connect(str(path))
@@ -322,7 +321,7 @@ def _remove_stale(path: Path, setting: str) -> None:
         path.unlink(missing_ok=True)
         return
     except BlockingIOError:
-        pass  # its queue is full: somebody has it
+        pass  # its queue is full: another process listens
     except OSError as error:
         raise bind_error(bind, error, setting) from error
     raise in_use(bind, holder_of_socket(path), setting)

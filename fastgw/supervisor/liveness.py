@@ -1,6 +1,6 @@
-"""What workers and the agent show of themselves in the shared table: who accepts connections, whose heart beats.
+"""Liveness of workers and agent from the shared table: which workers accept connections, which heartbeats are fresh.
 
-The supervisor hears a child once, through its pipe, when it has become ready; everything else it has to see.
+A child reports only once through its pipe, when it is ready. The supervisor sees everything else in the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastgw.table import Table, process_index
 
 
 class Liveness:
-    """Looks at children through the table. All times are monotonic seconds."""
+    """Judges children by the table. All times are monotonic seconds."""
 
     def __init__(self, table: Table, times: SupervisorTimes) -> None:
         self._table = table
@@ -24,26 +24,26 @@ class Liveness:
         self._judge_after = 0.0
 
     def accepts(self, worker: Child) -> bool:
-        """Whether it takes connections: it says so in the table first, where /readyz looks, and who comes because of
-        that is in its queue before its parent has heard it."""
+        """Whether a worker accepts connections. A starting worker is judged by the table: it sets the ready flag before
+        it reports. /readyz shows the flag, so clients may connect before the report arrives."""
         if worker.state is State.STARTING:
             info = self._info(worker)
             return info is not None and info.ready
         return worker.state is State.READY
 
     def hung(self, children: Iterable[Child], now: float) -> list[Child]:
-        """Those whose loop has turned once, and now has not for too long; to be asked at each look."""
+        """The children that had a heartbeat, but none for too long; to be called at each look."""
         slept_ourselves = now - self._looked_at > 3 * self._times.look
         self._looked_at = now
-        if slept_ourselves:  # the whole machine stood still, it seems: let the children show themselves first
+        if slept_ourselves:  # the whole machine seems to have stopped: give the children time first
             self._judge_after = now + self._times.hung
         if now < self._judge_after:
             return []
         return [child for child in children if child.state is not State.STOPPING and not self._beats(child, now)]
 
     def all_well(self, workers: Collection[Child], now: float) -> bool:
-        """Somebody has become ready, and no heart of those who have has stopped. One that was killed for that counts
-        until it has ended; one between two processes does not: one bad worker never stops the service."""
+        """Whether a worker has become ready and all ready workers have fresh heartbeats. A killed process counts until
+        it has ended. A worker without a process does not count, so that one bad worker never stops the service."""
         known = [worker for worker in workers if worker.ready_at < inf]
         return bool(known) and all(self._beats(worker, now) for worker in known)
 
@@ -52,11 +52,11 @@ class Liveness:
         return now - self._last_beat(child) <= longest
 
     def _last_beat(self, child: Child) -> float:
-        """Infinity for one that has just started and has had none."""
+        """Infinity if the child has just started and had no heartbeat yet."""
         beat = (self._worker_beat_ns(child) if child.is_worker else self._table.agent_beat_ns()) / 1e9
         if child.ready_at < inf:
             return max(beat, child.ready_at)
-        # The agent's place in the table still has the last beat of the one before it.
+        # The table may still have the last heartbeat of the previous agent.
         return beat if beat and child.is_worker else inf
 
     def _worker_beat_ns(self, worker: Child) -> int:

@@ -1,4 +1,4 @@
-"""What the supervisor says of itself, to systemd and in its state file: where the service stands, how a reload went."""
+"""The supervisor's reports to systemd and in its state file: the stage of the service, the result of a reload."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATUS_LENGTH_MAX = 1000  # systemctl shows it on one line
 
 
 class Reports:
-    """The reports of one supervisor, from `open` on."""
+    """The reports of one supervisor; call `open` first."""
 
     def __init__(self, name: str, config_path: Path) -> None:
         self._notifier = Notifier()
@@ -30,7 +30,7 @@ class Reports:
         return f"<Reports {self._state.stage}>"
 
     def open(self, run_dir: Path) -> None:
-        """The state file stands in this directory."""
+        """Write the state file, from now on in this directory."""
         self._run_dir = run_dir
         self._publish(self._state)
 
@@ -51,11 +51,11 @@ class Reports:
         self._publish(self._state.begun(time.time()))
 
     def reloaded(self, result: str, error: str) -> None:
-        """A reload is over; `serving` follows."""
+        """A reload has ended; `serving` is called next."""
         self._publish(self._state.ended(time.time(), result, error))
 
     def alive(self) -> None:
-        """For systemd's watchdog."""
+        """Notify systemd's watchdog."""
         self._notifier.tell("WATCHDOG=1")
 
     def draining(self, at_most_s: float) -> None:
@@ -71,5 +71,5 @@ class Reports:
 
 
 def in_one_line(text: str) -> str:
-    """A message of several lines, such as one about a configuration file, for where there is room for one."""
+    """A message of several lines, such as one about a configuration file, as one line."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip(" ^"))

@@ -1,4 +1,4 @@
-"""What the supervisor holds for its children, so that it outlives each of them: sockets, table, run directory, pipe."""
+"""Resources that the supervisor owns and its children share: sockets, table, run directory, life pipe."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SupervisorResources:
 
     Attributes:
         listeners, admin: the sockets of the gateway and of the admin port.
-        run_dir: a fresh directory of mode 0700 for the sockets between the workers.
+        run_dir: a new directory of mode 0700 for the sockets between the workers.
         table, table_fd: the shared correlation table.
-        life_fd: read end of the life pipe; children see EOF on it when this process ends, however it ends.
+        life_fd: read end of the life pipe; children read EOF from it when this process ends, for any reason.
     """
 
     def __init__(self, settings: Config) -> None:
@@ -60,7 +60,7 @@ class SupervisorResources:
 
 
 def in_memory(data: bytes, sealed: bool) -> int:
-    """A file without a name that holds `data`; sealed, nobody can change it any more. Returns its fd."""
+    """A file without a name that contains `data`; if sealed, it cannot be changed. Returns its fd."""
     fd = os.memfd_create("fastgw-config", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     rewrite(fd, data)
     if sealed:
@@ -69,7 +69,7 @@ def in_memory(data: bytes, sealed: bool) -> int:
 
 
 def rewrite(fd: int, data: bytes) -> None:
-    """Replace what the file holds."""
+    """Replace the content of the file."""
     os.ftruncate(fd, 0)
     written = 0
     while written < len(data):
@@ -77,7 +77,7 @@ def rewrite(fd: int, data: bytes) -> None:
 
 
 def opened_anew(fd: int) -> int:
-    """Another fd of the same file, read-only. The place in a file belongs to the opening: readers do not meet there."""
+    """Another read-only fd of the same file with its own offset, so that readers do not disturb each other."""
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -93,6 +93,6 @@ def _make_run_dir(configured: str) -> Path:
 
 
 def _raise_file_limit() -> None:
-    """Children inherit it: the usual soft limit of 1024 would end at about a thousand connections."""
+    """Raise the soft limit for the children: the usual 1024 would allow only about a thousand connections."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""A reload: which configuration each worker is to have, and which worker is next. Only decisions, no processes.
+"""A reload: which configuration each worker should have, and which worker is next. Decides, but starts no processes.
 
     IDLE ── begins ──> CHECKING ── passes ──> FORWARD ── passes ──> IDLE: ok
                           │                      │
@@ -6,8 +6,9 @@
                           v                      v
                   IDLE: refused                BACK ── passes or fails ──> IDLE: undone
 
-CHECKING reads the new configuration and asks Kafka whether it could be served. FORWARD gives it to one worker after the
-other; when one does not become ready with it, BACK gives those that have it the one before, as that is known to work.
+CHECKING reads the new configuration and checks it against Kafka. FORWARD gives it to one worker after the other. If a
+worker does not become ready with it, BACK returns the replaced workers to the previous configuration, which is known to
+work.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from fastgw.state_file import OK, REFUSED, UNDONE
 
 
 class ConfigVersion(NamedTuple):
-    """One version of the configuration, with the sealed memory in which children receive it."""
+    """One version of the configuration, and the sealed memory file that passes it to children."""
 
     config: Config
     fd: int
 
 
 class Stage(Enum):
-    """Where a reload is."""
+    """The stages of a reload."""
 
-    IDLE = "idle"  # there is none
+    IDLE = "idle"  # no reload runs
     CHECKING = "checking"
     FORWARD = "forward"
     BACK = "back"
 
 
 class Event(Enum):
-    """What happens to it as a whole."""
+    """The events of a reload."""
 
     BEGINS = "begins"
     PASSES = "passes"  # the check, or the last worker
@@ -53,24 +54,24 @@ TRANSITIONS: dict[tuple[Stage, Event], tuple[Stage, str]] = {
     (Stage.BACK, Event.PASSES): (Stage.IDLE, UNDONE),
     (Stage.BACK, Event.FAILS): (Stage.IDLE, UNDONE),
 }
-"""The next stage, and the result where the reload is over with it."""
+"""The next stage, and the result of the reload if it ends there."""
 
 
 class Step(NamedTuple):
-    """What a step of a reload has led to."""
+    """The result of one step of a reload."""
 
-    result: str = ""  # of the reload; empty: it goes on
+    result: str = ""  # of the reload; empty: it continues
     error: str = ""  # why it was refused or undone
     unused: ConfigVersion | None = None  # no worker will be started with it any more
 
 
 class Rollout:
-    """The reload that runs, if one does.
+    """The present reload, if there is one.
 
     Attributes:
-        current: what runs; during a reload, what ran before it.
-        fresh: what the reload brings, once it could be read.
-        done: workers that have what they are to get in this stage.
+        current: the running configuration; during a reload the previous one.
+        fresh: the new configuration of the reload, once it has been read.
+        done: workers that already have the configuration of this stage.
     """
 
     def __init__(self, current: ConfigVersion) -> None:
@@ -86,16 +87,16 @@ class Rollout:
 
     @property
     def turn(self) -> int | None:
-        """The worker that is to be replaced now."""
+        """The worker to replace now."""
         return self._todo[0] if self._todo else None
 
     @property
     def target(self) -> ConfigVersion:
-        """What the worker whose turn it is gets."""
+        """The configuration for the worker to replace now."""
         return self.fresh if self.stage is Stage.FORWARD and self.fresh else self.current
 
     def version_of(self, worker: int) -> ConfigVersion:
-        """What a successor of this worker starts with: half-way, those that are done have the new one."""
+        """The configuration for a successor of this worker: that of the stage if the worker is done."""
         return self.target if worker in self.done else self.current
 
     def begin(self) -> None:
@@ -103,17 +104,17 @@ class Rollout:
         self._enter(Event.BEGINS)
 
     def passed_check(self, workers: int) -> None:
-        """The new configuration can be served: it is the turn of each of so many workers."""
+        """The new configuration has passed its check: replace this number of workers, one after the other."""
         self._enter(Event.PASSES)
         self._todo.extend(range(workers))
 
     def replaced(self) -> Step:
-        """The worker whose turn it was has become ready with what it was to get."""
+        """The replaced worker has become ready with the configuration of this stage."""
         self.done.append(self._todo.popleft())
         return self._end_if_all_done()
 
     def failed(self, why: str) -> Step:
-        """The check has found something, or a worker does not become ready."""
+        """The check has failed, or a worker does not become ready."""
         self._error = f"{self._error}; on the way back, {why}" if self.stage is Stage.BACK else why
         undo, unused = self.done, self.fresh
         step = self._enter(Event.FAILS)
@@ -124,7 +125,7 @@ class Rollout:
         return step._replace(unused=unused)
 
     def cancel(self) -> Step:
-        """The service ends, and the reload with it."""
+        """The service ends: cancel the reload."""
         step = Step(unused=self.fresh)
         self.stage, self.fresh = Stage.IDLE, None
         self._todo.clear()

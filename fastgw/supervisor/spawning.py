@@ -1,4 +1,4 @@
-"""How each kind of child is started: its command, its options, and the descriptors that it inherits."""
+"""Starts each kind of child with its command, its options and the descriptors that it inherits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fastgw.supervisor.times import SupervisorTimes
 log = structlog.get_logger("fastgw.supervisor")
 
 Fds = dict[str, list[int]]
-"""An option, and the descriptors whose numbers the child is told with it."""
+"""An option of the child, and the descriptors whose numbers are its value."""
 
 
 class Spawner:
-    """Starts the children of one supervisor. What cannot be started is logged; its result is None.
+    """Starts the children of one supervisor. A failed start is logged, and the result is None.
 
     Args:
         resources: what children inherit.
         environ: their environment.
-        take_standby: a process that waits to become a worker, for this call to use up; None where there is none.
+        take_standby: takes the standby for a new worker; None if there is no standby.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Spawner:
         return self._spawn("checker", [], config_fd, {})
 
     def worker(self, worker: int, generation: int, config_fd: int) -> Child | None:
-        """The process `generation` of `worker`, from a standby where there is one."""
+        """The process `generation` of `worker`, from a standby if there is one."""
         listeners = self._resources.listeners
         place = ["--slot", str(worker), "--generation", str(generation)]
         place += ["--listen-of", ",".join(map(str, listeners.bind_numbers))]
@@ -82,14 +82,14 @@ class Spawner:
                 child = Child(start, fds, now, now + self._times.start, worker, generation, kind)
             finally:
                 os.close(own_config_fd)
-        except OSError as error:  # such as no descriptor is left
+        except OSError as error:  # for example, no free descriptors
             log.error("child not started", child=kind, worker=worker, error=str(error))
             return None
         log.debug("child started", child=child.name, pid=child.pid)
         return child
 
     def _fds(self, config_fd: int, more: Fds) -> Fds:
-        """Those that every child has, and more; an option without any is left out."""
+        """The descriptors of every child and `more`; options without descriptors are left out."""
         common = {
             "--table-fd": [self._resources.table_fd],
             "--config-fd": [config_fd],

@@ -1,9 +1,9 @@
-"""A worker in waiting: a process that has imported everything and is told later which worker it is.
+"""The standby: a process that has imported everything and becomes a worker when one is needed.
 
-Most of a worker's start is Python importing libraries, and on a machine under load, which is when workers die, that
-takes longest. So the supervisor keeps one process that has done it. It holds no sockets, no table and no Kafka client
-until it is needed: it waits on a socket for one message with the options and descriptors that a fresh process would
-have been started with, and goes on as that worker.
+Most of a worker's start time is Python importing libraries. It takes longest on a loaded machine, where workers are
+most likely to die. So the supervisor keeps one process that has finished its imports. Until it is needed, it holds no
+sockets, no table and no Kafka client. It waits on a socket for one message with the options and descriptors of a
+worker, and then runs as that worker.
 
     supervisor                              standby
       started ──── exec, one socket ────────> imports, then reads
@@ -53,10 +53,10 @@ class Standby:
         return f"<Standby pid={self.pid}>"
 
     def take_over(self, arguments: Sequence[str], fds: Mapping[str, Sequence[int]]) -> subprocess.Popen[bytes]:
-        """Tell it which worker it is; it is the caller's process from here on.
+        """Make it the worker with these options; from now on the process belongs to the caller.
 
         Raises:
-            OSError: it has died. It is reaped.
+            OSError: the standby has died. It is reaped.
         """
         message = json.dumps({"arguments": list(arguments), "fds": {name: len(fds[name]) for name in fds}}).encode()
         flat = [fd for numbers in fds.values() for fd in numbers]
@@ -69,7 +69,7 @@ class Standby:
         return self._process
 
     def end(self) -> None:
-        """Kill and reap it: it holds nothing that would have to be put in order."""
+        """Kill and reap it: it holds nothing that needs an orderly end."""
         self._process.kill()
         self._process.wait()
         self._forget()
@@ -80,7 +80,7 @@ class Standby:
 
 
 def await_role(standby_fd: int) -> list[str] | None:
-    """Wait, in the standby process, for the options of the worker to be; None when the supervisor is gone."""
+    """In the standby: wait for the options of the worker to become; None if the supervisor has ended."""
     with socket.socket(fileno=standby_fd) as waiting:
         message, received, _, _ = socket.recv_fds(waiting, MESSAGE_BYTES_MAX, FDS_MAX)
     if not message:

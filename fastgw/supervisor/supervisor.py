@@ -1,24 +1,25 @@
-"""The supervisor: starts, watches and replaces the agent and the workers. It serves nothing itself.
+"""The supervisor: starts, watches and replaces the agent and the workers. It serves no requests itself.
 
-It owns what has to outlive any of them: the listening sockets, the shared table, the run directory. It is one thread
-around one selector that wakes for signals, for children that speak (readiness pipe) and for children that end (pidfd);
-what only time brings is looked after in between. Every step is a function, every state is data: a `Child` for each
-process, a `Worker` for those that stand in for one worker, a `Rollout` for the configuration that each is to have.
+It owns everything that must outlive a single child: the listening sockets, the shared table, the run directory. It has
+one thread with one selector, which wakes for signals, for reports of children (readiness pipe) and for children that
+end (pidfd). Timeouts are checked in between. Every step is a function and every state is data: a `Child` for each
+process, a `Worker` for the processes of one worker, a `Rollout` for the configuration that each worker should have.
 
     agent ready ──> workers start ──> all ready, READY=1 ──> serving ──> SIGTERM ──> workers drain ──> agent ends
 
-    a worker dies     its slots in the table are reclaimed, a successor starts: at once after a good run, else after a
-                      pause that grows with each short run
-    a standby waits   that has imported everything and becomes the next worker, so that a successor is there sooner
-    a worker hangs    (no heartbeat for 2.5 s after its first one) it is killed, and so it died
-    the watchdog      of systemd is fed while a worker serves and every heart beats
-    the agent dies    a successor starts, the workers do not notice; one that hangs for 15 s is killed
-    SIGHUP            the new configuration is read, and a checker asks Kafka what the agent asks at the start; then
-                      worker by worker a new generation starts, and when it is ready the old one drains; if one does
-                      not become ready, the workers done so far go back. The state file and systemd say what came of it
-    SIGTERM, SIGINT   readiness goes false, the workers drain; what is left after the drain timeout is killed; exit 0
-    a second SIGINT   everything is killed at once; exit 130
-    we die            the children read EOF on the life pipe and end by themselves
+    worker dies       its slots in the table are reclaimed and a successor starts: at once after a good run, else after
+                      a pause that grows with each short run
+    worker hangs      no heartbeat for 2.5 s after its first one: it is killed and replaced like a dead worker
+    standby           a process that has imported everything waits to become the next worker: a successor starts faster
+    watchdog          systemd's watchdog is notified while a worker serves and all heartbeats are fresh
+    agent dies        a successor starts, the workers are not affected; an agent that hangs for 15 s is killed
+    SIGHUP            the new configuration is read, and a checker makes the agent's start-up checks with it in Kafka.
+                      Then a new generation of each worker starts, one worker after the other; when it is ready, the old
+                      one drains. If one does not become ready, the replaced workers go back to the old configuration.
+                      The state file and systemd get the result
+    SIGTERM, SIGINT   readiness becomes false and the workers drain; after the drain timeout they are killed; exit 0
+    second SIGINT     all children are killed at once; exit 130
+    supervisor dies   the children read EOF on the life pipe and end by themselves
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ from fastgw.supervisor.workers import Worker, back_off_of, not_accepting, run_en
 
 log = structlog.get_logger("fastgw.supervisor")
 
-EXIT_KILLED = 130  # what a shell says of a command that Ctrl-C ended
+EXIT_KILLED = 130  # as shells report a command that Ctrl-C ended
 
 
 class Phase(Enum):
-    """Where the service is in its life."""
+    """The phases of the service."""
 
     STARTING_AGENT = 1
     STARTING_WORKERS = 2
@@ -65,15 +66,15 @@ class Phase(Enum):
 
 
 def run(config_path: Path, command_for: CommandFor = fastgw_command, times: SupervisorTimes = TIMES) -> int:
-    """Run a gateway until it is told to end; the exit code (0 after a drain, 130 after a second Ctrl-C).
+    """Run a gateway until a signal ends it. Returns the exit code: 0 after a drain, 130 after a second Ctrl-C.
 
-    The run directory is a fresh one of mode 0700 in `gateway.run_dir`, else in $RUNTIME_DIRECTORY (systemd's), else in
-    $XDG_RUNTIME_DIR, else in the directory for temporary files; it goes when the supervisor does.
-    Under systemd, sockets handed over in $LISTEN_FDS are used instead of binding; see `listeners.open_listeners`.
+    The run directory is a new directory of mode 0700 in `gateway.run_dir`, else in $RUNTIME_DIRECTORY (systemd), else
+    in $XDG_RUNTIME_DIR, else in the directory for temporary files. It is removed when the supervisor ends.
+    Under systemd, sockets passed in $LISTEN_FDS are used instead of binding; see `listeners.open_listeners`.
 
     Raises:
         ConfigError: the configuration is wrong; nothing was started.
-        StartError: an address is in use, the agent or a worker says it cannot start, or one is not ready in time.
+        StartError: an address is in use, or the agent or a worker cannot start or is not ready in time.
     """
     logs.configure("supervisor")
     supervisor = Supervisor(config_path, command_for, times)
@@ -82,7 +83,7 @@ def run(config_path: Path, command_for: CommandFor = fastgw_command, times: Supe
 
 
 class Supervisor:
-    """One running gateway. `run` is its whole life."""
+    """One running gateway."""
 
     def __init__(self, config_path: Path, command_for: CommandFor, times: SupervisorTimes) -> None:
         # For the life of the service.
@@ -103,10 +104,10 @@ class Supervisor:
         self._workers = [Worker(number, back_off_of(times)) for number in range(settings.gateway.workers)]
         self._agent: Child | None = None
         self._agent_back_off = back_off_of(times)
-        self._checkers: list[Child] = []  # the last one is that of the reload
+        self._checkers: list[Child] = []  # the last one belongs to the present reload
         self._standby: Standby | None = None
         self._standby_back_off = back_off_of(times)
-        # Where it stands; times are monotonic seconds.
+        # Phase and deadlines; times are monotonic seconds.
         self._phase = Phase.STARTING_AGENT
         self._start_by = inf
         self._watchdog_at = inf
@@ -116,7 +117,7 @@ class Supervisor:
         return f"<Supervisor {self._phase.name} {self._children()}>"
 
     def run(self) -> int:
-        """The whole life of the service."""
+        """Run the service from its start to its end; returns the exit code."""
         with self._owned:
             self._open()
             self._start_service()
@@ -133,14 +134,14 @@ class Supervisor:
         return self._lasting() + self._checkers
 
     def _lasting(self) -> list[Child]:
-        """The children that are to live on: their hearts beat."""
+        """The long-running children, which have heartbeats."""
         agent = [self._agent] if self._agent else []
         return agent + self._worker_processes()
 
     def _worker_processes(self) -> list[Child]:
         return [child for worker in self._workers for child in worker.processes()]
 
-    # Opening. Whatever fails here or later, `_owned` takes all of it back.
+    # Opening. After any failure `_owned` closes everything that was opened.
 
     def _open(self) -> None:
         settings = self._rollout.current.config
@@ -166,12 +167,12 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # The handler does nothing: the number arrives through the pipe, in the loop.
             before = signal.signal(number, lambda _number, _frame: None)
-            # Who says SIGTERM twice must not kill us on our way out: the exit code would be a lie.
+            # A second SIGTERM must not kill us while we end: the exit code would be wrong.
             self._owned.callback(signal.signal, number, signal.SIG_IGN if number == signal.SIGTERM else before)
         self._selector.register(reading, selectors.EVENT_READ, partial(self._signalled, reading))
 
     def _end_the_rest(self) -> None:
-        """When the loop ended in an exception: no child survives it, and each may say goodbye to Kafka."""
+        """Ends the children after an exception. SIGTERM comes first, so that each can leave Kafka in order."""
         self._end_standby()
         for child in self._children():
             child.send(signal.SIGTERM)
@@ -223,7 +224,7 @@ class Supervisor:
             self._agent_back_off.failed(time.monotonic())
 
     def _spawn_worker(self, worker: Worker, version: ConfigVersion) -> Child | None:
-        """Start the next generation; None when that cannot be now (a successor is due after the back-off)."""
+        """Start the next generation; None if that is not possible now (then it is due after the back-off)."""
         generation = worker.next_generation()
         child = None
         if generation is not None:
@@ -240,10 +241,10 @@ class Supervisor:
             self._selector.register(child.ready_fd, selectors.EVENT_READ, partial(self._spoke, child))
         return child
 
-    # The worker in waiting.
+    # The standby.
 
     def _start_standby(self, now: float) -> None:
-        """When nobody else is starting: it is there to save time, not to take it."""
+        """Start a standby while no other child is starting, so that it does not slow down their start."""
         starting = any(child.state is State.STARTING for child in self._children())
         if self._phase is not Phase.SERVING or starting or not self._standby_back_off.due(now):
             return
@@ -254,7 +255,7 @@ class Supervisor:
         self._selector.register(self._standby.pidfd, selectors.EVENT_READ, partial(self._standby_ended, now))
 
     def _take_standby(self) -> Standby | None:
-        """It becomes a worker; the next one may start."""
+        """Take the standby to make it a worker; a new standby is due."""
         taken, self._standby = self._standby, None
         if taken is not None:
             self._selector.unregister(taken.pidfd)
@@ -277,19 +278,19 @@ class Supervisor:
 
     def _spoke(self, child: Child) -> None:
         if child.ready_fd < 0:
-            return  # it ended in the same turn, and was heard then
+            return  # it ended in the same turn of the loop and was read there
         line = child.heard()
         if line is None:
             return
         self._selector.unregister(child.ready_fd)
         child.close_pipe()
         if child.state is not State.STARTING:
-            return  # told to stop while it started
+            return  # it was told to stop while it started
         if line == "ready":
             self._became_ready(child)
         elif line:
             self._refused(child, line.removeprefix("error "))
-        # Nothing said: it ends, or the start timeout ends it.
+        # An empty line: the child is about to end, or the start timeout ends it.
 
     def _became_ready(self, child: Child) -> None:
         child.state, child.kill_at, child.ready_at = State.READY, inf, time.monotonic()
@@ -311,7 +312,7 @@ class Supervisor:
             self._started()
 
     def _refused(self, child: Child, why: str) -> None:
-        """It says that it cannot start. At the first start that is the answer to the whole command."""
+        """A child reports that it cannot start. During the first start this ends the whole command."""
         if self._phase in (Phase.STARTING_AGENT, Phase.STARTING_WORKERS):
             raise StartError(why if child is self._agent else f"{child.name}: {why}")
         child.refusal = why
@@ -323,7 +324,7 @@ class Supervisor:
 
     def _ended(self, child: Child) -> None:
         if child.ready_fd >= 0:
-            self._spoke(child)  # its last words come before its death
+            self._spoke(child)  # read its last message before it is reaped
         if child.ready_fd >= 0:
             self._selector.unregister(child.ready_fd)
         self._selector.unregister(child.pidfd)
@@ -357,7 +358,7 @@ class Supervisor:
             self._not_replaced(worker, child.refusal or how)
         else:
             worker.outgoing.remove(child)
-            self._replace_next()  # it may have waited for this range in the table
+            self._replace_next()  # the next worker may have waited for this range in the table
 
     def _reclaim(self, child: Child) -> None:
         process = table.process_index(child.worker, child.generation)
@@ -365,10 +366,10 @@ class Supervisor:
         if reclaimed or repaired:
             log.warning("slots reclaimed", child=child.name, reclaimed=reclaimed, repaired=repaired)
 
-    # What only time brings.
+    # Timeouts.
 
     def _idle_s(self) -> float:
-        """How long nothing has to be done unless a signal or a child says so."""
+        """Seconds until the next timeout."""
         due = [child.kill_at for child in self._children()]
         due += [worker.back_off.due_at for worker in self._workers]
         due += [self._agent_back_off.due_at, self._start_by, self._watchdog_at]
@@ -406,18 +407,18 @@ class Supervisor:
     def _kill_the_late(self, now: float) -> None:
         for child in self._children():
             if now >= child.kill_at:
-                log.error("out of patience: killed", child=child.name, pid=child.pid, state=child.state.value)
+                log.error("child timed out: killed", child=child.name, pid=child.pid, state=child.state.value)
                 if child.state is State.STARTING:
                     child.refusal = f"not ready within {self._times.start:g} s"
                 child.kill()
 
     def _kill_the_hung(self, now: float) -> None:
         for child in self._liveness.hung(self._lasting(), now):
-            log.error("child hangs: killed", child=child.name, pid=child.pid)
+            log.error("child hung: killed", child=child.name, pid=child.pid)
             child.kill()
 
     def _feed_watchdog(self, now: float) -> None:
-        """Tell systemd that all is well, if it is."""
+        """Notify systemd's watchdog if all workers are well."""
         assert self._watchdog_s is not None
         if self._liveness.all_well(self._worker_processes(), now):
             self._reports.alive()
@@ -425,16 +426,16 @@ class Supervisor:
         else:
             self._watchdog_at = now + self._times.look
 
-    # Reloading. `_rollout` decides, and what it decided is done here.
+    # Reloading. `_rollout` decides; the methods here execute its decisions.
 
     def _reload_if_wanted(self) -> None:
-        """Begun once the service serves and no other reload runs; what comes meanwhile is one more after it."""
+        """Begin a reload if the service serves and no other reload runs. Requests during a reload cause one more."""
         if self._reload_wanted and self._phase is Phase.SERVING and self._rollout.stage is Stage.IDLE:
             self._reload_wanted = False
             self._begin_reload()
 
     def _begin_reload(self) -> None:
-        """Read, then have it checked. Whatever is wrong with the new configuration, the old one stays."""
+        """Read the new configuration and start its checker. After any failure the old configuration stays."""
         self._reports.reloading()
         self._rollout.begin()
         try:
@@ -454,14 +455,14 @@ class Supervisor:
         if fixed := changes.restart_only_changes(before, after):
             raise ConfigError(
                 f"{self._config_path}: {', '.join(fixed)}: expected no change while the gateway runs,"
-                " got another value; restart the gateway for it"
+                " got another value; restart the gateway to change it"
             )
         after = changes.keep_route_numbers(before, after)
         return ConfigVersion(after, in_memory(config.to_json(after), sealed=True))
 
     def _checked(self, checker: Child) -> None:
-        """Kafka is as the new configuration needs it: the roll begins."""
-        checker.stop(time.monotonic() + self._times.agent_stop)  # it has nothing more to do
+        """The checker has passed the new configuration: replace the first worker."""
+        checker.stop(time.monotonic() + self._times.agent_stop)  # its work is done
         if self._is_awaited(checker):
             log.info("reloading", config=str(self._config_path))
             self._rollout.passed_check(len(self._workers))
@@ -478,7 +479,7 @@ class Supervisor:
         return self._rollout.stage is Stage.CHECKING and checker is self._checkers[-1]
 
     def _replace_next(self) -> None:
-        """Start the new generation of the worker whose turn it is, if its range in the table is free."""
+        """Start the new generation of the next worker, if its range in the table is free."""
         if self._rollout.turn is None:
             return
         worker = self._workers[self._rollout.turn]
@@ -497,7 +498,7 @@ class Supervisor:
         self._take(self._rollout.replaced())
 
     def _not_replaced(self, worker: Worker, how: str) -> None:
-        """The new generation is not to be: workers that have it already go back to the configuration that works."""
+        """The new generation failed: workers that were replaced already go back to the old configuration."""
         if worker.current is None and self._phase is not Phase.DRAINING:
             worker.back_off.failed(time.monotonic())
         if self._rollout.turn == worker.number:
@@ -506,7 +507,7 @@ class Supervisor:
             self._take(self._rollout.failed(f"worker {worker.number}: {how}"))
 
     def _take(self, step: Step) -> None:
-        """Do what a step of the rollout has led to."""
+        """Execute the result of a step of the rollout."""
         if step.unused is not None:
             os.close(step.unused.fd)
         if not step.result:
@@ -522,14 +523,14 @@ class Supervisor:
         self._reload_if_wanted()
 
     def _tell_agent(self) -> None:
-        """The agent reads its configuration again. A restart would be a rebalance where the nodes are a group."""
+        """Make the agent read its configuration again. In group mode a restart would cause a rebalance."""
         rewrite(self._agent_config_fd, config.to_json(self._rollout.current.config))
         if self._agent is None:
             return  # its successor reads the new one
         if self._agent.state is State.READY:
             self._agent.send(signal.SIGHUP)
         elif self._agent.state is State.STARTING:
-            self._agent.stop(time.monotonic() + self._times.agent_stop)  # nobody knows which one it has read
+            self._agent.stop(time.monotonic() + self._times.agent_stop)  # it may have read the old or the new one
 
     # Signals, and the end.
 
@@ -554,7 +555,7 @@ class Supervisor:
         self._end_reload()
         self._reports.draining(self._drain_s() + self._times.agent_stop)
         self._end_standby()
-        self._resources.listeners.close()  # the workers' copies decide from now on when new connections are refused
+        self._resources.listeners.close()  # workers hold copies and decide when new connections are refused
         self._agent_back_off.cancel()
         self._stop_workers(time.monotonic() + self._drain_s())
 
@@ -576,12 +577,12 @@ class Supervisor:
         return self._rollout.current.config.gateway.drain_timeout_ns / 1e9 + self._times.drain_more
 
     def _stop_agent_last(self, now: float) -> None:
-        """It tells until the end how the drain goes."""
+        """Stop the agent after the last worker, so that it reports the drain until its end."""
         if self._agent and self._agent.state is not State.STOPPING and not self._worker_processes():
             self._agent.stop(now + self._times.agent_stop)
 
     def _kill_at_once(self) -> None:
-        log.warning("interrupted again: killing")
+        log.warning("second interrupt: killing")
         self._exit_code = EXIT_KILLED
         for child in self._children():
             child.kill()

@@ -1,6 +1,6 @@
-"""What systemd and a service say to each other: state messages, the watchdog, sockets handed over. No library needed.
+"""The protocol with systemd: state notifications, the watchdog, inherited sockets. Needs no library.
 
-Everything here does nothing when the environment does not speak of systemd.
+Without systemd's environment variables nothing here has any effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger("fastgw.systemd")
 
 
 class Notifier:
-    """Tells systemd the state of this service (sd_notify): one datagram per message, never waiting for it."""
+    """Notifies systemd of the state of this service (sd_notify): one datagram per message, never blocking."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
@@ -29,7 +29,7 @@ class Notifier:
             self._address = "\0" + self._address[1:]
 
     def tell(self, *assignments: str) -> None:
-        """Send `assignments` ("READY=1", "STATUS=..."); what cannot be sent is logged and forgotten."""
+        """Send `assignments` ("READY=1", "STATUS=..."); a failure is only logged."""
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sending:
@@ -37,11 +37,11 @@ class Notifier:
                 sending.connect(self._address)
                 sending.sendall("\n".join(assignments).encode())
             except OSError as error:
-                log.warning("systemd not told", message=assignments[0], error=str(error))
+                log.warning("systemd not notified", message=assignments[0], error=str(error))
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How often systemd wants to hear WATCHDOG=1, at the latest, in seconds; None when it does not listen for it."""
+    """The longest interval between two WATCHDOG=1 messages, in seconds; None if the watchdog is off."""
     with contextlib.suppress(KeyError, ValueError):
         if environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             return int(environ["WATCHDOG_USEC"]) / 1e6
@@ -49,9 +49,9 @@ def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def inherited_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening sockets that systemd opened for this process (socket activation), in its order; often none.
+    """The listening sockets that systemd opened for this process (socket activation), in its order; often empty.
 
-    They are not handed on to children by themselves any more. Call it once: the sockets own the descriptors.
+    Children no longer inherit them automatically. Call it only once: the sockets own the descriptors.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []

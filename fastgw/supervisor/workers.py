@@ -1,6 +1,6 @@
-"""What the supervisor knows of one worker: which processes stand in for it, which generation comes next, and when.
+"""The supervisor's view of one worker: its processes, its next generation, and when that starts.
 
-Only decisions: nothing here starts or ends a process, and time is an argument.
+This module only decides: it starts and ends no processes, and time is an argument.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ GENERATIONS = 256  # eight bits of the correlation id
 
 @dataclass
 class Worker:
-    """One worker: the process that serves as it, the one to come, and those on their way out."""
+    """One worker: its serving process, the next process, and the draining ones."""
 
     number: int
     back_off: BackOff  # of the next process
-    generation: int = -1  # of the process started last
+    generation: int = -1  # of its latest process
     current: Child | None = None
     incoming: Child | None = None  # during a reload: the next generation, until it is ready
     outgoing: list[Child] = field(default_factory=list)  # told to drain
@@ -31,7 +31,7 @@ class Worker:
         return [child for child in (self.current, self.incoming, *self.outgoing) if child is not None]
 
     def next_generation(self) -> int | None:
-        """The next generation whose range in the table is free; None while both ranges of this worker are taken."""
+        """The next generation with a free range in the table; None while both ranges of this worker are in use."""
         taken = {table.process_index(self.number, child.generation) for child in self.processes()}
         for step in (1, 2):
             generation = (self.generation + step) % GENERATIONS
@@ -40,7 +40,7 @@ class Worker:
         return None
 
     def succeed(self) -> Child | None:
-        """The incoming process becomes the current one; the one that was it goes out and is returned."""
+        """Make the incoming process the current one; returns the previous one, which is now outgoing."""
         before, self.current, self.incoming = self.current, self.incoming, None
         if before is not None:
             self.outgoing.append(before)
@@ -53,7 +53,7 @@ def back_off_of(times: SupervisorTimes) -> BackOff:
 
 
 def run_ended(back_off: BackOff, now: float, ran_s: float, times: SupervisorTimes) -> None:
-    """A process has ended: its successor is due at once after a good run, else after the next pause."""
+    """A process has ended: after a good run its successor is due at once, else after the next pause."""
     if ran_s >= times.good_run:
         back_off.succeeded(now)
     else:
@@ -67,10 +67,10 @@ def not_accepting(
     accepts: Callable[[Child], bool],
     before: Collection[int] = (),
 ) -> frozenset[int]:
-    """The workers that accept no connections, and will not soon, while others do.
+    """The workers that do not accept connections now or soon, while other workers do.
 
-    One of `before`, those of the last look, stays among them until it accepts again: nobody knows how long the next
-    start takes. When no worker at all accepts, waiting in a queue is the best that a connection can have.
+    Workers in `before`, the result of the last look, stay in the result until they accept again, because the duration
+    of their next start is unknown. If no worker accepts, the result is empty: then connections had better wait.
 
     Args:
         accepts: whether this process accepts connections.

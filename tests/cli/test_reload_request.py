@@ -142,7 +142,7 @@ def test_two_gateways_with_one_file_are_told_apart_by_their_pids(service: Make) 
     two.start()
     assert one.process is not None
     assert two.process is not None
-    with pytest.raises(StartError, match="say which with --pid") as caught:
+    with pytest.raises(StartError, match="choose one with --pid") as caught:
         request(one)
     assert str(one.process.pid) in str(caught.value)
     assert request(one, pid=two.process.pid).pid == two.process.pid
@@ -154,7 +154,7 @@ def test_two_gateways_with_one_file_are_told_apart_by_their_pids(service: Make) 
 def test_it_does_not_wait_for_ever(service: Make) -> None:
     one = service().start()
     one.plan("checker", "silent")
-    with pytest.raises(ReloadError, match=r"no result within 0.3 s; the gateway goes on with it"):
+    with pytest.raises(ReloadError, match=r"no result within 0.3 s; the reload continues"):
         request(one, timeout_s=0.3)
     state = state_of(one)
     assert state.reload is not None

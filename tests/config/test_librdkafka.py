@@ -1,4 +1,4 @@
-"""`[kafka.client]`: which librdkafka properties are free to be set."""
+"""`[kafka.client]`: which librdkafka properties may be set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def test_librdkafka_properties_pass_with_their_types() -> None:
 
 
 MISTAKES = {
-    GATEWAY + KAFKA + '[kafka.client]\n"acks" = 1\n' + ROUTE: ["kafka.client.acks:", "whether the request is recorded"],
+    GATEWAY + KAFKA + '[kafka.client]\n"acks" = 1\n' + ROUTE: [
+        "kafka.client.acks:",
+        "the outcome of a request depends on it",
+    ],
     GATEWAY + KAFKA + '[kafka.client]\n"linger.ms" = 1\n' + ROUTE: [
         'kafka.client."linger.ms":',
         "kafka.linger sets it",
@@ -39,7 +42,10 @@ MISTAKES = {
         'kafka.client."allow.auto.create.topics":',
         "`fastgw topics`",
     ],
-    GATEWAY + KAFKA + '[kafka.client]\n"topic.acks" = 1\n' + ROUTE: ['kafka.client."topic.acks":', "recorded"],
+    GATEWAY + KAFKA + '[kafka.client]\n"topic.acks" = 1\n' + ROUTE: [
+        'kafka.client."topic.acks":',
+        "the outcome of a request depends on it",
+    ],
     GATEWAY + KAFKA + '[kafka.client]\n"topic.blacklist" = "orders"\n' + ROUTE: ["blacklist", "see its topics"],
     GATEWAY + KAFKA + '[kafka.client]\n"fetch.min.bytes" = 100\n' + ROUTE: ["fetch.min.bytes", "must not wait"],
     GATEWAY + KAFKA + '[kafka.client]\nerror_cb = "x"\n' + ROUTE: ["kafka.client.error_cb:", "callbacks"],

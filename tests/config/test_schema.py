@@ -185,19 +185,22 @@ MISTAKES = {
     MINIMAL + 'key = "cookie.id"\n': ["route[0].key:", "header.x-customer"],
     MINIMAL + 'key = "body.id"\n': ["route[0].key:", "body./id"],
     MINIMAL + 'response_headers = ["Content-Length"]\n': ["route[0].response_headers[0]:", "never copied"],
-    MINIMAL + 'response_headers = ["Fastgw-Outcome"]\n': ["route[0].response_headers[0]:", "no service in its place"],
+    MINIMAL + 'response_headers = ["Fastgw-Outcome"]\n': [
+        "route[0].response_headers[0]:",
+        "only the gateway may set it",
+    ],
     MINIMAL + 'request_headers = ["a b"]\n': ["route[0].request_headers[0]:", "not a header name"],
     # what other routers call a pattern
     MINIMAL.replace("/orders", "/hello/*"): ["route[0].path:", 'write "/hello/{rest...}"'],
     MINIMAL.replace("/orders", "/*"): ["route[0].path:", 'write "/{rest...}"'],
     MINIMAL.replace("/orders", "/hello/**"): ["route[0].path:", 'write "/hello/{rest...}"'],
     MINIMAL.replace("/orders", "/files/*name"): ["route[0].path:", 'write "/files/{name...}"'],
-    MINIMAL.replace("/orders", "/files/:name*"): ["route[0].path:", "{name...} as its last"],
+    MINIMAL.replace("/orders", "/files/:name*"): ["route[0].path:", "{name...} as the last one"],
     MINIMAL.replace("/orders", "/a/*/c"): ["route[0].path:", "one whole segment write {name}"],
     MINIMAL.replace("/orders", "/a/*.json"): ["route[0].path:", "one whole segment write {name}"],
     MINIMAL.replace("/orders", "/a/b*"): ["route[0].path:", "one whole segment write {name}"],
     MINIMAL.replace("/orders", "/a/:id/b"): ["route[0].path:", 'for a parameter write "{id}"'],
-    MINIMAL.replace("/orders", "/a/:id?"): ["route[0].path:", "write the path alone"],
+    MINIMAL.replace("/orders", "/a/:id?"): ["route[0].path:", "write only the path"],
     MINIMAL.replace("/orders", "/a/<id>"): ["route[0].path:", 'for a parameter write "{id}"'],
     MINIMAL.replace("/orders", "/a/<int:order-id>"): ["route[0].path:", 'for a parameter write "{order_id}"'],
     MINIMAL.replace("/orders", "/a/<path:file>"): ["route[0].path:", '"{file...}" as the last segment'],
@@ -206,16 +209,16 @@ MISTAKES = {
     MINIMAL.replace("/orders", "/a/{proxy+}"): ["route[0].path:", '"{proxy...}" as the last segment'],
     MINIMAL.replace("/orders", "/a/{id:[0-9]+}"): ["route[0].path:", 'for a parameter write "{id}"'],
     MINIMAL.replace("/orders", "/a/{id:int}"): ["route[0].path:", 'for a parameter write "{id}"'],
-    MINIMAL.replace("/orders", "/a/[0-9]+"): ["route[0].path:", "a path is no pattern"],
-    MINIMAL.replace("/orders", "/a/(x|y)"): ["route[0].path:", "a path is no pattern"],
-    MINIMAL.replace("/orders", "^/a/b"): ["route[0].path:", "a path is no pattern"],
-    MINIMAL.replace("/orders", "~ ^/a"): ["route[0].path:", "a path is no pattern"],
-    MINIMAL.replace("/orders", "/a/b$"): ["route[0].path:", "a path is no pattern"],
+    MINIMAL.replace("/orders", "/a/[0-9]+"): ["route[0].path:", "a path is not a regular expression"],
+    MINIMAL.replace("/orders", "/a/(x|y)"): ["route[0].path:", "a path is not a regular expression"],
+    MINIMAL.replace("/orders", "^/a/b"): ["route[0].path:", "a path is not a regular expression"],
+    MINIMAL.replace("/orders", "~ ^/a"): ["route[0].path:", "a path is not a regular expression"],
+    MINIMAL.replace("/orders", "/a/b$"): ["route[0].path:", "a path is not a regular expression"],
     MINIMAL.replace("/orders", "/a/(.*)"): ["route[0].path:", "{name...}"],
-    MINIMAL.replace("/orders", "https://shop.test:1/a/b"): ["route[0].path:", 'alone, "/a/b"', "gateway.hosts"],
-    MINIMAL.replace("/orders", "http://shop.test"): ["route[0].path:", 'alone, "/"'],
-    MINIMAL.replace("/orders", "POST /a"): ["route[0].path:", 'alone, "/a"', 'method = "POST"'],
-    MINIMAL.replace("/orders", "/a?b={c}"): ["route[0].path:", "a query does not choose the route"],
+    MINIMAL.replace("/orders", "https://shop.test:1/a/b"): ["route[0].path:", 'only the path, "/a/b"', "gateway.hosts"],
+    MINIMAL.replace("/orders", "http://shop.test"): ["route[0].path:", 'only the path, "/"'],
+    MINIMAL.replace("/orders", "POST /a"): ["route[0].path:", 'only the path, "/a"', 'method = "POST"'],
+    MINIMAL.replace("/orders", "/a?b={c}"): ["route[0].path:", "the query does not choose the route"],
     ROUTE.replace("POST", "ANY") + GATEWAY + KAFKA: ["route[0].method:", "name each method"],
     ROUTE.replace("POST", "*") + GATEWAY + KAFKA: ["route[0].method:", "name each method"],
     ROUTE.replace('"POST"', '["*"]') + GATEWAY + KAFKA: ["route[0].method[0]:", "name each method"],
@@ -229,7 +232,7 @@ MISTAKES = {
     MINIMAL + 'key = "header.*"\n': ["route[0].key:", "header.x-customer"],
     MINIMAL + 'key = "body.customer.id"\n': ["route[0].key:", '"body./customer/id"'],
     MINIMAL + 'key = "path.{id}"\n': ["route[0].key:", '"path.id"'],
-    GATEWAY + 'hosts = ["*"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "in gateway.hosts an empty list takes any"],
+    GATEWAY + 'hosts = ["*"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "an empty gateway.hosts allows any host"],
     GATEWAY + 'hosts = ["*.shop.test"]\n' + KAFKA + ROUTE: ["gateway.hosts[0]:", "name each host"],
     GATEWAY + 'listen = ["*:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", '"0.0.0.0:8080"'],
     GATEWAY + 'listen = ["http://a:8080"]\n' + KAFKA + ROUTE: ["gateway.listen[0].bind:", "without a scheme"],
@@ -272,7 +275,7 @@ def test_answers_have_a_request_id_already():
     text = (
         '[gateway]\nname = "s"\n[kafka]\nbootstrap = "k:9092"\n[[route]]\nmethod = "POST"\npath = "/o"\ntopic = "o"\n'
     )
-    with pytest.raises(ConfigError, match=r"every answer has one already"):
+    with pytest.raises(ConfigError, match=r"the gateway sets it in every answer"):
         config.loads(f'{text}response_headers = ["X-Request-Id"]')
     assert config.loads(f'{text}request_headers = ["X-Request-Id"]').routes[0].request_headers == ("x-request-id",)
 

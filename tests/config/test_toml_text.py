@@ -159,4 +159,4 @@ def test_a_line_in_which_any_value_may_be_a_secret_is_not_shown(line: str) -> No
     at, words = explain(line + "\n", str(caught.value))
     assert at == line.count("\n") + 1
     assert "hunter2" not in words
-    assert "may hold a secret" in words
+    assert "may contain a secret" in words

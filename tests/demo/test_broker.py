@@ -120,7 +120,7 @@ def test_an_address_that_a_broker_cannot_have_is_one_line() -> None:
         ("[::1]:9092", "an IPv4 address or a name"),
         ("127.0.0.1:65536", "expected HOST:PORT"),
         ("127.0.0.1:65535", "expected HOST:PORT"),
-        ("0.0.0.0:9092", "say with --advertise by which host"),
+        ("0.0.0.0:9092", "0.0.0.0 needs --advertise"),
     ],
 )
 def test_an_address_that_is_none_says_what_is_expected(listen: str, says: str) -> None:

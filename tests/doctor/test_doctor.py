@@ -77,7 +77,7 @@ def only(findings: Iterator[Finding]) -> Finding:
     [
         (["4.1", "4.1", "4.1"], "ok", "3 brokers, Kafka 4.1 or later"),
         (["4.1"], "warning", "1 broker, Kafka 4.1 or later"),
-        (["4.1", "3.9", "4.1"], "warning", "3 brokers of several releases: b1:9092 4.1, b2:9092 3.9, b3:9092 4.1"),
+        (["4.1", "3.9", "4.1"], "warning", "3 brokers with different releases: b1:9092 4.1, b2:9092 3.9, b3:9092 4.1"),
         (["4.1", ""], "error", "2 brokers, older than Kafka 3.0: b2:9092"),
         (["embedded"], "warning", "1 broker, embedded"),
     ],
@@ -119,7 +119,7 @@ def test_copies_in_order(replicas: int, least: str, brokers: int) -> None:
     assert list(doctor.judge_copies(topic(replicas=replicas, min_insync_replicas=least), brokers)) == []
 
 
-@pytest.mark.parametrize(("kept_ms", "told"), [("-1", "for ever"), ("604800000", "for 168 hours")])
+@pytest.mark.parametrize(("kept_ms", "told"), [("-1", "forever"), ("604800000", "for 168 hours")])
 def test_replies_that_are_kept_too_long(kept_ms: str, told: str) -> None:
     finding = only(doctor.judge_retention(topic(retention_ms=kept_ms)))
     assert (finding.level, finding.found) == ("warning", f"replies are kept {told}")
@@ -133,14 +133,17 @@ def test_replies_that_are_kept_for_an_hour() -> None:
 def test_a_topic_that_does_not_take_the_largest_request() -> None:
     cfg = configured(more='max_body = "1MiB"')
     finding = only(doctor.judge_size(cfg, topic("orders", max_message_bytes="1048588")))
-    assert finding.found == "takes records of 1048588 bytes; with a body of 1048576 bytes one can have 1140736"
+    assert (
+        finding.found
+        == "accepts records of 1048588 bytes; a body of 1048576 bytes can become a record of 1140736 bytes"
+    )
     assert "--add-config max.message.bytes=1140736; or set limits.max_body to 956428" in finding.advice
 
 
 def test_a_topic_that_takes_small_records_but_not_a_batch_of_them() -> None:
     cfg = configured(more='max_body = "1kB"')
     finding = only(doctor.judge_size(cfg, topic("orders", max_message_bytes="100000")))
-    assert finding.found.startswith("takes batches of 100000 bytes; the gateway sends up to 1000000")
+    assert finding.found.startswith("accepts batches of 100000 bytes; the gateway sends up to 1000000")
     assert '"batch.size" = 100000 in [kafka.client]' in finding.advice
 
 
@@ -151,16 +154,16 @@ def test_the_advice_about_sizes_helps() -> None:
 
 def test_rights_that_the_broker_does_not_tell() -> None:
     finding = doctor.judge_rights([topic()._replace(operations=None)])
-    assert (finding.level, finding.found) == ("warning", "the broker does not say what is allowed on shop.replies")
+    assert (finding.level, finding.found) == ("warning", "the broker does not report the rights on shop.replies")
 
 
 @pytest.mark.parametrize(
     ("group", "level", "found"),
     [
-        (Group(4, True), "ok", "4 nodes of 2 workers for 8 partitions"),
-        (Group(5, True), "error", "5 nodes of 2 workers for 8 partitions"),
+        (Group(4, True), "ok", "4 nodes with 2 workers each for 8 partitions"),
+        (Group(5, True), "error", "5 nodes with 2 workers each for 8 partitions"),
         (Group(0, False), "error", "expected the right to READ group shop, got none"),
-        (None, "warning", "the broker tells nothing about group shop"),
+        (None, "warning", "the broker does not describe group shop"),
     ],
 )
 def test_the_group_of_the_nodes(group: Group | None, level: str, found: str) -> None:
@@ -174,7 +177,7 @@ def test_the_group_of_the_nodes(group: Group | None, level: str, found: str) -> 
         (1.0, 60.0, True, "ok", "within 500 ms of the broker's clock"),
         (-900.0, -800.0, True, "warning", "0.9 s behind the broker's clock"),
         (7000.0, 7100.0, True, "error", "7.1 s ahead of the broker's clock"),
-        (-6000.0, 3.0, False, "error", "6.0 s behind the clocks of those who write replies"),
+        (-6000.0, 3.0, False, "error", "6.0 s behind the clocks of the services"),
     ],
 )
 def test_the_clock(youngest_ms: float, oldest_ms: float, by_broker: bool, level: str, found: str) -> None:
@@ -184,26 +187,26 @@ def test_the_clock(youngest_ms: float, oldest_ms: float, by_broker: bool, level:
 
 def test_a_response_topic_on_which_nothing_comes() -> None:
     finding = only(doctor.judge_traffic(Traffic(3.0, 0, False, 0.0, 0.0)))
-    assert (finding.level, finding.found) == ("warning", "nothing came in 3 s")
+    assert (finding.level, finding.found) == ("warning", "no record within 3 s")
 
 
 def test_too_few_descriptors() -> None:
     finding = doctor.judge_files(configured(), 1024, measured=True)
-    assert (finding.level, finding.found) == ("error", "1024 for a running worker, needed are 16896")
+    assert (finding.level, finding.found) == ("error", "1024 for a running worker, 16896 needed")
     assert "LimitNOFILE=16896" in finding.advice
     assert doctor.judge_files(configured(), 16896, measured=False).level == "ok"
 
 
 def test_every_listener_has_its_own_connections() -> None:
     two = configured(more='[[listen]]\nbind = "127.0.0.1:1"\n[[listen]]\nbind = "127.0.0.1:2"')
-    assert doctor.judge_files(two, 16896, measured=False).found.endswith("needed are 33280")
+    assert doctor.judge_files(two, 16896, measured=False).found.endswith("33280 needed")
     localhost = configured(more='[[listen]]\nbind = "localhost:1"')
-    assert doctor.judge_files(localhost, 16896, measured=False).found.endswith("needed are 33280")
+    assert doctor.judge_files(localhost, 16896, measured=False).found.endswith("33280 needed")
 
 
 def test_a_short_accept_queue() -> None:
     finding = doctor.judge_queue(128)
-    assert (finding.level, finding.found) == ("warning", "net.core.somaxconn = 128, each worker asks for 1024")
+    assert (finding.level, finding.found) == ("warning", "net.core.somaxconn = 128, each worker needs 1024")
     assert doctor.judge_queue(4096).level == "ok"
 
 
@@ -220,9 +223,9 @@ def test_more_workers_than_cores() -> None:
 @pytest.mark.parametrize(
     ("fates", "found"),
     [
-        ({"answered": 900, "late": 100}, "10% of the replies came too late"),
-        ({"answered": 900, "misrouted": 300}, "33% of the replies came to another worker"),
-        ({"forged": 2, "malformed": 1}, "3 records with an id that this gateway never gave out"),
+        ({"answered": 900, "late": 100}, "10% of the replies arrived too late"),
+        ({"answered": 900, "misrouted": 300}, "33% of the replies reached another worker first"),
+        ({"forged": 2, "malformed": 1}, "3 records with an id that this gateway never issued"),
         ({"dropped": 2}, "2 replies were lost between workers"),
     ],
 )
@@ -245,8 +248,8 @@ def test_a_gateway_that_is_another_one_older_or_not_ready() -> None:
     node = Node("", False, ["worker 0: no process"], {"name": "other", "version": "0.0.1", "workers": []}, {})
     told = {finding.found: finding.level for finding in doctor.judge_node(configured(), node)}
     assert told["not ready: worker 0: no process"] == "error"
-    assert told['the one on 127.0.0.1:9 is "other", not "shop"'] == "error"
-    assert told[f"runs fastgw 0.0.1, installed is {doctor.__version__}"] == "warning"
+    assert told['the gateway on 127.0.0.1:9 is "other", not "shop"'] == "error"
+    assert told[f"runs fastgw 0.0.1, but {doctor.__version__} is installed"] == "warning"
 
 
 def test_a_gateway_without_an_admin_port_is_not_asked() -> None:
@@ -337,11 +340,11 @@ def test_a_gateway_that_serves_on_a_real_kafka_is_in_order(
     assert (code, code_of_table) == (0, 0)
     told = {finding["check"]: (finding["level"], finding["found"]) for finding in findings}
     assert told["brokers"][1].endswith("Kafka 4.1 or later")
-    assert told[f"topic {names['replies']}"] == ("ok", "8 partitions, 1 replicas, 1 of them in sync at least")
+    assert told[f"topic {names['replies']}"] == ("ok", "8 partitions, 1 replicas, min.insync.replicas 1")
     assert told["clock"] == ("ok", "within 500 ms of the broker's clock")
     assert told["response topic"][0] == "ok"
-    assert told["open files"][1].endswith("for a running worker, needed are 16896")
-    assert told["gateway"] == ("ok", f"ready, says 127.0.0.1:{gateway.admin_port}")
+    assert told["open files"][1].endswith("for a running worker, 16896 needed")
+    assert told["gateway"] == ("ok", f"ready, according to 127.0.0.1:{gateway.admin_port}")
     assert {finding["level"] for finding in findings if finding["check"] not in ("brokers", "stopping")} == {"ok"}
     assert "\nok       gateway" in str(table)
 
@@ -365,7 +368,7 @@ def test_what_is_wrong_on_a_real_kafka_is_found_and_told(
         "replies are kept for ever",
     ]
     assert "`fastgw topics " in told["topic orders", "error"]["advice"]
-    assert told["clock", "error"]["found"].endswith("behind the clocks of those who write replies")
+    assert told["clock", "error"]["found"].endswith("behind the clocks of the services")
     assert told["gateway", "warning"]["found"].endswith("Connection refused")
 
 

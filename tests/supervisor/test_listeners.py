@@ -104,7 +104,7 @@ def test_a_second_endpoint_that_fails_closes_the_first(tmp_path: Path) -> None:
     with socket.socket() as asking:
         asking.bind(("127.0.0.1", 0))
         port = asking.getsockname()[1]
-    with pytest.raises(StartError, match="a file that is not a socket stands there"):
+    with pytest.raises(StartError, match="the path is a file that is not a socket"):
         open_listeners([f"127.0.0.1:{port}", f"unix:{tmp_path}/file"], workers=1)
     open_listeners([f"127.0.0.1:{port}"], workers=1).close()
     assert (tmp_path / "file").read_text() == "precious"
@@ -231,8 +231,8 @@ def test_a_socket_can_be_given_to_another_group(
 @pytest.mark.parametrize(
     ("group", "refused", "says"),
     [
-        ("no-such-group", False, "group 'no-such-group': this machine has no group of that name"),
-        ("0", True, "group '0': only root and the members of a group may give a file to it"),
+        ("no-such-group", False, "group 'no-such-group': this machine has no group with this name"),
+        ("0", True, "group '0': only root and members of a group may assign files to it"),
     ],
 )
 def test_a_group_that_cannot_be_had_says_why_and_leaves_no_file(

@@ -189,17 +189,17 @@ def test_a_worker_that_keeps_dying_does_not_stop_the_service(service: Start) -> 
 def test_a_hung_worker_is_killed_and_replaced(service: Start) -> None:
     one = service().start()
     one.plan("worker-0", "hangs")
-    eventually(lambda: one.logged("child hangs: killed", child="worker 0.0"))
+    eventually(lambda: one.logged("child hung: killed", child="worker 0.0"))
     one.behave("worker-0")
     eventually(lambda: one.events("worker 0.") and one.ask() and one.logged("child ready")[-1]["child"] != "worker 0.0")
-    assert not one.logged("child hangs: killed", child="worker 1.0")
+    assert not one.logged("child hung: killed", child="worker 1.0")
 
 
 def test_a_worker_that_hangs_while_it_starts_need_not_be_waited_for(service: Start) -> None:
     one = service().start()
     one.plan("worker-0", "stuck")
     os.kill(one.pid("worker 0.0"), signal.SIGKILL)
-    eventually(lambda: one.logged("child hangs: killed", child="worker 0.1"))
+    eventually(lambda: one.logged("child hung: killed", child="worker 0.1"))
     one.behave("worker-0")
     eventually(lambda: one.logged("child ready", child="worker 0.2"))
 
@@ -232,14 +232,14 @@ def test_when_the_whole_machine_stood_still_no_worker_is_blamed(service: Start) 
     for pid in everybody:
         os.kill(pid, signal.SIGCONT)
     one.plan("worker-1", "hangs")
-    eventually(lambda: one.logged("child hangs: killed", child="worker 1.0"))
-    assert not one.logged("child hangs: killed", child="worker 0.0")
+    eventually(lambda: one.logged("child hung: killed", child="worker 1.0"))
+    assert not one.logged("child hung: killed", child="worker 0.0")
 
 
 def test_a_hung_agent_is_killed_and_replaced(service: Start) -> None:
     one = service().start()
     one.plan("agent", "hangs")
-    eventually(lambda: one.logged("child hangs: killed", child="agent"))
+    eventually(lambda: one.logged("child hung: killed", child="agent"))
     one.behave("agent")
     eventually(lambda: len(one.events("agent started")) == 2 and one.logged("child ready")[-1]["child"] == "agent")
     assert len(one.events("worker ")) == len(one.events("worker 0.0 ")) + len(one.events("worker 1.0 "))
@@ -450,7 +450,7 @@ def test_a_worker_that_does_not_end_is_killed_after_the_drain_timeout(service: S
     one.plan("worker-0", "stubborn")
     one.send(signal.SIGTERM)
     assert one.exit_code() == 0
-    assert one.logged("out of patience: killed", child="worker 0.0")
+    assert one.logged("child timed out: killed", child="worker 0.0")
     assert one.logged("slots reclaimed", child="worker 0.0", reclaimed=1)
 
 
@@ -527,7 +527,7 @@ def test_the_watchdog_starves_while_a_heart_has_stopped(service: Start) -> None:
     before = one.tellings().count("WATCHDOG=1")
     os.kill(one.process.pid, signal.SIGCONT)
     eventually(lambda: one.tellings().count("WATCHDOG=1") > before)
-    assert one.logged("child hangs: killed", child="worker 0.0"), "fed before the hung worker was gone"
+    assert one.logged("child hung: killed", child="worker 0.0"), "fed before the hung worker was gone"
 
 
 def _fed_again(one: Service) -> None:
