@@ -23,6 +23,8 @@ from tests.conftest import MakeTopics
 from tests.places import REPOSITORY
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 END_S = 15.0
 SETTLED_S = 30.0
 

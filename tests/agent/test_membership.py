@@ -19,6 +19,8 @@ from fastgw.demo.broker import EmbeddedBroker
 from tests.conftest import MakeTopics
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SETTLED_S = 30.0  # a rebalance takes a second or two, a dead node's session six; the rest is for a busy machine
 
 

@@ -21,6 +21,8 @@ from bench.rig.rounds import Ratio, ratio_of, spread
 from fastgw import config
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("count", range(1, 40))
 def test_the_spread_holds_the_median_with_90_percent_confidence_and_is_the_smallest_that_does(count):

@@ -17,6 +17,8 @@ from tests.conftest import MakeTopics
 from tests.places import REPOSITORY
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def test_topics_have_the_asked_partitions_and_take_records(kafka_bootstrap: str, make_topics: MakeTopics) -> None:
     names = make_topics({"orders": 3, "replies": 16})

@@ -23,6 +23,8 @@ from fastgw.state_file import State
 from tests.actors.supervised import Service
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Service]
 REFUSED = {"FAKE_TIMES": "start=3"}
 

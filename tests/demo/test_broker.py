@@ -19,6 +19,8 @@ from tests.actors.alone import left_open
 from tests.ports import free_ports
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PYTHON_BROKER = [sys.executable, "-m", "fastgw.demo.broker"]
 
 

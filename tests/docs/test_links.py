@@ -13,6 +13,8 @@ import yaml
 
 from tests.docs.pages import DOCS, REPOSITORY, all_pages, anchors, links, prose, relative
 
+pytestmark = pytest.mark.slow
+
 OTHERS = [path for path in (REPOSITORY / "deploy/README.md", REPOSITORY / "bench/README.md") if path.exists()]
 PAGES = [*all_pages(), *OTHERS]
 ITEM = re.compile(r"^\s*(?:[-*+]|1[.)])\s")  # no other number can begin a list within a paragraph

@@ -10,6 +10,8 @@ from tests.fronts.kinds import HTTP2, fronts
 from tests.fronts.test_answers import get
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 every_front = fronts()
 
 HUGE = bytes(16 << 20)  # more than the kernel takes off the front's hands at once

@@ -19,6 +19,8 @@ import pytest
 
 from tests.fronts.kinds import TELLS_BOTH, fronts
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (
     b"", b"Content-Length: 5", b"Content-Length: 0", b"Content-Length: 48", b"Content-Length: +5",
     b"Content-Length: 5, 5", b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 5\r\nContent-Length: 0",

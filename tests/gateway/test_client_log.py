@@ -12,7 +12,10 @@ from tests.brokers.kafka_server import RealKafka, missing_tools
 from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own")
+pytestmark = [
+    pytest.mark.real_kafka,
+    pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own"),
+]
 
 LINKS = ["native", "public"]
 

@@ -18,6 +18,8 @@ from fastgw import __version__
 from tests.actors.commands import assert_one_line, fastgw, finish, start
 from tests.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [gateway]
 name = "shop"

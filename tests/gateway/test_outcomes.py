@@ -398,6 +398,7 @@ def test_the_table_in_the_source_is_the_one_that_answers_are_held_to():
     }
 
 
+@pytest.mark.real_kafka  # where tests with a broker are left out, it cannot know
 def test_every_row_of_the_table_is_shown_by_a_test_on_a_real_gateway(request):
     modules = [request.module, test_kafka_faults, test_drain, test_services]
     marks = [mark for module in modules for test in vars(module).values() for mark in getattr(test, "pytestmark", [])]

@@ -12,7 +12,10 @@ from tests.brokers.kafka_server import HOST, RealKafka, missing_tools
 from tests.gateway.gateways import Gateway
 from tests.ports import free_port
 
-pytestmark = pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own")
+pytestmark = [
+    pytest.mark.real_kafka,
+    pytest.mark.skipif(bool(missing_tools()), reason="needs a broker of its own"),
+]
 
 UNRESOLVED = "kafka-1.invalid"
 SASL = """

@@ -14,6 +14,8 @@ from fastgw.messages import Cut
 from tests.fronts.houses import LoopThread
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 HEADER_S, WRITE_S, IDLE_S = 0.1, 0.3, 0.4  # a late head, and an idle connection, is cut off a second later
 FOR_EVER_S = 1e9
 

@@ -20,6 +20,8 @@ from fastgw.kafka.link import FROM_BEGINNING
 from tests.actors.links import KINDS, LinkOnALoop
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PRODUCE, LIST_OFFSETS, INIT_PRODUCER_ID = 0, 2, 22
 REQUEST_TIMED_OUT, MSG_SIZE_TOO_LARGE, NOT_ENOUGH_REPLICAS = 7, 10, 19
 TOPIC_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED = 29, 31

@@ -17,6 +17,8 @@ import pytest
 from tests.actors.supervised import Service, Start
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Start]:
