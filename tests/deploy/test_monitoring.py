@@ -30,16 +30,6 @@ ALERTS = DEPLOY / "prometheus/alerts.yaml"
 ALERT_TESTS = DEPLOY / "prometheus/alerts.test.yaml"
 PAGE = REPOSITORY / "docs/observability.md"
 
-# Metrics that are shown already and that /metrics does not have yet, with their labels. One that it has must go from
-# here, so in the end this is empty.
-PENDING = {
-    "fastgw_kafka_sent_records_total": {"process", "client"},
-    "fastgw_kafka_received_records_total": {"process", "client"},
-    "fastgw_kafka_round_trip_seconds": {"process", "client", "broker", "quantile"},
-    "fastgw_kafka_request_timeouts_total": {"process", "client", "broker"},
-    "fastgw_kafka_retries_total": {"process", "client", "broker"},
-    "fastgw_kafka_errors_total": {"process", "client", "broker"},
-}
 # Labels that Prometheus adds.
 TARGET_LABELS = {"job", "instance"}
 # Of labels that hold constants of the gateway: what they can be.
@@ -51,7 +41,6 @@ VALUES = {
     "phase": set(metrics.PHASE_NAMES.values()),
     "result": set(state_file.RESULTS),
     "class": {"1xx", "2xx", "3xx", "4xx", "5xx"},
-    "quantile": {"0.5", "0.99"},
 }
 SUFFIXES = ("_bucket", "_sum", "_count")
 
@@ -122,18 +111,13 @@ def uses() -> Iterator[Use]:
 
 
 def test_every_metric_that_is_shown_exists(served: dict[str, set[str]]) -> None:
-    unknown = [(use.where, use.metric) for use in uses() if base(use.metric) not in served | PENDING]
+    unknown = [(use.where, use.metric) for use in uses() if base(use.metric) not in served]
     assert not unknown
 
 
-def test_metrics_that_exist_are_not_pending(served: dict[str, set[str]]) -> None:
-    assert not served.keys() & PENDING.keys()
-
-
 def test_every_label_and_value_that_is_asked_for_exists(served: dict[str, set[str]]) -> None:
-    known = served | PENDING
     for use in uses():
-        labels = known[base(use.metric)] | TARGET_LABELS
+        labels = served[base(use.metric)] | TARGET_LABELS
         assert use.matchers.keys() <= labels, use
         for label, asked in use.matchers.items():
             if label in VALUES:
@@ -142,17 +126,18 @@ def test_every_label_and_value_that_is_asked_for_exists(served: dict[str, set[st
 
 
 def test_labels_that_are_grouped_by_or_written_exist(served: dict[str, set[str]]) -> None:
-    known = served | PENDING
     for where, expression in expressions():
-        labels = set().union(*(known[base(name)] for name in re.findall(r"\bfastgw_\w+", expression))) | TARGET_LABELS
+        labels = set().union(*(served[base(name)] for name in re.findall(r"\bfastgw_\w+", expression))) | TARGET_LABELS
         for grouped in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression):
             assert {label.strip() for label in grouped.split(",")} <= labels, where
 
 
 def test_every_metric_is_on_the_dashboard(served: dict[str, set[str]]) -> None:
-    assert set(served) | PENDING.keys() == {
-        base(use.metric) for use in uses() if not use.where.startswith("alert ")
-    } | {"fastgw_worker_generation", "fastgw_request_duration_seconds", "fastgw_slots"}
+    assert set(served) == {base(use.metric) for use in uses() if not use.where.startswith("alert ")} | {
+        "fastgw_worker_generation",
+        "fastgw_request_duration_seconds",
+        "fastgw_slots",
+    }
 
 
 def test_failing_requests_are_those_that_somebody_has_to_act_on() -> None:
@@ -197,7 +182,7 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_the_page_has_every_metric_with_its_labels(served: dict[str, set[str]]) -> None:
     shown = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows("Metrics") if "fastgw_" in row[0]}
-    wanted = {name: labels - {"le"} for name, labels in (served | PENDING).items()}
+    wanted = {name: labels - {"le"} for name, labels in served.items()}
     assert shown == wanted
 
 

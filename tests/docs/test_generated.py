@@ -1,4 +1,4 @@
-"""What the code says stands in the pages as it is: configuration, outcomes, faults."""
+"""What the code says stands in the pages as it is: configuration, outcomes, sizes, names, faults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 
-from fastgw import errors
+from fastgw import config, errors
+from fastgw.kafka.properties import record_bytes
 from tests.docs.pages import DOCS, REPOSITORY, part
 from tests.faults import results
 
@@ -33,6 +34,30 @@ def test_the_outcome_table_has_every_ending_as_it_is() -> None:
         [row.name, str(row.status), row.outcome.value, "yes" if row.retryable else "no", row.title]
         for row in errors.ENDINGS
     ]
+
+
+def test_the_largest_records_are_those_that_the_gateway_counts_with() -> None:
+    rows = re.findall(r"^\| (\d+ [KM]iB)[^|]*\| ([\d,]+) \|$", (DOCS / "kafka.md").read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    shop = (REPOSITORY / "examples/shop.toml").read_text()
+    for body, shown in rows:
+        loaded = config.loads(f'{shop}\n[limits]\nmax_body = "{body.replace(" ", "")}"\n')
+        assert int(shown.replace(",", "")) == record_bytes(loaded.limits, loaded.routes[:1]), body
+
+
+def test_the_calls_in_the_readme_are_where_it_says() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(fastgw/[\w/.]+)` \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 6
+    for call, file in rows:
+        assert f"    def {call}(" in (REPOSITORY / file).read_text(), (call, file)
+
+
+def test_the_recipes_know_how_much_room_the_table_has() -> None:
+    header = (REPOSITORY / "fastgw/_ctable.h").read_text()
+    page = (DOCS / "contributing.md").read_text()
+    for name, sentence in (("CT_ENDINGS_MAX", "{} is the last number"), ("CT_TALLIES_MAX", "{} is the last one")):
+        (room,) = re.findall(rf"{name} = (\d+),", header)
+        assert sentence.format(int(room) - 1) in page, name
 
 
 def test_the_table_of_faults_is_what_the_last_soak_found() -> None:
