@@ -13,7 +13,9 @@ from fastgw.http.cors import Policies, dressed
 from fastgw.messages import Head, HeaderList
 from fastgw.worker.access_log import AccessLog, Note
 
-Kept = tuple[Note | None, HeaderList | None]
+# Quoted: compiled, `Note | None` would be calculated at the import, and gcc warns about what that does to None.
+Kept = tuple["Note | None", "HeaderList | None"]
+
 _NO_HEAD = Note("", "", "", "", "", 0, "", "")  # the front could not parse the head
 
 

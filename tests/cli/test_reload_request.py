@@ -163,7 +163,7 @@ def test_it_does_not_wait_for_ever(service: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGKILL, "ended before it had reloaded"), (signal.SIGTERM, "is shutting down")]
+    ("number", "told"), [(signal.SIGKILL, "the gateway ended during the reload"), (signal.SIGTERM, "is shutting down")]
 )
 def test_a_gateway_that_ends_meanwhile_is_not_waited_for(service: Make, number: signal.Signals, told: str) -> None:
     one = service(drain="20s").start()

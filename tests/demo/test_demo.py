@@ -261,7 +261,7 @@ def test_an_address_in_use_is_named_before_anything_starts(which: str) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:/tmp/demo.sock"])
 def test_an_address_that_cannot_be_told_is_refused(address: str) -> None:
-    with pytest.raises(StartError, match="expected host:port with a port"):
+    with pytest.raises(StartError, match="expected host:port with a fixed port"):
         demo.run(listen=address)
 
 
