@@ -48,8 +48,8 @@ test: $(VENV)/built
 test-quick: $(VENV)/built
 	@exec $(BIN)/python -m pytest -q $(SHARED) -m "not real_kafka and not leaks and not slow" $(ARGS)
 
-# Branches of the Python code that the quick tests take; a result below the floor in pyproject.toml is a failure. The
-# modules of the hot path run as Python here: what Cython compiles is not seen by coverage.
+# Branches of the Python code that the quick tests take. The modules of the hot path run as Python here: coverage does
+# not see what Cython compiles.
 coverage: $(VENV)/built
 	rm -rf $(COVERED) && mkdir -p $(COVERED)
 	cp -r .ci fastgw tests bench docs deploy examples setup.py prepare.py pyproject.toml README.md LICENSE Makefile \

@@ -229,8 +229,6 @@ BROKEN_FRAMES = {
     "no length": b"\0\0\0\0",
     "a length above the limit": (frames.MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
     "a length that is too short": b"\0\0\0\x01\x01",
-    "an unknown kind": b"\0\0\0\x20\x09" + bytes(31),
-    "a reserved kind": b"\0\0\0\x20\x02" + bytes(31),
     "inner lengths that are too long": b"\0\0\0\x20\x01" + b"\xff" * 31,
     "HTTP": b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",
 }
