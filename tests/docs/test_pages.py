@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.docs import play
 from tests.docs.conftest import LEFT_OUT
 from tests.docs.pages import Block, PageError, all_pages, blocks, relative
 
+UNIQUE = re.compile(r"-[0-9a-f]{8}$")
 TOPICS_S = 30.0
 # What a newcomer pastes runs here as well, all of it.
 ALL_RUN = {"README.md", "docs/tutorial.md", "docs/services.md", "docs/protocol.md"}
@@ -42,9 +44,12 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     before = set(admin.list_topics(timeout=TOPICS_S).topics)
     yield bootstrap
-    # Only those that the page names: meanwhile other tests have made topics of theirs.
-    text = request.node.callspec.params["page"].read_text()
-    made = [name for name in admin.list_topics(timeout=TOPICS_S).topics if name not in before and name in text]
+    # Not those that other tests have made meanwhile, whose names are unique (see `make_topics`).
+    made = [
+        name
+        for name in admin.list_topics(timeout=TOPICS_S).topics
+        if name not in before and name[:2] != "__" and not UNIQUE.search(name)
+    ]
     if made:
         for future in admin.delete_topics(made).values():
             future.result(TOPICS_S)
