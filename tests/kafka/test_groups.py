@@ -43,6 +43,13 @@ def test_names_are_alike_within_a_typo():
     assert groups.alike_among(names, "quite-another") == []
 
 
+NOT_LOADED = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+
+
 def look(admin: AdminClient, group: str) -> Group:
     """What Kafka says of a group, once its coordinator has loaded: the first group of a broker makes it do so."""
 
@@ -50,7 +57,7 @@ def look(admin: AdminClient, group: str) -> Group:
         try:
             return groups.look(admin, group, 10)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.COORDINATOR_LOAD_IN_PROGRESS:
+            if error.args[0].code() not in NOT_LOADED:
                 raise
             return None
 
