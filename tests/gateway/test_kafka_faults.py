@@ -28,7 +28,7 @@ from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import assert_told, counted
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.real_kafka  # brokers of its own
+pytestmark = [pytest.mark.real_kafka]  # brokers of its own
 
 SLOTS = 16
 QUEUE = 2 * SLOTS  # records that one producer of a worker holds
