@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, Producer
 
+from tests.actors.running import running
+
 LIBRDKAFKA_PARTITIONERS = {"crc32": "consistent", "fnv1a": "fnv1a", "random": "random", "header": "consistent"}
 WORK_S = 0.005  # of the slow one, for each request
 LIFE_S = 300  # a replier that its test has forgotten ends by itself
@@ -83,14 +85,8 @@ async def echo_aiokafka(bootstrap: str, topics: Sequence[str]) -> None:
 def replier(bootstrap: str, how: str, topics: Sequence[str]) -> Iterator[subprocess.Popen]:
     """A replier in a process of its own, ready; ended on the way out."""
     command = [sys.executable, "-m", "tests.actors.repliers", bootstrap, how, *topics]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", "the replier did not start"
+    with running(command, "the replier did not start") as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from types import TracebackType
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.places import REPOSITORY
 from tests.ports import free_ports
 from tests.waiting import eventually
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parent.parent
 HOST = "127.0.0.1"
 
 FETCH_TIMEOUT_S = 300  # 43 MB: 8 s on a good line

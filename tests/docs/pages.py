@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from tests.places import REPOSITORY
+
 DOCS = REPOSITORY / "docs"
 
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+.-]*)\s*(?P<options>[^`]*)$")

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import pytest
 
 from tests.docs import checks
 from tests.docs.pages import REPOSITORY, Block, relative
+from tests.ports import free_port
 
 BLOCK_S = 150.0  # a Go that has compiled nothing yet builds its standard library first
 UNTIL_S = 60.0
@@ -297,10 +297,3 @@ def matches(expected: str, said: str) -> bool:
             pattern += ".*".join(re.escape(piece) for piece in line.rstrip().split("...")) + r"[ \t]*\n"
     lines = [line.rstrip() for line in said.replace("\r\n", "\n").split("\n")]
     return re.fullmatch(pattern, "\n".join(lines).strip("\n") + "\n") is not None
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

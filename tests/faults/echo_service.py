@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from tests.actors.running import running
+
 LIFE_S = 7200  # one that its test has forgotten ends by itself
 ASK_S = 30.0
 LATE_S = 0.2  # after the deadline
@@ -129,14 +131,8 @@ class EchoService:
 def echo_service(bootstrap: str, topic: str) -> Iterator[subprocess.Popen]:
     """The service in a process of its own, ready; ended on the way out."""
     command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", "the service did not start"
+    with running(command, "the service did not start") as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":
