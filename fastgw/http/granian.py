@@ -46,7 +46,7 @@ so the version is pinned, and each entry has a test: in tests/http/test_granian.
     after the stop signal (`_begin_to_end`). Earlier calls do no harm.
     tests/fronts/test_drain.py: test_however_soon_a_client_leaves_in_a_drain_it_is_reported
     test_a_question_that_is_pending_at_the_end_does_no_harm
-13. A third stop signal blocks the process for ever: there is one.
+13. A third stop signal blocks the process forever: there is one.
     test_the_third_stop_signal_blocks_for_ever
 14. It closes the listening socket that it is given: it gets a duplicate.
     test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again

@@ -365,7 +365,7 @@ def test_what_is_wrong_on_a_real_kafka_is_found_and_told(
     assert replies == [
         "expected at least 2 partitions, one for each worker, got 1",
         "cleanup.policy = compact never deletes replies, because each reply has its own key",
-        "replies are kept for ever",
+        "replies are kept forever",
     ]
     assert "`fastgw topics " in told["topic orders", "error"]["advice"]
     assert told["clock", "error"]["found"].endswith("behind the clocks of the services")

@@ -137,7 +137,7 @@ class Http2Client:
         return any(isinstance(event, kind) for event in self._of(stream))
 
     def _until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S  # the server's pings keep the socket busy for ever
+        deadline = time.monotonic() + TIMEOUT_S  # the server's pings keep the socket busy forever
         while not condition():
             assert not self.ended, f"the connection ended after {self.events}"
             assert time.monotonic() < deadline, f"nothing of the kind came: {self.events}"

@@ -42,7 +42,7 @@ def test_a_reply_with_headers_beyond_the_limit_is_502(serve):
 
 
 def test_a_huge_body_is_refused_while_it_is_being_sent(house):
-    """The client is still writing: the answer must reach it all the same, and the rest is not read for ever."""
+    """The client is still writing: the answer must reach it all the same, and the rest is not read forever."""
     client = house.client()
     client.send(post("/echo", 1 << 34))
     for _ in range(64):
