@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ KAFKA = pytest.StashKey[KafkaForTests]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell lets what it starts in the background ignore Ctrl-C, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Surroundings())
     if hasattr(config, "workerinput"):  # one of several processes of a run: the first of them has started the Kafka
         config.stash[KAFKA] = KafkaForTests(*config.workerinput["kafka"])
