@@ -5,20 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import drain_scenarios, overload_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
-from tests.faults.houses import Houses
+from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
-SCENARIOS = [
-    one
-    for one in (
-        *worker_scenarios.SCENARIOS,
-        *reply_scenarios.SCENARIOS,
-        *protocol_scenarios.SCENARIOS,
-        *drain_scenarios.SCENARIOS,
-        *overload_scenarios.SCENARIOS,
-    )
-    if not one.only_soak
-]
+SCENARIOS = for_tests(
+    worker_scenarios.SCENARIOS,
+    reply_scenarios.SCENARIOS,
+    protocol_scenarios.SCENARIOS,
+    drain_scenarios.SCENARIOS,
+    overload_scenarios.SCENARIOS,
+)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
