@@ -281,7 +281,7 @@ class GranianFront(Front):
         try:
             self._begin(watcher.scope, proto)
         except Exception:
-            _send(proto, 500, [(b"x-request-id", refusal_id())], b"")
+            _send(proto, 500, [], b"", refusal_id())
             raise
 
     def _begin(self, scope: dict[str, Any], proto: Any) -> None:
@@ -586,8 +586,8 @@ class _Request:
         front.half_watched.discard(self)
         self._end()
         if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
-            log.error("the core answered with an illegal status", status=status)
-            status, headers, body = 500, [], b""
+            log.error("answer not sent", error=f"expected a status from 200 to 599, got {status}")
+            status, headers, body, request_id = 500, [], b"", request_id or refusal_id()
         if self._http_version == "2":
             headers = [header for header in headers if header[0] not in CONNECTION_HEADERS]
         elif self._http_version == "1":
@@ -597,20 +597,21 @@ class _Request:
         elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
             headers = [*headers, CLOSE]
         lines, streams = front.heads_for(headers)
-        if request_id:
-            lines = [*lines, (b"x-request-id", request_id)]
         if streams:  # as a stream it would go out in chunks: its length is declared, as that of any other answer
             lines = [*lines, (b"content-length", b"%d" % len(body))]
         proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
-        _send(proto, status, lines, body)
+        _send(proto, status, lines, body, request_id)
 
 
-def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+def _send(proto: Any, status: int, lines: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
+    if request_id:
+        lines = [*lines, (b"x-request-id", request_id)]
     try:
-        proto.send({"type": "http.response.start", "status": status, "headers": headers})
-    except Exception:
-        log.exception("granian refused the head of an answer", status=status)
-        proto.send({"type": "http.response.start", "status": 500, "headers": []})
+        proto.send({"type": "http.response.start", "status": status, "headers": lines})
+    except Exception as error:  # granian refuses a header that could inject another one
+        log.error("answer not sent", error=str(error), status=status)
+        lines = [(b"x-request-id", request_id or refusal_id())]
+        proto.send({"type": "http.response.start", "status": 500, "headers": lines})
         body = b""
     proto.send({"type": "http.response.body", "body": body})
 

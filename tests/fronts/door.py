@@ -96,7 +96,7 @@ class ScriptedDoor:
     /echo, /items/{id}, /small   replies at once with the request's body
     /held                        waits in `held` until the test calls `reply`
     /defect                      `open` raises, as a defect of the core would
-    /raw                         `raw_answer` goes to the front as it is, past everything that checks replies
+    /raw                         `raw_answer` and `raw_id` go to the front as they are, past all that checks replies
 
     Everything is called on the loop; the lists may be read from anywhere.
     """
@@ -152,6 +152,7 @@ class ScriptedDoor:
         self.records: list[Record] = []
         self.held: list[Record] = []
         self.raw_answer: tuple[int, HeaderList, bytes] = (200, [], b"")
+        self.raw_id = b""
 
     def __repr__(self) -> str:
         return (
@@ -185,7 +186,7 @@ class ScriptedDoor:
             raise Defect
         if admission.path == "/raw":
             self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
-            answer(*self.raw_answer, b"")
+            answer(*self.raw_answer, self.raw_id)
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
 
