@@ -1,7 +1,7 @@
 """A table of odd replies: what a service may write on the response topic, and what its client is answered.
 
-Each row goes through the whole gateway, on both fronts and both Kafka links. The rules are in the README, "What a reply
-may look like". A header of the answer that no row names must not be there.
+Each row goes through the whole gateway, on both fronts and both Kafka links. The rules are in docs/routes.md
+("Replies"). A header of the answer that no row names must not be there.
 """
 
 from __future__ import annotations
