@@ -50,6 +50,8 @@ so the version is pinned, and each entry has a test: in tests/http/test_granian.
     test_the_third_stop_signal_blocks_for_ever
 14. It closes the listening socket that it is given: it gets a duplicate.
     test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again
+15. Over HTTP/2 it sends a body in the answer to HEAD: `_Request.answer` leaves it out, and declares its length.
+    test_over_http2_a_body_of_an_answer_to_head_is_sent
 """
 
 from __future__ import annotations
@@ -293,7 +295,7 @@ class GranianFront(Front):
         if self._small_max_header_bytes and refusal is None:
             refusal = self._check_header_bytes(scope["headers"])
         verdict = refusal._replace(head=head) if refusal else self.door.admit(head)
-        request = _Request(self, proto, client, version)
+        request = _Request(self, proto, client, version, head.method == "HEAD")
         if isinstance(verdict, Refusal):
             self.door.refuse(verdict, request.answer)
         elif verdict.body_bytes:
@@ -518,9 +520,10 @@ class _Request:
     each request, which costs a fifth of the whole gateway.
     """
 
-    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
+    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str, is_head: bool) -> None:
         self._front = front
         self._http_version = http_version
+        self._is_head = is_head
         self._gone: Any = None
         self.proto = proto
         self.client = client
@@ -597,8 +600,11 @@ class _Request:
         elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
             headers = [*headers, CLOSE]
         lines, streams = front.heads_for(headers)
-        if streams:  # as a stream it would go out in chunks: its length is declared, as that of any other answer
+        leaves_out = self._is_head and self._http_version == "2" and body  # over HTTP/1.1 hyper leaves it out
+        if streams or leaves_out:  # as a stream it would go out in chunks
             lines = [*lines, (b"content-length", b"%d" % len(body))]
+        if leaves_out:
+            body = b""
         proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
         _send(proto, status, lines, body, request_id)
 
