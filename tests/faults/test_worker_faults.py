@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import drain_scenarios, overload_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
+from tests.faults import (
+    drain_scenarios,
+    front_scenarios,
+    overload_scenarios,
+    protocol_scenarios,
+    reply_scenarios,
+    worker_scenarios,
+)
 from tests.faults.houses import Houses
 from tests.faults.play import Scenario, name_of
 
@@ -16,6 +23,7 @@ SCENARIOS = [
         *protocol_scenarios.SCENARIOS,
         *drain_scenarios.SCENARIOS,
         *overload_scenarios.SCENARIOS,
+        *front_scenarios.SCENARIOS,
     )
     if not one.only_soak
 ]
