@@ -7,9 +7,9 @@
 Packages are installed while the extensions are compiled: the former waits for the network, the latter for the cores.
 FASTGW_CONSTRAINTS names a file of versions that pip keeps to; a build machine gives .ci/constraints.txt.
 
-What the compilers say is kept in build.log of the environment: all of it after a build from nothing, and after a build
-of what has changed only that. So a log with a warning has the next build compile everything again: a log without
-one then means that no module has one. tests/source/test_source.py judges it.
+What the compilers say is kept in build.log of the environment, since the last time that everything was compiled. A log
+with a warning, or without one of the modules, has the next build compile everything again: a log without a warning then
+means that no module has one. tests/source/test_source.py judges it.
 """
 
 from __future__ import annotations
@@ -101,11 +101,10 @@ class Job:
 
     def end(self) -> None:
         self._process.terminate()
-        code = self._process.wait()
+        self._process.wait()
         if self._log:
             self._reader.join()
-            # One that failed or was interrupted has not come to everything: what was said before still holds.
-            with self._log.open("a" if code else "w") as file:
+            with self._log.open("a") as file:
                 file.writelines(self.output)
 
 
@@ -156,12 +155,17 @@ def compiler_words(modules: int) -> Callable[[str], str]:
     begun: set[str] = set()
 
     def words(line: str) -> str:
-        if found := re.match(r"building '(\S+)' extension", line):
-            begun.add(found[1])
+        if found := named(line):
+            begun.update(found)
             return f"compiling {len(begun)} of {modules} modules"
         return "translating to C" if "Cythonizing" in line else ""
 
     return words
+
+
+def named(said: str) -> set[str]:
+    """The modules that the compilers were given, such as "fastgw._ids"."""
+    return set(re.findall(r"^building '(\S+)' extension", said, re.MULTILINE))
 
 
 def complaints(said: str) -> list[str]:
@@ -172,19 +176,23 @@ def complaints(said: str) -> list[str]:
 def compile_extensions(environment: Environment, *, in_a_hurry: bool) -> Job:
     command = [str(environment.python), "setup.py", "build_ext", "--inplace"]
     environ = HURRY if in_a_hurry else {}
-    if not environment.log.exists() or complaints(environment.log.read_text()):
+    said = environment.log.read_text() if environment.log.exists() else ""
+    if complaints(said) or modules() - named(said):
+        environment.log.unlink(missing_ok=True)
         command.append("--force")
         environ = environ | {"CYTHON_FORCE_REGEN": "1"}
     elif not in_a_hurry and environment.hurried.exists():
         command.append("--force")  # these are newer than their sources, and have to be compiled again all the same
     if in_a_hurry:
         environment.hurried.touch()  # first: an interrupted build leaves modules that look like optimized ones
-    return Job("compiling", command, compiler_words(count_modules()), environ, environment.log)
+    return Job("compiling", command, compiler_words(len(modules())), environ, environment.log)
 
 
-def count_modules() -> int:
-    native = list((ROOT / "fastgw").rglob("*.pyx"))
-    return len(native) + sum(path.with_suffix(".py").exists() for path in (ROOT / "fastgw").rglob("*.pxd"))
+def modules() -> set[str]:
+    """All that are compiled: the native ones, and Python modules with a .pxd beside them."""
+    native = set((ROOT / "fastgw").rglob("*.pyx"))
+    python = {path for path in (ROOT / "fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()}
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in native | python}
 
 
 def is_newer(marker: Path, *others: str) -> bool:

@@ -10,12 +10,17 @@ logged only at level debug.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 EVENT = "kafka client"
 FAILED = "FAIL"  # librdkafka's facility for connections that failed or ended
 RETRYING = ": retrying"  # for example "Coordinator load in progress" of a new cluster; a final failure has its own line
 DEBUG = "debug"
+SYSLOG_INFO = 6
+SYSLOG_LEVELS = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: SYSLOG_INFO, logging.DEBUG: 7}
+"""By the level of `logging` with which confluent-kafka calls a logger."""
+
 _METHODS = ("error", "error", "error", "error", "warning", "info", "info", DEBUG)  # by syslog level
 
 

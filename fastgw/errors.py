@@ -24,7 +24,7 @@ RETRY_AFTER_S = 1
 
 
 class Ending(NamedTuple):
-    """How a request ended: one row of the outcome table (design section 8)."""
+    """How a request ended: one row of the outcome table (docs/outcomes.md)."""
 
     number: int  # column of the counters in shared memory: append, never reorder
     name: str  # the metric label and the last part of the problem's `type`

@@ -18,5 +18,15 @@ MADE_ANEW = frozenset({"content-length", "date", "host"})
 NEVER_COPIED = HOP_BY_HOP | MADE_ANEW
 """Headers that a route cannot list, neither for requests nor for replies."""
 
+# Options of `Connection` that name no header (RFC 9110, 7.6.1).
+_ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
+
 OF_THE_GATEWAY = NEVER_COPIED | {"x-request-id"}
 """Response headers that a service cannot set."""
+
+
+def named_by(connection: str | None) -> frozenset[str] | tuple[()]:
+    """The names of the headers that `Connection` lists: they are for the next hop alone, and end at the gateway."""
+    if connection is None or connection in _ABOUT_CONNECTION:
+        return ()
+    return frozenset(option.strip(" \t").lower() for option in connection.split(","))

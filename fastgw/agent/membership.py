@@ -1,4 +1,4 @@
-"""Finds out which partitions of the response topic belong to this node (design section 3).
+"""Finds out which partitions of the response topic belong to this node (docs/architecture.md).
 
 In the modes `single` and `static` the share is computed from the partition count, which is looked up regularly
 because topics can grow. In the mode `group` the nodes share the partitions through a consumer group. The consumer here

@@ -200,9 +200,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_ns: Annotated[int, Setting("Time to receive the request headers.", _CLIENT_TIME)] = 10 * NS_PER_S
     body_timeout_ns: Annotated[int, Setting(
         "Time to receive the body (408 beyond it).", _CLIENT_TIME)] = 10 * NS_PER_S
+    # Longer than the pools of clients and proxies keep a connection, so that theirs end first: otherwise a request
+    # could meet the end of its connection. nginx keeps one for 60 s, Go's net/http for 90.
     idle_timeout_ns: Annotated[int, Setting(
-        "Time between two requests on a connection.",
-        _CLIENT_TIME)] = 75 * NS_PER_S
+        "Time between two requests on a connection. Should be longer than the clients' own.",
+        _CLIENT_TIME)] = 120 * NS_PER_S
     write_timeout_ns: Annotated[int, Setting(
         "Time for a client to read its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
     body_memory_bytes: Annotated[int, Setting(

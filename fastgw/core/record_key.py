@@ -5,7 +5,8 @@ goes to one partition.
 
 A key is the text that the client wrote; nothing is converted. A number is its literal, a string its text, a header its
 bytes. (As floats, the order numbers 18446744073709551617 and 18446744073709551618 would be the same number.) An empty
-key counts as no key: Kafka clients send records with an empty key to any partition.
+key counts as no key: Kafka clients send records with an empty key to any partition. So does a header that `Connection`
+names: it is not on the record either.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fastgw import forwarding
+from fastgw import forwarding, header_names
 from fastgw.admission import Params
 from fastgw.errors import KeyMissing
 from fastgw.messages import Head, Headers
@@ -44,8 +45,7 @@ def key_of(spec: str) -> KeyOf | None:
     if where == "header" and forwarding.is_about_client(name):
         return lambda headers, _params, _body: _found(_known(name, headers), spec)
     if where == "header":
-        # One character is one byte as the client sent it, see messages.Head.
-        return lambda headers, _params, _body: _found((headers.get(name) or "").encode("latin-1", "replace"), spec)
+        return lambda headers, _params, _body: _found(_forwarded(name, headers), spec)
     pointer = spec.partition("/")[2].split("/")
     tokens = [token.replace("~1", "/").replace("~0", "~") for token in pointer]
     return lambda _headers, _params, body: _found(_pointed_at(body, tokens, spec), spec)
@@ -55,6 +55,14 @@ def _found(key: bytes, spec: str) -> bytes:
     if not key:
         raise _missing(spec, "no value, or an empty one")
     return key
+
+
+def _forwarded(name: str, headers: Headers) -> bytes:
+    """A header that the client sent, if it is meant for more than the next hop."""
+    value = headers.get(name)
+    if not value or name in header_names.named_by(headers.get("connection")):
+        return b""
+    return value.encode("latin-1", "replace")  # one character is one byte as the client sent it, see messages.Head
 
 
 def _known(name: str, headers: Headers) -> bytes:

@@ -24,7 +24,7 @@ from fastgw.table import process_index, processes_of
 
 
 class Whose(IntEnum):
-    """What to do with a reply (design section 5)."""
+    """What to do with a reply (docs/architecture.md)."""
 
     MINE = 0
     FORWARD = 1  # send it over the mesh: a sibling process waits for it and does not read this partition

@@ -1,4 +1,4 @@
-"""Messages <-> Kafka records, in the `plain` dialect (design section 9): header names and encodings, nothing else.
+"""Messages <-> Kafka records, in the `plain` dialect (docs/protocol.md): header names and encodings, nothing else.
 
 Everything is ASCII text, except values of HTTP headers, which are copied as bytes. A path and its parameters are
 percent-encoded on the record (RFC 3986, section 2.1), so that a record header does not depend on a charset.
@@ -33,9 +33,6 @@ _OF_BODIES = (
 )  # fmt: skip
 # Always copied to the record: headers that describe the body, and the trace.
 FORWARDED_ALWAYS = (*_OF_BODIES, "traceparent", "tracestate")
-
-# Options of `Connection` that name no header (RFC 9110, 7.6.1).
-_ABOUT_CONNECTION = frozenset({"keep-alive", "Keep-Alive", "close", "upgrade", "Upgrade"})
 
 # Always copied from a reply: headers that describe the body, and its validators. The route allows all others.
 REPRESENTATION = frozenset({*_OF_BODIES, "etag", "last-modified"})
@@ -122,8 +119,7 @@ class RequestWire:
             out.append(("http_query", query.encode("ascii", "replace")))
         for name, value in params:
             out.append((f"http_param_{name}", on_record(value)))
-        connection = http_headers.get("connection")
-        hops = () if connection is None or connection in _ABOUT_CONNECTION else _options(connection)
+        hops = header_names.named_by(http_headers.get("connection"))
         for name, header in self._copied:
             found = http_headers.get(name)
             if found is not None and name not in hops:
@@ -143,11 +139,6 @@ def client_request_id(headers: Headers) -> str:
     """The client's own X-Request-Id for the record and the access log; empty: none, or not a valid one."""
     found = headers.get(CLIENT_REQUEST_ID)
     return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
-
-
-def _options(connection: str) -> frozenset[str]:
-    """The names of the hop-by-hop headers that `Connection` lists: they must not be forwarded."""
-    return frozenset(option.strip(" \t").lower() for option in connection.split(","))
 
 
 def decode_reply(message: Message) -> Reply:
@@ -195,7 +186,7 @@ class Memory:
 class ReplyWire:
     """Implements `dialects.ReplyWire`. Builds the answer's headers once for each set of reply headers, and caches them.
 
-    The README has the rules, "What a reply may look like"; tests/gateway/test_odd_replies.py has them as a table.
+    docs/routes.md has the rules ("Replies"); tests/gateway/test_odd_replies.py has them as a table.
     """
 
     def __init__(

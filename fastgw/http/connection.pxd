@@ -37,6 +37,7 @@ cdef class Connection:
     cdef bint _parse(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end) except -1
 
     cdef _admit(self, RequestHead head, bytes data, Py_ssize_t at, Py_ssize_t end)
+    cdef _open(self, Admission admission, bytes body)
 
     cdef Py_ssize_t _take_body(self, bytes data, Py_ssize_t at) except -2
 

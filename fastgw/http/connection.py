@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import structlog
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from fastgw import errors
@@ -53,8 +54,11 @@ from fastgw.http import heads as http1_wire
 from fastgw.http._http1 import MessageEnd, RequestHead, scan, whole_answer
 from fastgw.http.chunked import ChunkedBody
 from fastgw.http.deadlines import Deadlines
-from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadHead
+from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadAnswer, BadHead
+from fastgw.ids import refusal_id
 from fastgw.messages import UNKNOWN_PEER, HeaderList, Peer, no_head
+
+log = structlog.get_logger("fastgw.http")
 
 AHEAD_BYTES_MAX = 65_536  # input before an answer; more stays in the kernel
 HEADS_AT_ONCE = 64  # of one connection; then other connections get their turn
@@ -414,9 +418,7 @@ class Connection:
             return
         verdict = self._door.admit(head)
         if self._left == 0 and isinstance(verdict, Admission):  # the common case, which continues in _take_answer
-            self._state = _WAITING
-            self._token = -1
-            self._token = self._door.open(verdict, data[head.end : end], self._answer)
+            self._open(verdict, data[head.end : end])
         else:
             self._take_verdict(verdict, data[at : head.end], data[head.end : end])
 
@@ -429,9 +431,16 @@ class Connection:
             self._begin_body(verdict, head_bytes, body)
 
     def _open(self, admission: Admission, body: bytes) -> None:
+        """Called when a request is complete."""
         self._state = _WAITING
         self._token = -1
-        self._token = self._door.open(admission, body, self._answer)
+        try:
+            self._token = self._door.open(admission, body, self._answer)
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            log.exception("request not opened", route=admission.route_number)
+            self._take_answer(500, [], b"", refusal_id())
 
     # Special heads.
 
@@ -634,7 +643,15 @@ class Connection:
         if self._state != _WAITING:
             return  # the client has disconnected
         front = self._front
-        head, is_plain = self._heads_made.get((status, *headers)) or front.answer_heads.make(status, headers)
+        made = self._heads_made.get((status, *headers))
+        if made is None:
+            try:
+                made = front.answer_heads.make(status, headers)
+            except BadAnswer as error:  # the core has checked it: this is the last look before the wire
+                log.error("answer not sent", error=str(error))
+                self._take_answer(500, [], b"", request_id or refusal_id())
+                return
+        head, is_plain = made
         if (
             is_plain
             and self._keep_alive

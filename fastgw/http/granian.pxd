@@ -25,7 +25,7 @@ cdef class _Request:
     cdef object _front
     cdef readonly object _gone
     cdef str _http_version
-    cdef bint _is_open
+    cdef bint _is_open, _is_head
     cdef readonly object proto
     cdef readonly _Client client
     cdef public object token

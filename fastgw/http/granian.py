@@ -50,6 +50,8 @@ so the version is pinned, and each entry has a test: in tests/http/test_granian.
     test_the_third_stop_signal_blocks_for_ever
 14. It closes the listening socket that it is given: it gets a duplicate.
     test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again
+15. Over HTTP/2 it sends a body in the answer to HEAD: `_Request.answer` leaves it out, and declares its length.
+    test_over_http2_a_body_of_an_answer_to_head_is_sent
 """
 
 from __future__ import annotations
@@ -281,7 +283,7 @@ class GranianFront(Front):
         try:
             self._begin(watcher.scope, proto)
         except Exception:
-            _send(proto, 500, [(b"x-request-id", refusal_id())], b"")
+            _send(proto, 500, [], b"", refusal_id())
             raise
 
     def _begin(self, scope: dict[str, Any], proto: Any) -> None:
@@ -293,7 +295,7 @@ class GranianFront(Front):
         if self._small_max_header_bytes and refusal is None:
             refusal = self._check_header_bytes(scope["headers"])
         verdict = refusal._replace(head=head) if refusal else self.door.admit(head)
-        request = _Request(self, proto, client, version)
+        request = _Request(self, proto, client, version, head.method == "HEAD")
         if isinstance(verdict, Refusal):
             self.door.refuse(verdict, request.answer)
         elif verdict.body_bytes:
@@ -518,9 +520,10 @@ class _Request:
     each request, which costs a fifth of the whole gateway.
     """
 
-    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str) -> None:
+    def __init__(self, front: GranianFront, proto: Any, client: _Client, http_version: str, is_head: bool) -> None:
         self._front = front
         self._http_version = http_version
+        self._is_head = is_head
         self._gone: Any = None
         self.proto = proto
         self.client = client
@@ -586,8 +589,8 @@ class _Request:
         front.half_watched.discard(self)
         self._end()
         if not 200 <= status <= 599:  # granian sends 101 as it is, and below 100 or above 999 it aborts the process
-            log.error("the core answered with an illegal status", status=status)
-            status, headers, body = 500, [], b""
+            log.error("answer not sent", error=f"expected a status from 200 to 599, got {status}")
+            status, headers, body, request_id = 500, [], b"", request_id or refusal_id()
         if self._http_version == "2":
             headers = [header for header in headers if header[0] not in CONNECTION_HEADERS]
         elif self._http_version == "1":
@@ -597,20 +600,24 @@ class _Request:
         elif front.draining and CLOSE not in headers:  # hyper adds it once the signal has reached its thread
             headers = [*headers, CLOSE]
         lines, streams = front.heads_for(headers)
-        if request_id:
-            lines = [*lines, (b"x-request-id", request_id)]
-        if streams:  # as a stream it would go out in chunks: its length is declared, as that of any other answer
+        leaves_out = self._is_head and self._http_version == "2" and body  # over HTTP/1.1 hyper leaves it out
+        if streams or leaves_out:  # as a stream it would go out in chunks
             lines = [*lines, (b"content-length", b"%d" % len(body))]
+        if leaves_out:
+            body = b""
         proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
-        _send(proto, status, lines, body)
+        _send(proto, status, lines, body, request_id)
 
 
-def _send(proto: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+def _send(proto: Any, status: int, lines: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
+    if request_id:
+        lines = [*lines, (b"x-request-id", request_id)]
     try:
-        proto.send({"type": "http.response.start", "status": status, "headers": headers})
-    except Exception:
-        log.exception("granian refused the head of an answer", status=status)
-        proto.send({"type": "http.response.start", "status": 500, "headers": []})
+        proto.send({"type": "http.response.start", "status": status, "headers": lines})
+    except Exception as error:  # granian refuses a header that could inject another one
+        log.error("answer not sent", error=str(error), status=status)
+        lines = [(b"x-request-id", request_id or refusal_id())]
+        proto.send({"type": "http.response.start", "status": 500, "headers": lines})
         body = b""
     proto.send({"type": "http.response.body", "body": body})
 

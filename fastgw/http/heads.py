@@ -15,15 +15,11 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
-import structlog
-
 from fastgw import errors
 from fastgw.errors import Ending
 from fastgw.header_names import OF_THE_GATEWAY
 from fastgw.http._http1 import RequestHead
 from fastgw.messages import HeaderList
-
-log = structlog.get_logger("fastgw.http")
 
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,6 +43,10 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus} | _RENAMED
 
 class BadHead(ValueError):
     """The head is refused; the text says what was expected."""
+
+
+class BadAnswer(ValueError):
+    """The core gave an answer that must not be sent; the text says what was expected."""
 
 
 def complete(head: RequestHead) -> None:
@@ -136,16 +136,19 @@ class AnswerHeads:
         """The head for `status` and `headers`, and whether the answer is plain: may have a body, does not close.
 
         The head ends after the date. The caller adds `x-request-id`, `content-length` (not for 204 and 304, which have
-        no body) and the empty line. Headers that the front writes itself and malformed headers are left out. The result
-        is kept in `made` under `(status, *headers)`: look there first.
+        no body) and the empty line. Headers that the front writes itself are left out. The result is kept in `made`
+        under `(status, *headers)`: look there first.
+
+        Raises:
+            BadAnswer: a status that is not final, or a header that could inject another one.
         """
-        key = (status, *headers)
         if not 200 <= status <= 599:  # after an interim status the client would wait for another one
-            log.error("the core answered with an illegal status", status=status)
-            status, headers = 500, []
+            raise BadAnswer(f"expected a status from 200 to 599, got {status}")
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"]
         for name, value in headers:
-            if name not in OF_THE_GATEWAY and _TOKEN(name) and _FIELD_VALUE(value):
+            if not (_TOKEN(name) and _FIELD_VALUE(value)):
+                raise BadAnswer(f"expected a header as in RFC 9110, section 5, got {name[:40]!r}: {value[:40]!r}")
+            if name not in OF_THE_GATEWAY:
                 lines.append(f"{name}: {value}\r\n")
         head = "".join(lines).encode("latin-1", "replace") + self._date  # one character is one byte: obs-text passes
         has_body = status not in (204, 304)
@@ -153,5 +156,5 @@ class AnswerHeads:
         if len(head) <= _CACHED_HEAD_BYTES_MAX:
             if len(self.made) >= _CACHED_HEADS_MAX:
                 self.made.clear()
-            self.made[key] = made
+            self.made[status, *headers] = made
         return made

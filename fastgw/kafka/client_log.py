@@ -8,7 +8,6 @@ the lines stop, a last line reports the rest.
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +16,10 @@ from typing import Any
 
 import structlog
 
-from fastgw.client_lines import DEBUG, EVENT, Line, of_error, of_log
+from fastgw.client_lines import DEBUG, EVENT, SYSLOG_INFO, SYSLOG_LEVELS, Line, of_error, of_log
 from fastgw.throttle import PERIOD_NS, Throttle
 
 log = structlog.get_logger("fastgw.kafka")
-
-_SYSLOG = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
 class ClientLog:
@@ -43,7 +40,7 @@ class ClientLog:
 
     def log(self, level: int, _format: str, facility: str, _client: str, text: str) -> None:
         """Log a line; has the signature of confluent-kafka's `logger`."""
-        self.say(of_log(_SYSLOG.get(level, 6), facility, text))
+        self.say(of_log(SYSLOG_LEVELS.get(level, SYSLOG_INFO), facility, text))
 
     def client_error(self, error: Any) -> None:
         """Log an error; has the signature of confluent-kafka's `error_cb`."""

@@ -1,4 +1,4 @@
-"""The log of the service and its Kafka clients. Repeated lines of one kind are throttled."""
+"""The log of the service and its Kafka clients. Repeated lines of one kind are throttled, counted and summed up."""
 
 from __future__ import annotations
 
@@ -6,51 +6,53 @@ import logging
 import time
 
 from fastgw import client_lines
-from fastgw.throttle import SharedThrottle
+from fastgw.throttle import PERIOD_NS, SharedThrottle
 
 log = logging.getLogger("fastgw.service")
-client_log = logging.getLogger("fastgw.service.librdkafka")
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Warnings:
-    """Throttled warnings: one line of each event per period. Any thread may call it."""
+    """Throttled lines: one of each kind per period. Any thread may call it."""
 
-    def __init__(self) -> None:
-        self._throttle = SharedThrottle()
+    def __init__(self, logger: logging.Logger = log, period_ns: int = PERIOD_NS) -> None:
+        self._logger = logger
+        self._throttle = SharedThrottle(period_ns)
 
-    def warn(self, event: str, detail: str) -> None:
-        """Logs a warning, unless this event is throttled."""
-        held_back = self._throttle.admit((event,), time.monotonic_ns())
+    def warn(self, event: str, detail: str, *about: str) -> None:
+        """Logs a warning, unless its kind is throttled: lines of one event that are `about` the same."""
+        self.say(logging.WARNING, event, detail, *about)
+
+    def say(self, level: int, event: str, detail: str, *about: str) -> None:
+        """The same with any level of `logging`."""
+        held_back = self._throttle.admit((str(level), event, *about), time.monotonic_ns())
         if held_back >= 0:
-            log.warning("%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
+            self._logger.log(level, "%s %s%s", event, detail, f" (and {held_back} more like it)" if held_back else "")
 
     def sum_up(self, at_end: bool = False) -> None:
         """Logs how many lines of ended repetitions were held back; `at_end` those of all."""
         ended = self._throttle.rest() if at_end else self._throttle.overdue(time.monotonic_ns())
-        for (event,), held_back in ended:
-            log.warning("%s: %d more lines like this were held back", event, held_back)
+        for (level, *kind), held_back in ended:
+            what = " ".join(filter(None, kind))
+            self._logger.log(int(level), "%s: %d more lines like this were held back", what, held_back)
 
 
-class ClientLogFilter(logging.Filter):
-    """Throttles the lines of each kind and client: librdkafka reports a lost broker twenty times a second.
+class ClientLog(Warnings):
+    """The log lines of librdkafka, which reports a lost broker twenty times a second (see `client_lines`).
 
-    Lines that are also reported as errors and lines that show no problem do not pass (see `client_lines`). Clients log
-    from their own threads.
+    An instance is the `logger` of confluent-kafka's clients; they call it from their own threads.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._throttle = SharedThrottle()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this line may pass. confluent-kafka's lines have kind (such as FAIL), client and text as args."""
-        if not isinstance(record.args, tuple) or not record.args:
-            kind: tuple[object, ...] = (record.levelno, record.msg)
-        elif record.levelno > logging.DEBUG and record.args[0] == client_lines.FAILED:
-            return False
+    def log(self, level: int, _format: str, facility: str, client: str, text: str) -> None:
+        """Logs a line; has the signature of confluent-kafka's `logger`."""
+        line = client_lines.of_log(client_lines.SYSLOG_LEVELS.get(level, client_lines.SYSLOG_INFO), facility, text)
+        if line.method == client_lines.DEBUG:  # an author has switched it on, so log all of it
+            self._logger.debug("kafka_client client=%s code=%s %s", client, line.code, line.detail)
         else:
-            kind = (record.levelno, *record.args[:2])
-        return self._throttle.admit(tuple(map(str, kind)), time.monotonic_ns()) >= 0
+            detail = f"client={client} code={line.code} {line.detail}"
+            self.say(_LEVELS[line.method], "kafka_client", detail, *line.kind)
 
 
-client_log.addFilter(ClientLogFilter())
+CLIENT_LOG = ClientLog(logging.getLogger("fastgw.service.librdkafka"))
+"""The client log of this process; a service sums it up."""

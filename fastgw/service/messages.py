@@ -79,7 +79,7 @@ class Request:
 
     Args:
         body: the record's value.
-        record_headers: the record's headers, see design section 9.
+        record_headers: the record's headers, see docs/protocol.md.
     """
 
     def __init__(self, body: bytes, record_headers: dict[str, bytes]) -> None:

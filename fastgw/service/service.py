@@ -44,7 +44,7 @@ from fastgw.dialects import plain, streams
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service import clients
 from fastgw.service.handlers import EVERYTHING, Handler, Handlers
-from fastgw.service.log import Warnings, client_log, log
+from fastgw.service.log import CLIENT_LOG, Warnings, log
 from fastgw.service.loop_thread import AsyncJob, LoopThread
 from fastgw.service.messages import IDEMPOTENCY_KEY, Problem, ReplyRecord, Request, decimal, is_over, reply_record
 from fastgw.service.outputs import EXPIRED, Collected, Output, Stream
@@ -207,6 +207,7 @@ class Service:
             while not self._stop.is_set():
                 self._turn()
                 self._warnings.sum_up()
+                CLIENT_LOG.sum_up()
         finally:
             self._close()
 
@@ -491,8 +492,8 @@ class Service:
     def _make_clients(self) -> None:
         consumer = clients.consumer_properties(self._bootstrap, self.topic, self._group, self._client)
         producer = clients.producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
-        self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=client_log)
-        self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=client_log)
+        self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=CLIENT_LOG)
+        self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=CLIENT_LOG)
         self._replies.producer = self._producer
 
     def _make_stream_producer(self, on_error: Callable[[KafkaError], None]) -> Any:
@@ -530,6 +531,7 @@ class Service:
         self._store_offsets()
         self._consumer.close()
         self._warnings.sum_up(at_end=True)
+        CLIENT_LOG.sum_up(at_end=True)
         log.info("stopped topic=%s %s", self.topic, " ".join(f"{k}={v}" for k, v in self.counts._asdict().items()))
 
     def _on_signal(self, signum: int, _frame: object) -> None:
@@ -541,7 +543,7 @@ class Service:
         if line.method == client_lines.DEBUG:
             return  # only idle connections were closed
         self._last_client_error = error.str()
-        self._warnings.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}")
+        self._warnings.warn("kafka_error", f"topic={self.topic} code={line.code} {line.detail}", *line.kind)
 
     def _on_consumer_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in NOT_ALLOWED:

@@ -27,7 +27,7 @@ log = structlog.get_logger("fastgw.worker")
 ROTATE_HOME_NS = 300_000_000_000  # a new home every 5 minutes, to balance the load of brokers and partitions
 STOP_READING_AFTER_NS = 1_000_000_000  # after the announcement: siblings may have read the table just before it
 # How long another node may need until it reads a partition that it takes over: a group settles in about one second
-# (design section 3). A misrouted reply that arrives while no process reads the partition is lost.
+# (docs/architecture.md). A misrouted reply that arrives while no process reads the partition is lost.
 HAND_OVER_NS = 4_000_000_000
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from fastgw import config
 from fastgw.config.kinds import fields_of
+from fastgw.config.units import NS_PER_S
 from fastgw.errors import ConfigError
 from tests.config.files import (
     GATEWAY,
@@ -35,6 +36,11 @@ def test_a_minimal_file_gets_every_default() -> None:
     (route,) = loaded.routes
     assert (route.number, route.name, route.methods) == (0, "POST /orders", ("POST",))
     assert (route.timeout_ns, route.max_body_bytes, route.max_in_flight) == (5_000_000_000, 1 << 20, 16384)
+
+
+def test_connections_are_kept_for_longer_than_the_pools_of_proxies_and_clients_keep_them() -> None:
+    """Otherwise a request may be sent on a connection that is just being ended: nginx 60 s, Go's net/http 90 s."""
+    assert config.Limits().idle_timeout_ns > 90 * NS_PER_S
 
 
 def test_times_and_sizes_are_kept_in_nanoseconds_and_bytes() -> None:

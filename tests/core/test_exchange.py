@@ -486,11 +486,16 @@ def test_an_ending_that_somebody_must_act_on_is_logged_with_the_id_of_its_reques
     problem = client.expect(errors.EXPIRED)
     house.open()
     house.exchange.resolve(*house.reply(headers=[("status", b"1000")]), 1)
+    client, token = house.open()
+    house.exchange.undelivered(token, errors.TOPIC_UNKNOWN, "no such topic")
+    unknown = client.expect(errors.TOPIC_UNKNOWN)
     assert [(name, route) for name, route, _, _ in house.journal.alarms] == [
         ("expired", "POST /o"),
         ("bad_reply", "POST /o"),
+        ("topic_unknown", "POST /o"),
     ]
     assert house.journal.alarms[0][2:] == (problem["request_id"], problem["detail"])
+    assert house.journal.alarms[2][2:] == (unknown["request_id"], "no such topic")
 
 
 def test_an_ending_that_is_nobodys_fault_is_not_logged(house):

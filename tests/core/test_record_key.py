@@ -46,6 +46,40 @@ def test_a_client_cannot_choose_the_key_of_another(spec):
     assert key_of(spec)(head, (), b"") == {"header.x-forwarded-for": b"6.6.6.6, 192.0.2.7"}.get(spec, b"6.6.6.6")
 
 
+def head(**lines: list[str]) -> Head:
+    named = {name.replace("_", "-"): values for name, values in lines.items()}
+    return Head("GET", "/", "", SimpleNamespace(get_all=lambda name: named.get(name, [])), (), None, False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        (["a", "b"], b"a, b"),
+        (["", "a"], b"a"),
+        (["a", ""], b"a"),
+        (["", "a", "", "b", ""], b"a, b"),
+        (["a", "a"], b"a, a"),
+        (["\xfc", "b"], b"\xfc, b"),
+    ],
+)
+def test_all_lines_of_a_header_are_its_key_and_an_empty_one_hides_nothing(lines, key):
+    assert key_of("header.x-tenant")(head(x_tenant=lines), (), b"") == key
+
+
+@pytest.mark.parametrize("lines", [[], [""], ["", ""]])
+def test_empty_lines_are_no_key(lines):
+    with pytest.raises(KeyMissing):
+        key_of("header.x-tenant")(head(x_tenant=lines), (), b"")
+
+
+@pytest.mark.parametrize("connection", [["x-tenant"], ["keep-alive, X-Tenant"], ["keep-alive", "x-tenant"]])
+def test_a_header_that_connection_names_is_no_key(connection):
+    """It is for the next hop alone (RFC 9110, 7.6.1), and not on the record either."""
+    with pytest.raises(KeyMissing, match="expected a string or number"):
+        key_of("header.x-tenant")(head(x_tenant=["t1"], connection=connection), (), b"")
+    assert key_of("header.x-tenant")(head(x_tenant=["t1"], connection=["keep-alive, x-tenan"]), (), b"") == b"t1"
+
+
 def test_no_setting_means_no_key():
     assert key_of("") is None
 

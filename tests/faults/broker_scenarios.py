@@ -27,6 +27,7 @@ from tests.faults.wire_proxy import WireProxy
 from tests.waiting import eventually
 
 CLUSTER = House(kafka="cluster")
+OTHER_DOORS = House(kafka="cluster", front="granian", kafka_settings='link = "public"')
 PROXIED = House(kafka="proxied")
 RUIN = House(gateway_settings="# for one scenario alone")
 NOTICED_S = 3.0  # a response topic that is gone
@@ -308,6 +309,7 @@ SCENARIOS = [
     Scenario("leaders moved", CLUSTER, moved_leaders, HONEST),
     Scenario("one of three brokers frozen", CLUSTER, frozen_broker, HONEST),
     Scenario("all brokers frozen for 1, 5, 10 s", CLUSTER, all_frozen, HONEST, long=3),
+    Scenario("all brokers frozen, behind granian, public link", OTHER_DOORS, all_frozen, HONEST, long=3),
     Scenario("all brokers killed for 0, 1, 5, 10 s", CLUSTER, all_gone, HONEST, long=4),
     Scenario("REQUEST_TIMED_OUT", PROXIED, timed_out, short=3),
     Scenario("NOT_ENOUGH_REPLICAS_AFTER_APPEND", PROXIED, not_enough_replicas_after_append, short=3),

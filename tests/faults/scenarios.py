@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults import (
     broker_scenarios,
     drain_scenarios,
+    front_scenarios,
     node_scenarios,
     overload_scenarios,
     protocol_scenarios,
@@ -21,4 +22,5 @@ SCENARIOS: list[Scenario] = [
     *node_scenarios.SCENARIOS,
     *drain_scenarios.SCENARIOS,
     *overload_scenarios.SCENARIOS,
+    *front_scenarios.SCENARIOS,
 ]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import drain_scenarios, overload_scenarios, protocol_scenarios, reply_scenarios, worker_scenarios
+from tests.faults import (
+    drain_scenarios,
+    front_scenarios,
+    overload_scenarios,
+    protocol_scenarios,
+    reply_scenarios,
+    worker_scenarios,
+)
 from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
@@ -14,6 +21,7 @@ SCENARIOS = for_tests(
     protocol_scenarios.SCENARIOS,
     drain_scenarios.SCENARIOS,
     overload_scenarios.SCENARIOS,
+    front_scenarios.SCENARIOS,
 )
 
 

@@ -12,14 +12,9 @@ from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.config import Config
 from fastgw.core.exchange import REFUSED, Exchange
-from fastgw.core.partitioner_learner import PartitionerLearner
-from fastgw.core.plan import Plan
 from fastgw.core.routing import Router
-from fastgw.core.spread import Spread
-from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.errors import Ending
 from fastgw.forwarding import Forwarding
-from fastgw.http.compression import Compressor
 from fastgw.http.cors import Policies
 from fastgw.ids import IdMaker
 from fastgw.messages import Answer, Cut, Head, HeaderList, Record, Reply
@@ -27,6 +22,7 @@ from fastgw.worker.access_log import AccessLog
 from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
 from fastgw.worker.notes import Notes
+from fastgw.worker.plans import Plans, delivery_classes
 
 ROUTES = """
 [gateway]
@@ -96,7 +92,7 @@ class ScriptedDoor:
     /echo, /items/{id}, /small   replies at once with the request's body
     /held                        waits in `held` until the test calls `reply`
     /defect                      `open` raises, as a defect of the core would
-    /raw                         `raw_answer` goes to the front as it is, past everything that checks replies
+    /raw                         `raw_answer` and `raw_id` go to the front as they are, past all that checks replies
 
     Everything is called on the loop; the lists may be read from anywhere.
     """
@@ -110,21 +106,7 @@ class ScriptedDoor:
         shared.register(0, os.getpid(), 0, 0)
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(PARTITIONS, [HOME], HOME)
-        compressor = Compressor(cfg.compression) if cfg.compression.encodings else None
-        self._plans = [
-            Plan(
-                route.number,
-                route.name,
-                route.topic,
-                RequestWire("shop.replies", route.path, route.methods, route.request_headers),
-                PartitionerLearner(route.partitioner),
-                Spread(route.spread),
-                route.max_in_flight,
-                ReplyWire(route.response_headers, cfg.limits.max_reply_bytes, cfg.limits.max_reply_headers_bytes),
-                compressor=compressor if route.compress else None,
-            )
-            for route in cfg.routes
-        ]
+        self._plans = Plans(cfg, delivery_classes([route.timeout_ns for route in cfg.routes])).all
         journal = Journal()
         policies = Policies(cfg.cors, cfg.routes)
         self.access_log = AccessLog(cfg.log, 0, self.dropped.append) if cfg.log.access != "off" else None
@@ -152,6 +134,7 @@ class ScriptedDoor:
         self.records: list[Record] = []
         self.held: list[Record] = []
         self.raw_answer: tuple[int, HeaderList, bytes] = (200, [], b"")
+        self.raw_id = b""
 
     def __repr__(self) -> str:
         return (
@@ -185,7 +168,7 @@ class ScriptedDoor:
             raise Defect
         if admission.path == "/raw":
             self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
-            answer(*self.raw_answer, b"")
+            answer(*self.raw_answer, self.raw_id)
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
 

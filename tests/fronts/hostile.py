@@ -180,3 +180,22 @@ REQUEST_LINES = (
 )
 
 HOSTILE = (*FRAMING, *HEADERS, *REQUEST_LINES)
+
+# What granian's parser answers by itself: nobody here hears of it, so there is no id, no count and no line in a log
+# (docs/outcomes.md, "Request ids"). All others that a front refuses have an id.
+REFUSED_BY_HYPER = frozenset(
+    {
+        "a negative length", "a signed length", "a hexadecimal length", "a length with a fraction", "an empty length",
+        "a list as length", "a length with a blank in it", "a length beyond 64 bits", "a length beyond 128 bits",
+        "a length in other digits", "two different lengths", "chunked, gzip", "identity", "xchunked",
+        "chunked with a vertical tab", "chunked in quotes", "chunks in HTTP/1.0", "an obs-fold",
+        "an obs-fold of the first header", "a blank before the colon", "a blank before the colon of the length",
+        "a tab before the colon of the encoding", "a header without colon", "a header without name",
+        "a header name with a blank", "a header name in UTF-8", "a header name with a slash", "NUL in a value",
+        "NUL in a name", "a lone CR in a value", "a lone CR as line end", "a control character in a value",
+        "DEL in a value", "no method", "a method with a colon", "no target", "a target with a blank", "two blanks",
+        "a tab as blank", "a target with NUL", "HTTP/0.9", "HTTP/2.0 in text", "HTTP/1.1 in lower case", "no version",
+        "TLS to a plain port", "noise",
+    }
+)  # fmt: skip
+assert {row.name for row in HOSTILE} >= REFUSED_BY_HYPER

@@ -62,23 +62,42 @@ class Http2Client:
         self,
         path: str,
         method: str = "GET",
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Iterable[tuple[str, str] | tuple[bytes, bytes]] = (),
         body: bytes | None = None,
         *,
         authority: str | None = "shop.test",
         scheme: str = "http",
         complete: bool = True,
     ) -> int:
-        """Sends a request; returns its stream. Not `complete`: more of its body could follow."""
+        """Sends a request; returns its stream. Not `complete`: more of its body could follow.
+
+        A body that the windows do not take at once is sent as they open. h2 encodes text as UTF-8: a header that is
+        not ASCII has to come as bytes.
+        """
         stream = self.connection.get_next_available_stream_id()
-        pseudo = [(":method", method), (":scheme", scheme), (":path", path)]
+        pseudo: list[Any] = [(":method", method), (":scheme", scheme), (":path", path)]
         if authority is not None:
             pseudo.append((":authority", authority))
         self.connection.send_headers(stream, [*pseudo, *headers], end_stream=complete and body is None)
         if body is not None:
-            self.connection.send_data(stream, body, end_stream=complete)
+            self._send_body(stream, body, complete)
         self.flush()
         return stream
+
+    def _send_body(self, stream: int, body: bytes, complete: bool) -> None:
+        rest = memoryview(body)
+        while True:
+            room = min(self.connection.local_flow_control_window(stream), self.connection.max_outbound_frame_size)
+            if len(rest) <= room:
+                break
+            if room:
+                self.connection.send_data(stream, bytes(rest[:room]))
+                rest = rest[room:]
+            else:
+                self.flush()
+                self._receive()
+                assert not self.ended, f"the connection ended with {len(rest)} bytes to send"
+        self.connection.send_data(stream, bytes(rest), end_stream=complete)
 
     def post(self, path: str, body: bytes) -> int:
         """A whole request with a body and its length."""
@@ -104,7 +123,7 @@ class Http2Client:
         self._until(lambda: self._has(h2.events.StreamEnded, stream) or self._has(h2.events.StreamReset, stream))
         assert self._has(h2.events.StreamEnded, stream), f"the stream was reset: {self._of(stream)}"
         head = next(event for event in self._of(stream) if isinstance(event, h2.events.ResponseReceived))
-        headers = [(name.decode(), value.decode()) for name, value in head.headers]
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in head.headers]
         body = b"".join(event.data for event in self._of(stream) if isinstance(event, h2.events.DataReceived))
         return Answer(int(dict(headers)[":status"]), headers[1:], body)
 

@@ -2,12 +2,15 @@
 
 A row is one connection: `raw` is sent, then an ordinary request, which is served as well where `goes_on`.
 What is on the record is compared completely, but for the headers that each record has (see `EVERY_RECORD`).
+The rows that HTTP/2 can say as well are in `OVER_HTTP2`; there a refusal never ends the connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from fastgw.messages import SPREAD, TOGETHER
 
 ROUTES = "".join(
     f"""
@@ -16,16 +19,21 @@ method = {methods}
 path = "{path}"
 topic = "echo"
 request_headers = ["x-asked", "cookie", "accept"]
+key = "{key}"
 """
-    for path, methods in (
-        ("/any", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
-        ("/p/{id}", ["GET", "POST"]),
-        ("/p/{id}/x", ["GET"]),
-        ("/all/{rest...}", ["GET"]),
-        ("/a+b", ["GET"]),
-        ("/straße/{id}", ["GET"]),
-        ("/dir/", ["GET"]),
-        ("/semi;colon,comma=x", ["GET"]),
+    for path, methods, key in (
+        ("/any", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], ""),
+        ("/p/{id}", ["GET", "POST"], ""),
+        ("/p/{id}/x", ["GET"], ""),
+        ("/all/{rest...}", ["GET"], ""),
+        ("/a+b", ["GET"], ""),
+        ("/straße/{id}", ["GET"], ""),
+        ("/dir/", ["GET"], ""),
+        ("/semi;colon,comma=x", ["GET"], ""),
+        ("/key/{id}", ["GET"], "path.id"),
+        ("/key-of-header", ["GET"], "header.x-key"),
+        ("/key-of-cookie", ["GET"], "header.cookie"),
+        ("/key-of-body", ["POST"], "body./id"),
     )
 )
 
@@ -33,7 +41,8 @@ EVERY_RECORD = frozenset(
     {"correlation_id", "reply_to", "reply_partition", "deadline", "http_route", "http_client_address", "http_scheme"}
 )
 
-Record = dict[str, bytes]  # headers by name; under "" the value
+Record = dict[str, object]  # headers by name, and under the names below what is no header
+VALUE, KEY, PARTITION = "(value)", "(key)", "(partition)"
 
 
 class Outcome(NamedTuple):
@@ -61,10 +70,11 @@ class Odd(NamedTuple):
     differences: Mapping[str, Difference]
 
 
-def on_record(method: str, path: str, body: bytes = b"", **headers: str) -> Record:
-    """A record; `_` stands for `-` in names, other than behind `http`."""
+def on_record(method: str, path: str, body: bytes = b"", key: bytes | None = None, **headers: str) -> Record:
+    """A record; `_` stands for `-` in names, other than behind `http`. With a key, the key chooses its partition."""
     named = {_name(name): value.encode("latin-1") for name, value in headers.items()}
-    return {"": body, "http_method": method.encode(), "http_path": path.encode(), **named}
+    placed = {VALUE: body, KEY: key, PARTITION: TOGETHER if key is None else SPREAD}
+    return {**placed, "http_method": method.encode(), "http_path": path.encode(), **named}
 
 
 def _name(word: str) -> str:
@@ -311,7 +321,7 @@ LENGTHS = [
         ("NUL", "1", b"\0"),
     )
 ]
-LENGTHS += [
+TOO_LONG = [
     refused(
         "larger than may be", raw_request("/any", f"Content-Length: {(1 << 20) + 1}", method="POST"), 413, goes_on=False
     ),
@@ -525,6 +535,66 @@ UPGRADES = [
     for lines, sent, body in (BODIES[name],)
 ]
 
+
+def keyed(name: str, raw: bytes, key: bytes, path: str, body: bytes = b"", **headers: str) -> Odd:
+    """A request whose record has a key."""
+    method = raw.partition(b" ")[0].decode()
+    return served(f"key: {name}", raw, on_record(method, path, body, key, **headers), method)
+
+
+KEYS = [
+    *[
+        keyed(f"path {sent}", raw_request(f"/key/{sent}"), key, f"/key/{shown}", http_param_id=shown)
+        for sent, key, shown in (
+            ("7", b"7", "7"), ("a+b", b"a+b", "a%2Bb"), ("a%2Fb", b"a/b", "a%2Fb"), ("%2525", b"%25", "%2525"),
+            ("%ff", b"\xff", "%FF"), ("%C3%A4", b"\xc3\xa4", "%C3%A4"), ("%20", b" ", "%20"),
+        )
+    ],
+    *[
+        keyed(f"header, {name}", raw_request("/key-of-header", *lines), key, "/key-of-header")
+        for name, lines, key in (
+            ("one line", ("X-Key: a",), b"a"),
+            ("two lines", ("X-Key: a", "x-key: b"), b"a, b"),
+            ("an empty line first", ("X-Key:", "X-Key: b"), b"b"),
+            ("an empty line last", ("X-Key: a", "X-Key:"), b"a"),
+            ("blanks around it", ("X-Key: \t a b \t",), b"a b"),
+            ("quotes", ('X-Key: "a"',), b'"a"'),
+            ("beyond ASCII", ("X-Key: \xfc\xff",), b"\xfc\xff"),
+        )
+    ],
+    keyed("header, cookies in two lines", raw_request("/key-of-cookie", "Cookie: a=1", "Cookie: b=2"), b"a=1; b=2",
+          "/key-of-cookie", http_header_cookie="a=1; b=2"),
+    *[
+        keyed(f"body {body.decode()}",
+              raw_request("/key-of-body", f"Content-Length: {len(body)}", method="POST", body=body), key,
+              "/key-of-body", body)
+        for body, key in (
+            (b'{"id": 18446744073709551617}', b"18446744073709551617"),
+            (b'{"id": 18446744073709551618}', b"18446744073709551618"),
+            (b'{"id": 1.0}', b"1.0"), (b'{"id": "1"}', b"1"), (b'{"id":1,"id":2}', b"2"),
+        )
+    ],
+    *[
+        refused(f"no key: {name}", raw, 400, goes_on=False, method=method)
+        for name, raw, method in (
+            ("no header", raw_request("/key-of-header"), "GET"),
+            ("empty lines", raw_request("/key-of-header", "X-Key:", "X-Key: \t"), "GET"),
+            ("an empty text",
+             raw_request("/key-of-body", "Content-Length: 9", method="POST", body=b'{"id":""}'), "POST"),
+            ("no body", raw_request("/key-of-body", method="POST"), "POST"),
+        )
+    ],
+]  # fmt: skip
+
+KEYS_OF_HTTP1 = [
+    refused(
+        "no key: connection names its header",
+        raw_request("/key-of-header", "Connection: x-key", "X-Key: a"),
+        400,
+        goes_on=False,
+    ),
+]
+
 PREFERENCES = [
     *[
         bare(f"prefer {line}", f"Prefer: {line}")
@@ -537,8 +607,47 @@ PREFERENCES = [
 ODD = tuple(
     row
     for rows in (
-        PATHS, QUERIES, TARGETS, METHOD_BODIES, LENGTHS, CHUNKS, REPEATED, SPELLINGS, REPRESENTATION, HOSTS,
-        CONNECTIONS, VERSIONS, UPGRADES, PREFERENCES,
+        PATHS, QUERIES, TARGETS, METHOD_BODIES, LENGTHS, TOO_LONG, CHUNKS, REPEATED, SPELLINGS, REPRESENTATION, HOSTS,
+        CONNECTIONS, VERSIONS, UPGRADES, KEYS, KEYS_OF_HTTP1, PREFERENCES,
     )
     for row in rows
 )  # fmt: skip
+
+# What HTTP/2 has no word for is left out: targets in absolute form, chunks, versions, `Connection`, offers of others.
+OVER_HTTP2 = tuple(
+    row
+    for rows in (
+        PATHS, QUERIES, [row for row in TARGETS if b" * " in row.raw], METHOD_BODIES, LENGTHS, REPEATED, SPELLINGS,
+        REPRESENTATION, HOSTS, KEYS, PREFERENCES,
+    )
+    for row in rows
+)  # fmt: skip
+
+
+class Http2Request(NamedTuple):
+    """A row as HTTP/2 says it; `Http2Client.request` takes it."""
+
+    path: str
+    method: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | None
+
+
+def over_http2(row: Odd) -> Http2Request:
+    """The same request in HTTP/2: names in lower case, values without blanks around, no framing but the frames."""
+    head, _, body = row.raw.partition(b"\r\n\r\n")
+    line, *lines = head.split(b"\r\n")
+    method, target, _ = line.split(b" ")
+    headers, sent = [], body or None
+    for name, _, value in (line.partition(b":") for line in lines):
+        name, value = name.lower(), value.strip(b" \t")
+        if name == b"host":
+            headers.append((b":authority", value))
+        elif name == b"transfer-encoding":
+            assert row.outcome.record is not None
+            content = row.outcome.record[VALUE]
+            assert isinstance(content, bytes)
+            sent = content  # DATA frames, and END_STREAM even where there is none
+        else:
+            headers.append((name, value))
+    return Http2Request(target.decode("latin-1"), method.decode(), headers, sent)

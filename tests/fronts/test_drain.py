@@ -146,8 +146,13 @@ def test_in_a_reload_a_kept_alive_client_of_http_1_0_is_not_told_both(house, kin
     assert client.answer().values("connection") == ["keep-alive"]
     house.call(house.front.drain, 0.5)
     client.send(request)
-    # hyper cannot be told to end a connection of HTTP/1.0: it is kept, and ended when the others are.
-    assert client.answer().values("connection") == [{"express": "close", "granian": "keep-alive"}[kind.name]]
+    if kind.name == "granian":  # hyper cannot be told to end a connection of HTTP/1.0: it serves until its end
+        assert client.answer().values("connection") == ["keep-alive"]
+        client.send(request)
+        answer = client.answer()
+        assert (answer.status, answer.values("connection")) == (200, ["keep-alive"])
+    else:
+        assert client.answer().values("connection") == ["close"]
     assert client.rest() == b""
     house.closed()
 

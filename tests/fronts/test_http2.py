@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+
 import orjson
 import pytest
+import zstandard
 from h2.errors import ErrorCodes
 
 from fastgw import errors
@@ -102,6 +105,61 @@ def test_headers_of_the_connection_are_not_sent(house, client, given, left):
     answer = client.answer(client.request("/raw"))
     assert answer.status == 200
     assert [header for header in answer.headers if header[0] in ("connection", "keep-alive", "x-a")] == left
+
+
+def test_the_answer_to_head_has_the_headers_of_get_and_no_body(house, client):
+    house.door.raw_answer = (200, [("x-a", "1")], b"twelve bytes")
+    to_head, to_get = (client.answer(client.request("/raw", method)) for method in ("HEAD", "GET"))
+    assert (to_head.values("content-length"), to_head.values("x-a"), to_head.body) == (["12"], ["1"], b"")
+    assert (to_get.values("content-length"), to_get.body) == (["12"], b"twelve bytes")
+
+
+def test_a_refusal_of_head_has_no_body(house, client):
+    answer = client.answer(client.request("/nowhere", "HEAD"))
+    assert (answer.status, answer.body) == (404, b"")
+    assert answer.values("content-length") != []
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_answers_without_content_end_with_their_headers(house, client, method, status):
+    stream = client.request("/held", method)
+    house.reply(house.held()[0], b"x", (("status", b"%d" % status), ("content-type", b"a/b")))
+    answer = client.answer(stream)
+    assert (answer.status, answer.body, answer.values("content-type")) == (status, b"", [])
+    assert answer.values("content-length") in ([], ["0"])
+    if status == 204:
+        assert answer.values("content-length") == [], "RFC 9110, 8.6"
+
+
+def test_bytes_beyond_ascii_pass_in_both_directions(house, client):
+    stream = client.request("/echo", headers=[(b"x-asked", b"b\xe4\xff"), (b"cookie", b"a=\xfc"), (b"cookie", b"b=1")])
+    answer = client.answer(stream)
+    assert (answer.status, answer.body) == (200, b"")
+    assert dict(house.door.records[0].headers)["http_header_x-asked"] == b"b\xe4\xff"
+    assert house.door.heads[0].get("cookie") == "a=\xfc; b=1"
+    stream = client.request("/held")
+    house.door.held.clear()
+    eventually(lambda: house.door.held)
+    house.reply(house.held()[0], b"", (("etag", b'"\xe4\xff"'),))
+    assert client.answer(stream).values("etag") == ['"\xe4\xff"']
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_an_answer_comes_compressed_where_its_client_asks(serve, encoding):
+    house = serve(http="2", more_routes='[compression]\nencodings = ["zstd", "gzip"]\ntypes = ["text/plain"]\n')
+    text = b"a line of text\n" * 500
+    with Http2Client(house.address) as client:
+        stream = client.request("/held", headers=[("accept-encoding", encoding)])
+        house.reply(house.held()[0], text, (("content-type", b"text/plain"),))
+        answer = client.answer(stream)
+    assert (answer.values("content-encoding"), answer.values("vary")) == ([encoding], ["accept-encoding"])
+    assert answer.values("content-length") == [str(len(answer.body))]
+    assert decoded(encoding, answer.body) == text
+
+
+def decoded(encoding: str, body: bytes) -> bytes:
+    return gzip.decompress(body) if encoding == "gzip" else zstandard.ZstdDecompressor().decompress(body)
 
 
 # Limits.

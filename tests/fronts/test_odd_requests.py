@@ -10,8 +10,20 @@ import pytest
 from fastgw.messages import Record
 from tests.fronts import odd_requests
 from tests.fronts.houses import House, LoopThread
-from tests.fronts.kinds import FRONTS, FrontKind
-from tests.fronts.odd_requests import EVERY_RECORD, ODD, Odd, Outcome, raw_request
+from tests.fronts.http2_client import Http2Client
+from tests.fronts.kinds import FRONTS, HTTP2, FrontKind
+from tests.fronts.odd_requests import (
+    EVERY_RECORD,
+    KEY,
+    ODD,
+    OVER_HTTP2,
+    PARTITION,
+    VALUE,
+    Odd,
+    Outcome,
+    over_http2,
+    raw_request,
+)
 from tests.fronts.raw_http import RawClient
 from tests.waiting import eventually
 
@@ -55,6 +67,29 @@ def test_an_odd_request_has_the_stated_answer_and_record(row, kind, house):
     assert _play(row, house) == (difference.outcome if difference else row.outcome)
 
 
+@pytest.fixture(scope="module")
+def http2_house(loop_thread: LoopThread) -> Iterator[House]:
+    """One front for all rows over HTTP/2."""
+    [kind] = [kind for kind in FRONTS if HTTP2 in kind.abilities]
+    house = House(loop_thread, kind, {}, (), "127.0.0.1:0", odd_requests.ROUTES, http="2")
+    yield house
+    house.leave()
+
+
+@pytest.mark.parametrize("row", OVER_HTTP2, ids=[row.name for row in OVER_HTTP2])
+def test_an_odd_request_over_http2_has_the_same_answer_and_record(row, http2_house):
+    house, request = http2_house, over_http2(row)
+    house.door.records.clear()
+    with Http2Client(house.address, check=False) as client:
+        stream = client.request(*request, authority=None)
+        answer = client.answer(stream)
+        assert client.answer(client.request("/echo?next")).status == 200, "the connection goes on"
+    eventually(house.empty, message=f"{row.name} leaves nothing behind")
+    assert (answer.status, _only(_but_next(house))) == (row.outcome.status, row.outcome.record)
+    if row.method == "HEAD":
+        assert answer.body == b""
+
+
 def _play(row: Odd, house: House) -> Outcome:
     """Sends one row and an ordinary request behind it; leaves nothing behind for the next row."""
     house.door.records.clear()
@@ -63,9 +98,7 @@ def _play(row: Odd, house: House) -> Outcome:
         status = client.answer(row.method).status
         goes_on = _is_served(client)
     eventually(house.empty, message=f"{row.name} leaves nothing behind")
-    records = [record for record in house.door.records if ("http_query", b"next") not in record.headers]
-    assert len(records) <= 1, records
-    return Outcome(status, _shown(records[0]) if records else None, goes_on)
+    return Outcome(status, _only(_but_next(house)), goes_on)
 
 
 def _is_served(client: RawClient) -> bool:
@@ -77,7 +110,15 @@ def _is_served(client: RawClient) -> bool:
         return False
 
 
-def _shown(record: Record) -> odd_requests.Record:
+def _but_next(house: House) -> list[Record]:
+    return [record for record in house.door.records if ("http_query", b"next") not in record.headers]
+
+
+def _only(records: list[Record]) -> odd_requests.Record | None:
+    """The one record as a table has it; None if there is none."""
+    if not records:
+        return None
+    [record] = records
     headers = [(name, value) for name, value in record.headers if name not in EVERY_RECORD]
     assert len(dict(headers)) == len(headers), f"a header is there twice: {headers}"
-    return {"": record.value, **dict(headers)}
+    return {VALUE: record.value, KEY: record.key, PARTITION: record.partition, **dict(headers)}

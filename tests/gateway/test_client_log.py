@@ -34,9 +34,18 @@ def lines(gateway, **fields):
 
 
 def troubles(gateway):
-    """What is said of connections. A machine that stands still for seconds loses canaries, which is another matter."""
-    loud = [line for line in lines(gateway) if line["level"] not in ("debug", "info")]
-    return [line for line in loud if not line["event"].startswith("reply path lost")]
+    """All warnings and errors up to the word that it is ready; afterwards all that are about connections.
+
+    A machine that later stands still for seconds loses canaries, which is another matter.
+    """
+    every = lines(gateway)
+    starts_until = next(at for at, line in enumerate(every) if line["event"] == "ready")
+    return [
+        line
+        for at, line in enumerate(every)
+        if line["level"] not in ("debug", "info")
+        and (at <= starts_until or not line["event"].startswith("reply path lost"))
+    ]
 
 
 def test_idle_connections_that_a_broker_closes_are_no_trouble_and_an_outage_is_told_in_few_lines(

@@ -3,8 +3,10 @@ deleted until `fastgw topics` makes it, and then everything goes on."""
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -73,6 +75,14 @@ def told(client):
     return problem["type"].removeprefix("urn:fastgw:problem:")
 
 
+def assert_topic_unknown_is_logged(gateway):
+    """A line at once, with the id of a request; those of the next seconds are only counted."""
+    lines = [json.loads(line) for line in gateway.log_text.splitlines(keepends=True) if line.endswith("\n")]
+    failed = [line for line in lines if line.get("ending") == "topic_unknown" and line["event"] == "request failed"]
+    assert {line["route"] for line in failed} == {"POST /orders"}
+    assert all(UUID(line["request_id"]).version == 8 for line in failed)
+
+
 @contextmanager
 def gateway(tmp_path, kafka, link):
     one = Gateway(tmp_path, kafka.bootstrap, "replies", ["orders"], WORKERS, more=ROUTES, kafka=f'link = "{link}"')
@@ -93,6 +103,7 @@ def test_a_deleted_topic_stays_deleted_until_fastgw_topics_creates_it(tmp_path, 
         eventually(lambda: told(client) == "topic_unknown", 20, "requests are told that the topic does not exist")
         stays_away(admin, "orders", lambda: told(client))
         assert told(client) == "topic_unknown"
+        assert_topic_unknown_is_logged(one)
         assert fastgw("topics", one.config)[0] == 0
         assert partitions(admin, "orders") == ORDERS
         eventually(lambda: told(client) == "expired", 20, "requests are recorded again")

@@ -1,24 +1,27 @@
 """A table of odd replies: what a service may write on the response topic, and what its client is answered.
 
-Each row goes through the whole gateway, on both fronts and both Kafka links. The rules are in the README, "What a reply
-may look like". A header of the answer that no row names must not be there.
+Each row goes through the whole gateway, on both fronts and both Kafka links. The rules are in docs/routes.md
+("Replies"). A header of the answer that no row names must not be there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
 from tests.actors.hand_service import hand_service
-from tests.fronts.raw_http import RawClient
+from tests.fronts.http2_client import Http2Client
+from tests.fronts.raw_http import Answer, RawClient
 from tests.gateway.gateways import Gateway
 from tests.ports import free_port
 
-FRONTS = ("express", "granian")
+HTTP2 = "granian, HTTP/2"
+FRONTS = ("express", "granian", HTTP2)
 LINKS = ("native", "public")
 
 CONFIG = """
@@ -37,7 +40,7 @@ front = "express"
 [[listen]]
 bind = "127.0.0.1:{granian}"
 front = "granian"
-http = "1"
+http = "auto"
 """
 
 OF_THE_FRONT = {"date", "server", "connection", "content-length", "fastgw-outcome", "x-request-id"}
@@ -264,8 +267,9 @@ def house(request, tmp_path_factory, kafka_bootstrap, make_module_topics):
     )  # fmt: skip
     with gateway, hand_service(kafka_bootstrap, [topics["hand"]]) as service:
         clients = {front: RawClient(f"127.0.0.1:{port}") for front, port in ports.items()}
-        yield SimpleNamespace(gateway=gateway, service=service, clients=clients)
-        for client in clients.values():
+        http2 = Http2Client(f"127.0.0.1:{ports['granian']}")
+        yield SimpleNamespace(gateway=gateway, service=service, clients=clients, http2=http2)
+        for client in (*clients.values(), http2):
             client.sock.close()
 
 
@@ -280,8 +284,7 @@ def test_every_row_has_a_name_of_its_own():
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 def test_an_odd_reply_is_answered_as_the_table_says(house, front, row):
-    client = house.clients[front]
-    client.send(f"{row.method} /odd HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n".encode())
+    await_answer = _send(house, front, row.method)
     request = house.service.take()
     raw = request.correlation_id
     where = request.headers["reply_to"].decode(), int(request.headers["reply_partition"])
@@ -289,7 +292,7 @@ def test_an_odd_reply_is_answered_as_the_table_says(house, front, row):
     house.service.post(*where, made(row.key, raw), row.value, headers)
     if row.status == 0:
         house.service.post(*where, raw, b"heard")
-    answer = client.answer(row.method)
+    answer = await_answer()
     if row.status == 0:
         assert (answer.status, answer.body) == (200, b"heard")
         return
@@ -300,3 +303,12 @@ def test_an_odd_reply_is_answered_as_the_table_says(house, front, row):
         return
     assert sorted(header for header in answer.headers if header[0] not in OF_THE_FRONT) == sorted(row.told)
     assert answer.body == (row.value or b"" if row.body is None else row.body)
+
+
+def _send(house: SimpleNamespace, front: str, method: str) -> Callable[[], Answer]:
+    """Sends a request through a front; the result waits for its answer."""
+    if front == HTTP2:
+        return partial(house.http2.answer, house.http2.request("/odd", method))
+    client = house.clients[front]
+    client.send(f"{method} /odd HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n".encode())
+    return partial(client.answer, method)

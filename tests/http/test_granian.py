@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from granian._granian import WorkerSignal
 from h2.errors import ErrorCodes
+from h2.exceptions import InvalidBodyLengthError
 
 from fastgw.config import Limits, Listen
 from fastgw.http import granian
@@ -352,6 +353,16 @@ def test_over_http2_a_body_that_breaks_off_so_looks_complete_and_a_client_that_h
         assert end.outcome() in (part(b"", False), GONE)
         if end.outcome() != GONE:
             assert Told(bare, proto.receive).outcome() == GONE
+
+
+def test_over_http2_a_body_of_an_answer_to_head_is_sent(serve):
+    """RFC 9110, 9.3.2, forbids it, and h2 takes it for an error."""
+    bare = serve("2")
+    with http2(bare) as client:
+        stream = client.request("/a", "HEAD")
+        bare.answer(bare.parsed(), body=b"hello")
+        with pytest.raises(InvalidBodyLengthError):
+            client.answer(stream)
 
 
 def test_over_http2_what_is_not_asked_for_stays_with_the_client(serve):

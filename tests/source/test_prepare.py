@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import prepare
-from prepare import Environment, Job, Steps, compile_extensions, compiler_words, is_newer, pip_words
+from prepare import Environment, Job, Steps, compile_extensions, compiler_words, is_newer, modules, pip_words
 
 
 def python(source: str) -> Job:
@@ -72,7 +72,7 @@ def test_a_marker_is_newer_than_what_it_stands_for_or_is_none(tmp_path: Path) ->
 def environment(tmp_path: Path) -> Environment:
     """An environment whose last build was a full one without a complaint."""
     made = Environment(tmp_path)
-    made.log.write_text("building 'fastgw._ids' extension\n")
+    made.log.write_text("".join(f"building '{module}' extension\n" for module in modules()))
     return made
 
 
@@ -109,20 +109,27 @@ def test_modules_of_a_quick_build_are_marked_before_the_first_is_there_and_compi
 def test_after_a_complaint_or_without_a_log_everything_is_compiled_again(
     environment: Environment, begin: Callable[[bool], Begun], said: str | None
 ) -> None:
-    environment.log.unlink() if said is None else environment.log.write_text(said)
+    environment.log.unlink() if said is None else environment.log.write_text(environment.log.read_text() + said)
     assert begin(False) == Begun(forced=True, regenerates=True, hurried=False)
 
 
-@pytest.mark.parametrize(("code", "logged"), [(0, "new\n"), (1, "old\nnew\n")])
-def test_a_log_is_that_of_the_last_build_that_came_to_its_end_and_of_those_since(
-    tmp_path: Path, code: int, logged: str
+def test_what_no_build_has_named_yet_has_everything_compiled_again(
+    environment: Environment, begin: Callable[[bool], Begun]
 ) -> None:
+    """After a build that was interrupted, or with a new module."""
+    environment.log.write_text("".join(environment.log.read_text().splitlines(keepends=True)[1:]))
+    assert begin(False) == Begun(forced=True, regenerates=True, hurried=False)
+    assert not environment.log.exists(), "a new log begins"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_log_is_that_of_all_builds_since_everything_was_compiled(tmp_path: Path, code: int) -> None:
     log = tmp_path / "build.log"
     log.write_text("old\n")
     command = [sys.executable, "-c", f"print('new'); raise SystemExit({code})"]
     with nullcontext() if code == 0 else pytest.raises(SystemExit):
         Steps(1).run("compiling", [lambda: Job("the job", command, str.strip, log=log)])
-    assert log.read_text() == logged
+    assert log.read_text() == "old\nnew\n"
 
 
 def test_pip_keeps_to_the_constraints_that_are_asked_for(

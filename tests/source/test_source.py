@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prepare import Environment, complaints
+from prepare import Environment, complaints, named
 from tests.places import PACKAGE, REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -62,8 +62,15 @@ def compiled_sources() -> list[Path]:
     return native + [path for path in python if path.exists()]
 
 
+def compiled_modules() -> set[Path]:
+    python = {path for path in PACKAGE.rglob("*.pxd") if path.with_suffix(".py").exists()}
+    return {path.relative_to(REPOSITORY) for path in {*PACKAGE.rglob("*.pyx"), *python}}
+
+
 def test_the_extensions_compile_without_a_word() -> None:
-    said = complaints(log_of_the_last_build())
+    log = log_of_the_last_build()
+    assert {path.with_suffix("").as_posix().replace("/", ".") for path in compiled_modules()} <= named(log)
+    said = complaints(log)
     if said:
         pytest.fail("\n".join(said), pytrace=False)
 
