@@ -1,11 +1,13 @@
 // The JDK's java.net.http.HttpClient: HTTP/1.1 and HTTP/2. Without TLS it offers HTTP/2 by `Upgrade: h2c`, its default.
 
+import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.KeyStore;
@@ -53,11 +55,19 @@ public class WithJdk {
         System.out.flush();
     }
 
-    static void ask(HttpClient client, String name, String url, String method, String body)
+    /** Without a length where it streams: in chunks, or in DATA frames alone. */
+    static HttpRequest.BodyPublisher publisher(String body, boolean streams) {
+        byte[] bytes = body.getBytes(StandardCharsets.UTF_8);
+        return streams
+                ? HttpRequest.BodyPublishers.ofInputStream(() -> new ByteArrayInputStream(bytes))
+                : HttpRequest.BodyPublishers.ofByteArray(bytes);
+    }
+
+    static void ask(HttpClient client, String name, String url, String method, String body, boolean streams)
             throws InterruptedException {
         HttpRequest request = HttpRequest.newBuilder(URI.create(url))
                 .timeout(Duration.ofMinutes(1))
-                .method(method, HttpRequest.BodyPublishers.ofString(body))
+                .method(method, publisher(body, streams))
                 .build();
         try {
             HttpResponse<String> answer = client.send(request, HttpResponse.BodyHandlers.ofString());
@@ -75,7 +85,7 @@ public class WithJdk {
             do {
                 String manner = number % SLOW_EACH == SLOW_EACH - 1 ? "slow" : "fast";
                 String body = manner + " " + name + " " + index + " " + number;
-                ask(client, name, url, METHODS[number % METHODS.length], body);
+                ask(client, name, url, METHODS[number % METHODS.length], body, number % 4 >= 2);
                 number++;
             } while (!ended.await(pauseMs, TimeUnit.MILLISECONDS));
         } catch (InterruptedException error) {

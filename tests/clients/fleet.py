@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ class Line(NamedTuple):
     answer: str
     outcome: str
     error: str
+    heard_s: float = 0.0  # when the line came, monotonic
 
 
 class Fleet:
@@ -116,7 +118,7 @@ class Fleet:
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for text in process.stdout:
-            self.lines.append(Line(**json.loads(text)))
+            self.lines.append(Line(**json.loads(text), heard_s=time.monotonic()))
 
     def ended_early(self) -> list[str]:
         """Programs that are no longer there, though nobody ended them."""

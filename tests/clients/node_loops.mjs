@@ -1,7 +1,10 @@
 // What the Node programs share: arguments, bodies, lines, and loops that end with the standard input.
 
+import { Readable } from "node:stream";
+
 const METHODS = ["POST", "PUT"]; // libraries repeat an idempotent one by themselves
 const SLOW_EACH = 4; // the service takes two seconds for these: they wait while the gateway reloads or ends
+const streams = (number) => number % 4 >= 2; // bodies without a length: with both methods, slow ones and fast ones
 
 let ended = false;
 
@@ -17,7 +20,8 @@ async function loop(mode, ask, index, pauseMs) {
     const manner = number % SLOW_EACH === SLOW_EACH - 1 ? "slow" : "fast";
     const body = `${manner} ${mode.name} ${index} ${number}`;
     try {
-      tell(mode, body, await ask(METHODS[number % METHODS.length], body), "");
+      const sent = streams(number) ? Readable.from([Buffer.from(body)]) : body;
+      tell(mode, body, await ask(METHODS[number % METHODS.length], sent), "");
     } catch (error) {
       tell(mode, body, null, `${error} ${error.cause ?? error.code ?? ""}`);
     }

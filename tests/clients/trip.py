@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import trustme
@@ -26,10 +26,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.brokers.choice import KafkaForTests
 from tests.clients.fleet import EXPRESS, GRANIAN, TLS, Fleet, fleet
-from tests.clients.judge import Verdict, judge
+from tests.clients.judge import End, Verdict, judge
 from tests.faults.echo_service import echo_service
 from tests.faults.topic_slice import TopicSlice
-from tests.gateway.gateways import Gateway
+from tests.gateway.gateways import Gateway, title_of
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -96,21 +96,34 @@ def play(
         ships = stack.enter_context(fleet(ports, f"/{requests}", authority, folder, CONNECTIONS, PAUSE_MS))
         _all_answered(ships, 0)
         say(f"{time.monotonic() - began_s:.1f} s: {len(ships.streams)} streams are answered")
+        ends: list[End] = []
         for number in range(1, reloads + 1):
-            gateway.signal(signal.SIGHUP)
-            eventually(lambda: gateway.log_text.count('"reloaded"') == number, RELOAD_S, "it is reloaded")  # noqa: B023
+            with _generation_ends(gateway, ends):
+                gateway.signal(signal.SIGHUP)
+                eventually(lambda: gateway.log_text.count('"reloaded"') == number, RELOAD_S, "it is reloaded")  # noqa: B023
             _all_answered(ships, len(ships.lines))
             say(f"{time.monotonic() - began_s:.1f} s: reload {number}, and all are answered since")
         lost = Counter(line.client for line in ships.lines if not line.status)
         say(f"requests without answer so far: {dict(lost)}")
-        gateway.signal(signal.SIGTERM)
-        eventually(lambda: gateway.ended, END_S, "the gateway has ended")
+        with _generation_ends(gateway, ends):
+            gateway.signal(signal.SIGTERM)
+            eventually(lambda: gateway.ended, END_S, "the gateway has ended")
         ships.end()
-    verdict = judge(ships.lines, topic.read(), ships.streams)
+    verdict = judge(ships.lines, topic.read(), ships.streams, ends, CONNECTIONS)
     for program, error in sorted(_kinds_of_errors(ships)):
         say(f"{program}: {error}")
     say(f"{time.monotonic() - began_s:.1f} s: {verdict}")
     return verdict
+
+
+@contextmanager
+def _generation_ends(gateway: Gateway, ends: list[End]) -> Iterator[None]:
+    """Notes the end of the workers that are there at the beginning; returns when they are gone."""
+    workers = {pid for pid, title in gateway.children().items() if " worker " in title}
+    began_s = time.monotonic()
+    yield
+    eventually(lambda: not any(map(title_of, workers)), END_S, "the old workers are gone")
+    ends.append(End(began_s, time.monotonic()))
 
 
 def _kinds_of_errors(ships: Fleet) -> set[tuple[str, str]]:

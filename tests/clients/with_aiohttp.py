@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from collections.abc import AsyncIterator
 
 import aiohttp
 
-from tests.clients.python_loops import Mode, Told, ended, job, request, tell, watch_input
+from tests.clients.python_loops import Mode, Told, ended, job, request, streams, tell, watch_input
 
 TIMEOUT_S = 60
+
+
+async def parts(body: bytes) -> AsyncIterator[bytes]:
+    """A body without its length."""
+    yield body
 
 
 async def loop(session: aiohttp.ClientSession, mode: Mode, index: int, pause_s: float) -> None:
@@ -18,7 +24,8 @@ async def loop(session: aiohttp.ClientSession, mode: Mode, index: int, pause_s: 
     while not ended.is_set():
         method, body = request(mode, index, number)
         try:
-            async with session.request(method, mode.url, data=body.encode()) as answer:
+            data = parts(body.encode()) if streams(number) else body.encode()
+            async with session.request(method, mode.url, data=data) as answer:
                 version = f"{answer.version.major}.{answer.version.minor}" if answer.version else ""
                 outcome = answer.headers.get("fastgw-outcome", "")
                 tell(mode, body, Told(answer.status, version, await answer.text(), outcome))

@@ -8,6 +8,9 @@ import { run } from "./node_loops.mjs";
 
 const axios = createRequire(process.env.CLIENTS_NODE_MODULES + "/")("axios");
 
+// A stream of HTTP/2 knows which pseudo-headers it has sent.
+const isHttp2 = (request) => request?.sentHeaders?.[":method"] !== undefined;
+
 await run(
   (mode, authority, connections) => {
     const ca = readFileSync(authority);
@@ -19,6 +22,7 @@ await run(
       http2Options: { ca },
       timeout: 60000,
       proxy: false,
+      maxRedirects: 0, // to follow one it would keep a streamed body
       responseType: "text",
       transformResponse: (text) => text,
       validateStatus: () => true,
@@ -28,7 +32,7 @@ await run(
       const answer = await client.request({ url: mode.url, method, data: body });
       return {
         status: answer.status,
-        version: answer.request?.res?.httpVersion ?? (mode.version === "2" ? "2" : ""),
+        version: isHttp2(answer.request) ? "2" : (answer.request?.res?.httpVersion ?? ""),
         answer: answer.data,
         outcome: answer.headers["fastgw-outcome"] ?? "",
       };

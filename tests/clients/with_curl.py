@@ -5,12 +5,14 @@ curl asks again by itself, on a fresh connection, when a kept one ends before a 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-from tests.clients.python_loops import Mode, Told, ended, job, request, tell, watch_input
+from tests.clients.python_loops import Mode, Told, ended, job, request, streams, tell, watch_input
 
 AT_ONCE = 500  # requests of one process
 # HTTP/2 by prior knowledge: curl 7.88, Debian 12's, fails with "Error in the HTTP2 framing layer" where it uses such a
@@ -26,17 +28,49 @@ def is_h2c(mode: Mode) -> bool:
     return mode.version == "2" and mode.url.startswith("http:")
 
 
+class Feeder:
+    """Writes the bodies that curl streams into pipes, one after the other: `curl -T` a pipe knows no length."""
+
+    def __init__(self, pipes: dict[Path, str]) -> None:
+        self._pipes = pipes
+        self._ended = False
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
+
+    def _feed(self) -> None:
+        for pipe, body in self._pipes.items():
+            with suppress(BrokenPipeError), pipe.open("w") as out:  # waits for curl to open it
+                out.write(body)
+            if self._ended:
+                return
+
+    def end(self) -> None:
+        """When curl has ended: nobody opens the other pipes."""
+        self._ended = True
+        readers = [os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) for pipe in self._pipes]
+        self._thread.join()
+        for reader in readers:
+            os.close(reader)
+
+
 def configuration(mode: Mode, authority: str, index: int, numbers: range, folder: Path) -> str:
     """Requests as curl reads them; each has its answer written to a file of its own."""
     version = "http2-prior-knowledge" if is_h2c(mode) else VERSIONS[mode.version]
     transfers = []
     for number in numbers:
         method, body = request(mode, index, number)
+        sent = f'upload-file = "{pipe_of(folder, number)}"' if streams(number) else f'data = "{body}"'
         transfers.append(
-            f'url = "{mode.url}"\nrequest = {method}\ndata = "{body}"\noutput = "{folder}/{number}"\n'
+            f'url = "{mode.url}"\nrequest = {method}\n{sent}\noutput = "{folder}/{number}"\n'
             f'cacert = "{authority}"\n{version}\nmax-time = 60\nwrite-out = {REPORT}\n'
         )
     return "next\n".join(transfers)
+
+
+def pipe_of(folder: Path, number: int) -> Path:
+    return folder / f"{number}.body"
 
 
 def loop(mode: Mode, authority: str, index: int, pause_s: float) -> None:
@@ -45,7 +79,9 @@ def loop(mode: Mode, authority: str, index: int, pause_s: float) -> None:
     while not ended.is_set():
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            text = configuration(mode, authority, index, range(first, first + at_once), folder)
+            numbers = range(first, first + at_once)
+            feeder = Feeder({pipe_of(folder, n): request(mode, index, n)[1] for n in numbers if streams(n)})
+            text = configuration(mode, authority, index, numbers, folder)
             rate = f"{round(60 / pause_s)}/m"
             process = subprocess.Popen(
                 ["curl", "-q", "--silent", "--noproxy", "*", "--rate", rate, "--config", "-"],
@@ -63,6 +99,7 @@ def loop(mode: Mode, authority: str, index: int, pause_s: float) -> None:
                 told = Told(int(status), version, answer.read_text() if answer.exists() else "", outcome)
                 tell(mode, body, told if code == "0" else None, error)
             process.wait()
+            feeder.end()
         first += at_once
         ended.wait(pause_s)
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from collections.abc import AsyncIterator
 
 import httpx
 
-from tests.clients.python_loops import Mode, Told, ended, job, request, tell, watch_input
+from tests.clients.python_loops import Mode, Told, ended, job, request, streams, tell, watch_input
 
 TIMEOUT_S = 60
+
+
+async def parts(body: bytes) -> AsyncIterator[bytes]:
+    """A body without its length."""
+    yield body
 
 
 async def loop(client: httpx.AsyncClient, mode: Mode, index: int, pause_s: float) -> None:
@@ -21,7 +27,8 @@ async def loop(client: httpx.AsyncClient, mode: Mode, index: int, pause_s: float
     while not ended.is_set():
         method, body = request(mode, index, number)
         try:
-            answer = await client.request(method, mode.url, content=body.encode())
+            content = parts(body.encode()) if streams(number) else body.encode()
+            answer = await client.request(method, mode.url, content=content)
             outcome = answer.headers.get("fastgw-outcome", "")
             version = answer.http_version.removeprefix("HTTP/")
             tell(mode, body, Told(answer.status_code, version, answer.text, outcome))

@@ -11,14 +11,15 @@ from tests.clients.python_loops import Mode, Told, job, run_threads
 TIMEOUT_S = 60
 
 
-def asker(mode: Mode) -> Callable[[str, str], Told]:
+def asker(mode: Mode) -> Callable[[str, str, bool], Told]:
     """How one connection asks."""
     session = requests.Session()
     session.verify = job().authority
     session.trust_env = False
 
-    def ask(method: str, body: str) -> Told:
-        answer = session.request(method, mode.url, data=body.encode(), timeout=TIMEOUT_S)
+    def ask(method: str, body: str, is_streamed: bool) -> Told:
+        data = iter([body.encode()]) if is_streamed else body.encode()
+        answer = session.request(method, mode.url, data=data, timeout=TIMEOUT_S)
         version = {10: "1.0", 11: "1.1"}[answer.raw.version]
         return Told(answer.status_code, version, answer.text, answer.headers.get("fastgw-outcome", ""))
 

@@ -43,9 +43,23 @@ func tell(line told) {
 	}
 }
 
-func ask(client *http.Client, name, method, url, body string) told {
+// piped gives the body without its length.
+func piped(body string) io.Reader {
+	reader, writer := io.Pipe()
+	go func() {
+		_, err := io.WriteString(writer, body)
+		writer.CloseWithError(err)
+	}()
+	return reader
+}
+
+func ask(client *http.Client, name, method, url, body string, streams bool) told {
 	line := told{Client: name, Body: body}
-	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	var content io.Reader = strings.NewReader(body)
+	if streams {
+		content = piped(body)
+	}
+	request, err := http.NewRequest(method, url, content)
 	if err != nil {
 		panic(err)
 	}
@@ -75,7 +89,7 @@ func loop(ended context.Context, client *http.Client, name, url string, index in
 			manner = "slow"
 		}
 		body := fmt.Sprintf("%s %s %d %d", manner, name, index, number)
-		tell(ask(client, name, methods[number%len(methods)], url, body))
+		tell(ask(client, name, methods[number%len(methods)], url, body, number%4 >= 2))
 		select {
 		case <-ended.Done():
 		case <-time.After(pause):
