@@ -502,7 +502,7 @@ class Service:
             self._on_client_error(error)
 
         ours = clients.stream_producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
-        return Producer(ours | {"error_cb": tell}, logger=client_log)
+        return Producer(ours | {"error_cb": tell}, logger=CLIENT_LOG)
 
     def _check_topic(self) -> None:
         try:
