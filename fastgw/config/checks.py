@@ -1,4 +1,4 @@
-"""Checks that need more than one setting: conflicts between settings, and files that cannot be used.
+"""Checks that need more than one setting: conflicts between settings, files that cannot be used, warnings.
 
 `_CLASHES` lists the rules and the sections that each rule compares. A mistake names both conflicting settings. A
 section with a mistake of its own is not compared, because its conflicts may disappear with the correction.
@@ -20,6 +20,7 @@ from fastgw.config.schema import (
     Admin,
     Cluster,
     Compression,
+    Config,
     Cors,
     Gateway,
     Kafka,
@@ -47,6 +48,13 @@ def unusable_files(draft: Draft) -> Iterator[Mistake]:
         yield from _unusable_certificate(listen, path)
     if draft.log:
         yield from _unwritable_access_file(draft.log)
+
+
+def warnings_about(config: Config) -> Iterator[Mistake]:
+    """What works, but is likely to become a problem."""
+    if config.cluster.mode == "group" and len(config.gateway.secrets) == 1:
+        expected, hint = 'two secrets, because cluster.mode = "group"', "the nodes cannot all replace a secret at once"
+        yield Mistake("gateway.secrets", expected, "one", hint)
 
 
 # --- the gateway and its listeners -----------------------------------------------------------------------------------

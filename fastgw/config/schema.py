@@ -32,6 +32,7 @@ from fastgw.config.kinds import (
 from fastgw.config.librdkafka import PROPERTIES
 from fastgw.config.mistakes import shown
 from fastgw.config.units import NS_PER_MS, NS_PER_S
+from fastgw.tokens import SECRET_BYTES_MIN
 
 ROUTES_MAX = (
     UNROUTED  # route numbers are rows of the counters in shared memory; the next row is for requests without a route
@@ -66,6 +67,7 @@ def read_cors(value: Any, path: str) -> Cors:
 
 
 _TOPIC = text("a topic name", values.topic, pattern=values.TOPIC_PATTERN)
+_SECRETS = list_of(text(f"a secret of at least {SECRET_BYTES_MIN} bytes", values.secret), "a list of secrets")
 _HEADERS = list_of(text("a header name", values.copied_header), "a list of header names")
 _HOSTS = list_of(text("a host name", values.host), "a list of host names")
 _ANSWER_HEADERS = list_of(text("a header name", values.answer_header), "a list of header names")
@@ -172,6 +174,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     forwarded: Annotated[str, Setting(
         "The headers in which trusted proxies name the client: `X-Forwarded-For` and `-Proto`, or `Forwarded` "
         "(RFC 7239).", choice("x-forwarded", "forwarded", "off"))] = "x-forwarded"
+    secrets: Annotated[tuple[str, ...], Setting(
+        "Secrets of at least 32 bytes that sign and recognize what the gateway hands out and writes to its own topics. "
+        "The first one signs, and all of them are recognized. The same on every node.", _SECRETS)] = ()
     run_dir: Annotated[str, Setting(
         "Directory for the sockets between the processes.", text("a directory", values.file_name),
         default="chosen at start", restart=True)] = ""
@@ -181,6 +186,13 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "response_topic", f"{self.name}.replies")
         if not self.slots:
             msgspec.structs.force_setattr(self, "slots", min(16384, SLOTS_MAX // (2 * self.workers)))
+
+    def __repr__(self) -> str:
+        # A repr ends up in logs and tracebacks.
+        return f"<Gateway {self.name!r} secrets={len(self.secrets)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name), ("secrets", len(self.secrets))]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import re
 from ipaddress import ip_interface
 
 from fastgw import addresses, header_names
+from fastgw.tokens import SECRET_BYTES_MIN
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -30,6 +31,13 @@ def is_topic(value: str) -> bool:
 def topic(value: str) -> str:
     if not is_topic(value):
         raise ValueError("Kafka allows 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+    return value
+
+
+def secret(value: str) -> str:
+    size = len(value.encode())
+    if size < SECRET_BYTES_MIN:
+        raise ValueError(f"this one has {size} bytes; `openssl rand -base64 32` prints a new one")
     return value
 
 

@@ -15,6 +15,7 @@ import ctypes
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -132,6 +133,7 @@ def config_text(bootstrap: str, listen: str, admin: str, workers: int) -> str:
         f"name = {json.dumps(NAME)}",
         f"listen = [{json.dumps(listen)}]",
         f"workers = {workers}",
+        f"secrets = [{json.dumps(secrets.token_urlsafe(32))}]  # a new one at each start: nothing of the last is left",
         "[kafka]",
         f"bootstrap = {json.dumps(bootstrap)}",
         f'fetch_wait = "{FETCH_WAIT_MS}ms"  # the embedded broker does not wake a waiting fetch',

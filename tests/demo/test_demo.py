@@ -282,3 +282,9 @@ def test_the_gateway_can_read_its_configuration() -> None:
     assert settings.gateway.response_topic == "demo.replies"
     assert settings.kafka.fetch_wait_ns == 2_000_000
     assert [route.path for route in settings.routes] == [route.path for route in demo.ROUTES]
+
+
+def test_every_start_has_a_secret_of_its_own() -> None:
+    texts = [demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", workers=1) for _ in range(2)]
+    first, second = (config.loads(text, "demo.toml").gateway.secrets for text in texts)
+    assert len({*first, *second}) == 2

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "http": "config",
     "kafka": "config dialects",
     "mesh": "",
+    "store": "config dialects kafka mesh",
     "worker": "config dialects core http kafka mesh",
     "admin": "config mesh",
     "agent": "config kafka admin mesh",
