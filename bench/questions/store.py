@@ -106,7 +106,8 @@ class Lmdb:
 
     def write(self, batch: Sequence[Record]) -> None:
         with self._env.begin(write=True) as txn:
-            txn.cursor(self._entries).putmulti([(_place(one.offset), one.id + one.value) for one in batch])
+            rows = [(_place(one.offset), one.id + one.value) for one in batch]
+            txn.cursor(self._entries).putmulti(rows, append=True)
             txn.cursor(self._ids).putmulti([(_hash(one.id) + _place(one.offset), b"") for one in batch])
             txn.put(b"log", (batch[-1].offset + 1).to_bytes(8, "big"), db=self._logs)
 

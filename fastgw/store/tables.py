@@ -1,14 +1,14 @@
-"""The tables of the store: the records of the kept topics, by place and by key, in one file of LMDB.
+"""The tables of the store: the records of the kept topics, by their place in the log and by their keys.
 
-Three tables, all sorted by key (`entries` has the bytes):
+Three kinds of tables, all sorted by key (`entries` has the bytes):
 
     logs      topic id, partition            ->  number of the log, next offset
-    entries   place: number of log, offset   ->  the record
-    index     kind and hash of a key, place  ->  nothing
+    entries   offset                         ->  the record                        one table for each log
+    index     kind and hash of a key, place  ->  nothing                           a place is number of the log, offset
 
 - One transaction carries the records of a batch, their keys, and the offsets from which to read on. So after a crash
   the tables hold exactly the records below the stored offsets, whatever the moment.
-- Places sort as records were appended. So the tables grow at the end of each log and expire from its front, in whole
+- Offsets sort as records were appended. So a table of entries grows at its end and expires from its front, in whole
   pages.
 - A log that is forgotten loses its number. Its entries are then unreachable at once, and `expire` deletes them bit by
   bit. A topic that was recreated has another id and so another log.
@@ -21,19 +21,16 @@ The tables belong to one thread. No method waits for anything but the disk.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from math import inf
-from mmap import PAGESIZE
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
-
-import lmdb
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastgw.errors import StoreDamaged, StoreError
+from fastgw.store.engine import Engine
 from fastgw.store.entries import (
     BEHIND_ALL_PLACES,
     PLACE,
@@ -48,23 +45,20 @@ from fastgw.store.entries import (
     index_prefix,
     reference_to,
 )
-from fastgw.store.folder import DATA, Folder
+from fastgw.store.folder import Folder
+
+if TYPE_CHECKING:
+    from fastgw.store.engine import Transaction
 
 VALUE_BYTES_MAX = 4096  # larger values stay in the log
 SHORT_VALUE_BYTES_MAX = 256  # the same, when space is short
 SHORT_AT, FULL_AT = 0.8, 0.9  # of max_bytes
 PLACES_MAX = 1024  # of one key, in one answer
-# The file may grow beyond max_bytes by this much, and a 20th of max_bytes. LMDB never writes into a page that is in
-# use, so even deleting takes pages first: up to three for each entry.
-WORKING_BYTES = 32 << 20
 
 _LOG_KEY = Struct(">16si")
 _NUMBER = Struct(">I")
-
-# What LMDB raises when the operating system refuses something: a full disk, a failing one, a file that may not be
-# written. `lmdb.Error` itself stands for all errors of the system that have no class. The file stays consistent: LMDB
-# writes into unused pages, and what makes them used is written last. Every other error means damage.
-_OF_THE_SYSTEM = frozenset({lmdb.Error, lmdb.DiskError, lmdb.MemoryError, lmdb.ReadonlyError, lmdb.LockError})
+_OFFSET = Struct(">Q")
+_OFFSET_AT = PLACE.size - _OFFSET.size  # in a place
 
 
 class Source(NamedTuple):
@@ -126,7 +120,7 @@ class Tables:
 
         Args:
             path: the folder; it is made if it does not exist.
-            max_bytes: as much as the tables may use. The file may grow a little beyond, see `WORKING_BYTES`.
+            max_bytes: as much as the tables may use. The file may grow a little beyond, see `engine`.
             booted_s: when the machine was booted, seconds since 1970; None: ask the operating system.
             note_crashes: see `Folder.watch_for_crashes`.
 
@@ -135,9 +129,9 @@ class Tables:
         """
         self.max_bytes = max_bytes
         self.rebuilt = ""
-        self._env: lmdb.Environment | None = None
-        self._is_damaged = False
+        self._forget_all()
         self._folder = Folder(path, max_bytes, booted_s)
+        self._engine = Engine(self._folder, max_bytes, self._learn_all)
         try:
             if why := self._folder.why_not_trusted():
                 self._folder.delete_tables()
@@ -147,16 +141,19 @@ class Tables:
             if note_crashes:
                 self._folder.watch_for_crashes()
             try:
-                self._open()
+                self._engine.open()
             except StoreDamaged as error:
                 self.rebuild(str(error))
         except BaseException:
-            self._close_env()
+            self._engine.close()
             self._folder.close()
             raise
 
     def __repr__(self) -> str:
-        return f"<Tables {self._folder.path}: {self._counts[0]} entries, {self._used_bytes} of {self.max_bytes} bytes>"
+        return (
+            f"<Tables {self._folder.path}: {self._engine.entry_count} entries, {self._engine.used_bytes} of"
+            f" {self.max_bytes} bytes>"
+        )
 
     # --- what fills them ---------------------------------------------------------------------------------------------
 
@@ -164,37 +161,42 @@ class Tables:
         """Keep the records of a batch, and the offsets from which to read on, in one transaction.
 
         Values above 4 KiB become references to the log; when space is short (`is_short`), those above 256 bytes.
+        What is in the tables already stays as it is, and headers are always kept.
 
         Raises:
             StoreError: the disk or the tables are full, or the disk fails; nothing of the batch is kept. Try again.
             StoreDamaged: call `rebuild`, and read from the logs' beginnings.
         """
-        if self._used_bytes >= self.max_bytes:
-            raise self._no_room()
-        most_bytes = SHORT_VALUE_BYTES_MAX if self.is_short else VALUE_BYTES_MAX
+        if self._engine.used_bytes >= self.max_bytes:
+            raise self._engine.full()
+        value_bytes_max = SHORT_VALUE_BYTES_MAX if self.is_short else VALUE_BYTES_MAX
         changed: dict[Source, Log] = {}
-        rows: list[tuple[bytes, bytes]] = []
+        rows: dict[int, list[tuple[bytes, bytes]]] = {}
         index: list[tuple[bytes, bytes]] = []
         for part in parts:
             log = changed.get(part.source) or self._logs.get(part.source)
             if log is None:
                 log = Log(self._unused_number + len(changed), 0)
+            added = rows.setdefault(log.number, [])
             for offset, entry in _from(log.next_offset, part):
-                if entry.value is not None and len(entry.value) > most_bytes:
+                if entry.value is not None and len(entry.value) > value_bytes_max:
                     entry = reference_to(entry)
                 place = PLACE.pack(log.number, offset)
-                rows.append((place, encode(place, entry)))
-                for key in entry.keys:
-                    index.append((index_prefix(key) + place, b""))
+                added.append((place[_OFFSET_AT:], encode(place, entry)))
+                index += [(index_prefix(key) + place, b"") for key in entry.keys]
             changed[part.source] = Log(log.number, max(part.next_offset, log.next_offset))
-        with self._writing() as txn:
-            with txn.cursor(self._entries) as cursor:
-                cursor.putmulti(rows)
-            with txn.cursor(self._index) as cursor:
+        for number in rows:
+            self._engine.add_log(number)
+        with self._engine.writing(rows) as txn:
+            for number, added in rows.items():
+                with txn.cursor(self._engine.entries[number]) as cursor:
+                    if cursor.putmulti(added, append=True) != (len(added), len(added)):
+                        raise StoreDamaged("there are entries above the offset from which to read on")
+            with txn.cursor(self._engine.index) as cursor:
                 cursor.putmulti(index)
             for source, log in changed.items():
                 row_key = _LOG_KEY.pack(*source)
-                txn.put(row_key, encode_log(row_key, log), db=self._log_table)
+                txn.put(row_key, encode_log(row_key, log), db=self._engine.logs)
         self._learn(changed)
 
     def expire(self, now_ms: int, keep_ms: Mapping[bytes, int], at_most: int = 1000) -> int:
@@ -220,14 +222,32 @@ class Tables:
         self._turn += 1
         turn = self._turn % len(fronts) if fronts else 0
         deleted = 0
-        emptied = set()
-        with self._writing() as txn:
+        emptied = []
+        with self._engine.writing([number for number, _ in fronts]) as txn:
             for number, until_ms in chain(fronts[turn:], fronts[:turn]):
                 deleted += self._delete_front(txn, number, until_ms, at_most - deleted)
                 if number in self._forgotten and deleted < at_most:
-                    emptied.add(number)
-        self._forgotten -= emptied
+                    emptied.append(number)
+        for number in emptied:
+            self._engine.drop_log(number)
+            self._forgotten.remove(number)
         return deleted
+
+    def shrink(self, at_most: int = 1000) -> int:
+        """While space is short, have values above 256 bytes that are in the tables only in the log, the oldest first.
+
+        Args:
+            at_most: entries to look at in this call.
+
+        Returns:
+            How many it looked at; 0 if there is nothing to do.
+        """
+        looked_at = 0
+        if self.is_short:
+            with self._engine.writing([log.number for log in self._logs.values()]) as txn:
+                for log in self._logs.values():
+                    looked_at += self._shrink_log(txn, log, at_most - looked_at)
+        return looked_at
 
     def forget_partition(self, topic: bytes, partition: int) -> None:
         """Forget the entries and the position of this partition; it is then read from its beginning.
@@ -237,10 +257,11 @@ class Tables:
         source = Source(topic, partition)
         if source not in self._logs:
             return
-        with self._writing() as txn:
-            txn.delete(_LOG_KEY.pack(*source), db=self._log_table)
+        with self._engine.writing(()) as txn:
+            txn.delete(_LOG_KEY.pack(*source), db=self._engine.logs)
         log = self._logs.pop(source)
         del self._sources[log.number]
+        self._shrunk_to.pop(log.number, None)
         self._forgotten.add(log.number)
 
     def rebuild(self, why: str) -> None:
@@ -249,13 +270,14 @@ class Tables:
         Raises:
             StoreError: the files cannot be deleted or made.
         """
-        self._close_env()
+        self._engine.close()
         with suppress(StoreError):  # a full disk; what counts is that the tables are deleted
             self._folder.note_damage(why)
         self._folder.delete_tables()
         self.rebuilt = why
-        self._is_damaged = False
-        self._open()
+        self._forget_all()
+        self._engine.is_damaged = False
+        self._engine.open()
         self._folder.note_opened()
 
     # --- what is asked of them ---------------------------------------------------------------------------------------
@@ -268,7 +290,7 @@ class Tables:
         Raises:
             StoreDamaged: call `rebuild`, and read from the logs' beginnings.
         """
-        return self._read(lambda txn: self._with_key(txn, (kind, name), at_most))
+        return self._engine.read(lambda txn: self._with_key(txn, (kind, name), at_most))
 
     def entries_from(self, source: Source, offset: int, at_most: int = 1000) -> list[Kept]:
         """The entries of one partition from this offset on, in order; fewer than `at_most` if there are no more.
@@ -277,7 +299,9 @@ class Tables:
             StoreDamaged: call `rebuild`, and read from the logs' beginnings.
         """
         log = self._logs.get(source)
-        return [] if log is None else self._read(lambda txn: self._in_order(txn, source, log.number, offset, at_most))
+        if log is None:
+            return []
+        return self._engine.read(lambda txn: self._in_order(txn, source, log.number, offset, at_most))
 
     def positions(self) -> dict[Source, int]:
         """Where to read on in each partition that the tables know."""
@@ -286,19 +310,16 @@ class Tables:
     @property
     def is_short(self) -> bool:
         """Whether space is short, so that even smaller values are left in the log."""
-        return self._used_bytes >= SHORT_AT * self.max_bytes
+        return self._engine.used_bytes >= SHORT_AT * self.max_bytes
 
     @property
     def is_full(self) -> bool:
         """Whether nothing new should begin. What has begun can still be kept, in the rest of the space."""
-        return self._used_bytes >= FULL_AT * self.max_bytes
+        return self._engine.used_bytes >= FULL_AT * self.max_bytes
 
     def sizes(self) -> Sizes:
-        try:
-            file_bytes = (self._folder.path / DATA).stat().st_size
-        except FileNotFoundError:  # somebody deleted it; the tables stay usable until they are closed
-            file_bytes = 0
-        return Sizes(*self._counts, self._used_bytes, file_bytes, self.max_bytes)
+        engine = self._engine
+        return Sizes(engine.entry_count, engine.index_count, engine.used_bytes, engine.file_bytes, self.max_bytes)
 
     def close(self) -> None:
         """Bring everything to the disk, and give the folder to the next store.
@@ -307,86 +328,38 @@ class Tables:
             StoreError: not everything came to the disk; the folder is given up all the same.
         """
         try:
-            if self._env is not None and not self._is_damaged:
-                try:
-                    self._env.sync(True)
-                except lmdb.Error as error:
-                    raise self._failure(error) from error
-                self._close_env()
+            if not self._engine.is_damaged:
+                self._engine.sync()
+                self._engine.close()
                 self._folder.note_closed()
         finally:
-            self._close_env()
+            self._engine.close()
             self._folder.close()
 
-    # --- LMDB --------------------------------------------------------------------------------------------------------
+    # --- what the tables remember of their file ----------------------------------------------------------------------
 
-    def _open(self) -> lmdb.Environment:
-        """Open the file, or make it, and read what is held in memory."""
-        most_bytes = self.max_bytes + self.max_bytes // 20 + WORKING_BYTES
-        try:
-            # lock: the folder is locked, and only one thread uses the tables.
-            env = lmdb.open(
-                str(self._folder.path),
-                most_bytes // PAGESIZE * PAGESIZE,
-                max_dbs=3,
-                sync=False,
-                metasync=False,
-                lock=False,
-                mode=0o700,
-            )
-        except lmdb.Error as error:
-            raise self._failure(error) from error
-        self._env = env
-        try:
-            grown = self._make_whole(env)
-            self._log_table = env.open_db(b"logs")
-            self._entries = env.open_db(b"entries")
-            self._index = env.open_db(b"index")
-            with env.begin() as txn:
-                self._used_bytes, self._counts = self._measured(txn)
-                self._read_logs(txn)
-                if grown:
-                    self._read_everything(txn)
-        except lmdb.Error as error:
-            raise self._failure(error) from error
-        except StoreDamaged as error:
-            raise self._damaged(str(error)) from error
-        return env
-
-    def _make_whole(self, env: lmdb.Environment) -> bool:
-        """Lengthen a file that ends before its last page; True if that was necessary.
-
-        To read beyond the end of a file in memory ends a process (SIGBUS). Pages that a transaction took and did not
-        need may be missing there; if others are missing as well, reading everything finds it.
-        """
-        self._page_bytes = env.stat()["psize"]
-        needed_bytes = (env.info()["last_pgno"] + 1) * self._page_bytes
-        path = self._folder.path / DATA
-        try:
-            if path.stat().st_size >= needed_bytes:
-                return False
-            os.truncate(path, needed_bytes)
-        except OSError as error:
-            raise StoreError(f"the store cannot use {path}: {error.strerror}") from error
-        return True
-
-    def _read_logs(self, txn: lmdb.Transaction[bytes]) -> None:
-        """Read logs and positions, and find the logs that were forgotten and not yet deleted."""
+    def _forget_all(self) -> None:
         self._logs: dict[Source, Log] = {}
-        self._sources: dict[int, Source] = {}
-        self._forgotten: set[int] = set()
+        self._sources: dict[int, Source] = {}  # by the number of the log
+        self._forgotten: set[int] = set()  # numbers of logs whose entries are not yet deleted
+        self._shrunk_to: dict[int, int] = {}  # where `shrink` goes on, by the number of the log
         self._unused_number = 1
         self._turn = 0
-        with txn.cursor(self._log_table) as cursor:
-            self._learn({Source(*_LOG_KEY.unpack(key)): decode_log(key, log) for key, log in cursor})
-        with txn.cursor(self._entries) as cursor:
-            found = cursor.first()
-            while found:
-                (number,) = _NUMBER.unpack_from(cursor.key())
-                if number not in self._sources:
-                    self._forgotten.add(number)
-                    self._unused_number = max(self._unused_number, number + 1)
-                found = cursor.set_range(_NUMBER.pack(number + 1))
+
+    def _learn_all(self, txn: Transaction, was_whole: bool) -> None:
+        """Read the logs of a file that was opened. After trouble with the disk it must be as it was left."""
+        known = self._logs
+        self._forget_all()
+        with txn.cursor(self._engine.logs) as cursor:
+            self._learn({Source(*_LOG_KEY.unpack(key)): decode_log(key, row) for key, row in cursor})
+        if known and known != self._logs:
+            raise StoreDamaged("the file is not as it was left before the disk had trouble")
+        if missing := self._sources.keys() - self._engine.entries.keys():
+            raise StoreDamaged(f"{len(missing)} logs have no table of entries")
+        self._forgotten = self._engine.entries.keys() - self._sources.keys()
+        self._unused_number = max(self._engine.entries, default=0) + 1
+        if not was_whole:
+            self._read_everything(txn)
 
     def _learn(self, logs: Mapping[Source, Log]) -> None:
         for source, log in logs.items():
@@ -394,83 +367,40 @@ class Tables:
             self._sources[log.number] = source
             self._unused_number = max(self._unused_number, log.number + 1)
 
-    def _read_everything(self, txn: lmdb.Transaction[bytes]) -> None:
+    def _read_everything(self, txn: Transaction) -> None:
         """
         Raises:
             StoreDamaged: some of it cannot be read.
         """
         keys = 0
-        with txn.cursor(self._entries) as cursor:
-            for place, row in cursor:
-                keys += len(set(decode(place, row).keys))
-        with txn.cursor(self._index) as cursor:
+        for number, table in self._engine.entries.items():
+            with txn.cursor(table) as cursor:
+                for offset, row in cursor:
+                    keys += len(set(decode(_NUMBER.pack(number) + offset, row).keys))
+        with txn.cursor(self._engine.index) as cursor:
             rows = sum(1 for _ in cursor.iternext(values=False))
         if keys != rows:
             raise StoreDamaged(f"the index has {rows} rows for {keys} keys")
 
-    @contextmanager
-    def _writing(self) -> Iterator[lmdb.Transaction[bytes]]:
-        """A transaction that is committed at the end, or leaves no trace after an error."""
-        env = self._env or self._open()
-        try:
-            with env.begin(write=True) as txn:
-                yield txn
-                measured = self._measured(txn)
-        except lmdb.Error as error:
-            raise self._failure(error) from error
-        except StoreDamaged as error:
-            raise self._damaged(str(error)) from error
-        self._used_bytes, self._counts = measured
+    # --- within a transaction ----------------------------------------------------------------------------------------
 
-    def _read(self, find: Callable[[lmdb.Transaction[bytes]], list[Kept]]) -> list[Kept]:
-        """What `find` finds, in a transaction of its own."""
-        env = self._env or self._open()
-        try:
-            with env.begin() as txn:
-                return find(txn)
-        except lmdb.Error as error:
-            raise self._failure(error) from error
-        except StoreDamaged as error:
-            raise self._damaged(str(error)) from error
-
-    def _with_key(self, txn: lmdb.Transaction[bytes], key: Key, at_most: int) -> list[Kept]:
+    def _with_key(self, txn: Transaction, key: Key, at_most: int) -> list[Kept]:
         prefix = index_prefix(key)
         found: list[Kept] = []
-        cursor = txn.cursor(self._index)
+        cursor = txn.cursor(self._engine.index)
         if cursor.prev() if cursor.set_range(prefix + BEHIND_ALL_PLACES) else cursor.last():
             for row in cursor.iterprev(values=False):
                 if len(found) == at_most or not row.startswith(prefix):
                     break
-                number, offset = PLACE.unpack_from(row, PREFIX_BYTES)
+                place = row[PREFIX_BYTES:]
+                number, offset = PLACE.unpack(place)
                 if (source := self._sources.get(number)) is not None:
-                    found.append(Kept(source, offset, self._entry_of(txn, row, key)))
+                    found.append(Kept(source, offset, self._entry_of(txn, number, place, key)))
         found.reverse()
         return found
 
-    def _in_order(
-        self, txn: lmdb.Transaction[bytes], source: Source, number: int, offset: int, at_most: int
-    ) -> list[Kept]:
-        prefix = _NUMBER.pack(number)
-        found: list[Kept] = []
-        cursor = txn.cursor(self._entries)
-        if cursor.set_range(PLACE.pack(number, offset)):
-            for place, row in cursor:
-                if len(found) == at_most or not place.startswith(prefix):
-                    break
-                found.append(Kept(source, PLACE.unpack(place)[1], decode(place, row)))
-        return found
-
-    def _measured(self, txn: lmdb.Transaction[bytes]) -> tuple[int, tuple[int, int]]:
-        """Bytes of the pages in use, and the numbers of entries and index rows."""
-        entries, index, logs = (txn.stat(table) for table in (self._entries, self._index, self._log_table))
-        pages = sum(
-            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (entries, index, logs)
-        )
-        return pages * self._page_bytes, (entries["entries"], index["entries"])
-
-    def _entry_of(self, txn: lmdb.Transaction[bytes], index_row: bytes, key: Key) -> Entry:
-        place = index_row[PREFIX_BYTES:]
-        row = txn.get(place, db=self._entries)
+    def _entry_of(self, txn: Transaction, number: int, place: bytes, key: Key) -> Entry:
+        row = txn.get(place[_OFFSET_AT:], db=self._engine.entries[number])
         if row is None:
             raise StoreDamaged("the index names an entry that does not exist")
         entry = decode(place, row)
@@ -478,48 +408,50 @@ class Tables:
             raise StoreDamaged("the index names an entry that does not have the key")
         return entry
 
-    def _delete_front(self, txn: lmdb.Transaction[bytes], number: int, until_ms: float, at_most: int) -> int:
+    def _in_order(self, txn: Transaction, source: Source, number: int, offset: int, at_most: int) -> list[Kept]:
+        found: list[Kept] = []
+        cursor = txn.cursor(self._engine.entries[number])
+        if cursor.set_range(_OFFSET.pack(offset)):
+            for name, row in cursor:
+                if len(found) == at_most:
+                    break
+                found.append(Kept(source, _OFFSET.unpack(name)[0], decode(_NUMBER.pack(number) + name, row)))
+        return found
+
+    def _delete_front(self, txn: Transaction, number: int, until_ms: float, at_most: int) -> int:
         """Delete the first entries of a log up to one with a later timestamp; give their number."""
         deleted = 0
-        prefix = _NUMBER.pack(number)
-        with txn.cursor(self._entries) as cursor:
-            found = at_most > 0 and cursor.set_range(prefix)
-            while found and deleted < at_most and (place := cursor.key()).startswith(prefix):
+        with txn.cursor(self._engine.entries[number]) as cursor:
+            found = at_most > 0 and cursor.first()
+            while found and deleted < at_most:
+                place = _NUMBER.pack(number) + cursor.key()
                 entry = decode(place, cursor.value())
                 if entry.timestamp_ms > until_ms:
                     break
                 for key in set(entry.keys):
-                    if not txn.delete(index_prefix(key) + place, db=self._index):
+                    if not txn.delete(index_prefix(key) + place, db=self._engine.index):
                         raise StoreDamaged("the index does not name an entry that exists")
                 cursor.delete()  # and stand on the next one
                 deleted += 1
                 found = bool(cursor.key())
         return deleted
 
-    def _failure(self, error: lmdb.Error) -> StoreError:
-        """What an error of LMDB means. After one of the system the next call opens the file again."""
-        path = self._folder.path
-        if isinstance(error, lmdb.MapFullError):
-            return self._no_room()
-        if type(error) in _OF_THE_SYSTEM:
-            self._close_env()
-            return StoreError(f"the store cannot use {path / DATA}: {error}")
-        return self._damaged(str(error))
-
-    def _no_room(self) -> StoreError:
-        return StoreError(f"the store's tables in {self._folder.path} are full: they have max_bytes = {self.max_bytes}")
-
-    def _damaged(self, how: str) -> StoreDamaged:
-        how = f"the store's tables are damaged: {how}"
-        self._is_damaged = True
-        with suppress(StoreError):  # a full disk; this process knows it anyway
-            self._folder.note_damage(how)
-        return StoreDamaged(how)
-
-    def _close_env(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+    def _shrink_log(self, txn: Transaction, log: Log, at_most: int) -> int:
+        """Look at entries from where the last call ended; give their number."""
+        table = self._engine.entries[log.number]
+        cursor = txn.cursor(table)
+        if at_most == 0 or not cursor.set_range(_OFFSET.pack(self._shrunk_to.get(log.number, 0))):
+            return 0
+        rows = list(islice(cursor, at_most))
+        for offset, row in rows:
+            place = _NUMBER.pack(log.number) + offset
+            entry = decode(place, row)
+            if entry.value is not None and len(entry.value) > SHORT_VALUE_BYTES_MAX:
+                # Only deleting makes LMDB merge pages that are not full any more.
+                txn.delete(offset, db=table)
+                txn.put(offset, encode(place, reference_to(entry)), db=table)
+        self._shrunk_to[log.number] = _OFFSET.unpack(rows[-1][0])[0] + 1
+        return len(rows)
 
 
 def _from(offset: int, part: Part) -> Iterator[tuple[int, Entry]]:

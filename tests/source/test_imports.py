@@ -46,7 +46,7 @@ IO = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "confluent_
 # Each library is known to those packages and modules only.
 KNOWN_TO = {
     "granian": {"http.granian"},
-    "lmdb": {"store.tables"},
+    "lmdb": {"store.engine"},
     "confluent_kafka": {"kafka", "agent", "doctor.kafka", "service", "demo.broker"},
 }
 
