@@ -58,7 +58,7 @@ BATCHES = (1, 10, 100, 1000)
 READS = 20_000
 KILLED_AFTER_MAX_S = 0.05
 WHILE_WRITING = 0.8  # this share of the kills waits until the tables are open
-KEPT_WHILE_KILLED = 5_000  # entries: enough for many pages, few enough to compare all of them each time
+KEPT_WHILE_KILLED = 1_000  # entries: enough for many pages, few enough to compare all of them each time
 DAMAGED_ENTRIES = 2_000
 PLACE_BYTES = 12
 
@@ -345,7 +345,7 @@ def kills(name: str, folder: Path, count: int, seed: int) -> None:
         progress.is_open = 0
         writer = _fork(partial(_write_until_killed, name, folder, progress, draw.random()))
         if draw.random() < WHILE_WRITING:
-            while not progress.is_open:
+            while not progress.is_open and not _has_ended(writer):
                 time.sleep(0.001)
         time.sleep(draw.random() * KILLED_AFTER_MAX_S)
         os.kill(writer, signal.SIGKILL)
@@ -354,6 +354,8 @@ def kills(name: str, folder: Path, count: int, seed: int) -> None:
         if code := _exit_code(_fork(partial(_compare, name, folder, progress.finished))):
             raise BenchError(f"{name}: wrong after kill {number + 1} with seed {seed} (status {code})")
         while_opening += not progress.is_open
+        if number % 100 == 99:
+            say(f"{number + 1} kills, {progress.finished} records")
     report("kills", name, kills=count, seed=seed, records=progress.finished, while_opening=while_opening)
 
 
@@ -448,7 +450,7 @@ def _read_damaged(name: str, folder: Path) -> None:
     except (lmdb.Error, sqlite3.Error, StoreError, BenchError):
         os._exit(FOUND)
     wrong = position != DAMAGED_ENTRIES or any(found not in (None, value) for value, found in read)
-    wrong |= any(value != record(offset).value for offset, value in entries)
+    wrong |= any(offset >= DAMAGED_ENTRIES or value != record(offset).value for offset, value in entries)
     missing = len(entries) < DAMAGED_ENTRIES or any(found is None for _, found in read)
     os._exit(WRONG if wrong else MISSING if missing else HARMLESS)
 
@@ -468,6 +470,11 @@ def _fork(work: Callable[[], None]) -> int:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the process has ended; `_exit_code` still has to be asked for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _exit_code(pid: int) -> int:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from mmap import PAGESIZE
+from struct import error as StructError
 from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
@@ -36,6 +37,7 @@ _LOG_PREFIX = b"log-"
 # written. `lmdb.Error` itself stands for all errors of the system that have no class. Other errors mean damage.
 _OF_THE_SYSTEM = frozenset({lmdb.Error, lmdb.DiskError, lmdb.MemoryError, lmdb.ReadonlyError, lmdb.LockError})
 
+_FAILURES = (lmdb.Error, StoreDamaged, StructError)  # the last: a row is shorter or longer than it was written
 Found = TypeVar("Found")
 
 
@@ -105,8 +107,7 @@ class Engine:
             )
             was_whole = self._make_whole(env)
             self.logs, self.index = env.open_db(b"logs"), env.open_db(b"index")
-            names = [name for name in env.dbs() if name.startswith(_LOG_PREFIX)]
-            self.entries = {int(name.removeprefix(_LOG_PREFIX)): env.open_db(name) for name in names}
+            self.entries = {_number_in(name): env.open_db(name) for name in env.dbs() if name.startswith(_LOG_PREFIX)}
             with env.begin() as txn:
                 self._pages, self._rows = {}, {}
                 self._measure(txn, self.entries)
@@ -168,17 +169,17 @@ class Engine:
         try:
             with env.begin() as txn:
                 return find(txn)
-        except (lmdb.Error, StoreDamaged) as error:
+        except _FAILURES as error:
             raise self._meaning(error) from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (lmdb.Error, StoreDamaged) as error:
+        except _FAILURES as error:
             raise self._meaning(error) from error
 
-    def _meaning(self, error: lmdb.Error | StoreDamaged) -> StoreError:
+    def _meaning(self, error: Exception) -> StoreError:
         """What the error means for the store. The file is closed, unless it is damaged."""
         path = self._folder.path / DATA
         if isinstance(error, lmdb.MapFullError):
@@ -232,3 +233,11 @@ class Engine:
         except OSError as error:
             raise StoreError(f"the store cannot use {path}: {error.strerror}") from error
         return False
+
+
+def _number_in(name: bytes) -> int:
+    """The number of the log whose database has this name."""
+    number = name.removeprefix(_LOG_PREFIX)
+    if not number.isdigit():
+        raise StoreDamaged(f"there is a database {name!r}")
+    return int(number)

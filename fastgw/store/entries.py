@@ -15,7 +15,6 @@ from __future__ import annotations
 from enum import IntEnum
 from hashlib import blake2b
 from struct import Struct
-from struct import error as StructError
 from typing import NamedTuple
 from zlib import crc32
 
@@ -109,10 +108,9 @@ def decode_log(key: bytes, row: bytes) -> Log:
         StoreDamaged: these are not the bytes that `encode_log` made for this key.
     """
     body = _check(key, row, "the position of a partition")
-    try:
-        return Log(*_LOG.unpack(body))
-    except StructError as error:
-        raise StoreDamaged(f"the position of a partition has {len(body)} bytes") from error
+    if len(body) != _LOG.size:
+        raise StoreDamaged(f"the position of a partition has {len(body)} bytes")
+    return Log(*_LOG.unpack(body))
 
 
 def _checked(key: bytes, body: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zlib import crc32
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import StoreDamaged
@@ -22,6 +22,8 @@ from fastgw.store.entries import (
     reference_to,
 )
 
+# A busy machine is no defect of ours.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PLACE = b"\0\0\0\1\0\0\0\0\0\0\0\7"
 ENTRIES = st.builds(
     Entry,
@@ -33,12 +35,14 @@ ENTRIES = st.builds(
 )
 
 
+@UNHURRIED
 @given(ENTRIES)
 def test_an_entry_comes_back_as_it_was(entry):
     assert decode(PLACE, encode(PLACE, entry)) == entry
     assert not entry.is_reference
 
 
+@UNHURRIED
 @given(ENTRIES, st.data())
 def test_a_changed_byte_is_seen(entry, data):
     row = bytearray(encode(PLACE, entry))
@@ -52,6 +56,7 @@ def test_an_entry_at_another_place_is_damage():
         decode(PLACE[:-1] + b"\x06", encode(PLACE, Entry(1, 2, (), [], b"value")))
 
 
+@UNHURRIED
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.data())
 def test_a_position_comes_back_as_it_was_and_a_changed_byte_is_seen(number, offset, data):
     row = bytearray(encode_log(b"key", Log(number, offset)))

@@ -15,7 +15,7 @@ import pytest
 
 from fastgw.errors import StoreDamaged, StoreError
 from fastgw.store import engine, folder
-from fastgw.store.entries import Entry, KeyKind
+from fastgw.store.entries import Entry, KeyKind, index_prefix
 from fastgw.store.tables import PLACES_MAX, Part, Source, Tables
 from tests.places import REPOSITORY
 from tests.store.opening import (
@@ -625,6 +625,20 @@ def test_a_changed_position_is_found_at_opening(tmp_path, many):
     tables.close()
 
 
+def test_a_changed_name_of_a_table_is_found_at_opening(tmp_path, many):
+    many.write_bytes(many.read_bytes().replace(b"log-1", b"log-q"))
+    tables = opened(tmp_path)
+    assert "there is a database b'log-q'" in tables.rebuilt
+    tables.close()
+
+
+def test_a_table_that_is_missing_is_found_at_opening(tmp_path, many):
+    many.write_bytes(many.read_bytes().replace(b"log-1", b"lag-1"))
+    tables = opened(tmp_path)
+    assert "1 logs have no table of entries" in tables.rebuilt
+    tables.close()
+
+
 def change_a_value(file: Path) -> None:
     content = file.read_bytes()
     at = content.index(b"some value some value", len(content) // 2)
@@ -685,6 +699,7 @@ def find_and_expire(tables):
         ("entry", "names an entry that does not exist"),
         ("key", "names an entry that does not have the key"),
         ("row", "does not name an entry that exists"),
+        ("length", "requires a buffer of 12 bytes"),
     ],
 )
 def test_tables_that_contradict_each_other_are_damaged(tables, lie, how):
@@ -694,6 +709,8 @@ def test_tables_that_contradict_each_other_are_damaged(tables, lie, how):
         assert cursor.first()
         if lie == "entry":
             txn.drop(file.entries[1], delete=False)
+        elif lie == "length":
+            txn.put(index_prefix((KeyKind.ID, id_of(3))) + b"short", b"", db=file.index)
         elif lie == "row":
             txn.drop(file.index, delete=False)
         else:  # the entry of another key

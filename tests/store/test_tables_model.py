@@ -8,7 +8,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -183,4 +183,6 @@ class TablesModel(RuleBasedStateMachine):
 
 
 TestTables = TablesModel.TestCase
-TestTables.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestTables.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
