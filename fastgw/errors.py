@@ -133,3 +133,11 @@ class SendRefused(FastgwError):
 
 class KeyMissing(FastgwError):
     """The request has no value in the place from which the route takes its record key."""
+
+
+class StoreError(FastgwError):
+    """The store cannot use its folder or write its tables: in use, disk full, I/O error. The tables stay consistent."""
+
+
+class StoreDamaged(StoreError):
+    """The store's tables are not what was written to them, and have to be built again from the topics."""

@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "worker": "config dialects core http kafka mesh",
     "admin": "config mesh",
     "agent": "config kafka admin mesh",
+    "store": "config dialects kafka mesh",
     "supervisor": "config",
     "service": "dialects",
     "doctor": "config kafka",
     "demo": "service",
-    "cli": "config dialects core http kafka mesh worker admin agent supervisor service doctor demo",
+    "cli": "config dialects core http kafka mesh worker admin agent store supervisor service doctor demo",
 }
 BELONGS_TO = {"__main__": "cli"}  # modules of the root that are part of a package
 
@@ -46,6 +47,7 @@ IO = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "confluent_
 # Each library is known to those packages and modules only.
 KNOWN_TO = {
     "granian": {"http.granian"},
+    "lmdb": {"store.engine"},
     "confluent_kafka": {"kafka", "agent", "doctor.kafka", "service", "demo.broker"},
 }
 
