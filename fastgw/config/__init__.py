@@ -24,10 +24,12 @@ from fastgw.config.schema import (
     Cors,
     Gateway,
     Kafka,
+    Later,
     Limits,
     Listen,
     Log,
     Route,
+    Store,
 )
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "Cors",
     "Gateway",
     "Kafka",
+    "Later",
     "Limits",
     "Listen",
     "Log",
     "Route",
+    "Store",
     "cores",
     "from_json",
     "json_schema",

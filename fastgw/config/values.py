@@ -149,6 +149,15 @@ def no_single_method(value: str) -> str:
     return ""
 
 
+def prefix(value: str) -> str:
+    """The beginning of a path, without parameters and without a slash at its end."""
+    if "{" in value or (value.endswith("/") and value != "/"):
+        raise ValueError('a fixed path without / at its end, such as "/_later"')
+    if value == "/":
+        raise ValueError('it would take all paths with one segment; write a path such as "/_later"')
+    return path(value)
+
+
 def path(value: str) -> str:
     """A path template: segments separated by `/`, each literal or one `{parameter}`; percent signs are decoded.
 

@@ -67,7 +67,7 @@ MISTAKES = {
     ],
     GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
         "route:",
-        "2047",
+        "2046",
     ],
     # proxies
     MINIMAL + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\n': [

@@ -78,7 +78,6 @@ def print_of(method="POST", path="/a/b", query="c=d", body=b"{}", names=NAMES, h
         {"body": b""}, {"headers": Headers(x_tenant=["u"])}, {"headers": Headers(x_tenant=[""])},
         {"headers": Headers()}, {"names": ()}, {"names": (*NAMES, "x-other")},
     ],
-    ids=str,
 )  # fmt: skip
 def test_another_request_has_another_fingerprint(changed):
     assert print_of(**changed) != print_of()

@@ -276,7 +276,7 @@ def test_a_part_that_ends_too_early_is_named() -> None:
 
 
 def test_the_gateway_can_read_its_configuration() -> None:
-    text = demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", workers=3)
+    text = demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", 3, "/tmp/store")
     settings = config.loads(text, "demo.toml")
     assert settings.gateway.workers == 3
     assert settings.gateway.response_topic == "demo.replies"

@@ -31,7 +31,6 @@ MAY_IMPORT = {
     "worker": "config dialects core http kafka mesh",
     "admin": "config mesh",
     "agent": "config kafka admin mesh",
-    "store": "config dialects kafka mesh",
     "supervisor": "config",
     "service": "dialects",
     "doctor": "config kafka",
@@ -48,7 +47,16 @@ IO = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "confluent_
 KNOWN_TO = {
     "granian": {"http.granian"},
     "lmdb": {"store.engine"},
-    "confluent_kafka": {"kafka", "agent", "doctor.kafka", "service", "demo.broker"},
+    "confluent_kafka": {
+        "kafka",
+        "agent",
+        "doctor.kafka",
+        "service",
+        "demo.broker",
+        "store.log_values",
+        "store.split_replies",
+        "store.topic_reader",
+    },
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<plain>[\w.]+))")
