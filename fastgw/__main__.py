@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastgw.errors import FastgwError
+from fastgw.structlog_alone import import_structlog
 
 _CHILDREN = {
     "worker": ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
@@ -36,7 +37,7 @@ def _stand_by(arguments: Sequence[str]) -> int:
     parser.add_argument("--standby-fd", type=int, required=True)
     parser.add_argument("--name", required=True)
     options = parser.parse_args(arguments)
-    _do_without_rich()
+    import_structlog()
     from setproctitle import setproctitle
 
     from fastgw.supervisor.standby import await_role
@@ -47,16 +48,10 @@ def _stand_by(arguments: Sequence[str]) -> int:
     return 0 if role is None else _be("worker", role)
 
 
-def _do_without_rich() -> None:
-    # structlog imports rich if it is installed, for coloured tracebacks that no child prints. This takes a quarter of a
-    # child's import time. None in sys.modules makes the import fail.
-    sys.modules["rich"] = None  # type: ignore[assignment]
-
-
 def _be(kind: str, arguments: Sequence[str]) -> int:
     """Run as a child process of the supervisor; returns the exit code."""
     options = parse_child(kind, arguments)
-    _do_without_rich()
+    import_structlog()
     try:
         if kind == "worker":
             from fastgw.worker import process

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench.rig import native
 from bench.rig.processes import BenchError, Running, cpu_us, wait_for
-from tests.brokers.kafka_server import RealKafka, RealKafkaError, kafka_version, missing_tools
+from tests.brokers.kafka_server import LASTING, RealKafka, RealKafkaError, kafka_version, missing_tools
 
 TOPIC_TIMEOUT_S = 30.0
 SERVICE_TIMEOUT_S = 30.0
@@ -41,7 +41,7 @@ class Stage:
             raise BenchError(f"Apache Kafka cannot start here: no {' and no '.join(lacking)}")
         self.folder = Path(tempfile.mkdtemp(prefix="fastgw-bench-"))
         try:
-            kafka = RealKafka(heap_mb=BROKER_HEAP_MB, properties=self._properties)
+            kafka = RealKafka(heap_mb=BROKER_HEAP_MB, properties=self._properties, java_options=LASTING)
             self._kafka = kafka.start()
         except RealKafkaError as error:
             shutil.rmtree(self.folder)

@@ -15,6 +15,7 @@ import typer
 
 from fastgw import __version__
 from fastgw.errors import FastgwError, StartError
+from fastgw.structlog_alone import import_structlog
 
 if TYPE_CHECKING:
     from fastgw.config import Config
@@ -46,6 +47,7 @@ def main() -> None:
 
 def _finish(work: Callable[[], int]) -> NoReturn:
     """Exit with the code that `work` returns. An error is printed in one line, without a traceback."""
+    import_structlog()
     try:
         code = work()
     except FastgwError as error:

@@ -19,6 +19,10 @@ PRODUCER_ONLY = (
     "message.send.", "message.timeout.", "partitioner", "queue.buffering.", "request.required.acks",
     "request.timeout.", "retries", "sticky.", "transaction",
 )  # fmt: skip
+# What an idempotent producer fixes itself: with other values librdkafka refuses to make one.
+FIXED_BY_IDEMPOTENCE = (
+    "acks", "enable.idempotence", "max.in.flight", "message.send.max.retries", "request.required.acks", "retries",
+)  # fmt: skip
 OWNED = {
     "bootstrap.servers": "use Service(bootstrap=...)",
     "group.id": "use Service(group=...)",
@@ -66,6 +70,15 @@ def producer_properties(bootstrap: str, topic: str, linger_ms: float, client: Pr
     """
     ours = {"linger.ms": linger_ms, "acks": "all"}
     return _common(bootstrap, topic) | ours | _without(client, CONSUMER_ONLY)
+
+
+def stream_producer_properties(bootstrap: str, topic: str, linger_ms: float, client: Properties) -> dict[str, Any]:
+    """For the writer of streams.
+
+    Idempotent, because a retry must neither repeat a record nor put it behind its successor.
+    """
+    allowed = _without(client, FIXED_BY_IDEMPOTENCE)
+    return producer_properties(bootstrap, topic, linger_ms, allowed) | {"enable.idempotence": True}
 
 
 # Separate from the gateway's clients (`kafka.properties`): a service imports only this package, and only the last two

@@ -20,13 +20,15 @@ class Handlers:
     """The handlers of one service.
 
     Attributes:
-        asynchronous: the async handlers.
+        asynchronous: the async handlers, those that use `yield` among them.
+        streaming: the handlers that use `yield`.
     """
 
     def __init__(self, topic: str) -> None:
         self._topic = topic  # for messages
         self._by_place: dict[Place, Handler] = {}
         self.asynchronous: set[Handler] = set()
+        self.streaming: set[Handler] = set()
 
     def __repr__(self) -> str:
         return f"<Handlers {self.names()}>"
@@ -56,7 +58,13 @@ class Handlers:
             name = _name(place) or "all requests"
             raise ConfigError(f"Service({self._topic!r}): {name} has two handlers")
         self._by_place[place] = handler
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+        called = type(handler).__call__  # of an object with a method `__call__`
+        if any(map(inspect.isasyncgenfunction, (handler, called))):
+            self.streaming.add(handler)
+            self.asynchronous.add(handler)
+        elif any(map(inspect.isgeneratorfunction, (handler, called))):
+            self.streaming.add(handler)
+        elif any(map(inspect.iscoroutinefunction, (handler, called))):
             self.asynchronous.add(handler)
 
     def find(self, request: Request) -> Handler | None:
@@ -74,6 +82,12 @@ class Handlers:
     def names(self) -> str:
         """The routes with handlers, as text for people."""
         return ", ".join(sorted(map(_name, self._by_place)))
+
+
+def name_of(handler: Handler) -> str:
+    """For logs and problems."""
+    name: str = getattr(handler, "__qualname__", repr(handler))
+    return name
 
 
 def _name(place: Place) -> str:

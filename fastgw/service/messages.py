@@ -20,7 +20,10 @@ from fastgw.errors import Outcome
 JSON = b"application/json"
 TEXT = b"text/plain; charset=utf-8"
 BYTES = b"application/octet-stream"
+NDJSON = b"application/x-ndjson"  # of a record with JSON items, one a line
 PROBLEM = b"application/problem+json"
+
+IDEMPOTENCY_KEY = "idempotency_key"
 
 HTTP_HEADER, HTTP_PARAM = "http_header_", "http_param_"
 
@@ -145,6 +148,14 @@ class Request:
         return self._text(plain.CORRELATION_ID)
 
     @property
+    def idempotency_key(self) -> str:
+        """The client's `Idempotency-Key`, if the gateway's route takes keys; otherwise empty.
+
+        Requests with one key ask for the same work, which must be done once.
+        """
+        return self._text(IDEMPOTENCY_KEY)
+
+    @property
     def deadline_epoch_ms(self) -> int | None:
         """When the client stops waiting, in milliseconds since 1970; None if unknown."""
         return decimal(self.record_headers.get(plain.DEADLINE), 13)  # 13 digits last until the year 2286
@@ -184,6 +195,7 @@ class ReplyRecord(NamedTuple):
     value: bytes
     headers: list[tuple[str, bytes]]
     is_problem: bool = False
+    status: int = 200
 
 
 def reply_record(correlation_id: bytes, result: Any) -> ReplyRecord:
@@ -203,7 +215,8 @@ def reply_record(correlation_id: bytes, result: Any) -> ReplyRecord:
         value, content_type = b"", b""
     else:
         value, content_type = orjson.dumps(body), JSON
-    return ReplyRecord(value, _headers(correlation_id, content_type, result.status, result.headers))
+    headers = reply_headers(correlation_id, content_type, result.status, result.headers)
+    return ReplyRecord(value, headers, False, result.status)
 
 
 def problem_record(correlation_id: bytes, status: int, kind: str, title: str, detail: str) -> ReplyRecord:
@@ -227,12 +240,23 @@ def problem_record(correlation_id: bytes, status: int, kind: str, title: str, de
         retryable=False,
         request_id=request_id or None,
     )
-    return ReplyRecord(msgspec.json.encode(body), _headers(correlation_id, PROBLEM, status, None), True)
+    return ReplyRecord(msgspec.json.encode(body), reply_headers(correlation_id, PROBLEM, status, None), True, status)
 
 
-def _headers(
+def reply_headers(
     correlation_id: bytes, content_type: bytes, status: int, more: ReplyHeaders | None
 ) -> list[tuple[str, bytes]]:
+    """The headers of a reply record.
+
+    Args:
+        correlation_id: the request's.
+        content_type: unless `more` has one.
+        status: 200 to 599.
+        more: those of the handler.
+
+    Raises:
+        TypeError, ValueError: the status or a header cannot be sent; the text says why.
+    """
     headers = [(plain.CORRELATION_ID, correlation_id)]
     if status != 200:
         if not 200 <= status <= 599:

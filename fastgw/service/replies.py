@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
-from fastgw.service.handlers import Handler
+from fastgw.service.handlers import Handler, name_of
 from fastgw.service.log import log
 from fastgw.service.messages import Problem, ReplyRecord, Request, is_over, problem_record, reply_record
 from fastgw.service.progress import OffsetProgress
@@ -82,7 +82,7 @@ class Replies:
         """The reply to a request whose handler raised. It refers to the log and does not expose the exception."""
         self._count_failed()
         request = work.request
-        name = getattr(handler, "__qualname__", repr(handler))
+        name = name_of(handler)
         log.exception(
             "handler_failed handler=%s method=%s path=%s correlation_id=%s",
             name, request.method, request.path, request.correlation_id,

@@ -14,11 +14,12 @@ The thread that calls `run` owns both Kafka clients. Each turn of its loop takes
 then `consume` without waiting), runs the handlers, queues the replies, serves the delivery reports and stores offsets.
 Batches keep this cheap: all records that arrive together share one wake-up, one fetch and one produce request. Async
 handlers run on an event loop in another thread. Sync handlers run in a thread pool if `concurrency` is above 1. Both
-pass their replies directly to the producer, which is thread-safe, and use nothing else of this thread.
+pass their replies directly to the producer, which is thread-safe, and use nothing else of this thread. Handlers that
+use `yield` have threads and a producer of their own (`streams`).
 
-Delivery is at least once. The offset of a record is stored when its reply is on the response topic (delivery report)
-and all records before it are settled. librdkafka commits stored offsets every second, when a partition is revoked and
-on close. So a crash repeats about the last second of work and loses none.
+Delivery is at least once. The offset of a record is stored when its reply, or the first item of its stream, is on the
+response topic (delivery report) and all records before it are settled. librdkafka commits stored offsets every second,
+when a partition is revoked and on close. So a crash repeats about the last second of work and loses none.
 """
 
 from __future__ import annotations
@@ -39,20 +40,25 @@ from typing import Any, NamedTuple, overload
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from fastgw import client_lines
-from fastgw.dialects import plain
+from fastgw.dialects import plain, streams
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service import clients
 from fastgw.service.handlers import EVERYTHING, Handler, Handlers
 from fastgw.service.log import CLIENT_LOG, Warnings, log
 from fastgw.service.loop_thread import AsyncJob, LoopThread
-from fastgw.service.messages import Problem, Request, decimal, is_over, reply_record
+from fastgw.service.messages import IDEMPOTENCY_KEY, Problem, ReplyRecord, Request, decimal, is_over, reply_record
+from fastgw.service.outputs import EXPIRED, Collected, Output, Stream
 from fastgw.service.progress import InHand, OffsetProgress
+from fastgw.service.repeats import Repeats
 from fastgw.service.replies import NOT_ALLOWED, QUEUE_FULL_WAIT_S, Replies, Work, no_handler, refused
+from fastgw.service.streams import Streams
 
 POLL_S = 0.1  # duration of one wait for records; a stop is noticed within this time
 BATCH_RECORDS_MAX = 500
 BATCH_TARGET_NS = 250_000_000  # a batch must not delay a rebalance or exceed max.poll.interval.ms
 ASYNC_CONCURRENCY = 100  # concurrent async handlers if `concurrency` is not given
+MESSAGE_MAX_BYTES = 1_000_000  # librdkafka's default of `message.max.bytes`
+CANCEL_REMEMBERED_S = 600  # if a cancel record has no deadline; the gateway's default of `max_duration`
 REVOKE_WAIT_S = 5.0  # how long a rebalance waits for running work; the new owner repeats what takes longer
 
 LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
@@ -63,11 +69,12 @@ class Counts(NamedTuple):
 
     taken: int  # read from the request topic
     unreadable: int  # dropped: header names are not UTF-8
-    expired: int  # dropped: their deadline had passed
+    expired: int  # dropped, or answered 504 if the gateway asks for it: their deadline had passed
     unknown_route: int  # answered 404: no handler
     failed: int  # answered 500: the handler raised, or its result cannot be sent
-    replied: int  # replies written to the response topic
+    replied: int  # replies written to the response topic; a stream counts once, at its end
     undeliverable: int  # replies that Kafka refused permanently
+    repeated: int  # answered with the reply to another request with the same idempotency key
 
 
 class Service:
@@ -77,13 +84,14 @@ class Service:
         topic: the request topic.
         bootstrap: Kafka's `host:port`, several separated by commas.
         group: the consumer group; by default the topic's name. Processes of one group share the work.
-        concurrency: how many handlers may run at the same time. By default sync handlers run one after the other on the
-            consumer's thread (the cheapest way), and up to 100 async handlers run concurrently. Above 1, sync handlers
-            run in a pool of this many threads. Concurrent requests are not kept in order.
+        concurrency: how many handlers may run at the same time; those that use `yield` are counted separately. By
+            default sync handlers run one after the other on the consumer's thread (the cheapest way), and up to 100
+            async handlers run concurrently, and 100 that use `yield`. Above 1, sync handlers run in a pool of this many
+            threads. Concurrent requests are not kept in order.
         client: librdkafka properties for both clients, such as `security.protocol`.
         linger_ms: how long a reply may wait to share a produce request with others.
         start_wait_s: how long to wait for a broker at the start.
-        stop_wait_s: how long a stop waits for running handlers.
+        stop_wait_s: how long a stop waits for running handlers. Streams that take longer end with an error.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -119,8 +127,11 @@ class Service:
         self._joined = threading.Event()
         self._in_hand = InHand(concurrency or ASYNC_CONCURRENCY)
         self._replies = Replies()
+        self._repeats = Repeats()
+        self._streams = Streams(self._replies, self._handlers.asynchronous, concurrency or ASYNC_CONCURRENCY)
         # Bound once, because they are called for every request.
         self._find, self._async_handlers = self._handlers.find, self._handlers.asynchronous
+        self._streaming_handlers = self._handlers.streaming
         self._answer_of, self._send = self._replies.answer_of, self._replies.send
         self._try_produce = self._replies.try_produce
         # The consumer's thread only.
@@ -129,6 +140,7 @@ class Service:
         self._taken = self._unreadable = self._expired = self._unknown_route = 0
         self._warnings = Warnings()
         self._last_client_error = ""
+        self._is_held = False  # no records are taken, because too many streams wait to begin
         self._consumer: Any = None
         self._producer: Any = None
         self._pool: ThreadPoolExecutor | None = None
@@ -147,6 +159,8 @@ class Service:
     def handle(self, route: str | Handler = "") -> Handler | Callable[[Handler], Handler]:
         """Registers a handler, sync or async: `@orders.handle` for all requests, `@orders.handle("GET /orders/{id}")`,
         `@orders.handle("/orders/{id}")` or `@orders.handle("GET")` for some. The most specific handler is called.
+
+        A handler that uses `yield` answers with a stream.
 
         The path must equal the gateway's route template.
 
@@ -214,8 +228,9 @@ class Service:
             self._expired,
             self._unknown_route,
             self._replies.failed,
-            self._replies.replied,
-            self._replies.undeliverable,
+            self._replies.replied + self._streams.replied,
+            self._replies.undeliverable + self._streams.undeliverable,
+            self._repeats.answered,
         )
 
     # ---- one turn of the loop --------------------------------------------------------------------------------------
@@ -223,11 +238,23 @@ class Service:
     def _turn(self) -> None:
         # Handlers on other threads limit how much is taken. While none may start, rebalances wait for one to end.
         room = self._in_hand.wait_for_room(POLL_S)
+        self._hold(self._streams.are_full())
         if room:
             self._handle_batch(self._take(min(room, self._batch_records)))
         self._producer.poll(0)
         self._replies.settle_refused()
         self._store_offsets()
+        if self._streams.failure is not None:
+            raise self._streams.failure
+
+    def _hold(self, is_held: bool) -> None:
+        # Streams may take minutes, and a member that does not poll loses its partitions: so they are paused and polled.
+        # While held, each turn pauses what a rebalance may have added.
+        if is_held:
+            self._consumer.pause(self._consumer.assignment())
+        elif self._is_held:
+            self._consumer.resume(self._consumer.assignment())
+        self._is_held = is_held
 
     def _take(self, most: int) -> list[Any]:
         # consume() waits for the full number of records, so poll() does the waiting.
@@ -259,18 +286,33 @@ class Service:
         work = self._work(message)
         if work is None:
             return
-        if is_over(work.request):
+        headers = work.request.record_headers
+        if streams.CANCEL in headers and plain.REPLY_TO not in headers:
+            self._cancel(work)
+            return
+        is_expired = is_over(work.request)
+        if is_expired and headers.get(streams.ANSWER_EXPIRED) != streams.YES:
             self._drop_expired(work)
             return
         handler = self._find(work.request)
         if handler is None:
             self._answer_unknown(work)
+            return
+        is_keyed = IDEMPOTENCY_KEY in headers and not _wants_stream(work)
+        if is_keyed and not self._is_first(work):
+            return
+        if is_expired:
+            self._answer_expired(work)
+        elif handler in self._streaming_handlers:
+            self._streams.start(handler, self._output(work))
         elif handler in self._async_handlers:
             self._in_hand.enter()
             async_jobs.append(partial(self._run_async, handler, work))
         elif self._pool:
             self._in_hand.enter()
             self._pool.submit(self._run_in_pool, handler, work)
+        elif is_keyed:
+            self._send_answers(work, self._answer_of(handler, work))
         else:
             self._send(work, self._answer_of(handler, work))
 
@@ -297,12 +339,57 @@ class Service:
             headers.get(plain.CORRELATION_ID) or b"",
         )
 
-    def _drop_expired(self, work: Work) -> None:
-        self._expired += 1
+    def _output(self, work: Work) -> Output:
+        """Where the items of a handler that uses `yield` go."""
+        if _wants_stream(work):
+            until_epoch_ms = decimal(work.request.record_headers.get(streams.UNTIL), 13) or 0
+            return Stream(work, self._streams, until_epoch_ms, time.monotonic_ns())
+        until_epoch_ms = work.request.deadline_epoch_ms or 0  # then the client has its answer
+        max_bytes = int(self._client.get("message.max.bytes", MESSAGE_MAX_BYTES))
+        return Collected(work, self._streams, until_epoch_ms, max_bytes, self._answers, self._try_produce)
+
+    def _cancel(self, work: Work) -> None:
+        deadline_ms = work.request.deadline_epoch_ms
+        left_ms = CANCEL_REMEMBERED_S * 1000 if deadline_ms is None else deadline_ms - time.time_ns() // 1_000_000
+        self._streams.cancel(work.request.record_headers[streams.CANCEL] or b"", left_ms * 1_000_000)
         work.progress.finish(work.offset)
+
+    def _is_first(self, work: Work) -> bool:
+        """Whether the work has to be done, because no other request with its idempotency key has been seen."""
+        self._in_hand.enter()  # it counts as a running handler while it waits for the other request's reply
+        known = self._repeats.begin(work)
+        if known is not False:
+            self._in_hand.leave()
+        if isinstance(known, ReplyRecord):
+            self._send(work, known)
+        return known is True
+
+    def _answers(self, work: Work, reply: ReplyRecord) -> list[tuple[Work, ReplyRecord]]:
+        """A reply, and its copies for requests that wait for it. Any thread may call this."""
+        if IDEMPOTENCY_KEY not in work.request.record_headers:
+            return [(work, reply)]
+        waiting = self._repeats.end(work, reply)
+        for _ in waiting:
+            self._in_hand.leave()
+        return [(work, reply), *waiting]
+
+    def _send_answers(self, work: Work, reply: ReplyRecord) -> None:
+        for each in self._answers(work, reply):
+            self._send(*each)
+
+    def _answer_expired(self, work: Work) -> None:
+        self._note_expired(work, "expired_work_answered")
+        self._send_answers(work, EXPIRED.problem(work))
+
+    def _drop_expired(self, work: Work) -> None:
+        self._note_expired(work, "expired_work_dropped")
+        work.progress.finish(work.offset)
+
+    def _note_expired(self, work: Work, event: str) -> None:
+        self._expired += 1
         late_ms = time.time_ns() // 1_000_000 - (work.request.deadline_epoch_ms or 0)
         self._warnings.warn(
-            "expired_work_dropped",
+            event,
             f"topic={self.topic} late_ms={late_ms} correlation_id={work.request.correlation_id}:"
             " this service is too slow for its load, was down, or its clock differs from the gateway's",
         )
@@ -327,9 +414,9 @@ class Service:
 
     def _run_in_pool(self, handler: Handler, work: Work) -> None:
         try:
-            out = self._answer_of(handler, work)
-            while not self._try_produce(work, out):
-                time.sleep(QUEUE_FULL_WAIT_S)  # the consumer's thread empties the queue
+            for each in self._answers(work, self._answer_of(handler, work)):
+                while not self._try_produce(*each):
+                    time.sleep(QUEUE_FULL_WAIT_S)  # the consumer's thread empties the queue
         finally:
             self._in_hand.leave()
 
@@ -341,8 +428,9 @@ class Service:
                 out = refused(work, refusal)
             except Exception:
                 out = self._replies.failure(handler, work)
-            while not self._try_produce(work, out):
-                await asyncio.sleep(QUEUE_FULL_WAIT_S)
+            for each in self._answers(work, out):
+                while not self._try_produce(*each):
+                    await asyncio.sleep(QUEUE_FULL_WAIT_S)
         finally:
             self._in_hand.leave()
 
@@ -353,8 +441,13 @@ class Service:
         self._joined.set()
 
     def _on_revoke(self, _consumer: Any, partitions: Iterable[Any]) -> None:
-        """Partitions are revoked: running work is finished first, so that the next owner need not repeat it."""
+        """Partitions are revoked: running work is finished first, so that the next owner need not repeat it.
+
+        Streams may take minutes, so they are stopped.
+        """
         log.info("revoked topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
+        moved = self._streams.move(self._progress_of(partitions))
+        self._streams.wait_until_done(moved, REVOKE_WAIT_S)
         self._in_hand.wait_until_none(REVOKE_WAIT_S)
         self._producer.flush(REVOKE_WAIT_S)
         self._store_offsets()
@@ -362,7 +455,11 @@ class Service:
 
     def _on_lost(self, _consumer: Any, partitions: Iterable[Any]) -> None:
         log.warning("lost topic=%s group=%s partitions=%s", self.topic, self._group, _numbers(partitions))
+        self._streams.move(self._progress_of(partitions))
         self._forget(partitions)
+
+    def _progress_of(self, partitions: Iterable[Any]) -> list[OffsetProgress]:
+        return [self._progress[each.partition] for each in partitions if each.partition in self._progress]
 
     def _forget(self, partitions: Iterable[Any]) -> None:
         for partition in partitions:
@@ -386,6 +483,8 @@ class Service:
             self._loop_thread = LoopThread(f"{self.topic} handlers")
         if self._concurrency is not None and self._concurrency > 1:
             self._pool = ThreadPoolExecutor(self._concurrency, f"{self.topic} handlers")
+        if self._streaming_handlers:
+            self._streams.open(self.topic, self._make_stream_producer, self._loop_thread)
         self._consumer.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -396,6 +495,14 @@ class Service:
         self._consumer = Consumer(consumer | {"error_cb": self._on_client_error}, logger=CLIENT_LOG)
         self._producer = Producer(producer | {"error_cb": self._on_client_error}, logger=CLIENT_LOG)
         self._replies.producer = self._producer
+
+    def _make_stream_producer(self, on_error: Callable[[KafkaError], None]) -> Any:
+        def tell(error: KafkaError) -> None:
+            on_error(error)
+            self._on_client_error(error)
+
+        ours = clients.stream_producer_properties(self._bootstrap, self.topic, self._linger_ms, self._client)
+        return Producer(ours | {"error_cb": tell}, logger=CLIENT_LOG)
 
     def _check_topic(self) -> None:
         try:
@@ -412,8 +519,10 @@ class Service:
 
     def _close(self) -> None:
         """Finishes running work, commits, leaves the group."""
+        streams_until = time.monotonic() + self._stop_wait_s
         if not self._in_hand.wait_until_none(self._stop_wait_s):
             log.warning("handlers_abandoned topic=%s: their requests will be repeated", self.topic)
+        self._streams.close(max(0.0, streams_until - time.monotonic()))
         if self._loop_thread:
             self._loop_thread.close()
         if self._pool:
@@ -440,6 +549,10 @@ class Service:
         if error.fatal() or error.code() in NOT_ALLOWED:
             raise FastgwError(f"group {self._group!r} cannot read topic {self.topic!r}: {error.str()}")
         self._warnings.warn("consumer_error", f"topic={self.topic} {error.str()}")
+
+
+def _wants_stream(work: Work) -> bool:
+    return work.request.record_headers.get(streams.REPLY_KIND) == streams.STREAM and work.reply_to != ""
 
 
 @lru_cache(64)

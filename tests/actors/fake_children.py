@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 
 from fastgw import _ctable, config, table
+from fastgw.config import ACCEPT_BACKLOG
 from fastgw.errors import FastgwError
 from fastgw.supervisor.standby import await_role
 
@@ -80,6 +82,8 @@ class FakeChild:
         if self.plan == "refuses":
             os.write(self.options.ready_fd, b"error no such topic\n")
             sys.exit(2)
+
+    def report(self) -> None:
         if self.becomes_ready and self.plan != "shy":
             os.write(self.options.ready_fd, b"ready\n")
             os.close(self.options.ready_fd)
@@ -112,8 +116,13 @@ def fake_worker(options: argparse.Namespace) -> None:
     shared.heartbeat(process, time.monotonic_ns(), 0, -1, 0)
     token = slots.publish(slots.claim(), 1, 0, 0, time.monotonic_ns() + 10**12, time.monotonic_ns())
     child.start()
-    shared.set_ready(process, child.becomes_ready)
     listening = [socket.socket(fileno=int(fd)) for fd in options.listen_fds.split(",") if child.becomes_ready]
+    for one in listening:
+        one.listen(ACCEPT_BACKLOG)  # the supervisor may have shut it meanwhile
+    shared.set_ready(process, child.becomes_ready)
+    if child.plan == "shy":
+        child.event("in the table")
+    child.report()
     while not child.stopping or child.plan == "waits":
         for one in child.turn([one.fileno() for one in listening]):
             answer(one, listening, child)
@@ -128,16 +137,25 @@ def fake_worker(options: argparse.Namespace) -> None:
 def answer(fd: int, listening: list[socket.socket], child: FakeChild) -> None:
     one = next(one for one in listening if one.fileno() == fd)
     one.setblocking(False)
-    with contextlib.suppress(BlockingIOError):  # a sibling on a shared socket was quicker
+    try:
         connection, _ = one.accept()
-        with connection:
-            connection.sendall(child.name.encode())
+    except BlockingIOError:
+        return  # a sibling on a shared socket was quicker
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # The supervisor has not seen yet that we are ready, and has shut the socket; it will make it listen again. The
+        # event loop of a real worker goes on as well.
+        return
+    with connection:
+        connection.sendall(child.name.encode())
 
 
 def fake_agent(options: argparse.Namespace) -> None:
     child = FakeChild(options, "agent", "agent")
     shared = table.attach(options.table_fd)
     child.start()
+    child.report()
     while not child.stopping:
         child.turn([])
         if child.plan != "hangs":
@@ -148,6 +166,7 @@ def fake_agent(options: argparse.Namespace) -> None:
 def fake_checker(options: argparse.Namespace) -> None:
     child = FakeChild(options, "checker", "checker")
     child.start()
+    child.report()
     while child.plan == "silent":
         child.turn([])
 

@@ -77,10 +77,12 @@ async def drive(
     connections: int = 64,
     fresh_each: bool = False,
     enough: asyncio.Event | None = None,
+    pause_s: float = 0.0,
 ) -> Outcome:
     """Sends `requests` POSTs over `connections` connections, spread over ports and paths; echo services answer.
 
-    `enough` ends the load early; `fresh_each` opens a connection for each request.
+    `enough` ends the load early; `fresh_each` opens a connection for each request; `pause_s` is between an answer and
+    the next request of a connection.
     """
     outcome = Outcome()
     numbers = iter(range(requests))
@@ -102,6 +104,8 @@ async def drive(
                 outcome.strangers.append(f"{body!r} was answered {got!r}")
             if fresh_each:
                 connection.close()
+            if pause_s:
+                await asyncio.sleep(pause_s)
         connection.close()
 
     await asyncio.gather(*(one(index) for index in range(connections)))

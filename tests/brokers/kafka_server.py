@@ -37,8 +37,9 @@ FORMAT_TIMEOUT_S = 60
 START_TIMEOUT_S = 60  # 3 s on an idle machine; a loaded CI machine may take ten times that
 STOP_TIMEOUT_S = 30
 
-# For brokers that live for seconds: they start sooner, and are slower later. Not for measuring.
-BRIEF = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
+# Of the virtual machine. For brokers that live for minutes: they start with half the CPU time, and are slower later.
+BRIEF = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+LASTING = ()  # for measuring, and for hours
 
 LOG4J = """\
 status = ERROR
@@ -133,7 +134,7 @@ class RealKafka:
         port: of the first broker; 0 picks a free one. The others always get free ones.
         heap_mb: Java heap of each broker, MiB.
         properties: broker settings beyond ours, for example `{"broker.session.timeout.ms": "3000"}`.
-        java_options: of the virtual machine, for example BRIEF.
+        java_options: of the virtual machine, BRIEF or LASTING.
         side_door: (port, advertised port) of a second listener of a single broker, for clients that shall reach it
             through something that stands on the advertised port.
     """
@@ -144,7 +145,7 @@ class RealKafka:
         port: int = 0,
         heap_mb: int = 512,
         properties: dict[str, str] | None = None,
-        java_options: Sequence[str] = (),
+        java_options: Sequence[str] = BRIEF,
         side_door: tuple[int, int] | None = None,
     ) -> None:
         assert side_door is None or nodes == 1
@@ -273,10 +274,24 @@ class RealKafka:
             node.process.send_signal(number)
 
     def _format(self, node: Node, jars: Path) -> None:
-        node.directory.mkdir(parents=True)
+        """Make what Kafka's format command makes. What it writes for every broker alike is kept beside the jars."""
+        data = node.directory / "data"
+        data.mkdir(parents=True)
         (node.directory / "log4j2.properties").write_text(LOG4J)
         settings = node.directory / "server.properties"
         settings.write_text("".join(f"{key}={value}\n" for key, value in self._settings(node).items()))
+        kept = jars / "bootstrap.checkpoint"  # the versions of features that the cluster begins with
+        if kept.exists():
+            shutil.copy(kept, data)
+            (data / "meta.properties").write_text(
+                f"version=1\ncluster.id={self._cluster_id()}\nnode.id={node.number}\ndirectory.id={_new_id()}\n"
+            )
+        else:
+            self._run_format(node, jars, settings)
+            written = Path(shutil.copy(data / kept.name, kept.with_name(f"{kept.name}.{os.getpid()}")))
+            written.replace(kept)  # in one step: several processes may be at it
+
+    def _run_format(self, node: Node, jars: Path, settings: Path) -> None:
         tool = [
             "java",
             *BRIEF,
@@ -344,6 +359,13 @@ class RealKafka:
             return len(admin.list_topics(timeout=1.0).brokers) == len(self.nodes)
         except KafkaException:
             return False
+
+
+def _new_id() -> str:
+    # As Kafka writes a UUID. One that begins with "-" would be taken for an option by some of its tools.
+    while (made := base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")).startswith("-"):
+        pass
+    return made
 
 
 def _created(admin: AdminClient, topic: str) -> bool:

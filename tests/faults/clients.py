@@ -20,6 +20,8 @@ from tests.waiting import eventually
 
 PROBLEM_TYPE = "urn:fastgw:problem:"
 TRY_AGAIN_S = 0.05  # after a failure: nobody asks a service that is away a thousand times a second
+BUSY_S = 1.0  # how long clients that rest are at full work after a `stir`
+REST_S = 0.05  # between their requests later on: with twelve of them, 240 requests a second
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Habits:
     silent_after_s: float = 15.0
     headers: tuple[str, ...] = ()
     once: bool = False  # each client sends one request and leaves
+    rests: bool = False  # the clients take it easy when `stir` was long ago
     manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
 
 
@@ -53,9 +56,11 @@ class Clients:
         self._numbers = iter(range(1 << 60))
         self._enough = threading.Event()
         self._failure: BaseException | None = None
+        self._busy_until_s = 0.0
         self._thread = threading.Thread(target=self._work, name="clients", daemon=True)
 
     def __enter__(self) -> Clients:
+        self._busy_until_s = time.monotonic() + BUSY_S
         self._thread.start()
         return self
 
@@ -74,6 +79,14 @@ class Clients:
         """Returns when so many more requests have ended."""
         wanted = len(self.told) + more
         eventually(lambda: self._failure or len(self.told) >= wanted, timeout_s, f"{wanted} requests have ended")
+
+    def stir(self) -> None:
+        """Returns when all of them are at full work, so that what happens next meets a request of each."""
+        if self._habits.rests:
+            was_resting = time.monotonic() > self._busy_until_s
+            self._busy_until_s = time.monotonic() + BUSY_S
+            if was_resting:
+                threading.Event().wait(2 * REST_S)
 
     def answered_since(self, moment_s: float) -> bool:
         """Whether a request that began after that moment has its service's answer."""
@@ -117,6 +130,8 @@ class Clients:
                 break
             if one.ending != ANSWERED:
                 await asyncio.sleep(TRY_AGAIN_S)
+            elif habits.rests and one.ended_s > self._busy_until_s:
+                await asyncio.sleep(REST_S)
         if connection is not None:
             connection.close()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,13 @@ from tests.faults.play import Scenario, play, row
 from tests.faults.stage import Furniture, open_house
 
 REQUESTS = 300
+
+
+def for_tests(*tables: Sequence[Scenario]) -> list[Scenario]:
+    """The scenarios of these tables that the tests play; those of one house follow one another."""
+    played = [one for table in tables for one in table if not one.only_soak]
+    houses = [one.house for one in played]
+    return sorted(played, key=lambda one: houses.index(one.house))
 
 
 class Houses:
@@ -41,7 +49,13 @@ class Houses:
         self._opened.close()
 
     def play(self, scenario: Scenario) -> None:
-        """The scenario's short version: no lie, and nothing fails that may not."""
+        """The scenario's short version: no lie, and nothing fails that may not.
+
+        Its clients are at full work around each fault. They rest while a scenario waits, for sessions to end or brokers
+        to come back: all that they would do there is take both cores from the other tests.
+        """
+        if not scenario.habits.rate:
+            scenario = replace(scenario, habits=replace(scenario.habits, rests=True))
         with self.ready_for(scenario) as furniture:
             report = play(scenario, furniture, REQUESTS, scenario.short, progress=print)
             print(" | ".join(row(report)))

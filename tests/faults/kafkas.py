@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fastgw.demo.broker import MockCluster
-from tests.brokers.kafka_server import BRIEF, RealKafka
+from tests.brokers.kafka_server import RealKafka
 from tests.faults.produce_answers import ProduceAnswers
 from tests.faults.wire_proxy import WireProxy
 from tests.ports import free_port
@@ -57,7 +57,7 @@ def one(bootstrap: str) -> Iterator[Kafka]:
 @contextmanager
 def cluster() -> Iterator[Kafka]:
     """Three brokers with three copies of everything."""
-    with RealKafka(nodes=3, heap_mb=256, properties=QUICK, java_options=BRIEF) as brokers:
+    with RealKafka(nodes=3, heap_mb=256, properties=QUICK) as brokers:
         yield Kafka("cluster", brokers.bootstrap, brokers.bootstrap, brokers)
 
 
@@ -77,7 +77,7 @@ def proxied() -> Iterator[Kafka]:
     listens = free_port()
     with (
         WireProxy(listens, ProduceAnswers()) as proxy,
-        RealKafka(properties=GUARDED, java_options=BRIEF, side_door=(listens, proxy.port)) as broker,
+        RealKafka(properties=GUARDED, side_door=(listens, proxy.port)) as broker,
     ):
         yield Kafka("proxied", broker.bootstrap, f"127.0.0.1:{proxy.port}", proxy)
 

@@ -25,7 +25,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.brokers.kafka_server import RealKafka
+from tests.brokers.kafka_server import LASTING, RealKafka
 from tests.faults import reply_scenarios
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import SLOW
@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     minutes = parser.parse_args().minutes
     with (
-        RealKafka() as broker,
+        RealKafka(java_options=LASTING) as broker,
         tempfile.TemporaryDirectory(prefix="fastgw-leaks-") as folder,
         open_house(HOUSE, Kafka("own", broker.bootstrap, broker.bootstrap, broker), Path(folder)) as furniture,
     ):

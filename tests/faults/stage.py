@@ -188,11 +188,13 @@ class Stage:
             serves_on: in any case a request that began after the end of the block has to be answered. False for
                 faults that nobody survives.
         """
+        self.clients.stir()
         fault = Fault(time.monotonic())
         self.faults.append(fault)
         self.progress(f"fault {len(self.faults)}")
         yield fault
         fault.over_s = time.monotonic()
+        self.clients.stir()
         eventually(recovered or self.all_ready, RECOVERY_S, "the gateway has recovered")
         if serves_on:
             eventually(lambda: self.clients.answered_since(fault.over_s), RECOVERY_S, "a new request is answered")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import broker_scenarios
-from tests.faults.houses import Houses
+from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
-SCENARIOS = [one for one in (*broker_scenarios.SCENARIOS,) if not one.only_soak]
+SCENARIOS = for_tests(broker_scenarios.SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import node_scenarios
-from tests.faults.houses import Houses
+from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
-SCENARIOS = [one for one in (*node_scenarios.SCENARIOS,) if not one.only_soak]
+SCENARIOS = for_tests(node_scenarios.SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)

@@ -12,21 +12,17 @@ from tests.faults import (
     reply_scenarios,
     worker_scenarios,
 )
-from tests.faults.houses import Houses
+from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
-SCENARIOS = [
-    one
-    for one in (
-        *worker_scenarios.SCENARIOS,
-        *reply_scenarios.SCENARIOS,
-        *protocol_scenarios.SCENARIOS,
-        *drain_scenarios.SCENARIOS,
-        *overload_scenarios.SCENARIOS,
-        *front_scenarios.SCENARIOS,
-    )
-    if not one.only_soak
-]
+SCENARIOS = for_tests(
+    worker_scenarios.SCENARIOS,
+    reply_scenarios.SCENARIOS,
+    protocol_scenarios.SCENARIOS,
+    drain_scenarios.SCENARIOS,
+    overload_scenarios.SCENARIOS,
+    front_scenarios.SCENARIOS,
+)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)

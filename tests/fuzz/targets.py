@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tests.fuzz import clients, configuration, http1, ids, intake, keys, mesh, problems, proxy, replies, services
+from tests.fuzz import (
+    clients,
+    configuration,
+    http1,
+    ids,
+    intake,
+    keys,
+    mesh,
+    problems,
+    proxy,
+    replies,
+    services,
+    streams,
+)
 
 
 class Target(Protocol):
@@ -17,5 +30,5 @@ class Target(Protocol):
 
 TARGETS: dict[str, Target] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (ids, mesh, replies, configuration, problems, intake, keys, http1, proxy, clients, services)
+    for module in (ids, mesh, replies, configuration, problems, intake, keys, http1, proxy, clients, services, streams)
 }

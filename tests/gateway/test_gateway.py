@@ -16,8 +16,9 @@ from tests.actors.repliers import replier
 from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
 
-REQUESTS = 8000
+REQUESTS = 3000
 PARKED = 32
+PAUSE_S = 0.02  # under load, and not so much that a reload has to wait for the processor
 SERVICES = ("orders", "customers", "baskets")
 
 
@@ -176,6 +177,7 @@ def test_five_reloads_under_load_fail_no_request(shop, connections):
                     connections=16,
                     fresh_each=connections == "new",
                     enough=enough,
+                    pause_s=PAUSE_S,
                 )
             )
             for number in range(1, 6):

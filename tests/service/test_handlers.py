@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,3 +80,22 @@ def test_functions_and_objects_that_are_awaited_are_told_apart() -> None:
     assert len(made.asynchronous) == 2
     assert print not in made.asynchronous
     assert made.names() == "/a, /b, /c"
+
+
+def test_handlers_that_use_yield_are_told_apart() -> None:
+    class Yielding:
+        def __call__(self, request: Request) -> Iterator[int]:
+            yield 1
+
+        async def method(self, request: Request) -> AsyncIterator[int]:
+            yield 1
+
+    def items(request: Request, count: int = 1) -> Iterator[int]:
+        yield count
+
+    made = Handlers("orders")
+    handlers = {"/a": Yielding(), "/b": Yielding().method, "/c": items, "/d": partial(items, count=2), "/e": print}
+    for route, handler in handlers.items():
+        made.add(made.place_of(route), handler)
+    assert made.streaming == {handlers[route] for route in ("/a", "/b", "/c", "/d")}
+    assert made.asynchronous == {handlers["/b"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import signal
@@ -11,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,139 +17,13 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Message
 
 from fastgw.demo.broker import EmbeddedBroker
 from fastgw.errors import ConfigError, StartError
 from fastgw.service import Problem, Reply, Request, Service
-from tests.conftest import MakeTopics
+from tests.service.requester import REPLY_PARTITIONS, Place, headers_of, serving
 from tests.waiting import eventually
-
-REPLY_PARTITIONS = 8
-JOIN_S = 30.0
-FAST = {"fetch.wait.max.ms": 5}  # the embedded broker's Fetch does not wake on new records
-
-
-class Requester:
-    """Sends requests as the gateway does and keeps every reply by correlation id."""
-
-    def __init__(self, bootstrap: str, request_topic: str, reply_topic: str) -> None:
-        self.request_topic, self.reply_topic = request_topic, reply_topic
-        self.replies: dict[str, list[Message]] = {}
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
-        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "requester", **FAST})
-        places = [TopicPartition(reply_topic, partition, 0) for partition in range(REPLY_PARTITIONS)]
-        self._consumer.assign(places)
-
-    def send(
-        self, body: bytes = b"", *, partition: int | None = 0, timeout_s: float = 60, **headers: str | None
-    ) -> str:
-        """One request; headers given as None are left out.
-
-        Returns:
-            The correlation id.
-        """
-        correlation_id = str(uuid.uuid4())
-        wire: dict[str, str | None] = {
-            "correlation_id": correlation_id,
-            "reply_to": self.reply_topic,
-            "reply_partition": None if partition is None else str(partition),
-            "deadline": str(int((time.time() + timeout_s) * 1000)),
-            "http_method": "POST",
-            "http_path": "/echo",
-            "http_route": "/echo",
-            **headers,
-        }
-        record_headers = [(name, value.encode()) for name, value in wire.items() if value is not None]
-        self._producer.produce(self.request_topic, body, headers=record_headers)
-        return correlation_id
-
-    def reply(self, correlation_id: str, timeout_s: float = 20) -> Message:
-        """The first reply to a request."""
-        if correlation_id not in self.replies:
-            eventually(lambda: self.take() or correlation_id in self.replies, timeout_s, f"a reply to {correlation_id}")
-        return self.replies[correlation_id][0]
-
-    def ask(self, body: bytes = b"", **headers: Any) -> Message:
-        return self.reply(self.send(body, **headers))
-
-    def take(self) -> None:
-        """Takes what has arrived."""
-        self._producer.poll(0)
-        first = self._consumer.poll(0.02)
-        for message in [first, *self._consumer.consume(500, 0)] if first else []:
-            assert message.error() is None, message.error()
-            self.replies.setdefault(message.key().decode(), []).append(message)
-
-    def close(self) -> None:
-        self._producer.flush(10)
-        self._consumer.close()
-
-
-class Place:
-    """A request topic, a response topic, and a requester between them."""
-
-    def __init__(self, bootstrap: str, request_topic: str, reply_topic: str) -> None:
-        self.bootstrap, self.topic = bootstrap, request_topic
-        self.requester = Requester(bootstrap, request_topic, reply_topic)
-
-    def service(self, **settings: Any) -> Service:
-        settings["client"] = FAST | settings.get("client", {})
-        return Service(self.topic, bootstrap=self.bootstrap, **settings)
-
-    def committed(self) -> int:
-        """How many records the group is done with, over all partitions."""
-        with contextlib.closing(Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.topic})) as consumer:
-            count = len(consumer.list_topics(self.topic, timeout=10).topics[self.topic].partitions)
-            places = consumer.committed([TopicPartition(self.topic, partition) for partition in range(count)], 10)
-        return sum(max(place.offset, 0) for place in places)
-
-
-@pytest.fixture
-def place(kafka_bootstrap: str, make_topics: MakeTopics) -> Iterator[Place]:
-    names = make_topics({"requests": 2, "replies": REPLY_PARTITIONS})
-    place = Place(kafka_bootstrap, names["requests"], names["replies"])
-    yield place
-    place.requester.close()
-
-
-@pytest.fixture
-def lone_place(kafka_bootstrap: str, make_topics: MakeTopics) -> Iterator[Place]:
-    """One request partition, so that records have an order."""
-    names = make_topics({"requests": 1, "replies": REPLY_PARTITIONS})
-    place = Place(kafka_bootstrap, names["requests"], names["replies"])
-    yield place
-    place.requester.close()
-
-
-@contextlib.contextmanager
-def serving(service: Service) -> Iterator[Service]:
-    """The service in a thread, joined to its group; what it raises is raised here."""
-    raised: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            service.serve()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=serve, name="service under test")
-    thread.start()
-    try:
-        eventually(lambda: service.wait_until_joined(0) or raised, JOIN_S, "joined its group")
-        assert not raised, raised
-        yield service
-    finally:
-        service.stop()
-        thread.join(JOIN_S)
-        assert not thread.is_alive()
-    if raised:
-        raise raised[0]
-
-
-def headers_of(message: Message) -> dict[str, bytes]:
-    return dict(message.headers())
-
 
 # ---- replies -------------------------------------------------------------------------------------------------------
 
@@ -350,6 +221,79 @@ def test_expired_work_is_dropped_and_counted(place: Place, caplog: pytest.LogCap
     assert sorted(handled) == [b"in time", b"no deadline", b"odd deadline"]
     assert "expired_work_dropped" in caplog.text
     assert place.committed() == 4
+
+
+def test_expired_work_is_answered_if_the_gateway_asks_for_it(place: Place) -> None:
+    handled: list[bytes] = []
+    service = place.service()
+    service.handle(lambda request: handled.append(request.body) or "done")
+    with serving(service):
+        late = place.requester.ask(b"late", timeout_s=-1, answer_expired="1")
+        place.requester.send(b"dropped", timeout_s=-1, answer_expired="0")
+        assert place.requester.ask(b"in time", answer_expired="1").value() == b"done"
+        eventually(lambda: service.counts.expired == 2)
+    assert headers_of(late)["status"] == b"504"
+    assert orjson.loads(late.value())["type"] == "urn:fastgw:problem:work_expired"
+    assert handled == [b"in time"]
+    assert place.committed() == 3
+
+
+# ---- idempotency keys ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["inline", "pool", "async"])
+def test_work_with_one_key_is_done_once(place: Place, kind: str) -> None:
+    done: list[str] = []
+    service = place.service(concurrency=4 if kind == "pool" else None)
+
+    def pay(request: Request) -> Reply:
+        done.append(request.idempotency_key)
+        return Reply({"paid": len(done)}, status=201)
+
+    async def pay_async(request: Request) -> Reply:
+        return pay(request)
+
+    service.handle(pay_async if kind == "async" else pay)
+    with serving(service):
+        first = place.requester.ask(b"1", idempotency_key="order-17", idempotency_attempt="1")
+        second = place.requester.ask(b"1", idempotency_key="order-17", idempotency_attempt="2", partition=5)
+        other = place.requester.ask(b"1", idempotency_key="order-18")
+    assert (first.value(), second.value(), other.value()) == (b'{"paid":1}', b'{"paid":1}', b'{"paid":2}')
+    assert second.partition() == 5
+    assert headers_of(second) == headers_of(first) | {"correlation_id": second.key()}
+    assert done == ["order-17", "order-18"]
+    assert service.counts.repeated == 1
+    assert place.committed() == 3
+
+
+@pytest.mark.parametrize("kind", ["pool", "async", "collected"])
+def test_a_request_waits_for_another_one_with_its_key(lone_place: Place, kind: str) -> None:
+    began, proceed, done = threading.Event(), threading.Event(), []
+    service = lone_place.service(concurrency=4)
+
+    def pay(request: Request) -> bytes:
+        done.append(request.body)
+        began.set()
+        proceed.wait(20)
+        return b"paid"
+
+    async def pay_async(request: Request) -> bytes:
+        return await asyncio.to_thread(pay, request)
+
+    def pay_in_parts(request: Request) -> Iterator[bytes]:
+        yield pay(request)
+
+    service.handle({"pool": pay, "async": pay_async, "collected": pay_in_parts}[kind])
+    with serving(service):
+        first = lone_place.requester.send(idempotency_key="a", partition=1)
+        second = lone_place.requester.send(idempotency_key="a", partition=2)
+        assert began.wait(20)
+        eventually(lambda: service.counts.repeated == 1)
+        proceed.set()
+        answers = [lone_place.requester.reply(each) for each in (first, second)]
+    assert [(each.value(), each.partition()) for each in answers] == [(b"paid", 1), (b"paid", 2)]
+    assert len(done) == 1
+    assert lone_place.committed() == 2
 
 
 class UnreadableMessage:

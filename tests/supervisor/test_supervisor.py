@@ -206,10 +206,10 @@ def test_a_worker_that_hangs_while_it_starts_need_not_be_waited_for(service: Sta
 
 def test_a_worker_that_has_not_been_heard_yet_and_is_ready_in_the_table_keeps_its_connections(service: Start) -> None:
     """Who read in /readyz that all is well has come, and may wait in its queue: resetting it would be a lie."""
-    one = service({"FAKE_TIMES": "queue_more=0.2"}).start()
+    one = service({"FAKE_TIMES": "queue_more=0.2 hung=10"}).start()
     one.plan("worker-1", "shy")
     os.kill(one.pid("worker 1.0"), signal.SIGKILL)
-    eventually(lambda: one.events("worker 1.1 started"))
+    eventually(lambda: one.events("worker 1.1 in the table"))
     until = time.monotonic() + 0.6  # several looks after its time has come
     eventually(lambda: time.monotonic() > until)
     eventually(lambda: one.ask() == "worker 1.1")
@@ -415,13 +415,15 @@ def test_a_third_generation_waits_for_the_table_range_of_one_that_still_drains(s
 def test_a_worker_that_dies_during_a_reload_before_its_turn_comes_back_with_the_old_configuration(
     service: Start,
 ) -> None:
-    one = service({"FAKE_TIMES": "start=3 hung=10"}).start()
+    one = service({"FAKE_TIMES": "start=60 hung=60"}).start()
     one.plan("worker-0", "silent")  # the roll stands at worker 0
     one.configure(topic="orders-2")
     one.send(signal.SIGHUP)
     eventually(lambda: one.events("worker 0.1 started orders-2"))
     os.kill(one.pid("worker 1.0"), signal.SIGKILL)
     eventually(lambda: one.events("worker 1.1 started orders "))
+    assert not one.logged("reload stopped, the old configuration stays"), "the roll still stands there"
+    os.kill(one.pid("worker 0.1"), signal.SIGKILL)
     eventually(lambda: one.logged("reload stopped, the old configuration stays", worker=0, undone=[]))
 
 
