@@ -1,7 +1,7 @@
 """`python -m fastgw`: the commands of `cli`, and the processes that the supervisor starts.
 
-The processes `worker`, `agent`, `checker` and `standby` are not commands for users. They are parsed here because a dead
-worker must be replaced quickly, and importing the command line's libraries takes 0.1 s.
+The processes `worker`, `agent`, `store`, `checker` and `standby` are not commands for users. They are parsed here
+because a dead worker must be replaced quickly, and importing the command line's libraries takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _CHILDREN = {
     "worker": ("--slot", "--generation", "--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
     "agent": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
     "checker": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
+    "store": ("--table-fd", "--config-fd", "--ready-fd", "--life-fd"),
 }
 
 
@@ -61,6 +62,10 @@ def _be(kind: str, arguments: Sequence[str]) -> int:
             from fastgw.agent import checker
 
             return checker.main(**options)
+        if kind == "store":
+            from fastgw.store import process as store
+
+            return store.main(**options)
         from fastgw.agent import agent
 
         return agent.main(**options)

@@ -21,13 +21,16 @@
 
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
-    CT_LAYOUT_VERSION = 5,
+    CT_LAYOUT_VERSION = 6,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means no worker */
     CT_UNOWNED = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
     CT_SLOTS_MAX = 1 << CT_SLOT_BITS,
     CT_TAG_BITS = 62,        /* the other two bits of a tombstone tell how that occupant ended */
+    CT_TOPIC_SHIFT = 60,     /* the two highest bits of a tag name the topic of the reply; 0: the response topic */
+    CT_KINDS_MAX = 8,
     CT_PARTITIONS_MAX = 4096,
+    CT_POSITION_BITS = 48,   /* of a position; the other 16 bits name its log */
     CT_ROUTES_MAX = 2048,
     CT_UNROUTED = CT_ROUTES_MAX - 1, /* counters of requests without a route; no route has this number */
     CT_ENDINGS_MAX = 64,
@@ -36,6 +39,7 @@ enum {
     CT_ENDING_ANSWERED = 0,  /* requests with this ending are counted by the status class of their answers */
     CT_CLASSES = 4,          /* 2xx, 3xx, 4xx, 5xx */
     CT_GAUGES_MAX = 8,
+    CT_STORE_GAUGES_MAX = 16,
     CT_QUEUE_TO_ACK = 0, /* the phases of a request; each has a histogram */
     CT_ACK_TO_REPLY = 1,
     CT_TOTAL = 2,
@@ -77,6 +81,8 @@ typedef struct {
     alignas(64) ct_u64 draining;
     alignas(64) ct_u64 worker_starts[CT_WORKERS_MAX + 1];
     alignas(64) ct_u64 agent_beat_ns; /* monotonic; 0: none yet */
+    ct_u64 store_beat_ns;             /* monotonic; 0: none yet */
+    ct_u64 store_gauges[CT_STORE_GAUGES_MAX]; /* current values of the store */
     ct_u64 waits_written_ns;          /* monotonic; 0: never */
     ct_u64 waits_ns[CT_ROUTES_MAX];   /* how long a request of this route would wait for its service; 0: not at all,
                                        * or not known; or CT_NO_CONSUMER */
@@ -91,6 +97,12 @@ typedef struct {
     ct_u64 version; /* 0: never written; copy[version & 1] is the one to read */
     alignas(64) ct_map_copy copy[2];
 } ct_map;
+
+typedef struct { /* how far this node has handled the replies of each partition */
+    /* log 16 | next offset + 1: 48, so that untouched (zero) memory is an unknown position. One word, so that readers
+     * never take an offset for one of another log. */
+    alignas(64) ct_u64 words[CT_PARTITIONS_MAX];
+} ct_positions;
 
 typedef struct {
     ct_u64 identity; /* pid 32 | worker 8 | generation 8 | flags: one word, so that readers never mix two processes */
@@ -130,7 +142,7 @@ typedef struct {
     ct_u64 sent_ns;
     ct_u64 recorded_ns;
     ct_u64 tombstone; /* tag of the previous occupant 62 | its ct_ended 2 */
-    ct_u64 place;     /* unused 32 | home partition 16 | route 16 */
+    ct_u64 place;     /* unused 8 | partition of the request + 1 16 | kind 8 | home partition 16 | route 16 */
 } ct_slot;
 
 _Static_assert(sizeof(ct_slot) == 64, "a slot is one cache line");
@@ -138,7 +150,8 @@ _Static_assert(offsetof(ct_slot, tag) == 8 && offsetof(ct_slot, tombstone) == 48
                "the picture in _ctable.pyx shows these offsets");
 _Static_assert(sizeof(ct_histogram) == 128, "two cache lines");
 _Static_assert(sizeof(ct_route_counters) % 64 == 0 && sizeof(ct_counters) % 64 == 0, "whole cache lines");
-_Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof(ct_process) % 64 == 0,
+_Static_assert(sizeof(ct_header) % 64 == 0 && sizeof(ct_map) % 64 == 0 && sizeof(ct_positions) % 64 == 0
+                   && sizeof(ct_process) % 64 == 0,
                "each section starts on a cache line");
 _Static_assert(offsetof(ct_process, gauges) == 64 && offsetof(ct_process, not_reads_from) == 128,
                "the identity has a cache line of its own");
@@ -146,6 +159,7 @@ _Static_assert(offsetof(ct_process, gauges) == 64 && offsetof(ct_process, not_re
 typedef struct { /* the addresses of the sections; private to a process */
     ct_header *header;
     ct_map *map;
+    ct_positions *positions;
     ct_process *processes;
     ct_counters *counters;
     ct_slot *slots;
@@ -155,7 +169,7 @@ typedef struct { /* the addresses of the sections; private to a process */
 
 static inline uint64_t ct_slots_offset(uint32_t workers)
 {
-    uint64_t bytes = sizeof(ct_header) + sizeof(ct_map)
+    uint64_t bytes = sizeof(ct_header) + sizeof(ct_map) + sizeof(ct_positions)
                      + (uint64_t)workers * 2 * (sizeof(ct_process) + sizeof(ct_counters));
     return (bytes + CT_PAGE_BYTES - 1) / CT_PAGE_BYTES * CT_PAGE_BYTES;
 }
@@ -175,7 +189,8 @@ static inline void ct_look_at(ct_view *view, void *base, uint32_t workers, uint3
     view->slots_per_process = slots_per_process;
     view->header = (ct_header *)at;
     view->map = (ct_map *)(at += sizeof(ct_header));
-    view->processes = (ct_process *)(at += sizeof(ct_map));
+    view->positions = (ct_positions *)(at += sizeof(ct_map));
+    view->processes = (ct_process *)(at += sizeof(ct_positions));
     view->counters = (ct_counters *)(at += (size_t)view->process_count * sizeof(ct_process));
     view->slots = (ct_slot *)((char *)base + ct_slots_offset(workers));
 }
@@ -205,19 +220,21 @@ enum ct_state {
     CT_FAILED = 8,
     CT_RECLAIMED = 9,
     CT_RESTING = 10,
-    CT_STATES = 11,
+    CT_STREAMING = 11, /* part of the answer has been sent */
+    CT_STATES = 12,
 };
 #define CT_BIT(state) (1u << (state))
-#define CT_LIVE (CT_BIT(CT_CLAIMED) | CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED))
+#define CT_LIVE (CT_BIT(CT_CLAIMED) | CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED) | CT_BIT(CT_STREAMING))
 #define CT_TERMINAL \
     (CT_BIT(CT_ANSWERED) | CT_BIT(CT_EXPIRED) | CT_BIT(CT_CANCELLED) | CT_BIT(CT_FAILED) | CT_BIT(CT_RECLAIMED))
 
 static const uint16_t CT_NEXT[CT_STATES] = {
     [CT_FREE] = CT_BIT(CT_CLAIMING),
     [CT_CLAIMING] = CT_BIT(CT_CLAIMED) | CT_BIT(CT_RESTING), /* published | abandoned, or repaired after a death */
-    [CT_CLAIMED] = CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED) | CT_TERMINAL,
-    [CT_SENT] = CT_BIT(CT_RECORDED) | CT_TERMINAL, /* the reply may arrive before the delivery report */
-    [CT_RECORDED] = CT_TERMINAL,
+    [CT_CLAIMED] = CT_BIT(CT_SENT) | CT_BIT(CT_RECORDED) | CT_BIT(CT_STREAMING) | CT_TERMINAL,
+    [CT_SENT] = CT_BIT(CT_RECORDED) | CT_BIT(CT_STREAMING) | CT_TERMINAL, /* a reply may come before the report */
+    [CT_RECORDED] = CT_BIT(CT_STREAMING) | CT_TERMINAL,
+    [CT_STREAMING] = CT_TERMINAL,
     [CT_ANSWERED] = CT_BIT(CT_RESTING),
     [CT_EXPIRED] = CT_BIT(CT_RESTING),
     [CT_CANCELLED] = CT_BIT(CT_RESTING),
@@ -260,12 +277,24 @@ static inline int ct_move(ct_slot *slot, uint64_t word, uint32_t to)
 /* How the previous occupant ended, as stored in a tombstone. */
 enum ct_ended { CT_ENDED_NONE = 0, CT_ENDED_ANSWERED = 1, CT_ENDED_OTHERWISE = 2 };
 /* Why no request waits for a reply. */
-enum ct_verdict { CT_LATE = -1, CT_DUPLICATE = -2, CT_FORGED = -3 };
+enum ct_verdict { CT_LATE = -1, CT_DUPLICATE = -2, CT_FORGED = -3, CT_ELSEWHERE = -4 };
+/* How a request is answered. Only a SINGLE request is answered by the one reply on the response topic. */
+enum ct_kind { CT_SINGLE = 0, CT_KEPT = 1, CT_STREAM = 2 };
 
 typedef struct {
     uint64_t tag, deadline_ns, claimed_ns;
-    uint32_t route, home;
+    uint64_t place; /* see ct_place */
 } ct_request;
+
+static inline uint64_t ct_place(uint32_t route, uint32_t home) { return (uint64_t)home << 16 | route; }
+static inline uint64_t ct_place_of_kind(uint32_t route, uint32_t home, uint32_t kind)
+{
+    return (uint64_t)kind << 32 | ct_place(route, home);
+}
+static inline uint32_t ct_route_of(uint64_t place) { return place & 0xFFFF; }
+static inline uint32_t ct_home_of(uint64_t place) { return (place >> 16) & 0xFFFF; }
+static inline uint32_t ct_kind_of(uint64_t place) { return (place >> 32) & (CT_KINDS_MAX - 1); }
+static inline int32_t ct_partition_of(uint64_t place) { return (int32_t)((place >> 40) & 0xFFFF) - 1; }
 
 /* 1: the slot is CLAIMING, and only this caller may use it. */
 static inline int ct_begin(ct_slot *slot)
@@ -296,7 +325,7 @@ static inline int64_t ct_publish(ct_slot *slot, uint32_t index, const ct_request
     ct_store_release(&slot->claimed_ns, request->claimed_ns);
     ct_store_release(&slot->sent_ns, 0);
     ct_store_release(&slot->recorded_ns, 0);
-    ct_store_release(&slot->place, (uint64_t)request->home << 16 | request->route);
+    ct_store_release(&slot->place, request->place);
     CT_STEP(FIELDS_WRITTEN);
     if (!ct_move(slot, word, CT_CLAIMED)) return -1;
     CT_STEP(PUBLISHED);
@@ -313,10 +342,28 @@ static inline int ct_advance(ct_slot *slot, int64_t token, uint32_t to, uint64_t
     return ct_move(slot, word, to);
 }
 
+/* Live -> STREAMING: the first part of the answer has come. 0: it was STREAMING already, it has ended, or the token is
+ * stale. */
+static inline int ct_stream(ct_slot *slot, int64_t token)
+{
+    for (;;) { /* repeats only if the slot advanced meanwhile, which can happen twice at most */
+        uint64_t word = ct_load_acquire(&slot->word);
+        if (!ct_names(token, word) || !(CT_NEXT[ct_state_of(word)] & CT_BIT(CT_STREAMING))) return 0;
+        if (ct_move(slot, word, CT_STREAMING)) return 1;
+    }
+}
+
+/* The partition of the request's record, once Kafka has told it. Only the owner of the slot writes. */
+static inline void ct_set_partition(ct_slot *slot, uint32_t partition)
+{
+    uint64_t place = ct_load_relaxed(&slot->place) & ~(UINT64_C(0xFFFF) << 40);
+    ct_store_release(&slot->place, place | (uint64_t)(partition + 1) << 40);
+}
+
 /* Live -> `ending`. Returns the live state that the slot had, or -1 if another caller has ended it. */
 static inline int ct_finish(ct_slot *slot, int64_t token, uint32_t ending)
 {
-    for (;;) { /* repeats only if the slot advanced meanwhile, which can happen twice at most */
+    for (;;) { /* repeats only if the slot advanced meanwhile, which can happen three times at most */
         uint64_t word = ct_load_acquire(&slot->word);
         if (!ct_names(token, word) || !ct_is(word, CT_LIVE)) return -1;
         if (ct_move(slot, word, ending)) return (int)ct_state_of(word);
@@ -438,6 +485,27 @@ static inline uint32_t ct_map_owner(const ct_map *map, uint32_t partition)
     }
 }
 
+/* ---- positions ---- */
+#define CT_POSITION_MASK ((UINT64_C(1) << CT_POSITION_BITS) - 1)
+
+/* `offset` -1: the position becomes unknown. So does an offset that has too many bits: 2^48 records are 8 years at a
+ * million records a second on one partition. */
+static inline void ct_position_write(ct_positions *positions, uint32_t partition, uint16_t log, int64_t offset)
+{
+    uint64_t next_plus_1 = (uint64_t)offset + 1;
+    uint64_t word = next_plus_1 == 0 || next_plus_1 > CT_POSITION_MASK
+                        ? 0
+                        : (uint64_t)log << CT_POSITION_BITS | next_plus_1;
+    ct_store_release(&positions->words[partition], word);
+}
+
+/* -1: unknown, or a position in another log. */
+static inline int64_t ct_position_read(const ct_positions *positions, uint32_t partition, uint16_t log)
+{
+    uint64_t word = ct_load_acquire(&positions->words[partition]);
+    return word >> CT_POSITION_BITS == log ? (int64_t)(word & CT_POSITION_MASK) - 1 : -1;
+}
+
 /* ---- process records ---- */
 enum ct_flag { CT_REGISTERED = 1, CT_READY = 2, CT_DRAINING = 4 };
 
@@ -507,7 +575,7 @@ static inline void ct_observe(ct_histogram *histogram, uint64_t duration_ns)
 /* ---- list of waiting requests ---- */
 typedef struct {
     uint64_t claimed_ns, sent_ns, recorded_ns, deadline_ns;
-    uint32_t slot, state, route, home;
+    uint32_t slot, state, route, home, kind;
 } ct_waiting;
 
 /* 1: `out` is a consistent copy of a live slot. 0: not live, or it changed meanwhile, so it is not stuck. */
@@ -522,8 +590,9 @@ static inline int ct_snapshot(const ct_slot *slot, uint32_t index, ct_waiting *o
     out->deadline_ns = ct_load_acquire(&slot->deadline_ns);
     out->slot = index;
     out->state = ct_state_of(word);
-    out->route = place & 0xFFFF;
-    out->home = (place >> 16) & 0xFFFF;
+    out->route = ct_route_of(place);
+    out->home = ct_home_of(place);
+    out->kind = ct_kind_of(place);
     return ct_load_relaxed(&slot->word) == word;
 }
 

@@ -18,10 +18,14 @@ cdef extern from "_ctable.h" nogil:
         ct_u64 draining
         ct_u64* worker_starts
         ct_u64 agent_beat_ns
+        ct_u64 store_beat_ns
+        ct_u64* store_gauges
         ct_u64 waits_written_ns
         ct_u64* waits_ns
     ctypedef struct ct_map:
         ct_u64 version
+    ctypedef struct ct_positions:
+        pass
     ctypedef struct ct_process:
         ct_u64 identity
         ct_u64 heartbeat_ns
@@ -53,6 +57,7 @@ cdef extern from "_ctable.h" nogil:
     ctypedef struct ct_view:
         ct_header* header
         ct_map* map
+        ct_positions* positions
         ct_process* processes
         ct_counters* counters
         ct_slot* slots
@@ -75,6 +80,16 @@ cdef extern from "_ctable.h" nogil:
     bint ct_advance(ct_slot* slot, int64_t token, uint32_t to, uint64_t now_ns)
     int ct_finish(ct_slot* slot, int64_t token, uint32_t ending)
     int64_t ct_resolve(ct_slot* slot, uint32_t index, uint64_t tag)
+    bint ct_stream(ct_slot* slot, int64_t token)
+    void ct_set_partition(ct_slot* slot, uint32_t partition)
+
+    # ---- the word `place` of a slot
+    uint64_t ct_place(uint32_t route, uint32_t home)
+    uint64_t ct_place_of_kind(uint32_t route, uint32_t home, uint32_t kind)
+    uint32_t ct_route_of(uint64_t place)
+    uint32_t ct_home_of(uint64_t place)
+    uint32_t ct_kind_of(uint64_t place)
+    int32_t ct_partition_of(uint64_t place)  # -1: not known yet
 
     # ---- the rest of the segment
     ctypedef struct ct_reclaimed:
@@ -89,11 +104,14 @@ cdef extern from "_ctable.h" nogil:
         uint32_t state
         uint32_t route
         uint32_t home
+        uint32_t kind
     ct_reclaimed ct_reclaim(const ct_view* view, uint32_t process)
     uint32_t ct_used(const ct_view* view, uint32_t process)
     uint64_t ct_map_write(ct_map* map, const uint8_t* owners, uint32_t count)
     uint64_t ct_map_read(const ct_map* map, uint8_t* owners, uint32_t* count)
     uint32_t ct_map_owner(const ct_map* map, uint32_t partition)  # CT_UNOWNED: no worker of this node
+    void ct_position_write(ct_positions* positions, uint32_t partition, uint16_t log, int64_t offset)
+    int64_t ct_position_read(const ct_positions* positions, uint32_t partition, uint16_t log)  # -1: unknown
     void ct_register(const ct_view* view, uint32_t process, uint32_t pid, uint32_t worker, uint32_t generation)
     void ct_unregister(ct_process* process)
     bint ct_flag_process(ct_process* process, uint64_t set, uint64_t clear)  # False: no process is registered
@@ -111,10 +129,11 @@ cdef extern from "_ctable.h" nogil:
         CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_UNOWNED, CT_SLOTS_MAX, CT_TAG_BITS, CT_PARTITIONS_MAX, CT_ROUTES_MAX
         CT_UNROUTED, CT_ENDINGS_MAX, CT_DISPOSITIONS_MAX, CT_TALLIES_MAX, CT_PHASES, CT_BOUNDS, CT_NO_CONSUMER
         CT_QUEUE_TO_ACK, CT_ACK_TO_REPLY, CT_TOTAL
-        CT_ENDING_ANSWERED, CT_CLASSES, CT_GAUGES_MAX
+        CT_ENDING_ANSWERED, CT_CLASSES, CT_GAUGES_MAX, CT_STORE_GAUGES_MAX
         CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED, CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED
-        CT_RECLAIMED, CT_RESTING, CT_STATES
-        CT_LATE, CT_DUPLICATE, CT_FORGED
+        CT_RECLAIMED, CT_RESTING, CT_STREAMING, CT_STATES
+        CT_LATE, CT_DUPLICATE, CT_FORGED, CT_ELSEWHERE
+        CT_SINGLE, CT_KEPT, CT_STREAM, CT_KINDS_MAX, CT_TOPIC_SHIFT
         CT_REGISTERED, CT_READY, CT_DRAINING
 
 cdef extern from "_ctable_range.h" nogil:
@@ -122,8 +141,7 @@ cdef extern from "_ctable_range.h" nogil:
         uint64_t tag
         uint64_t deadline_ns
         uint64_t claimed_ns
-        uint32_t route
-        uint32_t home
+        uint64_t place
     ctypedef struct ct_range:  # private memory of the claiming process
         uint32_t first
         uint32_t count
@@ -134,11 +152,12 @@ cdef extern from "_ctable_range.h" nogil:
     ct_slot* ct_own(const ct_range* range, int64_t slot)       # NULL: not in this range
     ct_slot* ct_named(const ct_range* range, int64_t token)    # NULL: not in this range
     int32_t ct_range_claim(ct_range* range)                    # -1: full
-    int64_t ct_range_publish(ct_range* range, int64_t slot, const ct_request* request)  # -1: not claimed
+    int64_t ct_range_publish(ct_range* range, int64_t slot, const ct_request* request, uint32_t kind)  # -1: not claimed
+    bint ct_range_extend(ct_range* range, int64_t token, uint64_t deadline_ns)
     bint ct_range_abandon(ct_range* range, int64_t slot)
     bint ct_range_release(ct_range* range, int64_t token)
     uint32_t ct_range_expired(ct_range* range, uint64_t now_ns, uint32_t limit)
-    uint32_t ct_range_live_before(const ct_range* range, uint64_t ns)
+    uint32_t ct_range_live_before(const ct_range* range, uint64_t ns, uint32_t kinds)
 
 
 cdef class Table:
@@ -158,6 +177,9 @@ cdef class SlotRange:
     cpdef int32_t claim(self) noexcept
     cpdef int64_t publish(
         self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, uint64_t deadline_ns, uint64_t now_ns
+    ) except -1
+    cdef int64_t _publish(
+        self, int64_t slot, uint64_t tag, uint64_t place, uint32_t kind, uint64_t deadline_ns, uint64_t now_ns
     ) except -1
     cpdef bint sent(self, int64_t token, uint64_t now_ns) noexcept
     cpdef bint recorded(self, int64_t token, uint64_t now_ns) noexcept

@@ -20,12 +20,20 @@ CANCELLED: Final[int]  # ending
 FAILED: Final[int]  # ending
 RECLAIMED: Final[int]  # ending: its process died
 RESTING: Final[int]
+STREAMING: Final[int]  # live: part of the answer has been sent
 STATE_NAMES: Final[tuple[str, ...]]  # by state number
 
 # Results of `resolve` for a reply that no request waits for.
 LATE: Final[int]  # -1: the request has ended without it
 DUPLICATE: Final[int]  # -2: the request has been answered already
 FORGED: Final[int]  # -3: neither this request nor the one before it in this slot
+ELSEWHERE: Final[int]  # -4: the id names another topic than the response topic
+
+# Kinds of requests: how they are answered.
+SINGLE: Final[int]  # by one reply on the response topic
+KEPT: Final[int]  # by one reply that the store keeps
+STREAM: Final[int]  # by many records
+KINDS_MAX: Final[int]
 
 LAYOUT_VERSION: Final[int]
 WORKERS_MAX: Final[int]
@@ -38,6 +46,7 @@ DISPOSITIONS_MAX: Final[int]
 TALLIES_MAX: Final[int]
 UNOWNED: Final[int]  # 0xFF in the partition map: no worker of this node
 NOT_READING: Final[int]  # 2**64 - 1: the process does not read this partition
+UNKNOWN_POSITION: Final[int]  # -1: nobody has said how far the replies of this partition were handled
 NO_CONSUMER: Final[int]  # -1, as a wait time: the service has no consumer
 
 CLASSES: Final[int]  # of statuses: 2xx, 3xx, 4xx, 5xx
@@ -71,6 +80,7 @@ class Waiting(NamedTuple):
     sent_ns: int  # 0: not yet
     recorded_ns: int  # 0: not yet
     deadline_ns: int
+    kind: int
 
 def layout_size(workers: int, slots_per_process: int) -> int:
     """Bytes of a table. ValueError if 2 * workers * slots_per_process is above SLOTS_MAX, or workers above 255."""
@@ -99,6 +109,14 @@ class Table:
     def agent_beat_ns(self) -> int:
         """Time of the last heartbeat, monotonic; 0: none yet."""
 
+    # The store's heartbeat and figures; one writer: the store.
+    def store_beats(self, now_ns: int) -> None: ...
+    def store_beat_ns(self) -> int:
+        """Time of the last heartbeat, monotonic; 0: none yet."""
+
+    def set_store_gauge(self, index: int, value: int) -> None: ...
+    def store_gauge(self, index: int) -> int: ...
+
     # How long requests would wait for their services; one writer: the agent.
     def write_waits(self, waits_ns: dict[int, int], now_ns: int) -> None:
         """Replace all wait times: route -> ns or NO_CONSUMER; routes that are not named get 0."""
@@ -121,6 +139,19 @@ class Table:
 
     def map_owner(self, partition: int) -> int:
         """The worker slot that owns the partition now, or UNOWNED (also if there is no such partition)."""
+
+    # Positions: how far this node has handled the replies of each partition. Written by the designated reader of the
+    # partition, and by the agent before it gives the partition to this node.
+    def set_handled_to(self, partition: int, log: int, offset: int) -> None:
+        """The replies of `partition` below `offset` were handled. UNKNOWN_POSITION: nothing is known.
+
+        Args:
+            log: 16 bits that tell the log of this offset from others, see `table.log_of`.
+            offset: at most 2**48 - 2; a larger one is unknown.
+        """
+
+    def handled_to(self, partition: int, log: int) -> int:
+        """UNKNOWN_POSITION: nothing is known, or the offset is one of another log."""
 
     # Process records: a process writes its own; the supervisor may write the record of a dead process.
     def register(self, process: int, pid: int, worker: int, generation: int) -> None:
@@ -157,6 +188,9 @@ class Table:
 
     # Counters are never reset: a new process of the same index adds to the values of the last one.
     def count(self, process: int, route: int, ending_number: int) -> None: ...
+    def count_answered(self, process: int, route: int, status: int) -> None:
+        """Count a request that has no slot and was answered with this status (200..599)."""
+
     def count_disposition(self, process: int, disposition: int) -> None: ...
     def add_tally(self, process: int, index: int, n: int) -> None:
         """Add n >= 0 to one of the TALLIES_MAX tallies."""
@@ -211,7 +245,15 @@ class SlotRange:
         """
 
     def publish(self, slot: int, tag: int, route: int, home: int, deadline_ns: int, now_ns: int) -> int:
-        """Make the claimed slot live with `tag` (62 bits) and return its token. ValueError if it is not claimed."""
+        """Make the claimed slot live with `tag` (62 bits) and return its token. ValueError if it is not claimed.
+
+        The request is of the kind SINGLE.
+        """
+
+    def publish_kind(
+        self, slot: int, tag: int, route: int, home: int, kind: int, deadline_ns: int, now_ns: int
+    ) -> int:
+        """Like `publish`, for a request of any kind. `home` is a partition of the topic that its id names."""
 
     def abandon(self, slot: int) -> None:
         """Give a claimed slot back without publishing it. ValueError if it is not claimed."""
@@ -223,7 +265,25 @@ class SlotRange:
         """Mark the slot as recorded. False: it has ended, or was already marked as recorded."""
 
     def resolve(self, slot: int, tag: int) -> int:
-        """A reply with this tag arrived: live -> ANSWERED. Returns the token, or LATE, DUPLICATE, FORGED."""
+        """A reply with this tag arrived on the response topic: live -> ANSWERED.
+
+        Returns the token, or LATE, DUPLICATE, FORGED, or ELSEWHERE: the id names another topic, whose reader decides.
+        """
+
+    def resolve_elsewhere(self, slot: int, tag: int) -> int:
+        """Like `resolve`, for a reply that was read from the topic that its id names; never ELSEWHERE."""
+
+    def streaming(self, token: int) -> bool:
+        """The first part of the answer has come: live -> STREAMING. False: it has ended, or is STREAMING already."""
+
+    def extend(self, token: int, deadline_ns: int) -> bool:
+        """Change the deadline of a live slot. False: it has ended."""
+
+    def set_partition(self, token: int, partition: int) -> None:
+        """Keep the partition to which the request's record went."""
+
+    def partition(self, token: int) -> int:
+        """The partition of the request's record; -1 while it is not known, or once the slot has been claimed again."""
 
     def finish(self, token: int, state: int) -> int:
         """Live -> `state`, one of ANSWERED, EXPIRED, CANCELLED, FAILED (else ValueError).
@@ -253,5 +313,5 @@ class SlotRange:
         reported again.
         """
 
-    def live_before(self, ns: int) -> int:
-        """How many live slots were claimed before `ns`."""
+    def live_before(self, ns: int, kinds: int = 1) -> int:
+        """How many live slots of these kinds (bits, `1 << SINGLE`) were claimed before `ns`."""

@@ -7,6 +7,7 @@ One memfd holds everything. There are no pointers, no payload and no locks: a pr
     header        magic, layout version, sizes, node, service draining, starts of each worker slot, and for each route
                   how long a request would wait for its service
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
+    positions     for each partition, up to which offset this node has handled its replies
     processes     two for each worker slot: process = worker * 2 + generation % 2
                   identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, gauges, and for
                   each partition the lowest offset that it reads
@@ -17,7 +18,7 @@ One memfd holds everything. There are no pointers, no payload and no locks: a pr
     a slot, one cache line
     byte 0        8     16          24          32       40           48         56
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
-        | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home      |
+        | word    | tag | deadline  | claimed   | sent   | recorded   | tombstone| route, home, kind|
         +---------+-----+-----------+-----------+--------+------------+----------+------------------+
     word = sequence number of the slot (32) | ending (8) | state (8); tag = nonce, home and salt of the id (62 bits);
     tombstone = tag of the previous occupant (62) | how it ended (2: none, answered, otherwise); times in monotonic ns
@@ -27,8 +28,8 @@ States and transitions (`CT_NEXT` in _ctable.h has them as data; each claim adds
     FREE ──────┐         ┌──────────────────────────── abandoned, or repaired after a death ────────┐
                v         │                                                                          v
     RESTING ─> CLAIMING ─┴─> CLAIMED ─> SENT ─> RECORDED ─┬─> ANSWERED EXPIRED CANCELLED FAILED ─> RESTING
-                             (the three live states, any ─┘   RECLAIMED (the five endings)
-                              of which may be skipped or ended)
+              (the live states, with STREAMING after any ─┘   RECLAIMED (the five endings)
+               of them; each may be skipped or ended)
 
 All transitions are compare-and-set on the word, so of reply, deadline, disconnect, drain and reclaim exactly one wins.
 A slot keeps its ending until the next request is published. From the ending and the tombstone a reply for one of the
@@ -38,6 +39,9 @@ other tag is FORGED.
 Part                      is written by
     map                   only the agent
     waits                 only the agent
+    store's gauges        only the store
+    positions             the designated reader of the partition (core.reply_router); the agent before it writes a map
+                          that gives the partition to this node
     header                `format`, once
     draining flag         the supervisor
     starts                `register`
@@ -55,9 +59,10 @@ When a worker dies                           the shared memory has     reclaim c
     answered or ended, not released          an ending                 RESTING with that ending
     released                                 RESTING                   nothing to do
     while it writes a map (agent)            the old map               (the next writer writes the same copy again)
+    while it handles replies                 its last positions        nothing to do: its successor starts there
     during a reclaim (supervisor)            any of the above          (the next reclaim continues)
 
-The free ring, the deadline wheel and the age list are private memory of the claiming process: see _ctable_range.h.
+The free ring, the deadline wheel and the age lists are private memory of the claiming process: see _ctable_range.h.
 """
 
 from collections import namedtuple
@@ -81,18 +86,20 @@ cdef extern from "<sys/stat.h>" nogil:
 
 FREE, CLAIMING, CLAIMED, SENT, RECORDED = CT_FREE, CT_CLAIMING, CT_CLAIMED, CT_SENT, CT_RECORDED
 ANSWERED, EXPIRED, CANCELLED, FAILED, RECLAIMED = CT_ANSWERED, CT_EXPIRED, CT_CANCELLED, CT_FAILED, CT_RECLAIMED
-RESTING = CT_RESTING
+RESTING, STREAMING = CT_RESTING, CT_STREAMING
 STATE_NAMES = (
     "free", "claiming", "claimed", "sent", "recorded",
-    "answered", "expired", "cancelled", "failed", "reclaimed", "resting",
+    "answered", "expired", "cancelled", "failed", "reclaimed", "resting", "streaming",
 )
+SINGLE, KEPT, STREAM, KINDS_MAX = CT_SINGLE, CT_KEPT, CT_STREAM, CT_KINDS_MAX
 
-LATE, DUPLICATE, FORGED = CT_LATE, CT_DUPLICATE, CT_FORGED
+LATE, DUPLICATE, FORGED, ELSEWHERE = CT_LATE, CT_DUPLICATE, CT_FORGED, CT_ELSEWHERE
 
 LAYOUT_VERSION, WORKERS_MAX, SLOTS_MAX = CT_LAYOUT_VERSION, CT_WORKERS_MAX, CT_SLOTS_MAX
 PARTITIONS_MAX, ROUTES_MAX, ENDINGS_MAX = CT_PARTITIONS_MAX, CT_ROUTES_MAX, CT_ENDINGS_MAX
 DISPOSITIONS_MAX, TALLIES_MAX, UNOWNED, UNROUTED = CT_DISPOSITIONS_MAX, CT_TALLIES_MAX, CT_UNOWNED, CT_UNROUTED
 NOT_READING = 2**64 - 1
+UNKNOWN_POSITION = -1
 NO_CONSUMER = CT_NO_CONSUMER
 
 CLASSES, GAUGES_MAX = CT_CLASSES, CT_GAUGES_MAX
@@ -106,7 +113,7 @@ ProcessInfo = namedtuple(
     "body_bytes",
 )
 Waiting = namedtuple(
-    "Waiting", "slot process route home state claimed_ns sent_ns recorded_ns deadline_ns"
+    "Waiting", "slot process route home state claimed_ns sent_ns recorded_ns deadline_ns kind"
 )
 
 
@@ -216,6 +223,20 @@ cdef class Table:
     def agent_beat_ns(self):
         return ct_load_acquire(&self.view.header.agent_beat_ns)
 
+    def store_beats(self, uint64_t now_ns):
+        ct_store_release(&self.view.header.store_beat_ns, now_ns)
+
+    def store_beat_ns(self):
+        return ct_load_acquire(&self.view.header.store_beat_ns)
+
+    def set_store_gauge(self, int64_t index, uint64_t value):
+        check_below("gauge", index, CT_STORE_GAUGES_MAX)
+        ct_store_relaxed(&self.view.header.store_gauges[index], value)
+
+    def store_gauge(self, int64_t index):
+        check_below("gauge", index, CT_STORE_GAUGES_MAX)
+        return ct_load_relaxed(&self.view.header.store_gauges[index])
+
     def write_waits(self, dict waits_ns not None, uint64_t now_ns):
         cdef ct_header* header = self.view.header
         cdef int route
@@ -258,6 +279,18 @@ cdef class Table:
         if partition < 0 or partition >= CT_PARTITIONS_MAX:
             return UNOWNED
         return ct_map_owner(self.view.map, <uint32_t> partition)
+
+    # ---- positions
+
+    def set_handled_to(self, int64_t partition, int64_t log, int64_t offset):
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        check_below("log", log, 1 << 16)
+        ct_position_write(self.view.positions, <uint32_t> partition, <uint16_t> log, offset if offset >= 0 else -1)
+
+    def handled_to(self, int64_t partition, int64_t log):
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        check_below("log", log, 1 << 16)
+        return ct_position_read(self.view.positions, <uint32_t> partition, <uint16_t> log)
 
     # ---- process records
 
@@ -340,6 +373,13 @@ cdef class Table:
         check_below("route", route, CT_ROUTES_MAX)
         check_below("ending", ending_number, CT_ENDINGS_MAX)
         ct_add_relaxed(&counters.routes[route].endings[ending_number], 1)
+
+    def count_answered(self, int64_t process, int64_t route, int64_t status):
+        cdef ct_counters* counters = self._counters(process)
+        check_below("route", route, CT_ROUTES_MAX)
+        if not 200 <= status <= 599:
+            raise ValueError(f"status: expected 200..599, got {status}")
+        ct_add_relaxed(&counters.routes[route].answered[status // 100 - 2], 1)
 
     def count_disposition(self, int64_t process, int64_t disposition):
         cdef ct_counters* counters = self._counters(process)
@@ -447,7 +487,7 @@ cdef class Table:
                 Waiting(
                     oldest[i].slot, oldest[i].slot // self.view.slots_per_process, oldest[i].route, oldest[i].home,
                     oldest[i].state, oldest[i].claimed_ns, oldest[i].sent_ns, oldest[i].recorded_ns,
-                    oldest[i].deadline_ns,
+                    oldest[i].deadline_ns, oldest[i].kind,
                 )
                 for i in range(found)
             ]
@@ -503,15 +543,27 @@ cdef class SlotRange:
     cpdef int64_t publish(
         self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, uint64_t deadline_ns, uint64_t now_ns
     ) except -1:
+        return self._publish(slot, tag, ct_place(route, home), CT_SINGLE, deadline_ns, now_ns)
+
+    def publish_kind(
+        self, int64_t slot, uint64_t tag, uint16_t route, uint16_t home, int64_t kind, uint64_t deadline_ns,
+        uint64_t now_ns,
+    ):
+        check_below("kind", kind, CT_KINDS_MAX)
+        cdef uint64_t place = ct_place_of_kind(route, home, <uint32_t> kind)
+        return self._publish(slot, tag, place, <uint32_t> kind, deadline_ns, now_ns)
+
+    cdef int64_t _publish(
+        self, int64_t slot, uint64_t tag, uint64_t place, uint32_t kind, uint64_t deadline_ns, uint64_t now_ns
+    ) except -1:
         cdef ct_request request
         if tag >> CT_TAG_BITS:
             raise ValueError(f"tag: expected {CT_TAG_BITS} bits, got {tag:#x}")
         request.tag = tag
         request.deadline_ns = deadline_ns
         request.claimed_ns = now_ns
-        request.route = route
-        request.home = home
-        cdef int64_t token = ct_range_publish(&self.range, slot, &request)
+        request.place = place
+        cdef int64_t token = ct_range_publish(&self.range, slot, &request, kind)
         if token < 0:
             raise ValueError(f"publish of slot {slot}: expected a claimed slot of this range, {self._found(slot)}")
         return token
@@ -528,7 +580,32 @@ cdef class SlotRange:
         cdef ct_slot* slot = ct_named(&self.range, token)
         return slot != NULL and ct_advance(slot, token, CT_RECORDED, now_ns)
 
+    def streaming(self, int64_t token):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        return slot != NULL and ct_stream(slot, token)
+
+    def extend(self, int64_t token, uint64_t deadline_ns):
+        return ct_range_extend(&self.range, token, deadline_ns)
+
+    def set_partition(self, int64_t token, int64_t partition):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        check_below("partition", partition, 0xFFFF)
+        if slot != NULL and ct_names(token, ct_load_acquire(&slot.word)):
+            ct_set_partition(slot, <uint32_t> partition)
+
+    def partition(self, int64_t token):
+        cdef ct_slot* slot = ct_named(&self.range, token)
+        if slot == NULL or not ct_names(token, ct_load_acquire(&slot.word)):
+            return -1
+        return ct_partition_of(ct_load_relaxed(&slot.place))
+
     cpdef int64_t resolve(self, int64_t slot, uint64_t tag) noexcept:
+        if tag >> CT_TOPIC_SHIFT:
+            return CT_ELSEWHERE
+        cdef ct_slot* own = ct_own(&self.range, slot)
+        return CT_FORGED if own == NULL else ct_resolve(own, <uint32_t> slot, tag)
+
+    def resolve_elsewhere(self, int64_t slot, uint64_t tag):
         cdef ct_slot* own = ct_own(&self.range, slot)
         return CT_FORGED if own == NULL else ct_resolve(own, <uint32_t> slot, tag)
 
@@ -561,7 +638,7 @@ cdef class SlotRange:
         cdef ct_counters* counters = self.table._counters(self.process)
         if slot == NULL or not ct_names(token, ct_load_acquire(&slot.word)):
             raise ValueError(f"settle of token {token:#x}: expected a token of this range that is not stale")
-        cdef ct_route_counters* route = &counters.routes[ct_load_relaxed(&slot.place) & 0xFFFF]
+        cdef ct_route_counters* route = &counters.routes[ct_route_of(ct_load_relaxed(&slot.place))]
         cdef uint64_t sent_ns = ct_load_relaxed(&slot.sent_ns)
         cdef uint64_t recorded_ns = ct_load_relaxed(&slot.recorded_ns)
         cdef uint64_t claimed_ns = ct_load_relaxed(&slot.claimed_ns)
@@ -592,8 +669,8 @@ cdef class SlotRange:
         cdef uint32_t found = ct_range_expired(&self.range, now_ns, bounded)
         return [self.range.tokens[i] for i in range(found)]
 
-    def live_before(self, uint64_t ns):
-        return ct_range_live_before(&self.range, ns)
+    def live_before(self, uint64_t ns, uint32_t kinds=1 << CT_SINGLE):
+        return ct_range_live_before(&self.range, ns, kinds)
 
     def _found(self, int64_t slot):
         cdef ct_slot* own = ct_own(&self.range, slot)

@@ -6,9 +6,9 @@
  *   free ring       FIFO of free slots: a slot rests as long as possible, so that a late reply finds its tombstone
  *   deadline wheel  8192 buckets of 8.4 ms, one turn 68.7 s; a deadline further away stays for another turn
  *                   buckets ... | DUE (taken from buckets, not visited yet) | REPORTED (only during one sweep)
- *   age list        slots in the order of their claim, oldest first
+ *   age lists       for each kind, its slots in the order of their claim, oldest first
  *
- * A slot is in the ring; or in no list (CLAIMING); or in the wheel and the age list (from publish to release).
+ * A slot is in the ring; or in no list (CLAIMING); or in the wheel and an age list (from publish to release).
  */
 #ifndef FASTGW_CTABLE_RANGE_H
 #define FASTGW_CTABLE_RANGE_H
@@ -34,7 +34,7 @@ typedef struct {
     uint32_t *ring;
     uint32_t ring_head, ring_count;
     ct_links wheel; /* nodes: slots, then buckets, then DUE, then REPORTED */
-    ct_links age;   /* nodes: slots, then the head */
+    ct_links age;   /* nodes: slots, then a head for each kind */
     uint64_t *deadline_ns, *claimed_ns; /* copies, so that a sweep does not touch the cache lines of slots */
     uint64_t next_tick;                 /* buckets of earlier ticks are empty */
     int64_t *tokens;                    /* the result of a sweep */
@@ -99,7 +99,7 @@ static inline void *ct_carve(char **at, size_t bytes)
 
 static inline int ct_range_allocate(ct_range *range, uint32_t count)
 {
-    size_t wheel_nodes = (size_t)count + CT_WHEEL_BUCKETS + 2, age_nodes = (size_t)count + 1;
+    size_t wheel_nodes = (size_t)count + CT_WHEEL_BUCKETS + 2, age_nodes = (size_t)count + CT_KINDS_MAX;
     size_t bytes = (size_t)count * (3 * 8 + 4) + (wheel_nodes + age_nodes) * 2 * 4 + 8 * 64;
     char *at = range->memory = calloc(1, bytes);
     if (!at) return 0;
@@ -175,7 +175,7 @@ static inline void ct_await_deadline(ct_range *range, uint32_t i)
     ct_append(range->wheel, range->count + tick % CT_WHEEL_BUCKETS, i);
 }
 
-static inline int64_t ct_range_publish(ct_range *range, int64_t slot, const ct_request *request)
+static inline int64_t ct_range_publish(ct_range *range, int64_t slot, const ct_request *request, uint32_t kind)
 {
     ct_slot *own = ct_own(range, slot);
     int64_t token = own ? ct_publish(own, (uint32_t)slot, request) : -1;
@@ -184,8 +184,27 @@ static inline int64_t ct_range_publish(ct_range *range, int64_t slot, const ct_r
     range->deadline_ns[i] = request->deadline_ns;
     range->claimed_ns[i] = request->claimed_ns;
     ct_await_deadline(range, i);
-    ct_append(range->age, range->count, i);
+    ct_append(range->age, range->count + kind, i);
     return token;
+}
+
+/* Changes the deadline of a live slot. A later one costs nothing here: the sweep finds the slot in its old bucket and
+ * moves it. 0: the slot has ended, or the token is stale. */
+static inline int ct_range_extend(ct_range *range, int64_t token, uint64_t deadline_ns)
+{
+    ct_slot *own = ct_named(range, token);
+    if (!own) return 0;
+    uint64_t word = ct_load_acquire(&own->word);
+    if (!ct_names(token, word) || !ct_is(word, CT_LIVE)) return 0;
+    uint32_t i = ct_token_slot(token) - range->first;
+    int is_earlier = deadline_ns < range->deadline_ns[i];
+    range->deadline_ns[i] = deadline_ns;
+    ct_store_release(&own->deadline_ns, deadline_ns);
+    if (is_earlier) {
+        ct_unlink(range->wheel, i);
+        ct_await_deadline(range, i);
+    }
+    return 1;
 }
 
 /* CLAIMING -> RESTING: the claimed slot gets no request. */
@@ -263,13 +282,17 @@ static inline uint32_t ct_range_expired(ct_range *range, uint64_t now_ns, uint32
     return found;
 }
 
-/* How many live slots were claimed before `ns`. Correct only if the times given to publish never decrease. */
-static inline uint32_t ct_range_live_before(const ct_range *range, uint64_t ns)
+/* How many live slots of these kinds (bits) were claimed before `ns`. Correct only if the times given to publish never
+ * decrease. */
+static inline uint32_t ct_range_live_before(const ct_range *range, uint64_t ns, uint32_t kinds)
 {
     uint32_t live = 0;
-    uint32_t i = range->age.next[range->count];
-    for (; i != range->count && range->claimed_ns[i] < ns; i = range->age.next[i])
-        live += (uint32_t)ct_is(ct_load_acquire(&range->slots[i].word), CT_LIVE);
+    for (uint32_t kind = 0; kind < CT_KINDS_MAX; kind++) {
+        if (!(kinds & CT_BIT(kind))) continue;
+        uint32_t head = range->count + kind;
+        for (uint32_t i = range->age.next[head]; i != head && range->claimed_ns[i] < ns; i = range->age.next[i])
+            live += (uint32_t)ct_is(ct_load_acquire(&range->slots[i].word), CT_LIVE);
+    }
     return live;
 }
 

@@ -32,6 +32,7 @@ cdef class IdMaker:
     cdef readonly uint64_t tag
     cdef readonly uint64_t missed
     cdef uint64_t process           # upper half of an id, without slot and version
+    cdef uint64_t after_variant     # the first four bits of the lower half: variant and topic
     cdef uint32_t home, partition_count, owned_count
     cdef uint8_t[ID_CHARS] chars    # the id that is being made; the dashes never change
     cdef Hashes after_8

@@ -13,10 +13,14 @@ class CorrelationId(NamedTuple):
     worker: int  # 8 bits: the worker slot, 0 ... workers - 1
     generation: int  # 8 bits: counts the processes of this worker slot, modulo 256
     slot: int  # 20 bits: slot of the shared table
-    nonce: int  # 30 bits
+    nonce: int  # 28 bits
     home: int  # 12 bits: the partition on which the reply should arrive
     salt: int  # 20 bits
-    tag: int  # nonce << 32 | home << 20 | salt: what the slot must hold for the id to be valid
+    tag: int  # topic << 60 | nonce << 32 | home << 20 | salt: what the slot must hold for the id to be valid
+
+    @property
+    def topic(self) -> int:
+        """The topic on which the reply is expected, a `ids.ReplyTopic`."""
 
 def parse(raw: object) -> CorrelationId | None:
     """Parse an id strictly: 36 lower-case ASCII characters with correct dashes, version and variant.
@@ -75,14 +79,22 @@ class IdMaker:
     missed: int
     """How many ids do not hash as promised, because the search gave up. Siblings forward the replies to them."""
 
-    def __init__(self, node: int, worker: int, generation: int) -> None:
-        """Args: node (24 bits), worker (8 bits), generation (8 bits). Raises ValueError outside of these."""
+    def __init__(self, node: int, worker: int, generation: int, topic: int = 0) -> None:
+        """
+        Args:
+            node: 24 bits.
+            worker, generation: 8 bits each.
+            topic: a `ids.ReplyTopic`, 2 bits; homes are partitions of this topic.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
 
     def set_ownership(self, partition_count: int, owned: Sequence[int], home: int) -> None:
         """Set the partitions that this worker reads, from the next id on.
 
         Args:
-            partition_count: the number of partitions of the response topic, 1 to PARTITIONS_MAX.
+            partition_count: the number of partitions of the ids' topic, 1 to PARTITIONS_MAX.
             owned: the partitions that this worker reads, at least one.
             home: the owned partition on which its replies should arrive.
 

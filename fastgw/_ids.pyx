@@ -88,6 +88,10 @@ class CorrelationId(NamedTuple):
     salt: int
     tag: int
 
+    @property
+    def topic(self) -> int:
+        return self.tag >> 60
+
 
 cdef object correlation_id_type = CorrelationId
 
@@ -325,7 +329,7 @@ def parse(raw):
     put_field(fields, 1, address >> 32 & 0xff)
     put_field(fields, 2, address >> 24 & 0xff)
     put_field(fields, 3, (address >> 16 & 0xff) << 12 | (address & 0xfff))
-    put_field(fields, 4, rest >> 32 & 0x3fffffff)
+    put_field(fields, 4, rest >> 32 & 0xfffffff)
     put_field(fields, 5, rest >> 20 & 0xfff)
     put_field(fields, 6, rest & 0xfffff)
     put_field(fields, 7, rest & TAG_MASK)
@@ -455,11 +459,13 @@ cdef int check_bits(str name, object value, int bits) except -1:
 
 
 cdef class IdMaker:
-    def __init__(self, node, worker, generation):
+    def __init__(self, node, worker, generation, topic=0):
         check_bits("node", node, 24)
         check_bits("worker", worker, 8)
         check_bits("generation", generation, 8)
+        check_bits("topic", topic, 2)
         self.process = <uint64_t>node << 40 | <uint64_t>worker << 32 | <uint64_t>generation << 24 | 0x8000
+        self.after_variant = <uint64_t>2 << 62 | <uint64_t>topic << 60
         self.partition_count = 0
         memset(self.chars, c"-", ID_CHARS)
         write_bytes(self.chars, self.process, 0)
@@ -514,7 +520,7 @@ cdef class IdMaker:
             raise ValueError("partition_count: expected set_ownership before the first id, got none")
         draw_random_word(&random)
         write_bytes(self.chars, self.process | <uint64_t>(slot >> 12) << 16 | <uint64_t>(slot & 0xfff), 0)
-        rest = <uint64_t>2 << 62 | (random >> 20 & 0x3fffffff) << 32 | <uint64_t>self.home << 20
+        rest = self.after_variant | (random >> 20 & 0xfffffff) << 32 | <uint64_t>self.home << 20
         write_bytes(self.chars, rest | (random & 0xfffff), 8)
         if partitioner != HEADER:
             rest |= self._salt(partitioner, random & 0xfffff)

@@ -13,4 +13,8 @@ cdef class Admission:
     cdef readonly str method, path, query
     cdef readonly tuple params
     cdef readonly Head headers
-    cdef readonly int64_t body_bytes, timeout_ns, max_body_bytes
+    cdef readonly int64_t body_bytes, max_body_bytes
+    cdef public int64_t timeout_ns
+    cdef public int kind
+    cdef public int64_t defer_after_ns
+    cdef public bint is_async

@@ -14,6 +14,11 @@ from fastgw.messages import Answer, Cut, Head, HeaderList
 Params = tuple[tuple[str, str], ...]
 """Path parameters: the name, and the value as received in the path (percent-encoded)."""
 
+# Kinds of admissions: which part of the core takes the request.
+PLAIN = 0
+KEPT = 1  # its reply is kept, and may be deferred
+TICKET = 2  # it asks about a kept reply
+
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
 
@@ -38,6 +43,9 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
+        kind: PLAIN, KEPT or TICKET; the router sets it, and the fields after it for the kinds that need them.
+        defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
+        is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
     """
 
     def __init__(
@@ -61,6 +69,9 @@ class Admission:
         self.body_bytes = body_bytes
         self.timeout_ns = timeout_ns
         self.max_body_bytes = max_body_bytes
+        self.kind = PLAIN
+        self.defer_after_ns = 0
+        self.is_async = False
 
 
 class Door(Protocol):
@@ -86,7 +97,11 @@ class Door(Protocol):
         """The body will not arrive. `answer` is None if the client has disconnected."""
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
-        """The request is complete; `answer` is called once. Returns a token, negative if it is already answered."""
+        """The request is complete; `answer` is called once.
+
+        Returns:
+            A token for `gone`; negative: the request is already answered.
+        """
 
     def gone(self, token: int) -> None:
         """The client has disconnected. Has no effect after the answer."""

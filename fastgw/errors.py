@@ -91,6 +91,18 @@ BACKLOG = Ending(
     30, "backlog", 503, _N, True, "The service's backlog takes longer than the request can wait", RETRY_AFTER_S
 )
 MISDIRECTED = Ending(31, "misdirected", 421, _N, False, "This gateway does not serve this host")
+STORE_DOWN = Ending(32, "store_down", 503, _N, True, "The store of this node does not answer", RETRY_AFTER_S)
+STORE_RESTORING = Ending(
+    33, "store_restoring", 503, _N, True, "The store of this node is still reading its topics", RETRY_AFTER_S
+)
+STORE_BEHIND = Ending(34, "store_behind", 503, _N, True, "The store of this node cannot read on", RETRY_AFTER_S)
+STORE_FULL = Ending(35, "store_full", 503, _N, True, "The store of this node is full", RETRY_AFTER_S)
+WATCH_CAP = Ending(36, "watch_cap", 503, _N, True, "Too many requests wait for kept replies", RETRY_AFTER_S)
+DEFERRED = Ending(37, "deferred", 202, _R, False, "The service is still working on the request")
+WORK_EXPIRED = Ending(38, "work_expired", 504, _R, False, "The service did not answer in the time for its work")
+TICKET_UNKNOWN = Ending(39, "ticket_unknown", 404, _N, False, "This is not a status URL of this gateway")
+TICKET_GONE = Ending(40, "ticket_gone", 410, _N, False, "The answer is no longer kept")
+TICKET_CANCELLED = Ending(41, "ticket_cancelled", 410, _R, False, "The request was cancelled")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)
@@ -133,3 +145,11 @@ class SendRefused(FastgwError):
 
 class KeyMissing(FastgwError):
     """The request has no value in the place from which the route takes its record key."""
+
+
+class StoreError(FastgwError):
+    """The store cannot use its folder or write its tables: in use, disk full, I/O error. The tables stay consistent."""
+
+
+class StoreDamaged(StoreError):
+    """The store's tables are not what was written to them, and have to be built again from the topics."""

@@ -13,13 +13,15 @@ this format passes the byte, string and UUID serdes of all clients unchanged.
     g   8 bits  generation   counts the processes at this place: together they identify the process
     s  20 bits  slot         index in the shared table: finds the request without a hash table
     8   4 bits  version of the UUID
-    V   2 bits  variant of the UUID (the digit is 8, 9, a or b), and the two highest bits of
-    x  30 bits  nonce        random: cannot be guessed, even from a million other ids
+    V   2 bits  variant of the UUID; the digit is 8, 9, a or b, because it also contains
+        2 bits  topic        the topic on which the reply is expected, see `ReplyTopic`
+    x  28 bits  nonce        random: cannot be guessed, even from a million other ids
     h  12 bits  home         the partition where the reply should be, to forward it from others
     a  20 bits  salt         chosen so that the whole id hashes to a partition that we read
 
-The *tag* is everything after the variant, 62 bits: nonce << 32 | home << 20 | salt. The slot holds the whole tag of its
-request, so every changed digit is noticed: before the variant it changes the address, after the variant the tag.
+The *tag* is everything after the variant, 62 bits: topic << 60 | nonce << 32 | home << 20 | salt. The slot holds the
+whole tag of its request, so every changed digit is noticed: before the variant it changes the address, after the
+variant the tag.
 
 _ids.pyx makes and hashes ids (C, about half a microsecond an id); the rest of fastgw imports this file.
 """
@@ -36,6 +38,7 @@ __all__ = [
     "CorrelationId",
     "IdMaker",
     "Partitioner",
+    "ReplyTopic",
     "explains",
     "find",
     "parse",
@@ -54,6 +57,14 @@ def refusal_id() -> bytes:
     """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+
+
+class ReplyTopic(IntEnum):
+    """The topic on which the reply to a request is expected; two bits of its id."""
+
+    REPLIES = 0  # the response topic, which the workers read
+    LATER = 1  # replies that outlive the request; the store reads them
+    STREAMS = 2  # the parts of streamed answers; the store reads them
 
 
 class Partitioner(IntEnum):

@@ -166,6 +166,20 @@ class Gauge(IntEnum):
     KAFKA_WAITING_RECORDS = 1  # records in its producers that Kafka has not acknowledged
 
 
+class StoreGauge(IntEnum):
+    """Current values of the store; places in its record in shared memory."""
+
+    READY = 0  # 1: every partition of its topic has been read to its end
+    BEHIND = 1  # 1: it gets no new records
+    ENTRIES = 2
+    USED_BYTES = 3
+    MAX_BYTES = 4
+    WATCHES = 5
+    LAG_RECORDS = 6  # records of its topic that it has not read, at the last look
+    SPLIT = 7  # counts: replies found on another partition than their home, sent on to it
+    GARBAGE = 8  # counts: control records without a valid MAC
+
+
 class ReplyDisposition(IntEnum):
     """What happened to a record on the response topic; the numbers are columns of the counters in shared memory."""
 
@@ -180,3 +194,4 @@ class ReplyDisposition(IntEnum):
     MALFORMED = 8  # no correlation id that could be one of ours
     DROPPED = 9  # misrouted, but the link to its worker is full or broken
     RIVAL = 10  # canary of another node on one of our partitions: two nodes claim the same partition
+    ELSEWHERE = 11  # its id names another topic than the response topic: sent on to its home partition there

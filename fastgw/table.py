@@ -3,8 +3,10 @@
 The supervisor creates the table and passes its fd to every process that it starts. Then
 
     supervisor  reclaims the slots of dead workers; sets the service to draining
-    agent       writes the partition map; reads everything for /readyz, /metrics and /status
-    worker      registers itself, writes its own record and counters, and claims in its own range of slots
+    agent       writes the partition map, and positions of partitions that the node gains; reads everything for /readyz,
+                /metrics and /status
+    worker      registers itself, writes its own record, its counters, and the positions of the partitions that it
+                reads for the node; claims in its own range of slots
 
 The memory has no name in the file system: the kernel frees it with the last process that uses it.
 """
@@ -13,11 +15,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import zlib
 
-from fastgw._ctable import NOT_READING, SlotRange, Table, format, layout_size
+from fastgw._ctable import NOT_READING, UNKNOWN_POSITION, SlotRange, Table, format, layout_size
 from fastgw.errors import TableError
 
-__all__ = ["NOT_READING", "SlotRange", "Table", "attach", "create", "process_index", "processes_of", "worker_of"]
+__all__ = [
+    "NOT_READING",
+    "UNKNOWN_POSITION",
+    "SlotRange",
+    "Table",
+    "attach",
+    "create",
+    "log_of",
+    "process_index",
+    "processes_of",
+    "worker_of",
+]
 
 # If the table could shrink, readers of the removed pages would die of SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -36,6 +50,15 @@ def processes_of(worker: int) -> tuple[int, int]:
 def worker_of(process: int) -> int:
     """The worker slot that a slot range belongs to."""
     return process // 2
+
+
+def log_of(bootstrap: str, topic: str) -> int:
+    """16 bits that name the response topic of a Kafka, so that a position is not taken for one of another log.
+
+    A reload may change `kafka.bootstrap`. Then the processes before and after it read different logs.
+    """
+    brokers = sorted(broker.strip() for broker in bootstrap.split(","))
+    return zlib.crc32("\n".join([topic, *brokers]).encode()) & 0xFFFF
 
 
 def create(node: int, workers: int, slots_per_process: int) -> tuple[int, Table]:

@@ -31,7 +31,7 @@ from fastgw import table
 from fastgw._ctable import ANSWERED
 from fastgw.demo.broker import EmbeddedBroker
 from fastgw.errors import Ending
-from fastgw.kafka.link import Link, LinkSettings
+from fastgw.kafka.link import FROM_END, Link, LinkSettings
 from fastgw.kafka.native_link import NativeLink, open_library
 from fastgw.kafka.properties import client_properties
 from fastgw.kafka.public_link import KafkaLink
@@ -91,14 +91,14 @@ class Loopback:
         if self._missing == 0:
             self._all_back.set()
 
-    def delivered(self, token: int, at_ns: int) -> None:
+    def delivered(self, token: int, at_ns: int, _partition: int) -> None:
         self.slots.recorded(token, at_ns)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         raise BenchError(f"record {token}: {ending.name}, {detail}")
 
-    def positioned(self, offsets: Mapping[int, int]) -> None:
-        if offsets:
+    def positioned(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:  # noqa: ARG002
+        if starts:
             self.positions.set()
 
 
@@ -156,7 +156,7 @@ async def _started(kind: str, bootstrap: str) -> Loopback:
         loop.call_later(TICK_S, tick)
 
     tick()
-    loopback.link.assign(range(PARTITIONS))
+    loopback.link.assign(dict.fromkeys(range(PARTITIONS), FROM_END))
     await loopback.positions.wait()
     return loopback
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from fastgw import __version__, _ctable
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.admin.process_usage import usage_of
+from fastgw.admin.store_state import StoreState
 from fastgw.errors import ANSWERED, ENDINGS
 from fastgw.messages import Cut, Gauge, ReplyDisposition, Tally
 from fastgw.state_file import RESULTS, State
@@ -105,6 +106,7 @@ def render(
     services: Iterable[ServiceState] = (),
     supervisor: State | None = None,
     name: str = "",
+    store: StoreState | None = None,
 ) -> str:
     """All metrics as Prometheus text.
 
@@ -115,6 +117,7 @@ def render(
         services: the services of routes with a consumer group.
         supervisor: the state of the supervisor, None if unknown.
         name: the name of the gateway.
+        store: the state of the store; None: no route needs one.
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
@@ -130,6 +133,7 @@ def render(
         _processes(table, supervisor),
         _partitions(table, states),
         _services(services, routes),
+        _store(store),
         _reloads(supervisor),
     ):
         lines.extend(family)
@@ -144,6 +148,25 @@ def _service(table: Table, states: list[WorkerState], name: str) -> Iterator[str
     yield from _gauge(
         "draining", "Whether the service is shutting down and refuses new requests.", [((), table.service_draining())]
     )
+
+
+def _store(store: StoreState | None) -> Iterator[str]:
+    if store is None:
+        return
+    figures = (
+        ("store_up", "Whether the store has read its topic and gets new records.", not store.trouble),
+        ("store_entries", "Records that the store keeps.", store.entries),
+        ("store_bytes", "Size of what the store keeps.", store.used_bytes),
+        ("store_max_bytes", "The most that the store may keep (store.max_bytes).", store.max_bytes),
+        ("store_watches", "Requests that wait for what the store reads.", store.watches),
+        ("store_lag_records", "Records of its topic that the store has not read.", store.lag_records),
+    )
+    for name, text, value in figures:
+        yield from _gauge(name, text, [((), value)])
+    text = "Kept replies found on another partition than their home, and sent on to it."
+    yield from _counter("store_split_total", text, [((), store.split)])
+    text = "Control records that no gateway with the present secrets has written."
+    yield from _counter("store_garbage_total", text, [((), store.garbage)])
 
 
 def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:

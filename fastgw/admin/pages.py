@@ -17,14 +17,21 @@ from fastgw import __version__, _ctable
 from fastgw._ctable import Table
 from fastgw.admin import metrics
 from fastgw.admin.metrics import ServiceState
+from fastgw.admin.store_state import store_state
 from fastgw.config import Config
 from fastgw.messages import HeaderList
 from fastgw.state_file import State
-from fastgw.table import worker_of
+from fastgw.table import log_of, worker_of
 
 WAITING_SHOWN = 200  # requests that /status lists; the total counts all of them
 
-PHASES = {_ctable.CLAIMED: "claimed", _ctable.SENT: "sent", _ctable.RECORDED: "recorded"}
+PHASES = {
+    _ctable.CLAIMED: "claimed",
+    _ctable.SENT: "sent",
+    _ctable.RECORDED: "recorded",
+    _ctable.STREAMING: "streaming",
+}
+KINDS = {_ctable.SINGLE: "single", _ctable.KEPT: "kept", _ctable.STREAM: "stream"}
 
 PLAIN = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -63,6 +70,8 @@ class Admin:
         self.services: Callable[[], Sequence[ServiceState]] = tuple
         self._table = table
         self._clock_ns = clock_ns
+        self._began_ns = clock_ns()
+        self._store_was_ready = False  # later trouble of the store concerns only the routes that need it
         self._pages: dict[str, Callable[[], Page]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -85,13 +94,24 @@ class Admin:
         return page(200, PLAIN, b"alive\n")
 
     def _readyz(self) -> Page:
-        reasons = metrics.why_not_ready(self._table, metrics.worker_states(self._table, self._clock_ns()))
+        reasons = self._why_not_ready(self._clock_ns())
         told = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
         return page(503 if reasons else 200, _JSON, _json(told))
 
+    def _why_not_ready(self, now_ns: int) -> list[str]:
+        reasons = metrics.why_not_ready(self._table, metrics.worker_states(self._table, now_ns))
+        if not self._store_was_ready and self.config.needs_store:
+            trouble = store_state(self._table, now_ns).trouble
+            self._store_was_ready = not trouble
+            if trouble and now_ns - self._began_ns < self.config.gateway.ready_wait_ns:
+                reasons.append(f"store: {trouble}")
+        return reasons
+
     def _warnings(self) -> list[str]:
         """Problems of single routes. The node stays ready: other routes work, and other nodes have the same problem."""
-        return [
+        trouble = store_state(self._table, self._clock_ns()).trouble if self.config.needs_store else ""
+        store = [f"store: {trouble}; requests that need it get 503"] if trouble else []
+        return store + [
             f'route "{name}": {service.detail} (service_group "{service.group}")'
             for service in self.services()
             if service.state in ("nobody", "backlog")
@@ -105,7 +125,8 @@ class Admin:
     def _metrics(self) -> Page:
         names, now_ns = self._route_names(), self._clock_ns()
         name = self.config.gateway.name
-        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor(), name)
+        store = store_state(self._table, now_ns) if self.config.needs_store else None
+        text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor(), name, store)
         return page(200, metrics.CONTENT_TYPE, text.encode(errors="replace"))
 
     def _status(self) -> Page:
@@ -115,7 +136,7 @@ class Admin:
         """The content of /status. Times are in ms; missing values are `null`."""
         now_ns = self._clock_ns()
         table = self._table
-        reasons = metrics.why_not_ready(table, metrics.worker_states(table, now_ns))
+        reasons = self._why_not_ready(now_ns)
         return {
             "name": self.config.gateway.name,
             "version": __version__,
@@ -127,7 +148,23 @@ class Admin:
             "workers": self._workers(now_ns),
             "partitions": self._partitions(),
             "services": self._services(),
+            "store": self._store(now_ns) if self.config.needs_store else None,
             "waiting": self._waiting(now_ns),
+        }
+
+    def _store(self, now_ns: int) -> dict[str, Any]:
+        store = store_state(self._table, now_ns)
+        return {
+            "topic": self.config.later.topic,
+            "trouble": store.trouble or None,
+            "heartbeat_age_ms": _ms(store.heartbeat_age_ns) if store.heartbeat_age_ns >= 0 else None,
+            "entries": store.entries,
+            "bytes": store.used_bytes,
+            "max_bytes": store.max_bytes,
+            "watches": store.watches,
+            "lag_records": store.lag_records,
+            "split": store.split,
+            "garbage": store.garbage,
         }
 
     def _services(self) -> list[dict[str, Any]]:
@@ -170,7 +207,14 @@ class Admin:
             "count": len(owners),
             # The index is the partition; null: it belongs to another node.
             "owners": [None if owner == _ctable.UNOWNED else owner for owner in owners],
+            # The next offset that a successor would read; null: unknown, or it belongs to another node.
+            "handled_to": [self._handled_to(partition, owner) for partition, owner in enumerate(owners)],
         }
+
+    def _handled_to(self, partition: int, owner: int) -> int | None:
+        log = log_of(self.config.kafka.bootstrap, self.config.gateway.response_topic)
+        position = self._table.handled_to(partition, log)
+        return None if owner == _ctable.UNOWNED or position == _ctable.UNKNOWN_POSITION else position
 
     def _waiting(self, now_ns: int) -> dict[str, Any]:
         names = self._route_names()
@@ -184,6 +228,7 @@ class Admin:
                     "age_ms": _ms(now_ns - slot.claimed_ns),
                     "deadline_in_ms": _ms(slot.deadline_ns - now_ns),
                     "worker": worker_of(slot.process),
+                    "kind": KINDS.get(slot.kind, "unknown"),
                     "home_partition": slot.home,
                 }
                 for slot in oldest
@@ -195,7 +240,9 @@ class Admin:
         return sum(by_state.get(state, 0) for by_state in counts for state in PHASES)
 
     def _route_names(self) -> dict[int, str]:
-        return {route.number: route.name for route in self.config.routes}
+        tickets = self.config.tickets
+        routes = (*self.config.routes, *([tickets] if tickets else []))
+        return {route.number: route.name for route in routes}
 
 
 def page(status: int, content_type: str, body: bytes) -> Page:

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,14 @@ from typing import Any
 import structlog
 from setproctitle import setproctitle
 
-from fastgw import _ctable, config, logs, state_file, table
+from fastgw import _ctable, logs, ready_pipe, state_file, table
 from fastgw._ctable import Table
 from fastgw.admin.pages import Admin
 from fastgw.admin.server import AdminServer
 from fastgw.agent.consumer_lag import Consumers
 from fastgw.agent.membership import Membership
-from fastgw.config import Config
+from fastgw.agent.positions import NodePositions
+from fastgw.config import inherited
 from fastgw.errors import FastgwError
 from fastgw.kafka import topic_checks
 
@@ -34,7 +34,6 @@ log = structlog.get_logger("fastgw.agent")
 
 BEAT_S = 1.0  # between two heartbeats, while nothing happens
 LOOK_FOR_DRAIN_S = 0.1  # how soon the agent notices a drain and leaves the node group
-TOLD_MAX = 3000  # characters of an error text: the supervisor reads 4,096 bytes
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor waits for a stopping agent
 
 
@@ -69,9 +68,9 @@ def main(
         setproctitle(f"fastgw: {agent.name} agent")
         agent.start()
     except FastgwError as error:
-        tell(ready_fd, f"error {' '.join(str(error).split())}\n")
+        ready_pipe.tell(ready_fd, f"error {' '.join(str(error).split())}\n")
         return error.exit_code
-    tell(ready_fd, "ready\n")
+    ready_pipe.tell(ready_fd, "ready\n")
     return agent.run(life_fd)
 
 
@@ -92,7 +91,7 @@ class Agent:
     def __init__(self, table: Table, config_fd: int, admin_fds: Sequence[int], run_dir: Path | None = None) -> None:
         self._table = table
         self._config_fd = config_fd
-        self._config = read_config(config_fd)
+        self._config = inherited.read(config_fd)
         self.name = self._config.gateway.name
         self._admin = Admin(
             table, self._config, time.monotonic_ns, lambda: state_file.read(run_dir) if run_dir else None
@@ -168,7 +167,7 @@ class Agent:
 
     def _read_again(self) -> None:
         try:
-            fresh = read_config(self._config_fd)
+            fresh = inherited.read(self._config_fd)
         except FastgwError as error:
             log.error("configuration not applied", error=str(error))
             return
@@ -193,7 +192,9 @@ class Agent:
         return consumers
 
     def _new_membership(self) -> Membership:
-        return Membership(self._config, self._take_over, self._on_failure)
+        is_alone = self._config.cluster.mode == "single"
+        positions = None if is_alone else NodePositions(self._config, self._table)
+        return Membership(self._config, self._take_over, self._on_failure, positions=positions)
 
     def _take_over(self, partitions: frozenset[int], partition_count: int) -> None:
         """Write the map. Runs on the membership's thread; no other process writes the map."""
@@ -218,31 +219,3 @@ class Agent:
     def _on_failure(self, error: BaseException) -> None:
         self._failure = error
         self._wake_write.send(b"!")
-
-
-def read_config(config_fd: int) -> Config:
-    """Read the configuration that the supervisor has passed to this child.
-
-    Raises:
-        ConfigError: another version of fastgw has written it.
-    """
-    return config.from_json(_read_all(config_fd))
-
-
-def _read_all(fd: int) -> bytes:
-    # `pread` does not move the file's offset, which all processes that inherited the descriptor share.
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode):
-        return os.pread(fd, status.st_size, 0)
-    with os.fdopen(fd, "rb") as pipe:
-        return pipe.read()
-
-
-def tell(ready_fd: int, line: str) -> None:
-    """Write the line that the supervisor waits for."""
-    if ready_fd < 0:
-        return
-    if len(line) > TOLD_MAX:
-        line = f"{line[:TOLD_MAX]} ... and more; `fastgw check --live` shows everything\n"
-    with os.fdopen(ready_fd, "w") as pipe:
-        pipe.write(line)

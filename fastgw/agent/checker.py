@@ -12,8 +12,8 @@ import signal
 import structlog
 from setproctitle import setproctitle
 
-from fastgw import logs
-from fastgw.agent.agent import read_config, tell
+from fastgw import logs, ready_pipe
+from fastgw.config import inherited
 from fastgw.errors import FastgwError
 from fastgw.kafka import topic_checks
 
@@ -36,12 +36,12 @@ def main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     logs.configure("checker")
     try:
-        config = read_config(config_fd)
+        config = inherited.read(config_fd)
         setproctitle(f"fastgw: {config.gateway.name} checker")
         for warning in topic_checks.check(config):
             log.warning("topic check", finding=str(warning))
     except FastgwError as error:
-        tell(ready_fd, f"error {' '.join(str(error).split())}\n")
+        ready_pipe.tell(ready_fd, f"error {' '.join(str(error).split())}\n")
         return error.exit_code
-    tell(ready_fd, "ready\n")
+    ready_pipe.tell(ready_fd, "ready\n")
     return 0

@@ -5,6 +5,9 @@ because topics can grow. In the mode `group` the nodes share the partitions thro
 is always paused and never reads a record; the workers read, by `assign`. The group only decides which node may use
 which partition as a home partition, so a rebalance never affects a request in flight.
 
+With several nodes, the positions of the partitions are committed with the group's offsets, and looked up when this node
+gains partitions (`positions`).
+
 Losing the connection to Kafka changes nothing: without Kafka no other node can take over partitions either, and the
 workers go on as soon as Kafka is back. So only a decision of the group makes the share smaller, never its silence.
 """
@@ -19,6 +22,7 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from fastgw.agent.positions import NodePositions
 from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.kafka import client_log
@@ -60,16 +64,20 @@ class Membership:
         on_change: OnChange,
         on_failure: Callable[[BaseException], None],
         look_every_s: float = LOOK_EVERY_S,
+        positions: NodePositions | None = None,
     ) -> None:
         """
         Args:
             on_change: called when the share is first known, and after that only with changes.
             on_failure: called when the thread ends with an error. Errors of Kafka do not end it.
+            positions: keeps the positions of the partitions in Kafka, and has those of gained partitions before
+                `on_change` is called. None: nobody takes over from this node.
         """
         self._config = config
         self._on_change = on_change
         self._on_failure = on_failure
         self._look_every_s = look_every_s
+        self._positions = positions
         self._topic = config.gateway.response_topic
         self._group_id = config.cluster.group_id or config.gateway.name
         self._settle_s = config.cluster.session_timeout_ns / 1e9 + SETTLE_S
@@ -104,8 +112,10 @@ class Membership:
             try:
                 while not self._stopping.is_set():
                     self._turn(consumer)
+                if self._positions is not None and self._config.cluster.mode == "static":
+                    self._positions.commit_last(consumer, self._kept_share())
             finally:
-                consumer.close()
+                consumer.close()  # in a group, this calls _revoked
         except BaseException as error:
             self._on_failure(error)
 
@@ -123,6 +133,7 @@ class Membership:
             "topic.metadata.refresh.interval.ms": int(self._look_every_s * 1000),
             "enable.auto.commit": False,
             "auto.offset.reset": "latest",
+            **(self._positions.client_settings() if self._positions is not None else {}),
         }
 
     def _turn(self, consumer: Consumer) -> None:
@@ -132,7 +143,9 @@ class Membership:
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
             self._look(consumer, now_s)
-        self._tell_if_changed(now_s)
+        self._tell_if_changed(consumer, now_s)
+        if self._positions is not None:
+            self._positions.commit(consumer, self._kept_share())
 
     def _note(self, error: KafkaError) -> None:
         if error.code() < 0 or self._config.cluster.mode != "group":  # librdkafka's own error, not the group's
@@ -157,7 +170,7 @@ class Membership:
         self._troubles.begins(("topic",), "")
         self._partition_count = len(topic.partitions)
 
-    def _tell_if_changed(self, now_s: float) -> None:
+    def _tell_if_changed(self, consumer: Consumer, now_s: float) -> None:
         share = self._share(now_s)
         if share is None or self._partition_count == 0 or self._stopping.is_set():
             return
@@ -165,10 +178,18 @@ class Membership:
             self._next_look_s = 0.0  # the topic has grown: look it up at once
             return
         news = (share, self._partition_count)
-        if news != self._told:
-            self._told = news
-            log.info("partitions of this node", topic=self._topic, partitions=sorted(share), of=self._partition_count)
-            self._on_change(share, self._partition_count)
+        if news == self._told or (self._positions is not None and not self._positions.take_over(consumer, share)):
+            return
+        self._told = news
+        log.info("partitions of this node", topic=self._topic, partitions=sorted(share), of=self._partition_count)
+        self._on_change(share, self._partition_count)
+
+    def _kept_share(self) -> frozenset[int]:
+        """The partitions that this node was told of and still has: their positions in the table are its own."""
+        told = self._told[0] if self._told is not None else frozenset()
+        if self._config.cluster.mode != "group":
+            return told
+        return told & (self._group_share or set())
 
     def _share(self, now_s: float) -> frozenset[int] | None:
         """The partitions of this node; None while they are not known."""
@@ -189,8 +210,11 @@ class Membership:
         self._set_group_share((self._group_share or set()) | {one.partition for one in gained})
 
     def _revoked(self, consumer: Consumer, given_up: list[TopicPartition]) -> None:
+        gone = {one.partition for one in given_up}
+        if self._positions is not None:
+            self._positions.commit_last(consumer, self._kept_share() & gone)
         consumer.incremental_unassign(given_up)
-        self._set_group_share((self._group_share or set()) - {one.partition for one in given_up})
+        self._set_group_share((self._group_share or set()) - gone)
 
     def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         # The session has timed out: Kafka could not be reached, or this process was stopped. The share stays as it is

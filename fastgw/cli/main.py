@@ -137,6 +137,8 @@ def check(
         settings = configuration.load(config)
         cluster.check_client(settings)
         print(_summary(settings))
+        for warning in configuration.warnings_about(settings):
+            print(f"warning: {config}: {warning}")
         return _report(topic_checks.examine(settings)) if live else 0
 
     _finish(work)

@@ -7,6 +7,7 @@
 All mistakes of a file are reported together, each with its line (`mistakes`, `toml_text`).
 """
 
+from fastgw.config.checks import warnings_about
 from fastgw.config.cpus import cores
 from fastgw.config.loading import from_json, load, loads, to_json
 from fastgw.config.reference import json_schema, markdown_reference
@@ -23,10 +24,12 @@ from fastgw.config.schema import (
     Cors,
     Gateway,
     Kafka,
+    Later,
     Limits,
     Listen,
     Log,
     Route,
+    Store,
 )
 
 __all__ = [
@@ -42,10 +45,12 @@ __all__ = [
     "Cors",
     "Gateway",
     "Kafka",
+    "Later",
     "Limits",
     "Listen",
     "Log",
     "Route",
+    "Store",
     "cores",
     "from_json",
     "json_schema",
@@ -53,4 +58,5 @@ __all__ = [
     "loads",
     "markdown_reference",
     "to_json",
+    "warnings_about",
 ]

@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 
 from fastgw.config.kinds import fields_of
-from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Listen
+from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Later, Listen, Store
+
+_SECTIONS = (("gateway", Gateway), ("cluster", Cluster), ("admin", Admin), ("store", Store), ("later", Later))
 
 
 def restart_only_changes(old: Config, new: Config) -> list[str]:
     """The changed keys that need a restart, in the order of the reference."""
     changed = []
-    for name, section in (("gateway", Gateway), ("cluster", Cluster), ("admin", Admin)):
+    for name, section in _SECTIONS:
         before, after = getattr(old, name), getattr(new, name)
         for field in fields_of(section):
             if field.setting.restart and _fixed(getattr(before, field.name)) != _fixed(getattr(after, field.name)):

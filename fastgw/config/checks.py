@@ -1,4 +1,4 @@
-"""Checks that need more than one setting: conflicts between settings, and files that cannot be used.
+"""Checks that need more than one setting: conflicts between settings, files that cannot be used, warnings.
 
 `_CLASHES` lists the rules and the sections that each rule compares. A mistake names both conflicting settings. A
 section with a mistake of its own is not compared, because its conflicts may disappear with the correction.
@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 from fastgw.config import units
+from fastgw.config.directories import store_dir
 from fastgw.config.draft import Draft, largest_body_bytes, shape_of
 from fastgw.config.mistakes import Mistake, shown, under
 from fastgw.config.schema import (
@@ -20,13 +21,16 @@ from fastgw.config.schema import (
     Admin,
     Cluster,
     Compression,
+    Config,
     Cors,
     Gateway,
     Kafka,
+    Later,
     Limits,
     Listen,
     Log,
     Route,
+    Store,
 )
 from fastgw.config.values import is_topic, listened_on
 
@@ -47,6 +51,13 @@ def unusable_files(draft: Draft) -> Iterator[Mistake]:
         yield from _unusable_certificate(listen, path)
     if draft.log:
         yield from _unwritable_access_file(draft.log)
+
+
+def warnings_about(config: Config) -> Iterator[Mistake]:
+    """What works, but is likely to become a problem."""
+    if config.cluster.mode == "group" and len(config.gateway.secrets) == 1:
+        expected, hint = 'two secrets, because cluster.mode = "group"', "the nodes cannot all replace a secret at once"
+        yield Mistake("gateway.secrets", expected, "one", hint)
 
 
 # --- the gateway and its listeners -----------------------------------------------------------------------------------
@@ -217,6 +228,52 @@ def _two_partitioners(routes: Routes) -> Iterator[Mistake]:
             yield Mistake(f"route[{number}].key_partitioner", expected, shown(route.key_partitioner))
 
 
+# --- kept replies ----------------------------------------------------------------------------------------------------
+
+
+def _no_store_dir(store: Store, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    needing = next((number for number, route in routes.items() if route.needs_store), None)
+    if needing is not None and store_dir(store, gateway) is None:
+        expected = f"a directory for the store, because route[{needing}] has later = true"
+        yield Mistake("store.dir", expected, "none", "under systemd, StateDirectory=fastgw in the unit is enough")
+
+
+def _no_secret(gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    needing = next((number for number, route in routes.items() if route.needs_store), None)
+    if needing is not None and not gateway.secrets:
+        expected = f"a secret, because route[{needing}] has later = true and hands out status URLs"
+        hint = 'such as secrets = ["${FASTGW_SECRET}"]; `openssl rand -base64 32` prints one'
+        yield Mistake("gateway.secrets", expected, "none", hint)
+
+
+def _work_shorter_than_wait(later: Later, routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        path, got = f"route[{number}].work_timeout", shown(units.format_duration(route.work_timeout_ns))
+        if route.work_timeout_ns < route.timeout_ns:
+            least = shown(units.format_duration(route.timeout_ns))
+            yield Mistake(path, f"at least timeout = {least}", got)
+        elif route.needs_store and route.work_timeout_ns > later.keep_ns:
+            most = shown(units.format_duration(later.keep_ns))
+            yield Mistake(path, f"at most later.keep = {most}", got, "the status URL would end before the work")
+
+
+def _topic_of_kept_replies(later: Later, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    if later.topic == gateway.response_topic:
+        yield Mistake("later.topic", "another topic than gateway.response_topic", shown(later.topic))
+    for number, route in routes.items():
+        if route.topic == later.topic:
+            yield Mistake(f"route[{number}].topic", "another topic than later.topic", shown(route.topic))
+
+
+def _routes_among_tickets(later: Later, routes: Routes) -> Iterator[Mistake]:
+    if not any(route.needs_store for route in routes.values()):
+        return
+    taken = shape_of(later.path + "/{ticket}")
+    for number, route in routes.items():
+        if shape_of(route.path) == taken:
+            yield Mistake(f"route[{number}].path", f"no path below later.path = {shown(later.path)}", shown(route.path))
+
+
 # --- web pages -------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +312,11 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_partitioner_without_key, "routes"),
     (_two_partitioners, "routes"),
     (_unsafe_cors, "cors_tables"),
+    (_no_store_dir, "store gateway routes"),
+    (_no_secret, "gateway routes"),
+    (_work_shorter_than_wait, "later routes"),
+    (_topic_of_kept_replies, "later gateway routes"),
+    (_routes_among_tickets, "later routes"),
 )
 
 

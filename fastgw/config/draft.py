@@ -22,13 +22,15 @@ from fastgw.config.schema import (
     Cors,
     Gateway,
     Kafka,
+    Later,
     Limits,
     Log,
     Route,
+    Store,
     read_cors,
 )
 
-_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression)
+_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression, Store, Later)
 
 
 @dataclass(kw_only=True)
@@ -43,6 +45,8 @@ class Draft:
     log: Log | None
     cors: Cors | None  # None also if the file has no [cors]
     compression: Compression | None
+    store: Store | None
+    later: Later | None
     listen_path: str  # the table or key that lists the listeners
     routes: dict[int, Route] = field(default_factory=dict)
     sound_routes: set[int] = field(default_factory=set)  # routes without mistakes
@@ -67,6 +71,8 @@ def read_draft(tree: Mapping[str, Any], mistakes: Mistakes) -> Draft:
         log=_section(Log, tree, "log", mistakes),
         cors=_cors(tree, mistakes),
         compression=_section(Compression, tree, "compression", mistakes),
+        store=_section(Store, tree, "store", mistakes),
+        later=_section(Later, tree, "later", mistakes, topic=f"{gateway.name}.later" if gateway else ""),
         listen_path="listen" if "listen" in tree else "gateway.listen",
     )
     if "route" in tree:
@@ -149,6 +155,8 @@ def finished(draft: Draft, source: str) -> Config:
     assert draft.admin is not None
     assert draft.log is not None
     assert draft.compression is not None
+    assert draft.store is not None
+    assert draft.later is not None
     return Config(
         gateway=draft.gateway,
         limits=_with_body_memory(draft.limits, draft.routes.values()),
@@ -158,6 +166,8 @@ def finished(draft: Draft, source: str) -> Config:
         log=draft.log,
         cors=draft.cors,
         compression=draft.compression,
+        store=draft.store,
+        later=draft.later,
         routes=_with_head(draft.routes.values()),
         source=source,
     )

@@ -32,15 +32,18 @@ from fastgw.config.kinds import (
 from fastgw.config.librdkafka import PROPERTIES
 from fastgw.config.mistakes import shown
 from fastgw.config.units import NS_PER_MS, NS_PER_S
+from fastgw.tokens import SECRET_BYTES_MIN
 
-ROUTES_MAX = (
-    UNROUTED  # route numbers are rows of the counters in shared memory; the next row is for requests without a route
-)
+# Route numbers are rows of the counters in shared memory. Two rows are not for routes of the file: the last one is for
+# requests without a route, the one before for status URLs.
+TICKETS_NUMBER = UNROUTED - 1
+ROUTES_MAX = TICKETS_NUMBER
 ACCEPT_BACKLOG = 1024  # connections that may wait for each listening socket; net.core.somaxconn limits it
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
 BODY_MEMORY_BYTES, CONNECTION_BODY_MEMORY_BYTES = 64 << 20, 16 << 20
 METHODS = values.METHODS
+WORK_TIMEOUT_NS = 3600 * NS_PER_S  # of a route whose answers can be deferred
 
 
 def default_workers() -> int:
@@ -66,6 +69,7 @@ def read_cors(value: Any, path: str) -> Cors:
 
 
 _TOPIC = text("a topic name", values.topic, pattern=values.TOPIC_PATTERN)
+_SECRETS = list_of(text(f"a secret of at least {SECRET_BYTES_MIN} bytes", values.secret), "a list of secrets")
 _HEADERS = list_of(text("a header name", values.copied_header), "a list of header names")
 _HOSTS = list_of(text("a host name", values.host), "a list of host names")
 _ANSWER_HEADERS = list_of(text("a header name", values.answer_header), "a list of header names")
@@ -172,6 +176,12 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     forwarded: Annotated[str, Setting(
         "The headers in which trusted proxies name the client: `X-Forwarded-For` and `-Proto`, or `Forwarded` "
         "(RFC 7239).", choice("x-forwarded", "forwarded", "off"))] = "x-forwarded"
+    ready_wait_ns: Annotated[int, Setting(
+        "How long /readyz waits for a store that reads its topics for the first time.",
+        duration("0s", "1h"))] = 120 * NS_PER_S
+    secrets: Annotated[tuple[str, ...], Setting(
+        "Secrets of at least 32 bytes that sign and recognize what the gateway hands out and writes to its own topics. "
+        "The first one signs, and all of them are recognized. The same on every node.", _SECRETS)] = ()
     run_dir: Annotated[str, Setting(
         "Directory for the sockets between the processes.", text("a directory", values.file_name),
         default="chosen at start", restart=True)] = ""
@@ -181,6 +191,13 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "response_topic", f"{self.name}.replies")
         if not self.slots:
             msgspec.structs.force_setattr(self, "slots", min(16384, SLOTS_MAX // (2 * self.workers)))
+
+    def __repr__(self) -> str:
+        # A repr ends up in logs and tracebacks.
+        return f"<Gateway {self.name!r} secrets={len(self.secrets)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name), ("secrets", len(self.secrets))]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +272,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
         "This node's number, from 0 (`static` only).", integer(0, 4095), restart=True)] = 0
     node_count: Annotated[int, Setting("The number of nodes (`static` only).", integer(1, 4096), restart=True)] = 1
     group_id: Annotated[str, Setting(
-        "The consumer group of the nodes (`group` only).", text("a group name", values.label),
+        "The consumer group of the nodes. Its offsets say how far each response partition was handled (not with "
+        "`single`).", text("a group name", values.label),
         default="`gateway.name`", restart=True)] = ""
     session_timeout_ns: Annotated[int, Setting(
         "Time after which a dead node loses its partitions (`group` only).", duration("1s", "10m"),
@@ -333,6 +351,37 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """The store of this node: one process that keeps replies on disk. It runs only if a route needs it."""
+
+    dir: Annotated[str, Setting(
+        "Directory of the store's files. It may be deleted while the gateway does not run: the store reads its topics "
+        "again.", text("a directory", values.file_name),
+        default="a directory named after the gateway in `$STATE_DIRECTORY` (systemd)", restart=True)] = ""
+    max_bytes: Annotated[int, Setting(
+        "Largest size of the files. Above 90 % of it, new requests that need the store get 503.",
+        size("16MiB", "16384GiB"), key="max_bytes", restart=True)] = 8 << 30
+    max_waits: Annotated[int, Setting(
+        "Requests of one worker that may wait for the state of a kept request (`GET` with `Prefer: wait`).",
+        integer(1, 1_000_000))] = 16384
+
+
+class Later(msgspec.Struct, frozen=True, kw_only=True):
+    """Deferred answers: a request gets 202 and a status URL, and its reply is kept."""
+
+    topic: Annotated[str, Setting(
+        "The topic of the replies that are kept.", _TOPIC, default='`gateway.name` + `".later"`', restart=True)] = ""
+    keep_ns: Annotated[int, Setting(
+        "How long a reply is kept, and its status URL is valid.", duration("1m", "720h"))] = 24 * 3600 * NS_PER_S
+    lanes: Annotated[int, Setting(
+        "Partitions of the topic. A topic with another number of lanes needs a new name.", integer(1, 64),
+        restart=True)] = 8
+    path: Annotated[str, Setting(
+        "Prefix of the status URLs.", text('a path such as "/_later"', values.prefix))] = "/_later"
+    retry_after_ns: Annotated[int, Setting(
+        "How long a client should wait before it asks a status URL again.", duration("1s", "1h"))] = 2 * NS_PER_S
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route: sends the matching requests to a topic."""
 
@@ -383,11 +432,29 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     cors: Annotated[Cors | None, Setting(
         "Which web pages may call this route; a table replaces all of `[cors]`.", _CORS,
         default="`[cors]`")] = None
+    later: Annotated[bool, Setting(
+        "Whether a client may ask for a deferred answer: with `Prefer: respond-async` it gets 202 and a status URL "
+        "(`[later]`).", _SWITCH)] = False
+    on_timeout: Annotated[str, Setting(
+        "What happens at the end of `timeout`: `error` answers 504; `later` answers 202 and a status URL, and sets "
+        "`later`.", choice("error", "later"))] = "error"
+    work_timeout_ns: Annotated[int, Setting(
+        "How long the service may work on a request whose answer can be deferred.", duration("1s", "720h"),
+        default="`1h` with `later`, otherwise `timeout`")] = 0
     dialect: Annotated[str, Setting("The format of requests and replies as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:
         if not self.name:
             msgspec.structs.force_setattr(self, "name", f"{','.join(self.methods)} {self.path}")
+        if self.on_timeout == "later":
+            msgspec.structs.force_setattr(self, "later", True)
+        if not self.work_timeout_ns:
+            msgspec.structs.force_setattr(self, "work_timeout_ns", WORK_TIMEOUT_NS if self.later else self.timeout_ns)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether replies of this route may be kept."""
+        return self.later
 
 
 # fmt: on
@@ -404,8 +471,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
     cors: Cors | None = None
     compression: Compression = Compression()
+    store: Store = Store()
+    later: Later = Later()
     routes: tuple[Route, ...]
     source: str = ""  # the file's name, for messages
+
+    def __post_init__(self) -> None:
+        if not self.later.topic:
+            topic = f"{self.gateway.name}.later"
+            msgspec.structs.force_setattr(self, "later", msgspec.structs.replace(self.later, topic=topic))
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether a store process runs."""
+        return any(route.needs_store for route in self.routes)
+
+    @property
+    def tickets(self) -> Route | None:
+        """The route of the status URLs of deferred requests; None: no route has them. It has no topic."""
+        if not self.needs_store:
+            return None
+        path = self.later.path + "/{ticket}"
+        return Route(
+            number=TICKETS_NUMBER, name=path, methods=("GET", "HEAD", "DELETE"), path=path, topic="", max_body_bytes=0
+        )
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -418,6 +507,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": Log,
     "cors": Cors,
     "compression": Compression,
+    "store": Store,
+    "later": Later,
     "route": Route,
 }
 TABLE_LISTS = ("listen", "route")

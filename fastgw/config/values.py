@@ -9,6 +9,7 @@ import re
 from ipaddress import ip_interface
 
 from fastgw import addresses, header_names
+from fastgw.tokens import SECRET_BYTES_MIN
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -30,6 +31,13 @@ def is_topic(value: str) -> bool:
 def topic(value: str) -> str:
     if not is_topic(value):
         raise ValueError("Kafka allows 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+    return value
+
+
+def secret(value: str) -> str:
+    size = len(value.encode())
+    if size < SECRET_BYTES_MIN:
+        raise ValueError(f"this one has {size} bytes; `openssl rand -base64 32` prints a new one")
     return value
 
 
@@ -139,6 +147,15 @@ def no_single_method(value: str) -> str:
         listed = ", ".join(f'"{word}"' for word in words)
         return f"write a list: [{listed}]"
     return ""
+
+
+def prefix(value: str) -> str:
+    """The beginning of a path, without parameters and without a slash at its end."""
+    if "{" in value or (value.endswith("/") and value != "/"):
+        raise ValueError('a fixed path without / at its end, such as "/_later"')
+    if value == "/":
+        raise ValueError('it would take all paths with one segment; write a path such as "/_later"')
+    return path(value)
 
 
 def path(value: str) -> str:

@@ -18,7 +18,7 @@ cdef class Exchange:
     cdef int _process_index
     cdef int64_t _first_slot
     cdef list _waiting
-    cdef dict _plans
+    cdef dict _plans, _waiters
     cdef IdMaker _ids
     cdef ArrivalRate _arrival_rate
     cdef object _send, _cancel_unsent, _journal, _notes, _closed_by, _closed_why
@@ -33,8 +33,11 @@ cdef class Exchange:
     @cython.locals(plan=Plan)
     cpdef reserve(self, Admission admission)
 
-    @cython.locals(plan=Plan, token=int64_t, response=tuple, ack_to_reply_ns=int64_t)
+    @cython.locals(token=int64_t, waiting=tuple, ack_to_reply_ns=int64_t)
     cpdef resolve(self, cid, reply, int64_t now_ns)
+
+    @cython.locals(token=int64_t, plan=Plan, response=tuple, raw=bytes, ack_to_reply_ns=int64_t)
+    cdef int64_t _answer(self, tuple waiting, reply, int64_t now_ns) except -2
     cdef tuple _take(self, int64_t token)
 
     @cython.locals(plan=Plan)

@@ -9,6 +9,9 @@ takes the entry, answers, counts, and releases the slot. The losers do nothing.
     reserve ──> open ──> delivered ──> resolve        the normal course
        │          │          │
     abandon    refused    undelivered, expire, cancel, end_all: all other endings
+
+A request of another kind than SINGLE has a `Waiter`. It takes another way in (`prepare`, `send`), its answer comes from
+its waiter (`resolve_kept`, `respond`, `end`), and its waiter decides about its deadline and about a client that leaves.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Refusal
 from fastgw.core.arrival_rate import ArrivalRate
 from fastgw.core.plan import Plan, SlotQuota
+from fastgw.core.waiter import Waiter
 from fastgw.dialects import BadReply
 from fastgw.errors import Ending, KeyMissing, QueueFull, SendRefused
 from fastgw.ids import CorrelationId, refusal_id
@@ -44,6 +48,7 @@ _DISPOSITIONS = {  # by the result of SlotRange.resolve
     _ctable.LATE: ReplyDisposition.LATE,
     _ctable.DUPLICATE: ReplyDisposition.DUPLICATE,
     _ctable.FORGED: ReplyDisposition.FORGED,
+    _ctable.ELSEWHERE: ReplyDisposition.ELSEWHERE,
 }
 
 
@@ -77,9 +82,10 @@ class Journal(Protocol):
         """Log an ending that needs an operator: its name, and the `detail` of the problem details."""
 
 
-# The Python side of a slot in use: token, plan, correlation id, answer callback, result of `Notes.take`. A plain tuple,
-# because one is made for each request and a named tuple costs eight times as much.
-_Waiting = tuple[int, Plan, bytes, Answer, object]
+# The Python side of a slot in use: token, plan, correlation id, answer callback (None: the client has left, and the
+# request goes on), result of `Notes.take`. A plain tuple, because one is made for each request and a named tuple costs
+# eight times as much.
+_Waiting = tuple[int, Plan, bytes, "Answer | None", object]
 
 _Response = tuple[int, HeaderList, bytes, bytes]  # the arguments of an `Answer`
 
@@ -115,6 +121,7 @@ class Exchange:
         self._slots = slots
         self._first_slot = process_index * table.slots_per_process
         self._waiting: list[_Waiting | None] = [None] * table.slots_per_process
+        self._waiters: dict[int, Waiter] = {}  # token -> waiter, of requests that are not SINGLE
         self._ids = ids
         self._plans = {plan.number: plan for plan in plans}
         self._quota = SlotQuota(table.slots_per_process, len(plans))
@@ -275,6 +282,115 @@ class Exchange:
         self._slots.sent(token, now_ns)
         return token
 
+    # The way in of requests with a waiter.
+
+    def plan_of(self, admission: Admission) -> Plan:
+        """The plan of the route of an admitted request."""
+        return self._plans[admission.route_number]
+
+    def prepare(
+        self,
+        admission: Admission,
+        answer: Answer,
+        waiter: Waiter,
+        kind: int,
+        ids: IdMaker,
+        home: int,
+        deadline_ns: int,
+        now_ns: int,
+        body_bytes: int,
+    ) -> tuple[int, bytes] | None:
+        """Give a complete, reserved request a slot and an id. No record is sent yet.
+
+        Args:
+            kind: KEPT or STREAM.
+            ids: makes ids whose replies arrive on partition `home` of their topic.
+            deadline_ns: when `Waiter.on_deadline` is called (monotonic).
+            body_bytes: for the access log.
+
+        Returns:
+            Token and id; None: the request was refused and is answered.
+        """
+        plan = self._plans[admission.route_number]
+        kept = self._note(admission.headers, plan.number, body_bytes)
+        slot = self._slots.claim()
+        if slot < 0:
+            self._turn_away(plan, errors.TABLE_FULL, "all slots of this worker are in use", answer, kept)
+            return None
+        raw = ids.make(slot, plan.learner.current)
+        token = self._slots.publish_kind(slot, ids.tag, plan.number, home, kind, deadline_ns, now_ns)
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
+        self._waiters[token] = waiter
+        return token, raw
+
+    def send(self, token: int, record: Record, now_ns: int) -> bool:
+        """Send the record of a prepared request. False: it was refused, and the request has ended."""
+        waiting = self._waiting[(token & SLOT_MASK) - self._first_slot]
+        assert waiting is not None, "a request is sent before it ends"
+        _, plan, raw, _, _ = waiting
+        try:
+            concurrency_hint = 0 if self._arrival_rate.is_alone(now_ns) else plan.in_flight
+            self._send(record, token, plan.delivery_class, concurrency_hint, now_ns)
+        except (QueueFull, SendRefused) as refused:
+            ending, detail = _why_unsent(refused)
+            self.undelivered(token, ending, detail)
+            return False
+        except MemoryError:
+            raise  # ends the worker
+        except Exception:
+            self._journal.broke("record not sent", plan.name, raw)
+            self.undelivered(token, errors.REFUSED_SEND if self._is_unsent(token) else errors.SEND_UNKNOWN, OWN_ERROR)
+            return False
+        self._slots.sent(token, now_ns)
+        return True
+
+    def turn_away(self, admission: Admission, ending: Ending, detail: str, answer: Answer, body_bytes: int) -> int:
+        """Refuse a complete, reserved request; returns REFUSED."""
+        plan = self._plans[admission.route_number]
+        return self._turn_away(plan, ending, detail, answer, self._note(admission.headers, plan.number, body_bytes))
+
+    def answer_at_once(
+        self, route_number: int, head: Head, answer: Answer, ending: Ending, response: _Response
+    ) -> None:
+        """Answer and count a request that has no slot."""
+        if ending is _ANSWERED:
+            self._table.count_answered(self._process_index, route_number, response[0])
+        else:
+            self._table.count(self._process_index, route_number, ending.number)
+        kept = self._note(head, route_number, 0)
+        self._respond("", response[3], answer, response, ending, kept, None)
+
+    def resolve_kept(self, token: int, reply: Reply, now_ns: int) -> bool:
+        """Answer a request with the reply that its waiter found. False: it has ended already."""
+        if self._slots.finish(token, _ctable.ANSWERED) < 0:
+            return False
+        self._answer(self._take(token), reply, now_ns)
+        return True
+
+    def respond(self, token: int, ending: Ending, headers: HeaderList, body: bytes) -> bool:
+        """End a request with an answer of the gateway that is not a problem. False: it has ended already."""
+        if self._slots.finish(token, _ctable.ANSWERED) < 0:
+            return False
+        _, plan, raw, answer, kept = self._take(token)
+        times = None if kept is None else self._slots.times(token)
+        self._table.count(self._process_index, plan.number, ending.number)
+        self._quota.give(plan)
+        self._slots.release(token)
+        self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
+        return True
+
+    def end(self, token: int, ending: Ending, detail: str) -> bool:
+        """End a request with a problem. False: it has ended already."""
+        if self._slots.finish(token, _ctable.FAILED) < 0:
+            return False
+        self._end(token, ending, detail)
+        return True
+
+    def drain(self) -> None:
+        """The worker drains: requests with a waiter that can end well now end."""
+        for waiter in list(self._waiters.values()):
+            waiter.on_drain()
+
     def _turn_away(
         self, plan: Plan, ending: Ending, detail: str, answer: Answer, kept: object, raw: bytes | None = None
     ) -> int:
@@ -286,9 +402,12 @@ class Exchange:
 
     # Delivery reports.
 
-    def delivered(self, token: int, at_ns: int) -> None:
-        """The record is in its topic. `at_ns`: when the link learned that (monotonic)."""
+    def delivered(self, token: int, at_ns: int, partition: int) -> None:
+        """The record is in this partition of its topic. `at_ns`: when the link learned that (monotonic)."""
         self._slots.recorded(token, at_ns)
+        waiter = self._waiters.get(token) if self._waiters else None
+        if waiter is not None:
+            waiter.on_recorded(partition)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         """The record was refused, or it is unknown whether it was written: `ending` says which."""
@@ -302,7 +421,14 @@ class Exchange:
         token = self._slots.resolve(cid.slot, cid.tag)
         if token < 0:
             return _DISPOSITIONS[token]
-        _, plan, raw, answer, kept = self._take(token)
+        waiting = self._take(token)
+        ack_to_reply_ns = self._answer(waiting, reply, now_ns)
+        self._learn(waiting[1], waiting[2], cid, reply.partition, ack_to_reply_ns)
+        return _REPLY_ANSWERED
+
+    def _answer(self, waiting: _Waiting, reply: Reply, now_ns: int) -> int:
+        """Answer with a reply. The slot has its final state. Returns the ns from the record to the reply, or -1."""
+        token, plan, raw, answer, kept = waiting
         ending = _ANSWERED
         try:
             status, headers, body = plan.reply_wire.answer(reply)
@@ -323,8 +449,7 @@ class Exchange:
         else:
             ack_to_reply_ns = self._slots.settle(token, ending.number, now_ns)
         self._respond(plan.name, raw, answer, response, ending, kept, times)
-        self._learn(plan, raw, cid, reply.partition, ack_to_reply_ns)
-        return _REPLY_ANSWERED
+        return ack_to_reply_ns
 
     def _learn(self, plan: Plan, raw: bytes, cid: CorrelationId, partition: int, ack_to_reply_ns: int) -> None:
         """Update what is known about the service. Done last: an error here must not cost the request its answer."""
@@ -341,7 +466,12 @@ class Exchange:
         """End up to SWEEP_AT_ONCE requests whose deadline has passed; return how many."""
         tokens = self._slots.expired(now_ns, SWEEP_AT_ONCE)
         for token in tokens:
-            self._give_up(token, "the deadline passed")
+            waiter = self._waiters.get(token) if self._waiters else None
+            deadline_ns = 0 if waiter is None else waiter.on_deadline(now_ns)
+            if deadline_ns > now_ns:
+                self._slots.extend(token, deadline_ns)
+            else:
+                self._give_up(token, "the deadline passed")
         return len(tokens)
 
     def end_all(self, why: str) -> int:
@@ -362,6 +492,10 @@ class Exchange:
 
     def cancel(self, token: int) -> None:
         """End a request whose client has left, without an answer. A later reply counts as late."""
+        waiter = self._waiters.get(token) if self._waiters else None
+        if waiter is not None and not waiter.on_gone():
+            self._forget_client(token)
+            return
         state = self._slots.finish(token, _ctable.CANCELLED)
         if state < 0:
             return
@@ -370,6 +504,13 @@ class Exchange:
         else:
             ending = errors.CANCELLED_EARLY if self._is_unsent(token) else errors.CANCELLED_UNKNOWN
             self._end(token, ending, "the client left", is_heard=False)
+
+    def _forget_client(self, token: int) -> None:
+        at = (token & SLOT_MASK) - self._first_slot
+        waiting = self._waiting[at]
+        assert waiting is not None, "its waiter is known, so it has not ended"
+        token, plan, raw, _, kept = waiting
+        self._waiting[at] = (token, plan, raw, None, kept)
 
     def _is_unsent(self, token: int) -> bool:
         """Whether the record was not handed to librdkafka and never will be. False when in doubt."""
@@ -451,6 +592,10 @@ class Exchange:
         waiting = self._waiting[at]
         assert waiting is not None, "only the winner of the slot's state takes the entry"
         self._waiting[at] = None
+        if self._waiters:
+            waiter = self._waiters.pop(token, None)
+            if waiter is not None:
+                waiter.on_end()
         return waiting
 
 

@@ -54,6 +54,8 @@ class Plan:
         delivery_class: int = 0,
         partition: int = TOGETHER,
         compressor: Compresses | None = None,
+        later_wire: RequestWire | None = None,
+        work_timeout_ns: int = 0,
     ) -> None:
         """
         Args:
@@ -61,6 +63,8 @@ class Plan:
             delivery_class: picks the producer whose delivery timeout fits the route.
             partition: TOGETHER or SPREAD; always SPREAD with `key_of`. The worker changes it.
             compressor: for answers; None: answers are not compressed.
+            later_wire: for requests whose reply is kept; None: the route has none.
+            work_timeout_ns: how long the service may work on such a request.
         """
         self.number = number
         self.name = name
@@ -74,6 +78,8 @@ class Plan:
         self.delivery_class = delivery_class
         self.partition = partition
         self.compressor = compressor
+        self.later_wire = later_wire
+        self.work_timeout_ns = work_timeout_ns
         self.in_flight = 0
         self.has_consumer = True
         self.backlog_ns = 0

@@ -10,7 +10,7 @@
     another node    another partition                   is designated            REROUTE to the home partition, once
     not this one    any partition                       is not designated        LEAVE
 
-Each partition has one designated reader on this node, see `_is_designated_reader`.
+Each partition has one designated reader on this node, see `is_designated_reader`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ReplyRouter:
         if cid.node == self._node:
             if cid.worker == self._worker and cid.generation == self._generation:
                 return MINE
-            if not self._is_designated_reader(partition, offset):
+            if not self.is_designated_reader(partition, offset):
                 return Whose.LEAVE
             process = self._table.find(cid.worker, cid.generation)
             if process < 0:
@@ -65,13 +65,13 @@ class ReplyRouter:
             if self._table.reads_from(process, partition) <= offset:
                 return Whose.LEAVE
             return Whose.FORWARD
-        if not self._is_designated_reader(partition, offset):
+        if not self.is_designated_reader(partition, offset):
             return Whose.LEAVE
         if partition == cid.home or cid.home >= self._ownership.partition_count:
             return Whose.FOREIGN
         return Whose.REROUTE
 
-    def _is_designated_reader(self, partition: int, offset: int) -> bool:
+    def is_designated_reader(self, partition: int, offset: int) -> bool:
         """Whether this process handles the replies on this partition that belong to other processes.
 
         During a reload or a move several processes read the same partition. Each of them reads the same shared records

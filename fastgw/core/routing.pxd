@@ -13,13 +13,15 @@ cdef class Router:
     cdef Forwarding _forwarding
     cdef set _served_hosts, _methods
     cdef dict _static
+    cdef int _tickets_number
 
     cpdef identify(self, Head head)
 
     # Not `body_bytes`: HTTP/2 may declare more than 63 bits hold, which is for the limit to refuse.
-    @cython.locals(target_bytes=Py_ssize_t)
+    @cython.locals(target_bytes=Py_ssize_t, admission=Admission)
     cpdef admit(self, Head head)
     cdef tuple _place_of(self, str path)
+    cdef _about_kept(self, route, Admission admission)
     cdef _refuse_path(self, Head head, str why)
     cdef _check_host(self, Head head)
     cdef _options_of_all(self)

@@ -7,14 +7,16 @@ requests: the same head always gets the same result.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, TICKET, UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
+from fastgw.core import preferences
+from fastgw.core.preferences import Preferences
 from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
-from fastgw.messages import Head, HeaderList, Headers
+from fastgw.messages import Head, HeaderList
 from fastgw.request_path import BadPath, decoded_segments
 
 # RFC 9112, 3.2: an invalid Host is refused. RFC 3986 allows more characters in a name than DNS does; among them are the
@@ -34,7 +36,7 @@ class _Node:
     literals: dict[str, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
     rest: _Node | None = None
-    routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
+    routes: dict[str, tuple[Route, tuple[str, ...], bool]] = field(default_factory=dict)  # by method
 
 
 _Place = tuple[_Node, tuple[str, ...]]
@@ -50,6 +52,7 @@ class Router:
         limits: Limits,
         hosts: Sequence[str],
         forwarding: Forwarding = NOBODY_IS_TRUSTED,
+        tickets: Route | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +60,7 @@ class Router:
             limits: sizes in bytes.
             hosts: the allowed hosts, in lower case, without port; empty allows any.
             forwarding: finds out the client's address.
+            tickets: the route of the status URLs; None: no route has deferred answers.
         """
         self._limits = limits
         self._forwarding = forwarding
@@ -66,7 +70,8 @@ class Router:
         # Most requests are for paths without parameters: they need one dictionary look-up.
         self._static: dict[str, _Place] = {}
         self._methods: set[str] = set()  # of any route
-        for route in routes:
+        self._tickets_number = -1 if tickets is None else tickets.number
+        for route in (*routes, *([] if tickets is None else [tickets])):
             self._add(route)
             self._methods.update(route.methods)
 
@@ -76,6 +81,7 @@ class Router:
         return len(self._served_hosts)
 
     def _add(self, route: Route) -> None:
+        is_kept = route.needs_store or route.number == self._tickets_number
         node, names = self._root, []
         for segment in route.path.split("/")[1:]:
             if segment.endswith("...}"):
@@ -87,7 +93,7 @@ class Router:
             else:
                 node = node.literals.setdefault(segment, _Node())
         for method in route.methods:
-            node.routes[method] = (route, tuple(names))
+            node.routes[method] = (route, tuple(names), is_kept)
         if not names:
             self._static[route.path] = node, ()
 
@@ -119,7 +125,7 @@ class Router:
             allow = ", ".join(sorted(node.routes))
             headers = [("allow", allow), *(_closing(head.method) or ())]
             return Refusal(errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=headers)
-        route, names = entry
+        route, names, is_kept = entry
         body_bytes = head.content_length
         if body_bytes is None:
             body_bytes = UNKNOWN if head.is_streamed else 0
@@ -127,10 +133,10 @@ class Router:
             return Refusal(
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
-        timeout_ns = _timeout_ns(route.timeout_ns, head)
+        timeout_ns = route.timeout_ns if is_kept else _timeout_ns(route.timeout_ns, head)
         if timeout_ns == 0:  # no service could reply in time
             return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
-        return Admission(
+        admission = Admission(
             route.number,
             head.method,
             head.path,
@@ -141,6 +147,23 @@ class Router:
             timeout_ns,
             route.max_body_bytes,
         )
+        return self._about_kept(route, admission) if is_kept else admission
+
+    def _about_kept(self, route: Route, admission: Admission) -> Admission | Refusal:
+        """The admission for a route whose replies may be kept, or for a status URL."""
+        prefer = preferences.of(admission.headers)
+        if route.number == self._tickets_number:
+            admission.kind = TICKET
+            admission.defer_after_ns = prefer.wait_ns or 0
+        elif prefer.is_async or route.on_timeout == "later":
+            admission.kind = KEPT
+            admission.is_async = prefer.is_async
+            admission.defer_after_ns = _defer_after_ns(prefer, route.timeout_ns)
+        elif prefer.wait_ns is not None:
+            admission.timeout_ns = min(route.timeout_ns, prefer.wait_ns)
+            if admission.timeout_ns == 0:
+                return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
+        return admission
 
     def _place_of(self, path: str) -> _Place | None:
         """The place in the tree of routes; None: no route has this path. Raises BadPath."""
@@ -166,7 +189,7 @@ class Router:
             place = self._place_of(head.path)
         except BadPath:
             return {}
-        return {} if place is None else {method: route for method, (route, _) in place[0].routes.items()}
+        return {} if place is None else {method: entry[0] for method, entry in place[0].routes.items()}
 
     def _check_host(self, head: Head) -> Refusal | None:
         if len(head.hosts) != 1:
@@ -219,40 +242,16 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-_WAIT = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL).fullmatch
-_QUOTED_OR_NOT = re.compile(r'[,"\\]').finditer
-
-
-def _timeout_ns(route_timeout_ns: int, headers: Headers) -> int:
-    """The route's timeout. `Prefer: wait=N` (seconds; RFC 7240, section 4.3) can lower it, never raise it.
-
-    Of several `wait` preferences the first one counts (section 2).
-    """
-    prefer = headers.get("prefer")
-    if prefer is None:
+def _timeout_ns(route_timeout_ns: int, head: Head) -> int:
+    """The route's timeout. `Prefer: wait=N` can lower it, never raise it."""
+    if head.get("prefer") is None:
         return route_timeout_ns
-    for preference in _members(prefer):
-        wait = _WAIT(preference)
-        if wait is not None:
-            return min(route_timeout_ns, int(wait[1]) * 1_000_000_000)
-    return route_timeout_ns
+    wait_ns = preferences.of(head).wait_ns
+    return route_timeout_ns if wait_ns is None else min(route_timeout_ns, wait_ns)
 
 
-def _members(value: str) -> Iterator[str]:
-    """The members of a comma-separated list; a comma in a quoted string is no separator (RFC 9110, 5.6)."""
-    if '"' not in value:
-        yield from value.split(",")
-        return
-    start, is_quoted, escaped = 0, False, -1
-    for found in _QUOTED_OR_NOT(value):
-        at, mark = found.start(), found[0]
-        if at == escaped:
-            continue
-        if mark == '"':
-            is_quoted = not is_quoted
-        elif mark == "\\":
-            escaped = at + 1 if is_quoted else -1
-        elif not is_quoted:
-            yield value[start:at]
-            start = at + 1
-    yield value[start:]
+def _defer_after_ns(prefer: Preferences, timeout_ns: int) -> int:
+    """How long a request waits for its reply before it gets 202."""
+    if prefer.wait_ns is not None:
+        return min(prefer.wait_ns, timeout_ns)
+    return 0 if prefer.is_async else timeout_ns

@@ -15,6 +15,7 @@ import ctypes
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ from fastgw.port_holder import bind_error, port_of
 
 NAME = "demo"
 REQUEST_PARTITIONS = 4
+LANES = 8  # later.lanes
+STORE_BYTES = "64MiB"  # the temporary directory may be in memory
 START_WAIT_S = 60.0  # it takes a few seconds on an idle machine
 STOP_WAIT_S = 20.0  # the gateway drains for up to 10 s
 LOOK_EVERY_S = 0.1
@@ -55,11 +58,13 @@ class Route(NamedTuple):
     topic: str
     probe: str = ""
     response_headers: tuple[str, ...] = ()
+    later: bool = False
 
 
 ROUTES = (
     Route("POST", "/orders", "orders", response_headers=("location",)),
     Route("GET", "/orders/{id}", "orders", probe="/orders/0"),
+    Route("POST", "/reports", "orders", later=True),
     Route("GET", "/customers/{id}", "customers", probe="/customers/ada"),
     Route("GET", "/baskets/{id}", "baskets", probe="/baskets/ada"),
     Route("PUT", "/baskets/{id}", "baskets"),
@@ -78,6 +83,11 @@ Paste these into another terminal:
 curl -i -w '\\n' -X POST {url}/orders -H 'content-type: application/json' -d '{{"customer": "ada", "items": ["tea"]}}'
 curl -i -w '\\n' {url}/customers/ada
 curl -i -w '\\n' -X PUT {url}/baskets/ada -H 'content-type: application/json' -d '{{"items": ["tea", "scones"]}}'
+
+A slow report, answered at once with 202; then its status URL, which waits for the report:
+
+location=$(curl -s -o /dev/null -w '%header{{location}}' -X POST {url}/reports -H 'prefer: respond-async')
+curl -i -w '\\n' {url}$location -H 'prefer: wait=10'
 """
 
 
@@ -114,7 +124,7 @@ def run(listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9100", workers: 
         options = ["--bootstrap", broker.bootstrap, "--fetch-wait-ms", str(FETCH_WAIT_MS)]
         services = {f"{topic} service": ["fastgw.demo.services", topic, *options] for topic in TOPICS}
         parts += started.enter_context(_children(services, asked))
-        config = started.enter_context(_config_file(config_text(broker.bootstrap, listen, admin, workers)))
+        config = started.enter_context(_config_file(broker.bootstrap, listen, admin, workers))
         parts += started.enter_context(_children({"gateway": ["fastgw", "run", config]}, asked))
         if _wait_until_it_works(parts, listen, admin, asked):
             urls = {"url": f"http://{_reachable(listen)}", "admin_url": f"http://{_reachable(admin)}"}
@@ -125,13 +135,17 @@ def run(listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9100", workers: 
     return 0
 
 
-def config_text(bootstrap: str, listen: str, admin: str, workers: int) -> str:
+def config_text(bootstrap: str, listen: str, admin: str, workers: int, store_dir: str) -> str:
     """The gateway's configuration, as a user would write it."""
     lines = [
         "[gateway]",
         f"name = {json.dumps(NAME)}",
         f"listen = [{json.dumps(listen)}]",
         f"workers = {workers}",
+        f"secrets = [{json.dumps(secrets.token_urlsafe(32))}]  # a new one at each start: nothing of the last is left",
+        "[store]",
+        f"dir = {json.dumps(store_dir)}",
+        f"max_bytes = {json.dumps(STORE_BYTES)}",
         "[kafka]",
         f"bootstrap = {json.dumps(bootstrap)}",
         f'fetch_wait = "{FETCH_WAIT_MS}ms"  # the embedded broker does not wake a waiting fetch',
@@ -142,6 +156,8 @@ def config_text(bootstrap: str, listen: str, admin: str, workers: int) -> str:
         lines += ["[[route]]", *(f"{key} = {json.dumps(getattr(route, key))}" for key in ("method", "path", "topic"))]
         if route.response_headers:
             lines.append(f"response_headers = {json.dumps(route.response_headers)}")
+        if route.later:
+            lines.append("later = true  # with `Prefer: respond-async`: 202, and a status URL")
     return "\n".join(lines) + "\n"
 
 
@@ -177,7 +193,7 @@ def _check_address(address: str, option: str) -> None:
 @contextlib.contextmanager
 def _broker(workers: int) -> Iterator[EmbeddedBroker]:
     replies = 1 << (4 * workers - 1).bit_length()  # a power of two, at least 4 for each worker
-    topics = dict.fromkeys(TOPICS, REQUEST_PARTITIONS) | {f"{NAME}.replies": replies}
+    topics = dict.fromkeys(TOPICS, REQUEST_PARTITIONS) | {f"{NAME}.replies": replies, f"{NAME}.later": LANES}
     broker = EmbeddedBroker(topics)
     try:
         broker.start()
@@ -190,10 +206,10 @@ def _broker(workers: int) -> Iterator[EmbeddedBroker]:
 
 
 @contextlib.contextmanager
-def _config_file(text: str) -> Iterator[str]:
+def _config_file(bootstrap: str, listen: str, admin: str, workers: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="fastgw-demo-") as directory:
         path = Path(directory, "demo.toml")
-        path.write_text(text)
+        path.write_text(config_text(bootstrap, listen, admin, workers, str(Path(directory, "store"))))
         yield str(path)
 
 

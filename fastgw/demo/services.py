@@ -8,6 +8,7 @@ They show what a service looks like: handlers, and nothing about Kafka. Their da
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import logging
 from collections.abc import Callable
@@ -17,9 +18,14 @@ from setproctitle import setproctitle
 
 from fastgw.service import Problem, Reply, Request, Service
 
+REPORT_S = 5.0
+
 
 def add_orders(service: Service) -> None:
-    """`POST /orders` accepts {"customer": text, "items": [...]}; `GET /orders/{id}` returns it."""
+    """`POST /orders` accepts {"customer": text, "items": [...]}; `GET /orders/{id}` returns it.
+
+    `POST /reports` counts them, slowly.
+    """
     orders: dict[str, dict[str, Any]] = {}
     numbers = itertools.count(1)
 
@@ -35,6 +41,11 @@ def add_orders(service: Service) -> None:
     @service.handle("GET /orders/{id}")
     def show(request: Request) -> dict[str, Any]:
         return _found(orders, request.params["id"], "order")
+
+    @service.handle("POST /reports")
+    async def report(_request: Request) -> dict[str, Any]:
+        await asyncio.sleep(REPORT_S)  # stands for long work
+        return {"orders": len(orders), "items": sum(len(order["items"]) for order in orders.values())}
 
 
 def add_customers(service: Service) -> None:

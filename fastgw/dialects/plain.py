@@ -24,6 +24,8 @@ PATH = "http_path"
 STATUS = "status"
 CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent to its home partition, so that this happens only once
+FIRST_HOP = b"1"
+READ_AGAIN = b"again"  # the reply was read by a successor, and its predecessor may have passed it on already
 
 CLIENT_REQUEST_ID = "x-request-id"
 # Headers that describe a body (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
@@ -169,6 +171,11 @@ def _bytes(field: bytes | str | None) -> bytes:
 def has_hopped(reply: Reply) -> bool:
     """Whether another node has already sent the reply to its home partition."""
     return any(name == HOPS for name, _ in reply.headers)
+
+
+def is_read_again(reply: Reply) -> bool:
+    """Whether the process that has passed the reply on had taken its partition over."""
+    return (HOPS, READ_AGAIN) in reply.headers
 
 
 _OUTCOME = ("fastgw-outcome", errors.ANSWERED.outcome.value)

@@ -17,7 +17,7 @@ from fastgw.doctor.kafka import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Surve
 from fastgw.errors import StartError
 from fastgw.kafka.cluster import BrokersUnreachable, Met, Topic
 from fastgw.kafka.properties import record_bytes
-from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS
+from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, own_topics
 
 Level = Literal["ok", "warning", "error"]
 
@@ -77,7 +77,7 @@ def judge_kafka(config: Config, seen: Survey) -> Iterator[Finding]:
     yield from _judge_topics(config, seen)
     if facts.has_admin:
         yield judge_rights(facts.topics.values())
-    if config.cluster.mode == "group":
+    if config.cluster.mode != "single":
         yield judge_group(config, seen.group, response.partitions)
     yield from judge_traffic(seen.traffic)
 
@@ -124,8 +124,10 @@ def _judge_topics(config: Config, seen: Survey) -> Iterator[Finding]:
         ]
         if topic.partitions:
             found += judge_copies(topic, len(seen.brokers))
-            is_response = name == config.gateway.response_topic
-            found += judge_retention(topic) if is_response else judge_size(config, topic)
+            if name == config.gateway.response_topic:
+                found += judge_retention(topic)
+            elif name not in own_topics(config):
+                found += judge_size(config, topic)
         yield from found or [Finding("ok", f"topic {name}", _described(topic))]
 
 
@@ -202,18 +204,29 @@ def judge_rights(described: Iterable[Topic]) -> Finding:
 
 
 def judge_group(config: Config, group: Group | None, partitions: int) -> Finding:
-    """Whether the response topic has enough partitions for the current nodes."""
+    """Whether the nodes may use their group, and the response topic has enough partitions for them."""
     workers, name = config.gateway.workers, config.cluster.group_id or config.gateway.name
     if group is None:
         return Finding("warning", "group", f"the broker does not describe group {name}", f"grant DESCRIBE on {name}")
     if group.may_read is False:
-        return Finding("error", "group", f"expected the right to READ group {name}, got none", "grant it")
+        # Static nodes run without it; after a node has died, replies to others may be skipped.
+        level: Level = "error" if config.cluster.mode == "group" else "warning"
+        return Finding(level, "group", f"expected the right to READ group {name}, got none", "grant it")
+    if config.cluster.mode == "static":
+        return _judge_members(name, group.nodes)
     needed = group.nodes * workers
     found = f"{group.nodes} nodes with {workers} workers each for {partitions} partitions"
     if needed > partitions:
         advice = f"workers without a partition serve no requests: fastgw topics --response-partitions {4 * needed}"
         return Finding("error", "group", found, advice)
     return Finding("ok", "group", found)
+
+
+def _judge_members(name: str, members: int) -> Finding:
+    if members:
+        found = f"group {name} has {members} members, and Kafka takes no positions of static nodes for it"
+        return Finding("error", "group", found, "set cluster.group_id to a name that no other client uses")
+    return Finding("ok", "group", f"the nodes may keep their positions in group {name}")
 
 
 def judge_traffic(traffic: Traffic | None) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ class Broker(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The consumer group of the nodes (`cluster.mode = "group"`)."""
+    """The consumer group of the nodes. With `cluster.mode = "static"` it only keeps positions, and has no members."""
 
     nodes: int
     may_read: bool | None  # None: the broker does not say
@@ -99,7 +99,7 @@ def _survey(config: Config, watch_s: float) -> Survey:
     return Survey(
         findings,
         look_at_brokers(config, findings.facts.has_admin),
-        _group(config) if findings.facts.has_admin and config.cluster.mode == "group" else None,
+        _group(config) if findings.facts.has_admin and config.cluster.mode != "single" else None,
         watch(config, partitions, watch_s) if partitions else None,
     )
 

@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
-from fastgw._ctable cimport SlotRange
+from fastgw._ctable cimport CT_PARTITIONS_MAX, SlotRange
 
 cdef extern from "_klink.h" nogil:
     ctypedef struct rd_kafka_t:
@@ -213,5 +213,6 @@ cdef class Consumer(Client):
     cdef rd_kafka_queue_t* reply_queue
     cdef bytes reply_topic
     cdef bytes correlation_header  # in lower case
+    cdef int64_t[CT_PARTITIONS_MAX] next_offsets  # by partition
     cdef object reply(self, rd_kafka_message_t* message)
     cdef rd_kafka_topic_partition_list_t* listed(self, object offsets) except NULL

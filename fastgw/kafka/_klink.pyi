@@ -26,6 +26,7 @@ class Delivered(NamedTuple):
 
     token: int
     at_ns: int  # when the delivery report was processed, monotonic
+    partition: int  # to which the record went
 
 class Undelivered(NamedTuple):
     """A record has failed; librdkafka will not retry it."""
@@ -34,6 +35,7 @@ class Undelivered(NamedTuple):
     code: int  # rd_kafka_resp_err_t
     status: int  # NOT_PERSISTED, POSSIBLY_PERSISTED, PERSISTED
     text: str
+    partition: int  # to which it should go; -1: none was chosen
 
 class ClientError(NamedTuple):
     """An error of a client, or of a partition that is read. librdkafka keeps trying unless the error is `fatal`."""
@@ -115,8 +117,8 @@ class Producer(Client):
     def events(self) -> list[Delivered | Undelivered | ClientError | LogLine | Statistics]:
         """All events since the last call; `event_fd` becomes readable when there are some.
 
-        Delivered records are returned only if there are no `slots`. Otherwise this call just marks their slots as
-        recorded.
+        With `slots`, this call marks the slots of delivered records as recorded, and returns only those that are not of
+        the kind SINGLE.
         """
 
     def preload_topic(self, topic: str) -> None:
@@ -182,6 +184,12 @@ class Consumer(Client):
 
         Errors of partitions are returned by the next call of `events`.
         """
+
+    def next_offset(self, partition: int) -> int:
+        """The offset after the last record of this partition that `replies` has returned, or as it was set since."""
+
+    def set_next_offset(self, partition: int, offset: int) -> None:
+        """The next record of this partition will have this offset, or a later one. For partitions up to 4095."""
 
     def ask_offsets(self, partitions: Iterable[int], at: int, request: int, timeout_ms: int) -> None:
         """Ask for the offsets at OFFSET_BEGINNING or OFFSET_END. The answer is an event: `Offsets` with this `request`.

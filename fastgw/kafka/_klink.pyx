@@ -33,7 +33,9 @@ from libc.string cimport strcmp, strlen
 
 from collections import namedtuple
 
-from fastgw._ctable cimport CT_RECORDED, SlotRange, ct_advance, ct_named, ct_slot
+from fastgw._ctable cimport (
+    CT_PARTITIONS_MAX, CT_RECORDED, CT_SINGLE, SlotRange, ct_advance, ct_kind_of, ct_load_relaxed, ct_named, ct_slot,
+)
 from fastgw._ids cimport id_in
 
 from fastgw.messages import Reply
@@ -63,8 +65,8 @@ NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
 PERSISTED = RD_KAFKA_MSG_STATUS_PERSISTED
 
-Delivered = namedtuple("Delivered", "token at_ns")
-Undelivered = namedtuple("Undelivered", "token code status text")
+Delivered = namedtuple("Delivered", "token at_ns partition")
+Undelivered = namedtuple("Undelivered", "token code status text partition")
 ClientError = namedtuple("ClientError", "code name text fatal")
 LogLine = namedtuple("LogLine", "level facility text")
 Statistics = namedtuple("Statistics", "text")
@@ -260,11 +262,12 @@ cdef class Producer(Client):
             elif message.err != 0:
                 told.append(undelivered(token, message))
             elif self.slots is None:
-                told.append(Delivered(token, now_ns))
+                told.append(Delivered(token, now_ns, message.partition))
             else:  # the normal case
                 slot = ct_named(&self.slots.range, token)
-                if slot != NULL:
-                    ct_advance(slot, token, CT_RECORDED, now_ns)
+                if slot != NULL and ct_advance(slot, token, CT_RECORDED, now_ns):
+                    if ct_kind_of(ct_load_relaxed(&slot.place)) != CT_SINGLE:
+                        told.append(Delivered(token, now_ns, message.partition))
             message = rd_kafka_event_message_next(event)
         return told
 
@@ -391,7 +394,8 @@ cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
     # The broker's error text cannot be used: rd_kafka_message_produce_errstr reads freed memory. The record points into
     # the parsed response, which librdkafka frees as soon as the report is queued (rd_kafka_handle_Produce). The report
     # has a copy of the text, but the record does not point to it.
-    return Undelivered(token, message.err, rd_kafka_message_status(message), text_of(rd_kafka_err2str(message.err)))
+    cdef object text = text_of(rd_kafka_err2str(message.err))
+    return Undelivered(token, message.err, rd_kafka_message_status(message), text, message.partition)
 
 
 cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
@@ -433,6 +437,8 @@ cdef class Consumer(Client):
             while i < count:
                 if messages[i].err == 0:
                     taken.append(self.reply(messages[i]))
+                    if 0 <= messages[i].partition < CT_PARTITIONS_MAX:
+                        self.next_offsets[messages[i].partition] = messages[i].offset + 1
                 else:
                     self.faults.append(
                         ClientError(
@@ -449,6 +455,14 @@ cdef class Consumer(Client):
                 rd_kafka_message_destroy(messages[i])
                 i += 1
         return taken
+
+    def next_offset(self, int partition):
+        check_partition(partition)
+        return self.next_offsets[partition]
+
+    def set_next_offset(self, int partition, int64_t offset):
+        check_partition(partition)
+        self.next_offsets[partition] = offset
 
     cdef object reply(self, rd_kafka_message_t* message):
         cdef rd_kafka_headers_t* record_headers = NULL
@@ -533,6 +547,12 @@ cdef class Consumer(Client):
             rd_kafka_queue_destroy(self.reply_queue)
             self.reply_queue = NULL
         Client.shut(self)
+
+
+cdef int check_partition(int partition) except -1:
+    if partition < 0 or partition >= CT_PARTITIONS_MAX:
+        raise ValueError(f"partition: expected 0..{CT_PARTITIONS_MAX - 1}, got {partition}")
+    return 0
 
 
 cdef inline bint is_named(const char* name, const char* lower_case) noexcept:

@@ -27,6 +27,33 @@ Properties = dict[str, Any]
 """librdkafka properties by name."""
 
 
+class Placed(NamedTuple):
+    """From where partitions are read, as far as the ends of their logs tell; see `Link.assign`."""
+
+    assign: dict[int, int]  # partition -> what librdkafka is told: an offset, or FROM_BEGINNING
+    starts: dict[int, int]  # the same partitions -> the offset from which every record is read
+    within: dict[int, int]  # partition -> an offset before the end: ask where the log begins
+
+
+def place(wanted: Mapping[int, int], ends: Mapping[int, int]) -> Placed:
+    """Decide from where to read.
+
+    Args:
+        wanted: partition -> FROM_END or an offset.
+        ends: where the logs of some of these partitions end.
+    """
+    placed = Placed({}, {}, {})
+    for partition, end in ends.items():
+        start = end if wanted[partition] == FROM_END else wanted[partition]
+        if start < end:
+            placed.within[partition] = start
+        else:
+            is_behind = start > end
+            placed.assign[partition] = FROM_BEGINNING if is_behind else end
+            placed.starts[partition] = 0 if is_behind else end
+    return placed
+
+
 class LinkEvents(Protocol):
     """The callbacks of a link. Every call is made on the loop."""
 
@@ -37,14 +64,23 @@ class LinkEvents(Protocol):
         of its batch are not affected.
         """
 
-    def delivered(self, token: int, at_ns: int) -> None:
-        """The record sent with `token` is in its topic. `at_ns`: when the link learned that (monotonic)."""
+    def delivered(self, token: int, at_ns: int, partition: int) -> None:
+        """The record sent with `token` is in this partition of its topic.
+
+        Args:
+            at_ns: when the link learned that (monotonic).
+        """
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         """The record sent with `token` is not in its topic, or may not be: `ending` says which."""
 
-    def positioned(self, offsets: Mapping[int, int]) -> None:
-        """Partitions are being read: partition -> the offset from which every record is read."""
+    def positioned(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        """Partitions are being read.
+
+        Args:
+            starts: partition -> the offset from which every record is read.
+            ends: partition -> where its log ended when Kafka was asked; the same partitions.
+        """
 
 
 class Link(Protocol):
@@ -84,14 +120,24 @@ class Link(Protocol):
     def poll(self) -> None:
         """Process all events that have arrived. The worker calls it on every tick, so no event waits longer."""
 
-    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
-        """Start reading these partitions from their end, or FROM_BEGINNING.
+    def assign(self, starts: Mapping[int, int]) -> None:
+        """Start reading these partitions: each FROM_END, FROM_BEGINNING, or from an offset.
 
-        `positioned` is called after this call, when the partitions are being read. The link asks Kafka for their ends
-        until it gets an answer. FROM_BEGINNING needs no question, and the client need not know the partition yet: it
-        finds a partition that was just added within a second. If a partition is already read, reading goes on and
-        `positioned` is called, too.
+        `positioned` is called after this call, when the partitions are being read. The link asks Kafka where their logs
+        end, and where they begin if an offset lies before the end, until it gets an answer.
+
+            the offset lies     reading starts
+            ---------------     ---------------------------------------------------------------------
+            in the log          there
+            before the log      at its beginning: the records up to there were deleted
+            behind the log      at its beginning: the topic was deleted and created again
+
+        FROM_BEGINNING needs no question, and the client need not know the partition yet: it finds a partition that was
+        just added within a second. If a partition is already read, reading goes on and `positioned` is called, too.
         """
+
+    def reached(self, partition: int) -> int:
+        """The next offset of a partition that is read: all records below it, from the start on, went to `replies`."""
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         """Stop reading these partitions. An `assign` that is not finished ends without `positioned`."""

@@ -12,10 +12,10 @@ record is about to be overdue is retired, and a successor sends the next records
 the facts about librdkafka).
 
 Nothing here may wait. The link asks for offsets with ListOffsets of the admin API; the answer is an event. This takes
-one round trip, and the offset is known before the first record is fetched. (After assigning "the end", the offset would
-be unknown until a record arrives.) Assigning takes a hand-over to librdkafka's main thread and back, a tenth of a
-millisecond; it happens at start and when partitions move. A client is destroyed on a thread of its own
-(`producer_pool`, fact 5).
+one round trip, or two where reading starts inside the log, and the offset is known before the first record is fetched.
+(After assigning "the end", the offset would be unknown until a record arrives.) Assigning takes a hand-over to
+librdkafka's main thread and back, a tenth of a millisecond; it happens at start and when partitions move. A client is
+destroyed on a thread of its own (`producer_pool`, fact 5).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from typing import TypeVar
@@ -61,6 +62,7 @@ from fastgw.kafka.link import (
     LinkEvents,
     LinkSettings,
     Properties,
+    place,
 )
 from fastgw.kafka.producer_pool import Channel, ProducerPool
 from fastgw.kafka.properties import QUEUE_BYTES, consumer_properties, producer_properties
@@ -84,6 +86,15 @@ class ProducerKind(IntEnum):
 
     GATHERING = 0  # it lingers
     AT_ONCE = 1
+
+
+@dataclass
+class Question:
+    """One request for the offsets at which partitions begin or end, until it is answered."""
+
+    at: int  # FROM_BEGINNING or FROM_END
+    wanted: dict[int, int]  # partition -> from where it is to be read
+    ends: dict[int, int] = field(default_factory=dict)  # what is known already
 
 
 class NativeUnavailable(FastgwError):
@@ -133,7 +144,8 @@ class NativeLink:
             settings: topics, timeouts, librdkafka properties.
             events: gets the callbacks.
             loop: watches the eventfds.
-            slots: delivered records are marked as recorded here, in C; without it `events.delivered` is called.
+            slots: delivered records are marked as recorded here, in C; `events.delivered` is called only for slots
+                that are not of the kind SINGLE, or without `slots`.
 
         Raises:
             ConfigError: a librdkafka property is unknown or has a wrong value.
@@ -172,7 +184,7 @@ class NativeLink:
             )
         )
         self._reading: set[int] = set()
-        self._questions: dict[int, set[int]] = {}  # number of a request -> partitions whose end offset it asks for
+        self._questions: dict[int, Question] = {}  # by the number of the request
         self._question = 0
         self._closed = False
 
@@ -321,7 +333,7 @@ class NativeLink:
         """`channel` None: the producer is retired or a spare."""
         for event in events:
             if isinstance(event, Delivered):
-                self._events.delivered(event.token, event.at_ns)
+                self._events.delivered(event.token, event.at_ns, event.partition)
             elif isinstance(event, Undelivered):
                 self._tell_fate(event._replace(text=why_purged) if why_purged and event.code in PURGED else event)
             elif isinstance(event, ClientError) and event.fatal and channel is not None:
@@ -331,7 +343,7 @@ class NativeLink:
 
     def _tell_fate(self, failed: Undelivered) -> None:
         if failed.status == _klink.PERSISTED:
-            self._events.delivered(failed.token, time.monotonic_ns())
+            self._events.delivered(failed.token, time.monotonic_ns(), failed.partition)
         elif failed.status == _klink.NOT_PERSISTED:
             self._events.undelivered(failed.token, REFUSALS.get(failed.code, errors.NOT_SENT), failed.text)
         else:
@@ -375,61 +387,84 @@ class NativeLink:
 
     # Reading.
 
-    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+    def assign(self, starts: Mapping[int, int]) -> None:
         if self._closed:
             return
-        if at == FROM_BEGINNING:
-            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0))
-        else:
-            self._ask(set(partitions))
+        unasked = {partition: 0 for partition, start in starts.items() if start == FROM_BEGINNING}
+        self._assign(dict.fromkeys(unasked, FROM_BEGINNING), unasked, unasked)
+        self._ask(Question(FROM_END, {partition: at for partition, at in starts.items() if partition not in unasked}))
 
-    def _ask(self, partitions: set[int]) -> None:
-        if partitions and not self._closed:
-            self._question += 1
-            self._questions[self._question] = partitions
-            self._consumer.ask_offsets(partitions, FROM_END, self._question, int(POSITION_TIMEOUT_S * 1000))
-            self._loop.call_later(POSITION_REPEAT_S, self._repeat, self._question)
+    def _ask(self, question: Question) -> None:
+        if question.wanted and not self._closed:
+            number = self._number(question)
+            self._send_question(question, number)
+            self._loop.call_later(POSITION_REPEAT_S, self._repeat, number)
 
-    def _repeat(self, question: int) -> None:
-        partitions = self._questions.get(question)
-        if partitions and not self._closed:
-            self._consumer.ask_offsets(partitions, FROM_END, question, int(POSITION_TIMEOUT_S * 1000))
+    def _number(self, question: Question) -> int:
+        self._question += 1
+        self._questions[self._question] = question
+        return self._question
+
+    def _send_question(self, question: Question, number: int) -> None:
+        self._consumer.ask_offsets(question.wanted, question.at, number, int(POSITION_TIMEOUT_S * 1000))
+
+    def _repeat(self, number: int) -> None:
+        question = self._questions.get(number)
+        if question is not None and question.wanted and not self._closed:
+            self._send_question(question, number)
 
     def _offsets_told(self, answer: Offsets) -> None:
-        wanted = self._questions.pop(answer.request, None)
-        if wanted is None:
+        question = self._questions.pop(answer.request, None)
+        if question is None:
             return  # the request was repeated, and this is the second answer
-        offsets = {partition: offset for partition, offset in answer.found.items() if partition in wanted}
-        missing = wanted - offsets.keys()
+        told = {partition: offset for partition, offset in answer.found.items() if partition in question.wanted}
+        missing = {partition: at for partition, at in question.wanted.items() if partition not in told}
         if missing:
             why = answer.text or next(iter(answer.failed.values()), "no answer")
             CLIENT_LOG.say(Line("warning", "", why), "cannot position the reply consumer, trying again")
-            self._question += 1
-            self._questions[self._question] = missing  # so that `stop_reading` finds it until the link asks again
-            self._loop.call_later(POSITION_AGAIN_S, self._ask_again, self._question)
-        if offsets:
+            # Kept under a number, so that `stop_reading` finds it until the link asks again.
+            number = self._number(Question(question.at, missing, question.ends))
+            self._loop.call_later(POSITION_AGAIN_S, self._ask_again, number)
+        if told:
             self._wake_producers()
-        self._assign(offsets, offsets)
+        if question.at == FROM_END:
+            self._ends_told(question.wanted, told)
+        else:
+            starts = {partition: max(begin, question.wanted[partition]) for partition, begin in told.items()}
+            self._assign(starts, starts, {partition: question.ends[partition] for partition in told})
 
-    def _ask_again(self, question: int) -> None:
-        self._ask(self._questions.pop(question))
+    def _ask_again(self, number: int) -> None:
+        self._ask(self._questions.pop(number))
 
-    def _assign(self, starts: dict[int, int], offsets: dict[int, int]) -> None:
-        fresh = {partition: start for partition, start in starts.items() if partition not in self._reading}
+    def _ends_told(self, wanted: dict[int, int], ends: dict[int, int]) -> None:
+        placed = place(wanted, ends)
+        self._assign(placed.assign, placed.starts, ends)
+        self._ask(Question(FROM_BEGINNING, placed.within, ends))
+
+    def _assign(self, assign: dict[int, int], starts: dict[int, int], ends: dict[int, int]) -> None:
+        """`assign`: from where librdkafka is to read; `starts`: the same as offsets."""
+        fresh = {partition: at for partition, at in assign.items() if partition not in self._reading}
         refused = self._consumer.assign(fresh) if fresh else None
         if refused is not None:
             CLIENT_LOG.say(Line("warning", "", refused[1]), "kafka consumer command failed")
             return
         self._reading.update(fresh)
-        if offsets:
-            self._loop.call_soon(self._events.positioned, offsets)
+        for partition in fresh:
+            self._consumer.set_next_offset(partition, starts[partition])
+        if starts:
+            ends = {partition: ends[partition] for partition in starts}
+            self._loop.call_soon(self._events.positioned, starts, ends)
+
+    def reached(self, partition: int) -> int:
+        return self._consumer.next_offset(partition)
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         if self._closed:
             return
         gone = set(partitions)
-        for wanted in self._questions.values():
-            wanted -= gone
+        for question in self._questions.values():
+            for partition in gone:
+                question.wanted.pop(partition, None)
         gone &= self._reading
         self._reading -= gone
         refused = self._consumer.unassign(gone) if gone else None

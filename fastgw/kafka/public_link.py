@@ -14,7 +14,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -36,6 +36,7 @@ from fastgw.kafka.link import (
     LinkEvents,
     LinkSettings,
     Properties,
+    place,
 )
 from fastgw.kafka.producer_pool import DIED, Channel, ProducerPool
 from fastgw.kafka.properties import consumer_properties, producer_properties
@@ -63,6 +64,7 @@ class KafkaLink:
         self._stopping = False
         self._wish = 0  # number of the last `assign`
         self._wished: dict[int, int] = {}  # partition -> the number of the `assign` that asked for it
+        self._next_offsets: dict[int, int] = {}  # partition -> the offset after the last record handed over
         own = {
             **client_log.listening(),
             "stats_cb": _on_statistics,
@@ -87,7 +89,7 @@ class KafkaLink:
         self._keyed = {topic: by_partitioner[wanted] for topic, wanted in settings.partitioners.items()}
         self._consumer = Consumer(consumer_properties(settings) | own)
         self._reading: set[int] = set()
-        self._unpositioned: set[int] = set()  # to be read from their end, whose offset is not known yet
+        self._unpositioned: dict[int, int] = {}  # partition, whose offsets are not known yet -> number of its `assign`
         self._thread = threading.Thread(target=self._consume, name="fastgw-kafka", daemon=True)
 
     def start(self) -> None:
@@ -150,21 +152,25 @@ class KafkaLink:
 
     # Reading: the loop queues commands, and the Kafka thread executes them.
 
-    def assign(self, partitions: Sequence[int], at: int = FROM_END) -> None:
+    def assign(self, starts: Mapping[int, int]) -> None:
         self._wish += 1
-        self._wished.update(dict.fromkeys(partitions, self._wish))
-        self._commands.put(partial(self._begin, frozenset(partitions), at, self._wish))
+        self._wished.update(dict.fromkeys(starts, self._wish))
+        self._commands.put(partial(self._begin, dict(starts), self._wish))
 
     def stop_reading(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._wished.pop(partition, None)
         self._commands.put(partial(self._let_go, frozenset(partitions)))
 
-    def _positioned(self, offsets: dict[int, int], wish: int) -> None:
+    def reached(self, partition: int) -> int:
+        return self._next_offsets.get(partition, 0)
+
+    def _positioned(self, starts: dict[int, int], ends: dict[int, int], fresh: Collection[int], wish: int) -> None:
         """On the loop. `stop_reading` may have been called since the Kafka thread got the offsets: ignore those."""
-        still = {partition: at for partition, at in offsets.items() if self._wished.get(partition, NEVER) <= wish}
+        still = {partition: at for partition, at in starts.items() if self._wished.get(partition, NEVER) <= wish}
+        self._next_offsets.update({partition: at for partition, at in still.items() if partition in fresh})
         if still:
-            self._events.positioned(still)
+            self._events.positioned(still, {partition: ends[partition] for partition in still})
 
     def _consume(self) -> None:
         consumer, hand_over = self._consumer, self._loop.call_soon_threadsafe
@@ -190,42 +196,56 @@ class KafkaLink:
             except KafkaException as failed:
                 _say("kafka consumer command failed", failed.args[0])
 
-    def _begin(self, partitions: frozenset[int], at: int, wish: int) -> None:
-        if at == FROM_BEGINNING:
-            self._assign(dict.fromkeys(partitions, FROM_BEGINNING), dict.fromkeys(partitions, 0), wish)
-        else:
-            self._unpositioned |= partitions
-            self._position(partitions, wish)
+    def _begin(self, starts: dict[int, int], wish: int) -> None:
+        unasked = {partition: 0 for partition, start in starts.items() if start == FROM_BEGINNING}
+        self._assign(dict.fromkeys(unasked, FROM_BEGINNING), unasked, unasked, wish)
+        wanted = {partition: start for partition, start in starts.items() if partition not in unasked}
+        self._unpositioned.update(dict.fromkeys(wanted, wish))
+        self._position(wanted, wish)
 
-    def _position(self, partitions: frozenset[int], wish: int) -> None:
-        """Ask for the end offsets of the partitions that are still wanted. Ask again later for missing offsets."""
-        wanted = [TopicPartition(self._reply_topic, number, FROM_END) for number in partitions & self._unpositioned]
+    def _position(self, wanted: dict[int, int], wish: int) -> None:
+        """Ask for the offsets of the partitions that are still wanted. Ask again later for those that are missing."""
+        wanted = {number: start for number, start in wanted.items() if self._unpositioned.get(number) == wish}
         if not wanted or self._stopping:
             return
+        ends = self._offsets_at(FROM_END, wanted)
+        placed = place(wanted, ends)
+        begins = self._offsets_at(FROM_BEGINNING, placed.within)
+        within = {partition: max(begin, placed.within[partition]) for partition, begin in begins.items()}
+        starts = placed.starts | within
+        for partition in starts:
+            del self._unpositioned[partition]
+        self._assign(placed.assign | within, starts, ends, wish)
+        self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
+        self._commands.put(partial(self._position, wanted, wish))
+
+    def _offsets_at(self, at: int, partitions: Collection[int]) -> dict[int, int]:
+        """Where the logs of these partitions begin or end, as far as Kafka answers."""
+        if not partitions:
+            return {}
+        asked = [TopicPartition(self._reply_topic, partition, at) for partition in partitions]
         try:
-            # ListOffsets accepts FROM_END in place of a timestamp: one round trip for all partitions.
-            answers = self._consumer.offsets_for_times(wanted, timeout=POSITION_TIMEOUT_S)
+            # ListOffsets accepts these two in place of a timestamp: one round trip for all partitions.
+            answers = self._consumer.offsets_for_times(asked, timeout=POSITION_TIMEOUT_S)
         except KafkaException as error:
             _say("cannot position the reply consumer, trying again", error.args[0])
-            answers = []
-        offsets = {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
-        self._unpositioned -= offsets.keys()
-        self._assign(offsets, offsets, wish)
-        self._commands.put(None)  # ends this round of commands: a retry waits for the next poll
-        self._commands.put(partial(self._position, partitions, wish))
+            return {}
+        return {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
 
-    def _assign(self, starts: dict[int, int], offsets: dict[int, int], wish: int) -> None:
-        fresh = starts.keys() - self._reading
+    def _assign(self, assign: dict[int, int], starts: dict[int, int], ends: dict[int, int], wish: int) -> None:
+        """`assign`: from where librdkafka is to read; `starts`: the same as offsets."""
+        fresh = assign.keys() - self._reading
         if fresh:
             self._consumer.incremental_assign(
-                [TopicPartition(self._reply_topic, number, starts[number]) for number in fresh]
+                [TopicPartition(self._reply_topic, number, assign[number]) for number in fresh]
             )
             self._reading |= fresh
-        if offsets:
-            self._loop.call_soon_threadsafe(self._positioned, offsets, wish)
+        if starts:
+            self._loop.call_soon_threadsafe(self._positioned, starts, ends, fresh, wish)
 
     def _let_go(self, partitions: frozenset[int]) -> None:
-        self._unpositioned -= partitions
+        for partition in partitions:
+            self._unpositioned.pop(partition, None)
         gone = partitions & self._reading
         if gone:
             self._reading -= gone
@@ -237,6 +257,7 @@ class KafkaLink:
         for message in batch:
             if message.error() is None:
                 replies.append(_decoded(message))
+                self._next_offsets[message.partition()] = message.offset() + 1
             else:
                 _say("reply consumer", message.error())
         self._events.replies(replies)
@@ -299,12 +320,12 @@ class _Sender:
         """Send all records and wait for their reports; return how many are left."""
         return int(self._producer.flush(timeout_s))
 
-    def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, _message: Message) -> None:
+    def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, message: Message) -> None:
         del self._in_hand[count]
         if token is None:
             return
         if error is None:
-            self._events.delivered(token, time.monotonic_ns())
+            self._events.delivered(token, time.monotonic_ns(), message.partition())
         else:
             why = self.why if error.code() in PURGED else error.str()
             self._events.undelivered(token, REFUSALS.get(error.code(), errors.SEND_UNKNOWN), why)

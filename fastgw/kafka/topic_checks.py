@@ -16,7 +16,14 @@ from fastgw.errors import StartError
 from fastgw.ids import PARTITIONS_MAX
 from fastgw.kafka import cluster, groups
 from fastgw.kafka.cluster import REACH_TIMEOUT_S, UNRESOLVED, BrokersUnreachable, Met, Topic
-from fastgw.kafka.topics import REQUEST_PARTITIONS, groups_of, processes, recommended_partitions, users_of
+from fastgw.kafka.topics import (
+    REQUEST_PARTITIONS,
+    groups_of,
+    kept_ms,
+    processes,
+    recommended_partitions,
+    users_of,
+)
 
 GRANT = "grant the user of [kafka.client]"
 
@@ -98,6 +105,8 @@ def judge(config: Config, facts: Facts) -> Iterator[TopicFinding]:
         yield from _judge_replication(topic)
         if name == config.gateway.response_topic:
             yield from _judge_response(config, topic, facts.has_admin)
+        elif name == config.later.topic:
+            yield from _judge_kept(config, topic, facts.has_admin)
     for pair, users in groups_of(config).items():
         if pair in facts.absences:
             yield _judge_absence(pair[0], users, facts.absences[pair])
@@ -119,16 +128,22 @@ def _judge_absence(group: str, users: list[str], why: str) -> TopicFinding:
 
 
 def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) -> TopicFinding:
-    who = f"needed by route {_names(users)}" if users else "the response topic"
+    who = f"needed by route {_names(users)}" if users else _purpose(config, topic.name)
     if topic.refused:
         text = f"expected to see it ({who}), got: {topic.refused}"
         advice = f"{GRANT} DESCRIBE on it" if topic.is_forbidden else "see what the brokers log about it"
         return TopicFinding("error", f"topic {topic.name}", text, advice)
-    count = REQUEST_PARTITIONS if users else recommended_partitions(config)
+    count = REQUEST_PARTITIONS
+    if not users:
+        count = config.later.lanes if topic.name == config.later.topic else recommended_partitions(config)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
     return TopicFinding(
         "error", f"topic {topic.name}", f"expected it to exist ({who}), got no such topic", f"`{command}` creates it"
     )
+
+
+def _purpose(config: Config, topic: str) -> str:
+    return "the topic of kept replies" if topic == config.later.topic else "the response topic"
 
 
 def _names(users: list[str]) -> str:
@@ -174,6 +189,29 @@ def _judge_response(config: Config, topic: Topic, has_admin: bool) -> Iterator[T
     if "compact" in (topic.settings or {}).get("cleanup.policy", ""):
         text = "cleanup.policy = compact never deletes replies, because each reply has its own key"
         yield TopicFinding("warning", f"topic {topic.name}", text, "set cleanup.policy = delete")
+
+
+def _judge_kept(config: Config, topic: Topic, has_admin: bool) -> Iterator[TopicFinding]:
+    """The topic of kept replies. Its partition count, its clock and its retention are part of what is promised."""
+    about, lanes = f"topic {topic.name}", config.later.lanes
+    if topic.partitions != lanes:
+        text = f"expected later.lanes = {lanes} partitions, got {topic.partitions}"
+        command = f"`fastgw topics {config.source}`" if has_admin else f"`fastgw broker {topic.name}:{lanes}`"
+        advice = f"{command} adds them" if topic.partitions < lanes else "set later.topic to a new name"
+        yield TopicFinding("error", about, text, advice)
+    settings = topic.settings
+    if settings is None:
+        return
+    if settings.get("message.timestamp.type", "LogAppendTime") != "LogAppendTime":
+        text = f"expected message.timestamp.type = LogAppendTime, got {settings['message.timestamp.type']}"
+        yield TopicFinding("error", about, text, "set it: one clock must order what services and gateways write")
+    if "compact" in settings.get("cleanup.policy", ""):
+        yield TopicFinding("error", about, "cleanup.policy = compact deletes records that decide", "set it to delete")
+    retention_ms, wanted_ms = int(settings.get("retention.ms", "-1")), kept_ms(config)
+    if 0 <= retention_ms < wanted_ms:
+        text = f"expected retention.ms of at least {wanted_ms}, got {retention_ms}"
+        advice = "raise it to later.keep and the longest work_timeout, or replies end before their status URLs"
+        yield TopicFinding("warning", about, text, advice)
 
 
 def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:

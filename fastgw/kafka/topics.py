@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewPartitions, NewTopic
 
 from fastgw.config import Config
+from fastgw.config.units import NS_PER_MS
 from fastgw.errors import StartError
 from fastgw.ids import PARTITIONS_MAX
 from fastgw.kafka import cluster
@@ -18,6 +19,8 @@ from fastgw.kafka.cluster import REACH_TIMEOUT_S
 from fastgw.kafka.properties import record_bytes
 
 RESPONSE_RETENTION_MS = 3_600_000  # replies are not an archive
+SEGMENT_MS = 3_600_000
+RECORD_HEADS_BYTES = 64 << 10  # of a reply, besides its body: headers and framing
 REQUEST_PARTITIONS = 4
 REPLICATION_MAX = 3
 # The number of nodes for which a group's response topic is laid out: the real number changes as nodes come and go.
@@ -55,11 +58,22 @@ def _power_of_two(least: int) -> int:
 
 
 def users_of(config: Config) -> dict[str, list[str]]:
-    """Which routes use each topic; the response topic comes first and has none."""
-    users: dict[str, list[str]] = {config.gateway.response_topic: []}
+    """Which routes use each topic; the gateway's own topics come first and have none."""
+    users: dict[str, list[str]] = {topic: [] for topic in own_topics(config)}
     for route in config.routes:
         users.setdefault(route.topic, []).append(route.name)
     return users
+
+
+def own_topics(config: Config) -> list[str]:
+    """The topics that the gateway reads: the response topic, and that of kept replies if a route needs it."""
+    return [config.gateway.response_topic, *([config.later.topic] if config.needs_store else [])]
+
+
+def kept_ms(config: Config) -> int:
+    """Retention of the topic of kept replies: a reply is kept for `later.keep`, counted from the end of the work."""
+    longest_ns = max([route.work_timeout_ns for route in config.routes if route.needs_store], default=0)
+    return (config.later.keep_ns + longest_ns) // NS_PER_MS + RESPONSE_RETENTION_MS
 
 
 def groups_of(config: Config) -> dict[tuple[str, str], list[str]]:
@@ -103,10 +117,13 @@ def create(
         copies = replication or min(REPLICATION_MAX, len(metadata.brokers))
         steps = []
         for name in users_of(config):
-            is_response = name == config.gateway.response_topic
-            wanted = (response_partitions or recommended_partitions(config)) if is_response else partitions
+            wanted, least = partitions, 0
+            if name == config.gateway.response_topic:
+                wanted = response_partitions or recommended_partitions(config)
+                least = max(processes(config), response_partitions or 0)
+            elif name == config.later.topic:
+                wanted = least = config.later.lanes
             present = len(metadata.topics[name].partitions) if name in metadata.topics else 0
-            least = max(processes(config), response_partitions or 0) if is_response else 0
             step = _ensure(
                 admin, NewTopic(name, wanted, copies, config=_topic_config(config, name)), present, least, timeout_s
             )
@@ -124,6 +141,14 @@ def _topic_config(config: Config, name: str) -> dict[str, str]:
             "retention.ms": str(RESPONSE_RETENTION_MS),
             "cleanup.policy": "delete",
             "message.timestamp.type": "LogAppendTime",
+        }
+    if name == config.later.topic:
+        return {
+            "retention.ms": str(kept_ms(config)),
+            "segment.ms": str(SEGMENT_MS),  # a segment is deleted as a whole, so a large one would be kept for longer
+            "cleanup.policy": "delete",
+            "message.timestamp.type": "LogAppendTime",  # one clock orders what all nodes and services write
+            "max.message.bytes": str(max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)),
         }
     needed = record_bytes(config.limits, [route for route in config.routes if route.topic == name])
     return {"max.message.bytes": str(needed)} if needed > BROKER_RECORD_BYTES else {}

@@ -10,9 +10,7 @@ once, so a link is either up or down. A link that is down connects again with th
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -23,15 +21,14 @@ import structlog
 
 from fastgw.back_off import BackOff
 from fastgw.errors import StartError
-from fastgw.mesh import frames
+from fastgw.mesh import frames, peers
+from fastgw.mesh.framing import FrameError
 from fastgw.messages import Reply
 
 QUEUE_BYTES = 8 << 20
 WRITE_BYTES = 256 << 10  # more than the kernel takes at once (wmem_default 208 KiB), so joining more is useless
 SIBLINGS_BACKLOG = 512  # more than two processes in each of 255 slots: the backlog is never full
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
-
-_UCRED = struct.Struct("3i")  # pid, uid, gid of the peer
 
 log = structlog.get_logger("mesh")
 
@@ -103,7 +100,7 @@ class MeshLinks:
         link = self._links.get((worker, generation)) or self._add_link(worker, generation)
         try:
             frame = frames.encode(reply)
-        except frames.FrameError as error:
+        except FrameError as error:
             log.warning("reply does not fit in a frame", error=str(error))
             return False
         return link.put(frame)
@@ -116,10 +113,13 @@ class MeshLinks:
         link = self._links[worker, generation] = _Link(path, self._queue_bytes, self._loop, self._on_dropped)
         return link
 
-    def close(self) -> None:
-        """Write as much as the sockets take, then close everything and remove this worker's socket file."""
-        for link in self._links.values():
-            link.close()
+    def close(self) -> int:
+        """Write as much as the sockets take, then close everything and remove this worker's socket file.
+
+        Returns:
+            How many replies were not written.
+        """
+        unsent = sum([link.close() for link in self._links.values()])
         self._links.clear()
         for incoming in list(self._incoming):
             incoming.close()
@@ -127,6 +127,7 @@ class MeshLinks:
             self._server.close()
             self._server = None
             self._path.unlink(missing_ok=True)
+        return unsent
 
 
 class _Link:
@@ -172,7 +173,7 @@ class _Link:
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connecting.connect(str(self._path))
-            _check_peer(connecting)
+            peers.check(connecting)
         except OSError as error:
             connecting.close()
             self._is_down(str(error))
@@ -241,9 +242,11 @@ class _Link:
         self._begun = self._queued_bytes = 0
         self._flushing = False
 
-    def close(self) -> None:
+    def close(self) -> int:
         self._flush()
+        unsent = len(self._queue)
         self._disconnect()
+        return unsent
 
 
 class _Incoming(asyncio.Protocol):
@@ -252,14 +255,14 @@ class _Incoming(asyncio.Protocol):
     def __init__(self, others: set[_Incoming], on_reply: Callable[[list[Reply]], None]) -> None:
         self._others = others
         self._on_reply = on_reply
-        self._reader = frames.FrameReader()
+        self._reader = frames.reader()
         self._has_told_skipped = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         try:
-            _check_peer(stream.get_extra_info("socket"))
+            peers.check(stream.get_extra_info("socket"))
         except OSError as error:
             log.warning("link refused", why=str(error))
             stream.abort()
@@ -272,7 +275,7 @@ class _Incoming(asyncio.Protocol):
             return  # the connection was refused: ignore its bytes
         try:
             replies = self._reader.feed(data)
-        except frames.FrameError as error:
+        except FrameError as error:
             log.error("link broken", why=str(error))
             replies = error.before
             self.close()
@@ -289,10 +292,3 @@ class _Incoming(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def _check_peer(connected: socket.socket) -> None:
-    """Raise PermissionError unless the process at the other end runs as the same user."""
-    _pid, uid, _gid = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if uid != os.geteuid():
-        raise PermissionError(f"peer: expected uid {os.geteuid()}, got {uid}")

@@ -23,7 +23,7 @@ from math import inf
 from pathlib import Path
 
 CommandFor = Callable[[str], list[str]]
-"""Kind of child ("worker", "agent", "checker", "standby") -> the command that starts one."""
+"""Kind of child ("worker", "agent", "store", "checker", "standby") -> the command that starts one."""
 
 Start = Callable[[Mapping[str, Sequence[int]]], subprocess.Popen[bytes]]
 """Starts a process that inherits these descriptors and gets their numbers as options; raises OSError."""
@@ -43,6 +43,7 @@ class Child:
     """One child process. Its times are the parent's monotonic seconds.
 
     Attributes:
+        kind: "worker", "agent", "store" or "checker".
         worker, generation: number and generation of a worker; -1 for other children.
         refusal: why it does not become ready, if known; set by the parent.
         state: set by the parent.
@@ -66,7 +67,7 @@ class Child:
         Raises:
             OSError: the process could not be started.
         """
-        self.worker, self.generation, self._kind = worker, generation, kind
+        self.worker, self.generation, self.kind = worker, generation, kind
         self.refusal = ""
         self.started_at, self.kill_at = now, kill_at
         self.ready_at = inf
@@ -98,7 +99,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        return f"worker {self.worker}.{self.generation}" if self.is_worker else self._kind
+        return f"worker {self.worker}.{self.generation}" if self.is_worker else self.kind
 
     def heard(self) -> str | None:
         """The line that the child reported; "" if it closed the pipe without one, None while the line is incomplete."""

@@ -1,4 +1,4 @@
-"""Liveness of workers and agent from the shared table: which workers accept connections, which heartbeats are fresh.
+"""Liveness of the children from the shared table: which workers accept connections, which heartbeats are fresh.
 
 A child reports only once through its pipe, when it is ready. The supervisor sees everything else in the table.
 """
@@ -53,11 +53,16 @@ class Liveness:
 
     def _last_beat(self, child: Child) -> float:
         """Infinity if the child has just started and had no heartbeat yet."""
-        beat = (self._worker_beat_ns(child) if child.is_worker else self._table.agent_beat_ns()) / 1e9
+        beat = self._beat_ns(child) / 1e9
         if child.ready_at < inf:
             return max(beat, child.ready_at)
-        # The table may still have the last heartbeat of the previous agent.
+        # The table may still have the last heartbeat of the previous agent or store.
         return beat if beat and child.is_worker else inf
+
+    def _beat_ns(self, child: Child) -> int:
+        if child.is_worker:
+            return self._worker_beat_ns(child)
+        return self._table.store_beat_ns() if child.kind == "store" else self._table.agent_beat_ns()
 
     def _worker_beat_ns(self, worker: Child) -> int:
         info = self._info(worker)

@@ -46,6 +46,9 @@ class Spawner:
     def agent(self, config_fd: int) -> Child | None:
         return self._spawn("agent", [], config_fd, {"--admin-fds": self._resources.admin.fds_of(0)})
 
+    def store(self, config_fd: int) -> Child | None:
+        return self._spawn("store", [], config_fd, {})
+
     def checker(self, config_fd: int) -> Child | None:
         return self._spawn("checker", [], config_fd, {})
 

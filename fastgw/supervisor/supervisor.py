@@ -13,6 +13,7 @@ process, a `Worker` for the processes of one worker, a `Rollout` for the configu
     standby           a process that has imported everything waits to become the next worker: a successor starts faster
     watchdog          systemd's watchdog is notified while a worker serves and all heartbeats are fresh
     agent dies        a successor starts, the workers are not affected; an agent that hangs for 15 s is killed
+    store dies        the same; it runs only if a route needs it
     SIGHUP            the new configuration is read, and a checker makes the agent's start-up checks with it in Kafka.
                       Then a new generation of each worker starts, one worker after the other; when it is ready, the old
                       one drains. If one does not become ready, the replaced workers go back to the old configuration.
@@ -48,6 +49,7 @@ from fastgw.supervisor.resources import SupervisorResources, in_memory, rewrite
 from fastgw.supervisor.rollout import ConfigVersion, Rollout, Stage, Step
 from fastgw.supervisor.spawning import Spawner
 from fastgw.supervisor.standby import Standby
+from fastgw.supervisor.store_child import StoreChild
 from fastgw.supervisor.times import TIMES, SupervisorTimes
 from fastgw.supervisor.workers import Worker, back_off_of, not_accepting, run_ended
 
@@ -104,6 +106,7 @@ class Supervisor:
         self._workers = [Worker(number, back_off_of(times)) for number in range(settings.gateway.workers)]
         self._agent: Child | None = None
         self._agent_back_off = back_off_of(times)
+        self._store = StoreChild(self._start_store, times)
         self._checkers: list[Child] = []  # the last one belongs to the present reload
         self._standby: Standby | None = None
         self._standby_back_off = back_off_of(times)
@@ -136,7 +139,8 @@ class Supervisor:
     def _lasting(self) -> list[Child]:
         """The long-running children, which have heartbeats."""
         agent = [self._agent] if self._agent else []
-        return agent + self._worker_processes()
+        store = [self._store.child] if self._store.child else []
+        return agent + store + self._worker_processes()
 
     def _worker_processes(self) -> list[Child]:
         return [child for worker in self._workers for child in worker.processes()]
@@ -197,6 +201,7 @@ class Supervisor:
         self._start_by = time.monotonic() + self._times.start
         for worker in self._workers:
             worker.current = self._spawn_worker(worker, self._rollout.current)
+        self._store.want(self._rollout.current.config.needs_store)
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
@@ -222,6 +227,9 @@ class Supervisor:
         self._agent = self._watched(self._spawner.agent(self._agent_config_fd))
         if self._agent is None:
             self._agent_back_off.failed(time.monotonic())
+
+    def _start_store(self) -> Child | None:
+        return self._watched(self._spawner.store(self._agent_config_fd))
 
     def _spawn_worker(self, worker: Worker, version: ConfigVersion) -> Child | None:
         """Start the next generation; None if that is not possible now (then it is due after the back-off)."""
@@ -300,7 +308,7 @@ class Supervisor:
         elif child is self._agent:
             if self._phase is Phase.STARTING_AGENT:
                 self._start_workers()
-        else:
+        elif child.is_worker:
             self._worker_became_ready(self._workers[child.worker], child)
 
     def _worker_became_ready(self, worker: Worker, child: Child) -> None:
@@ -314,7 +322,7 @@ class Supervisor:
     def _refused(self, child: Child, why: str) -> None:
         """A child reports that it cannot start. During the first start this ends the whole command."""
         if self._phase in (Phase.STARTING_AGENT, Phase.STARTING_WORKERS):
-            raise StartError(why if child is self._agent else f"{child.name}: {why}")
+            raise StartError(f"{child.name}: {why}" if child.is_worker else why)
         child.refusal = why
         if child not in self._checkers:
             log.error("child cannot start", child=child.name, why=why)
@@ -336,6 +344,8 @@ class Supervisor:
             self._checker_ended(child, how)
         elif child is self._agent:
             self._agent_ended(how, ran_s)
+        elif child is self._store.child:
+            self._store.ended(ran_s)
         else:
             self._worker_ended(self._workers[child.worker], child, how, ran_s)
 
@@ -372,7 +382,7 @@ class Supervisor:
         """Seconds until the next timeout."""
         due = [child.kill_at for child in self._children()]
         due += [worker.back_off.due_at for worker in self._workers]
-        due += [self._agent_back_off.due_at, self._start_by, self._watchdog_at]
+        due += [self._agent_back_off.due_at, self._store.due_at, self._start_by, self._watchdog_at]
         return min(self._times.look, max(0.0, min(due) - time.monotonic()))
 
     def _look(self, now: float) -> None:
@@ -400,6 +410,7 @@ class Supervisor:
     def _start_successors(self, now: float) -> None:
         if self._agent_back_off.due(now):
             self._spawn_agent()
+        self._store.start_if_due(now)
         for worker in self._workers:
             if worker.back_off.due(now) and worker.current is None and worker.incoming is None:
                 worker.current = self._spawn_worker(worker, self._rollout.version_of(worker.number))
@@ -523,8 +534,10 @@ class Supervisor:
         self._reload_if_wanted()
 
     def _tell_agent(self) -> None:
-        """Make the agent read its configuration again. In group mode a restart would cause a rebalance."""
+        """Make agent and store read their configuration again. In group mode a restart would cause a rebalance."""
         rewrite(self._agent_config_fd, config.to_json(self._rollout.current.config))
+        self._store.want(self._rollout.current.config.needs_store)
+        self._store.read_again()
         if self._agent is None:
             return  # its successor reads the new one
         if self._agent.state is State.READY:
@@ -577,8 +590,11 @@ class Supervisor:
         return self._rollout.current.config.gateway.drain_timeout_ns / 1e9 + self._times.drain_more
 
     def _stop_agent_last(self, now: float) -> None:
-        """Stop the agent after the last worker, so that it reports the drain until its end."""
-        if self._agent and self._agent.state is not State.STOPPING and not self._worker_processes():
+        """Stop the store after the last worker, and then the agent, so that it reports the drain until its end."""
+        if self._worker_processes():
+            return
+        self._store.want(False)
+        if self._agent and self._agent.state is not State.STOPPING and self._store.child is None:
             self._agent.stop(now + self._times.agent_stop)
 
     def _kill_at_once(self) -> None:

@@ -6,10 +6,12 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import PLAIN, TICKET, Admission, Refusal
 from fastgw.body_memory import BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
+from fastgw.core.later import Later
 from fastgw.core.routing import Router
+from fastgw.core.tickets import FIRST_TOKEN, Tickets
 from fastgw.errors import Ending
 from fastgw.http.cors import Policies, is_preflight
 from fastgw.messages import Answer, Cut, Head
@@ -28,6 +30,8 @@ class GatewayDoor:
         journal: Journal,
         policies: Policies | None = None,
         keeps_heads: bool = False,
+        later: Later | None = None,
+        tickets: Tickets | None = None,
     ) -> None:
         """
         Args:
@@ -38,6 +42,8 @@ class GatewayDoor:
             journal: logs unexpected errors.
             policies: CORS policies; None: CORS is off.
             keeps_heads: whether to set `Refusal.head`.
+            later, tickets: take the requests whose replies are kept, and those for status URLs; None: no route has
+                any.
         """
         self._router = router
         self._exchange = exchange
@@ -47,6 +53,8 @@ class GatewayDoor:
         self._journal = journal
         self._policies = policies
         self._keeps_heads = keeps_heads
+        self._later = later
+        self._tickets = tickets
 
     def admit(self, head: Head) -> Admission | Refusal:
         try:
@@ -61,7 +69,12 @@ class GatewayDoor:
             self._journal.broke("request not admitted", "", b"")
             kept = head if self._keeps_heads else None
             return Refusal(errors.REFUSED_SEND, OWN_ERROR, head=kept)
-        refusal = verdict if isinstance(verdict, Refusal) else self._exchange.reserve(verdict)
+        if isinstance(verdict, Refusal):
+            refusal: Refusal | None = verdict
+        elif verdict.kind == TICKET:
+            return verdict  # needs no slot
+        else:
+            refusal = self._exchange.reserve(verdict)
         if refusal is None:
             return verdict
         return refusal._replace(head=head) if self._keeps_heads else refusal
@@ -84,13 +97,28 @@ class GatewayDoor:
         self._exchange.refuse(refusal, answer)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        self._exchange.abandon(admission, ending, detail, answer)
+        if admission.kind != TICKET:
+            self._exchange.abandon(admission, ending, detail, answer)
+        elif answer is not None:  # it has no slot
+            self._exchange.refuse(Refusal(ending, detail, admission.route_number, head=admission.headers), answer)
 
     def open(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        if admission.kind != PLAIN:
+            return self._open_kept(admission, body, answer)
         return self._exchange.open(admission, body, answer, time.monotonic_ns())
 
+    def _open_kept(self, admission: Admission, body: bytes, answer: Answer) -> int:
+        if admission.kind == TICKET:
+            assert self._tickets is not None, "the router knows the path of status URLs"
+            return self._tickets.open(admission, answer, time.monotonic_ns())
+        assert self._later is not None, "the router knows a route with deferred answers"
+        return self._later.open(admission, body, answer, time.monotonic_ns())
+
     def gone(self, token: int) -> None:
-        self._exchange.cancel(token)
+        if token > FIRST_TOKEN and self._tickets is not None:
+            self._tickets.gone(token)
+        else:
+            self._exchange.cancel(token)
 
     def cut(self, why: Cut) -> None:
         self._table.add_tally(self._process_index, why, 1)

@@ -22,10 +22,21 @@ _NO_HEAD = Note("", "", "", "", "", 0, "", "")  # the front could not parse the 
 class Notes:
     """Implements `exchange.Notes`."""
 
-    def __init__(self, policies: Policies, access: AccessLog | None, route_names: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        access: AccessLog | None,
+        route_names: Mapping[int, str],
+        secret_prefix: str = "",
+    ) -> None:
+        """
+        Args:
+            secret_prefix: paths that begin with it are logged only as far as it goes; empty: there are none.
+        """
         self._policies = policies if policies else None
         self._access = access
         self._route_names = route_names
+        self._secret_prefix = secret_prefix
 
     def take(self, head: Head | None, route_number: int | None, bytes_in: int) -> Kept:
         if head is None:
@@ -39,7 +50,7 @@ class Notes:
         note = Note(
             self._route_names[route_number] if route_number is not None else "",
             head.method,
-            head.path,
+            self._shown(head.path),
             head.query,
             head.client_address,
             bytes_in,
@@ -47,6 +58,12 @@ class Notes:
             head.get("traceparent") or "",
         )
         return note, cors
+
+    def _shown(self, path: str) -> str:
+        """The path for the log. A status URL grants access to an answer, so it is not written whole."""
+        if self._secret_prefix and path.startswith(self._secret_prefix):
+            return self._secret_prefix + "..."
+        return path
 
     def dressed(self, kept: Kept, headers: HeaderList) -> HeaderList:
         return headers if kept[1] is None else dressed(headers, kept[1])

@@ -60,7 +60,7 @@ class Plans:
             route.number,
             route.name,
             route.topic,
-            plain.RequestWire(gateway.response_topic, route.path, route.methods, route.request_headers),
+            self._request_wire(route, gateway.response_topic),
             self._learners.setdefault((route.topic, route.partitioner), PartitionerLearner(route.partitioner)),
             spread,
             route.max_in_flight,
@@ -71,7 +71,12 @@ class Plans:
             class_of(self._classes, route.timeout_ns),
             _partition(route.key != "", spread.even),
             self._compressor if route.compress else None,
+            self._request_wire(route, self._config.later.topic) if route.needs_store else None,
+            route.work_timeout_ns,
         )
+
+    def _request_wire(self, route: Route, reply_topic: str) -> plain.RequestWire:
+        return plain.RequestWire(reply_topic, route.path, route.methods, route.request_headers)
 
     def follow_services(self, table: Table, now_ns: int) -> None:
         """Copy the agent's findings about the services into the plans. Findings that are too old count as none."""

@@ -9,7 +9,7 @@ link ──replies──> whose? ──> MINE ──> own canary | exchange.reso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -26,6 +26,8 @@ from fastgw.throttle import Throttle
 
 log = structlog.get_logger("fastgw.worker")
 
+FORGED = ReplyDisposition.FORGED  # needed for each reply, and an enumeration looks its members up slowly
+
 
 class Decide(Protocol):
     """See ReplyRouter.whose."""
@@ -38,6 +40,7 @@ class Canaries(Protocol):
 
     def canary_came(self, tag: int, now_ns: int) -> None: ...
     def is_assigned(self, partition: int) -> bool: ...
+    def is_old(self, partition: int, offset: int) -> bool: ...
 
 
 class Replies:
@@ -54,6 +57,7 @@ class Replies:
         canaries: Canaries,
         forward: Callable[[int, int, Reply], bool],
         send: Callable[[Record], bool],
+        other_topics: Mapping[int, str] | None = None,
     ) -> None:
         """
         Args:
@@ -61,9 +65,10 @@ class Replies:
             address: node, worker, generation of this process.
             whose: decides what to do with a reply.
             resolve: answers the request that waits for a reply (`Exchange.resolve`).
-            canaries: takes the canaries of this process.
+            canaries: takes the canaries of this process; knows which partitions and records are its own.
             forward: (worker, generation, reply): hands a reply to a sibling; False: it was dropped.
             send: sends an untracked record to Kafka; False: it was refused.
+            other_topics: the topics, by `ids.ReplyTopic`, to which a reply is sent on if its id names one of them.
         """
         self._table = table
         self._process_index = process_index
@@ -74,6 +79,7 @@ class Replies:
         self._canaries = canaries
         self._forward = forward
         self._send = send
+        self._other_topics = other_topics or {}
         self._poison = Throttle()  # limits the lines about replies that could not be handled
         self._duplicates = DuplicateNodes()
 
@@ -110,7 +116,7 @@ class Replies:
         whose = self._whose(cid, reply.partition, reply.offset)
         if whose is MINE:
             self._take_mine(cid, reply, now_ns)
-        elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and self._canaries.is_assigned(reply.partition):
+        elif whose is Whose.FOREIGN and cid.slot == canary.SLOT and self._is_ours_now(reply.partition, reply.offset):
             self._hear_duplicate(cid.node, reply.partition, now_ns)
         elif whose is not Whose.LEAVE:
             self._table.count_disposition(self._process_index, self._pass_on(whose, cid, reply))
@@ -125,18 +131,47 @@ class Replies:
     def _take_mine(self, cid: CorrelationId, reply: Reply, now_ns: int) -> None:
         if cid.slot == canary.SLOT:
             self._canaries.canary_came(cid.tag, now_ns)
-        else:
-            self._table.count_disposition(self._process_index, self._resolve(cid, reply, now_ns))
+            return
+        disposition = self._resolve(cid, reply, now_ns)
+        if disposition is FORGED and self._may_be_read_again(reply):
+            disposition = ReplyDisposition.LATE
+        elif disposition is ReplyDisposition.ELSEWHERE:
+            disposition = self._send_home(cid, reply)
+        self._table.count_disposition(self._process_index, disposition)
+
+    def _may_be_read_again(self, reply: Reply) -> bool:
+        """Whether an id that no request had lately may be one of a reply that was handled before.
+
+        The slot knows its last two occupants. When a partition is taken over, replies are read again that were handled
+        seconds ago, and a busy slot has had more occupants since.
+        """
+        return plain.is_read_again(reply) or self._canaries.is_old(reply.partition, reply.offset)
+
+    def _is_ours_now(self, partition: int, offset: int) -> bool:
+        """Whether this record was written after this process took the partition over, and it has not given it away."""
+        return self._canaries.is_assigned(partition) and not self._canaries.is_old(partition, offset)
 
     def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
         if whose is Whose.FORWARD:
+            if self._canaries.is_old(reply.partition, reply.offset):
+                reply = reply._replace(headers=[*reply.headers, (plain.HOPS, plain.READ_AGAIN)])
             sent = self._forward(cid.worker, cid.generation, reply)
             return ReplyDisposition.MISROUTED if sent else ReplyDisposition.DROPPED
         if whose is Whose.REROUTE and not plain.has_hopped(reply):
-            headers = [*reply.headers, (plain.HOPS, b"1")]
+            is_old = self._canaries.is_old(reply.partition, reply.offset)
+            headers = [*reply.headers, (plain.HOPS, plain.READ_AGAIN if is_old else plain.FIRST_HOP)]
             sent = self._send(Record(self._reply_topic, reply.value, reply.correlation_id, headers, cid.home))
             return ReplyDisposition.REROUTED if sent else ReplyDisposition.DROPPED
         return ReplyDisposition.ORPHAN if whose is Whose.ORPHAN else ReplyDisposition.FOREIGN
+
+    def _send_home(self, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
+        """Send a reply to the topic that its id names, once: its service always replies to the response topic."""
+        topic = self._other_topics.get(cid.topic)
+        if topic is None or plain.has_hopped(reply):
+            return ReplyDisposition.ORPHAN
+        headers = [*reply.headers, (plain.HOPS, b"1")]
+        sent = self._send(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
+        return ReplyDisposition.ELSEWHERE if sent else ReplyDisposition.DROPPED
 
     def _hear_duplicate(self, node: int, partition: int, now_ns: int) -> None:
         self._count(ReplyDisposition.RIVAL)

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -22,33 +23,47 @@ from fastgw import errors, table
 from fastgw._ctable import SlotRange
 from fastgw.body_memory import BodyMemory
 from fastgw.config import ACCEPT_BACKLOG, Config, Listen
+from fastgw.config.units import NS_PER_MS, NS_PER_S
 from fastgw.core.exchange import Exchange
+from fastgw.core.later import Later, LaterSettings
 from fastgw.core.ownership import Ownership
 from fastgw.core.reply_router import ReplyRouter
 from fastgw.core.routing import Router
+from fastgw.core.tickets import Tickets
 from fastgw.errors import Ending
 from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
 from fastgw.http.front import Front
-from fastgw.ids import IdMaker
+from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.kafka import open_link
 from fastgw.mesh.links import MeshLinks
 from fastgw.messages import Gauge, Reply, Tally
+from fastgw.tokens import Secrets
 from fastgw.worker.access_log import AccessLog
 from fastgw.worker.door import GatewayDoor
+from fastgw.worker.handled_offsets import HandledOffsets
 from fastgw.worker.journal import Journal
 from fastgw.worker.memory_trim import MemoryTrim
 from fastgw.worker.notes import Notes
 from fastgw.worker.plans import Plans, delivery_classes, link_settings
 from fastgw.worker.replies import Replies
 from fastgw.worker.reply_path import HAND_OVER_NS, ReplyPath
+from fastgw.worker.store_link import StoreLink
 
 log = structlog.get_logger("fastgw.worker")
 
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 LAME_DUCK_S = 1.0  # in a reload: long enough for busy clients to send their next request on a kept-alive connection
 END_OF_TIME_NS = 1 << 62
+
+
+class KeptParts(NamedTuple):
+    """What handles requests whose replies are kept."""
+
+    store: StoreLink
+    later: Later
+    tickets: Tickets
 
 
 class Worker:
@@ -81,6 +96,8 @@ class Worker:
         ids = IdMaker(self._table.node, worker, generation)
         slots = self._table.open_range(self._process_index)
         self._join_requests(ids, slots)
+        self._kept = self._join_kept(worker, generation, run_dir) if cfg.needs_store else None
+        self._open_door(self._kept)
         self._mesh = MeshLinks(run_dir, worker, generation, self.forwarded, on_dropped=self._count_dropped_replies)
         self._join_replies(ids, slots, worker, generation)
 
@@ -93,8 +110,11 @@ class Worker:
         for plan in self._plans.all:
             self._link.preload_topic(plan.delivery_class, plan.topic)
         policies = Policies(cfg.cors, cfg.routes)
-        names = {route.number: route.name for route in cfg.routes}
-        notes = Notes(policies, self._access_log, names) if policies or self._access_log is not None else None
+        routes = (*cfg.routes, *([cfg.tickets] if cfg.tickets else []))
+        names = {route.number: route.name for route in routes}
+        secret_prefix = f"{cfg.later.path}/" if cfg.tickets else ""
+        has_notes = policies or self._access_log is not None
+        notes = Notes(policies, self._access_log, names, secret_prefix) if has_notes else None
         self._exchange = Exchange(
             self._table,
             self._process_index,
@@ -106,21 +126,47 @@ class Worker:
             self._journal,
             notes,
         )
+        self._policies, self._keeps_heads = policies or None, notes is not None
+
+    def _join_kept(self, worker: int, generation: int, run_dir: Path) -> KeptParts:
+        """To the store and back: requests whose replies are kept, and status URLs."""
+        cfg = self._config
+        store = StoreLink(run_dir, self._loop)
+        secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
+        ids = IdMaker(self._table.node, worker, generation, ReplyTopic.LATER)
+        settings = LaterSettings(
+            cfg.later.topic,
+            cfg.later.path,
+            cfg.later.keep_ns // NS_PER_MS,
+            cfg.later.retry_after_ns // NS_PER_S,
+        )
+        later = Later(settings, secrets, self._exchange, store, ids, worker, time.monotonic_ns)
+        plans = {plan.name: plan for plan in self._plans.all}
+        tickets = Tickets(later, self._exchange, plans, self._link.send_untracked, cfg.store.max_waits)
+        return KeptParts(store, later, tickets)
+
+    def _open_door(self, kept: KeptParts | None) -> None:
+        cfg = self._config
         self._door = GatewayDoor(
-            Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding),
+            Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding, cfg.tickets),
             self._exchange,
             self._bodies,
             self._table,
             self._process_index,
             self._journal,
-            policies or None,
-            notes is not None,
+            self._policies,
+            self._keeps_heads,
+            kept.later if kept else None,
+            kept.tickets if kept else None,
         )
 
     def _join_replies(self, ids: IdMaker, slots: SlotRange, worker: int, generation: int) -> None:
         """From Kafka and the siblings to the exchange: the partitions, and the handling of replies."""
         reply_topic = self._config.gateway.response_topic
         ownership = Ownership(worker, generation)
+        router = ReplyRouter(self._table, worker, generation, ownership)
+        reply_log = table.log_of(self._config.kafka.bootstrap, reply_topic)
+        handled = HandledOffsets(self._table, reply_log, self._link.reached)
         self._reply_path = ReplyPath(
             self._table,
             generation,
@@ -131,23 +177,26 @@ class Worker:
             slots.live_before,
             self.ready.set,
             reply_topic,
+            router.is_designated_reader,
+            handled,
         )
         self._replies = Replies(
             self._table,
             self._process_index,
             (self._table.node, worker, generation),
             reply_topic,
-            ReplyRouter(self._table, worker, generation, ownership).whose,
+            router.whose,
             self._exchange.resolve,
             self._reply_path,
             self._mesh.forward,
             self._link.send_untracked,
+            {ReplyTopic.LATER: self._config.later.topic} if self._kept else {},
         )
 
     # Called by the Kafka link and the mesh.
 
-    def delivered(self, token: int, at_ns: int) -> None:
-        self._exchange.delivered(token, at_ns)
+    def delivered(self, token: int, at_ns: int, partition: int) -> None:
+        self._exchange.delivered(token, at_ns, partition)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         self._exchange.undelivered(token, ending, detail)
@@ -155,8 +204,8 @@ class Worker:
     def replies(self, replies: Sequence[Reply]) -> None:
         self._replies.take(replies, time.monotonic_ns())
 
-    def positioned(self, offsets: Mapping[int, int]) -> None:
-        self._reply_path.positioned(offsets, time.monotonic_ns())
+    def positioned(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        self._reply_path.positioned(starts, ends, time.monotonic_ns())
 
     def forwarded(self, replies: list[Reply]) -> None:
         self._replies.take(replies, time.monotonic_ns(), is_forwarded=True)
@@ -176,6 +225,9 @@ class Worker:
         self._link.poll()
         self._exchange.expire(now_ns)
         self._reply_path.tick(now_ns)
+        if self._kept is not None:
+            self._kept.store.tick()
+            self._kept.tickets.expire(now_ns)
         self._plans.follow_services(self._table, now_ns)
         self._plans.decide_spread(now_ns, self._reply_path.round_trip_ns)
         self._journal.sum_up(now_ns)
@@ -233,6 +285,9 @@ class Worker:
         self._draining = True
         self._table.set_draining(self._process_index)
         self._reply_path.drain()
+        self._exchange.drain()
+        if self._kept is not None:
+            self._kept.tickets.drain()
         lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
         for front in self._fronts:
             front.drain(lame_duck_s)
@@ -272,8 +327,12 @@ class Worker:
 
     def _close(self) -> int:
         """Close everything; return how many records were not sent in time."""
-        self._mesh.close()
+        unsent_replies = self._mesh.close()
+        if self._kept is not None:
+            self._kept.store.close()
         unsent = self._link.close(1.0)
+        if unsent_replies == 0 and unsent == 0:
+            self._reply_path.hand_over()
         if self._access_log is not None:
             self._access_log.close()
         self._journal.sum_up(END_OF_TIME_NS)

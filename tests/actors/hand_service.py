@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.waiting import eventually
 
 ANSWER_S = 10.0
+NO_LEADER_YET = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 RecordHeaders = Sequence[tuple[str, bytes | None]]
 
@@ -116,7 +117,19 @@ def _partitions(consumer: Consumer, topic: str) -> list[int]:
 
 
 def _span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+    """The first offset of a partition, and the one behind its last; waits while a new partition still has no leader."""
+
+    def asked() -> tuple[int, int] | None:
+        try:
+            return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+        except KafkaException as error:
+            if error.args[0].retriable() or error.args[0].code() in NO_LEADER_YET:
+                return None
+            raise
+
+    span = eventually(asked, ANSWER_S, f"partition {partition} of {topic} has a leader")
+    assert span is not None
+    return span
 
 
 def _reading(bootstrap: str) -> dict[str, object]:

@@ -33,13 +33,14 @@ class Told:
         self.recorded: dict[int, int] = {}  # token -> when
         self.failed: dict[int, tuple[Ending, str]] = {}
         self.positions: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
         self.positionings = 0
 
     def replies(self, replies: Sequence[Reply]) -> None:
         self.got += replies
         self.batches.append(len(replies))
 
-    def delivered(self, token: int, at_ns: int) -> None:
+    def delivered(self, token: int, at_ns: int, _partition: int) -> None:
         assert token not in self.recorded, "each record is told of once"
         self.recorded[token] = at_ns
 
@@ -47,8 +48,10 @@ class Told:
         assert token not in self.failed, "each record is told of once"
         self.failed[token] = ending, detail
 
-    def positioned(self, offsets: Mapping[int, int]) -> None:
-        self.positions |= offsets
+    def positioned(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        assert starts.keys() == ends.keys()
+        self.positions |= starts
+        self.ends |= ends
         self.positionings += 1
 
     def offsets(self, partition: int) -> list[int]:
@@ -112,7 +115,7 @@ class LinkOnALoop:
     def read(self, partitions: Sequence[int], at: int = FROM_END) -> dict[int, int]:
         """Starts reading these partitions and waits until they are positioned; returns from where."""
         self.told.positions.clear()
-        self.link.assign(partitions, at)
+        self.link.assign(dict.fromkeys(partitions, at))
         self.until(lambda: self.told.positions.keys() >= set(partitions), message=f"{partitions} positioned")
         return dict(self.told.positions)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from fastgw import _ctable, table
-from fastgw._ctable import ANSWERED, CANCELLED, CLAIMED, EXPIRED, FAILED, RECORDED, SENT, SlotRange, Table
+from fastgw._ctable import ANSWERED, CANCELLED, CLAIMED, EXPIRED, FAILED, RECORDED, SENT, STREAMING, SlotRange, Table
 
-LIVE = {CLAIMED, SENT, RECORDED}
+LIVE = {CLAIMED, SENT, RECORDED, STREAMING}
 ENDINGS = (ANSWERED, EXPIRED, CANCELLED, FAILED)
 MS = 1_000_000
 TICK_NS = 1 << 23

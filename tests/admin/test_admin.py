@@ -126,7 +126,10 @@ def test_metrics_name_the_routes_of_the_present_configuration(pages: Admin, shar
     assert b'route="customer"' in pages.handle("GET", "/metrics").body
 
 
-def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -> None:
+def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin, shared: Table) -> None:
+    log = table.log_of("localhost:9092", "shop.replies")
+    for partition, position in ((0, 17), (2, 5), (3, 0)):  # 2 belongs to another node
+        shared.set_handled_to(partition, log, position)
     status = status_of(pages)
     workers = status.pop("workers")
     assert status == {
@@ -138,8 +141,15 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin) -
         "draining": False,
         "supervisor": None,
         "reload": None,
-        "partitions": {"topic": "shop.replies", "map_version": 1, "count": 4, "owners": [0, 1, None, 0]},
+        "partitions": {
+            "topic": "shop.replies",
+            "map_version": 1,
+            "count": 4,
+            "owners": [0, 1, None, 0],
+            "handled_to": [17, None, None, 0],
+        },
         "services": [],
+        "store": None,
         "waiting": {"total": 0, "oldest": []},
     }
     assert workers[1] == {

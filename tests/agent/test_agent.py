@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastgw import _ctable, config, errors, table
+from fastgw import _ctable, config, errors, ready_pipe, table
 from fastgw._ctable import UNOWNED, Table
-from fastgw.agent.agent import Agent, owners_of, tell
+from fastgw.agent.agent import Agent, owners_of
 from fastgw.config import Config
 from fastgw.demo.broker import EmbeddedBroker
 from fastgw.supervisor.children import SAID_BYTES_MAX
@@ -347,7 +347,7 @@ def test_nodes_of_a_group_have_maps_that_fit_together(
 
 def test_what_keeps_it_from_starting_is_told_in_as_much_as_the_supervisor_takes():
     reading, writing = os.pipe()
-    tell(writing, "error " + "a topic is missing; " * 1000 + "\n")
+    ready_pipe.tell(writing, "error " + "a topic is missing; " * 1000 + "\n")
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read()
     assert len(told) < SAID_BYTES_MAX

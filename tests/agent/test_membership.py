@@ -12,8 +12,10 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from fastgw import config
+from fastgw import config, table
+from fastgw._ctable import UNKNOWN_POSITION, UNOWNED
 from fastgw.agent.membership import Membership, fixed_share
+from fastgw.agent.positions import NodePositions
 from fastgw.config import Config
 from fastgw.demo.broker import EmbeddedBroker
 from tests.conftest import MakeTopics
@@ -51,12 +53,25 @@ class Node:
         self.partition_count = 0
         self.told = 0
         self.failures: list[BaseException] = []
-        self.membership = Membership(cfg, self._take, self.failures.append, look_every_s)
+        self.log = table.log_of(cfg.kafka.bootstrap, cfg.gateway.response_topic)
+        _, self.table = table.create(node=1, workers=1, slots_per_process=8)
+        positions = None if cfg.cluster.mode == "single" else NodePositions(cfg, self.table)
+        self.membership = Membership(cfg, self._take, self.failures.append, look_every_s, positions)
         self.membership.start()
 
     def _take(self, share: frozenset[int], partition_count: int) -> None:
+        self.table.write_map(bytes(0 if partition in share else UNOWNED for partition in range(partition_count)))
         self.share, self.partition_count = share, partition_count
         self.told += 1
+
+    def handled(self, positions: dict[int, int]) -> None:
+        """Its workers have come so far."""
+        for partition, offset in positions.items():
+            self.table.set_handled_to(partition, self.log, offset)
+
+    def positions(self) -> dict[int, int]:
+        """What its workers find in the table."""
+        return {partition: self.table.handled_to(partition, self.log) for partition in range(self.partition_count)}
 
     def has(self, share: set[int]) -> Callable[[], bool]:
         return lambda: self.share == share
@@ -255,7 +270,61 @@ def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str]:
 
 
 @pytest.mark.real_kafka
-def test_membership_reads_no_record_and_commits_nothing(
+def test_who_takes_partitions_over_has_the_positions_of_who_gave_them_up(
+    kafka_bootstrap: str, make_topics: MakeTopics, start: Callable[..., Node]
+) -> None:
+    topic = make_topics({"replies": 4})["replies"]
+    cfg = settings(kafka_bootstrap, topic, 'mode = "group"')
+    first = start(cfg)
+    eventually(first.has({0, 1, 2, 3}), SETTLED_S)
+    assert set(first.positions().values()) == {UNKNOWN_POSITION}, "nobody had them before"
+    first.handled({partition: 100 + partition for partition in range(4)})
+    second = start(cfg)
+    eventually(split_completely([first, second], 4), SETTLED_S)
+    assert {p: at for p, at in second.positions().items() if at != UNKNOWN_POSITION} == {
+        partition: 100 + partition for partition in second.share or ()
+    }
+    second.handled(dict.fromkeys(second.share or (), 200))
+    first.handled(dict.fromkeys(first.share or (), 300))
+    shares = second.share or frozenset(), first.share or frozenset()
+    second.membership.stop()
+    eventually(first.has({0, 1, 2, 3}), SETTLED_S)
+    assert first.positions() == dict.fromkeys(shares[0], 200) | dict.fromkeys(shares[1], 300)
+
+
+@pytest.mark.real_kafka
+def test_a_static_node_that_comes_back_has_its_positions(
+    kafka_bootstrap: str, make_topics: MakeTopics, start: Callable[..., Node]
+) -> None:
+    topic = make_topics({"replies": 4})["replies"]
+    clusters = [f'mode = "static"\nnode_index = {index}\nnode_count = 2' for index in range(2)]
+    nodes = [start(settings(kafka_bootstrap, topic, cluster)) for cluster in clusters]
+    for index, node in enumerate(nodes):
+        eventually(node.has({index, index + 2}))
+        node.handled({index: 10 + index, index + 2: 12 + index})
+    for node in nodes:
+        node.membership.stop()
+    assert committed(kafka_bootstrap, topic, 4) == [10, 11, 12, 13]
+    successor = start(settings(kafka_bootstrap, topic, clusters[1]))
+    eventually(successor.has({1, 3}))
+    assert successor.positions() == {0: UNKNOWN_POSITION, 1: 11, 2: UNKNOWN_POSITION, 3: 13}
+
+
+@pytest.mark.real_kafka
+def test_positions_are_committed_while_a_node_lives(
+    kafka_bootstrap: str, make_topics: MakeTopics, start: Callable[..., Node]
+) -> None:
+    topic = make_topics({"replies": 2})["replies"]
+    node = start(settings(kafka_bootstrap, topic, 'mode = "group"'))
+    eventually(node.has({0, 1}), SETTLED_S)
+    node.handled({0: 5})
+    eventually(lambda: committed(kafka_bootstrap, topic) == [5, -1001], SETTLED_S)
+    node.handled({0: 6, 1: 7})
+    eventually(lambda: committed(kafka_bootstrap, topic) == [6, 7], SETTLED_S)
+
+
+@pytest.mark.real_kafka
+def test_membership_reads_no_record_and_commits_no_position_of_its_own(
     kafka_bootstrap: str, make_topics: MakeTopics, start: Callable[..., Node]
 ) -> None:
     topic = make_topics({"replies": 2})["replies"]
@@ -275,6 +344,9 @@ def test_membership_reads_no_record_and_commits_nothing(
         def list_topics(self, *args: object, **settings: object) -> object:
             return self.consumer.list_topics(*args, **settings)
 
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.consumer, name)
+
     node.membership._turn = lambda consumer: polled(Spy(consumer))  # type: ignore[method-assign, assignment, arg-type]
     eventually(node.has({0, 1}), SETTLED_S)
     producer = Producer({"bootstrap.servers": kafka_bootstrap})
@@ -288,10 +360,11 @@ def test_membership_reads_no_record_and_commits_nothing(
     assert committed(kafka_bootstrap, topic) == [-1001, -1001]
 
 
-def committed(bootstrap: str, topic: str) -> list[int]:
+def committed(bootstrap: str, topic: str, partition_count: int = 2) -> list[int]:
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": topic})
     try:
-        found = reader.committed([TopicPartition(topic, 0), TopicPartition(topic, 1)], timeout=SETTLED_S)
+        asked = [TopicPartition(topic, partition) for partition in range(partition_count)]
+        found = reader.committed(asked, timeout=SETTLED_S)
         return [one.offset for one in found]
     finally:
         reader.close()

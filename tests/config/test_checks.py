@@ -67,7 +67,7 @@ MISTAKES = {
     ],
     GATEWAY + KAFKA + "".join(f'[[route]]\nmethod="GET"\npath="/{n}"\ntopic="t"\n' for n in range(2049)): [
         "route:",
-        "2047",
+        "2046",
     ],
     # proxies
     MINIMAL + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\n': [
@@ -141,3 +141,22 @@ def test_the_cors_table_of_a_route_is_checked_where_it_stands() -> None:
     own = 'cors = { origins = "*", credentials = true }\n'
     assert mistake(MINIMAL + own).startswith("route[0].cors.credentials: expected false")
     assert mistake(MINIMAL + CORS + "credentials = true\n").startswith("cors.credentials"), "once, not for each route"
+
+
+# --- warnings --------------------------------------------------------------------------------------------------------
+
+TWO = '["' + "a" * 32 + '", "' + "b" * 32 + '"]'
+ONE = '["' + "a" * 32 + '"]'
+
+
+@pytest.mark.parametrize(
+    ("secrets", "mode", "warns"),
+    [(ONE, "group", True), (TWO, "group", False), ("[]", "group", False), (ONE, "single", False)],
+)
+def test_a_single_secret_of_several_nodes_is_warned_about(secrets: str, mode: str, warns: bool) -> None:
+    loaded = loads(f'{GATEWAY}secrets = {secrets}\n{KAFKA}{ROUTE}[cluster]\nmode = "{mode}"\n')
+    warnings = [str(warning) for warning in config.warnings_about(loaded)]
+    told = (
+        'gateway.secrets: expected two secrets, because cluster.mode = "group", got one; the nodes cannot all replace'
+    )
+    assert [warning.startswith(told) for warning in warnings] == [True] * warns

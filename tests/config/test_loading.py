@@ -139,6 +139,17 @@ SECRET = "hunter2"
         CLIENT + '"ssl.key.pem" = """\nabc==\nhunter2 \\q\n"""\n' + ROUTE,
         GATEWAY + KAFKA + 'client = { "sasl.password" = "a", "b" hunter2 }\n' + ROUTE,
         MINIMAL + "api_key = hunter2\n",
+        # gateway.secrets
+        GATEWAY + 'secrets = ["hunter2"]\n' + KAFKA + ROUTE,
+        GATEWAY + 'secrets = "hunter2"\n' + KAFKA + ROUTE,
+        GATEWAY + 'secrets = [["hunter2"], {x = "hunter2"}]\n' + KAFKA + ROUTE,
+        GATEWAY + 'secrets = ["${P}"]\n' + KAFKA + ROUTE,
+        GATEWAY + 'secrets = ["${P:-x}", "${hunter2"]\n' + KAFKA + ROUTE,
+        GATEWAY + f'secrets = ["{"hunter2" * 5}", "{"hunter2" * 5}"]\n' + KAFKA + ROUTE,
+        GATEWAY + "secrets = [hunter2]\n" + KAFKA + ROUTE,
+        GATEWAY + 'secrets = [\n    "hunter1",\n    "hunter2" "x",\n]\n' + KAFKA + ROUTE,
+        GATEWAY + 'secrets = [\n    "hunter2\n]\n' + KAFKA + ROUTE,
+        '[gateway]\nname = "shop"\nsecret = "hunter2"\n' + KAFKA + ROUTE,
     ],
 )
 def test_no_message_tells_a_secret(content: str) -> None:
@@ -161,6 +172,23 @@ def test_a_configuration_shown_by_mistake_keeps_its_secrets() -> None:
     assert SECRET not in repr(loaded.kafka)
     assert SECRET not in str(loaded.kafka.__rich_repr__())
     assert "sasl.password" in repr(loaded.kafka)
+    loaded = loads(GATEWAY + f'secrets = ["{"hunter2" * 5}"]\n' + KAFKA + ROUTE)
+    assert SECRET not in repr(loaded) + repr(loaded.gateway) + str(loaded.gateway.__rich_repr__())
+    assert repr(loaded.gateway) == "<Gateway 'shop' secrets=1>"
+
+
+def test_secrets_come_from_the_environment_and_travel_to_the_other_processes() -> None:
+    old, new = "o" * 32, "\u00fc" * 16
+    loaded = loads(GATEWAY + 'secrets = ["${NEW}", "${OLD}"]\n' + KAFKA + ROUTE, NEW=new, OLD=old)
+    assert loaded.gateway.secrets == (new, old)
+    assert config.from_json(config.to_json(loaded)).gateway.secrets == (new, old)
+    assert loads(MINIMAL).gateway.secrets == ()
+
+
+def test_a_secret_that_is_too_short_is_told_its_size_and_how_to_make_one() -> None:
+    told = mistake(GATEWAY + 'secrets = ["${A}", "${B}"]\n' + KAFKA + ROUTE, A="a" * 32, B="\u00fc" * 15)
+    assert told.startswith("gateway.secrets[1]: expected a secret of at least 32 bytes, got a value that is not shown")
+    assert told.endswith("this one has 30 bytes; `openssl rand -base64 32` prints a new one")
 
 
 # --- all mistakes at once, each with its line ------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_a_request_is_sent_confirmed_and_answered(house):
     client, token = house.open(now_ns=5 * MS)
     record, sent_token = house.send.records[0]
     assert (record.topic, record.value, record.key, sent_token) == ("orders", b"{}", None, token)
-    house.exchange.delivered(token, 2 * MS)
+    house.exchange.delivered(token, 2 * MS, 0)
     assert (
         house.exchange.resolve(*house.reply(headers=[("status", b"201"), ("x-a", b"1")]), 15 * MS)
         is ReplyDisposition.ANSWERED
@@ -174,7 +174,7 @@ def test_a_request_is_sent_confirmed_and_answered(house):
 
 def test_the_phases_of_a_request_are_measured(house):
     _, token = house.open(now_ns=0)
-    house.exchange.delivered(token, 3 * MS)
+    house.exchange.delivered(token, 3 * MS, 0)
     house.exchange.resolve(*house.reply(), 10 * MS)
     sums = {phase: house.table.histogram(0, phase)[1] for phase in range(_ctable.PHASES)}
     assert sums == {_ctable.QUEUE_TO_ACK: 3 * MS, _ctable.ACK_TO_REPLY: 7 * MS, _ctable.TOTAL: 10 * MS}
@@ -183,7 +183,7 @@ def test_the_phases_of_a_request_are_measured(house):
 def test_a_reply_that_overtakes_the_delivery_report_is_answered(house):
     client, token = house.open()
     assert house.exchange.resolve(*house.reply(), 1) is ReplyDisposition.ANSWERED
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     assert client.only[0] == 200
     house.assert_empty()
 
@@ -207,7 +207,7 @@ def test_the_deadline_on_the_record_is_wall_clock(house):
 
 def test_without_reply_the_deadline_ends_a_recorded_request(house):
     client, token = house.open(timeout_ns=100 * MS)
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     assert house.exchange.expire(99 * MS) == 0
     assert house.exchange.expire(109 * MS) == 1
     problem = client.expect(errors.EXPIRED)
@@ -254,7 +254,7 @@ def test_an_id_with_any_other_tag_is_forged(house):
 
 def test_a_client_that_leaves_frees_its_slot_and_its_reply_is_late(house):
     client, token = house.open()
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     house.exchange.cancel(token)
     assert client.answers == []
     assert house.counted(errors.CANCELLED) == 1
@@ -442,7 +442,7 @@ def test_a_reply_that_is_no_answer_is_in_no_class(house):
 
 def test_the_end_of_a_drain_answers_everything_honestly(house):
     recorded, token = house.open()
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     unknown, _ = house.open()
     assert house.exchange.end_all("the gateway is shutting down") == 2
     assert "shutting down" in recorded.expect(errors.EXPIRED)["detail"]
@@ -481,7 +481,7 @@ def test_100_000_requests_that_are_never_answered_leak_nothing():
 
 def test_an_ending_that_somebody_must_act_on_is_logged_with_the_id_of_its_request(house):
     client, token = house.open(timeout_ns=100 * MS)
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     house.exchange.expire(109 * MS)
     problem = client.expect(errors.EXPIRED)
     house.open()

@@ -161,7 +161,7 @@ def test_a_reply_that_breaks_the_gateway_ends_in_an_answer(house: FaultyHouse) -
 def test_what_is_learnt_from_a_reply_may_fail_without_its_request(house: FaultyHouse, part: str) -> None:
     client = Client()
     token = house.ask(client)
-    house.exchange.delivered(token, 1)
+    house.exchange.delivered(token, 1, 0)
     if part == "spread":
         house.plan.spread = BrokenSpread()
     else:
@@ -239,7 +239,7 @@ def test_each_request_has_one_answer_and_leaves_nothing_whatever_breaks(
         count = len(house.send.records)
         token = house.ask(client)
         if is_delivered and token >= 0:
-            house.exchange.delivered(token, 1)
+            house.exchange.delivered(token, 1, 0)
         for end in [*ends, "end_all"]:
             play(house, end, token, len(house.send.records) > count)
         assert len(client.answers) + house.newly_cancelled() == 1

@@ -276,9 +276,15 @@ def test_a_part_that_ends_too_early_is_named() -> None:
 
 
 def test_the_gateway_can_read_its_configuration() -> None:
-    text = demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", workers=3)
+    text = demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", 3, "/tmp/store")
     settings = config.loads(text, "demo.toml")
     assert settings.gateway.workers == 3
     assert settings.gateway.response_topic == "demo.replies"
     assert settings.kafka.fetch_wait_ns == 2_000_000
     assert [route.path for route in settings.routes] == [route.path for route in demo.ROUTES]
+
+
+def test_every_start_has_a_secret_of_its_own() -> None:
+    texts = [demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", workers=1) for _ in range(2)]
+    first, second = (config.loads(text, "demo.toml").gateway.secrets for text in texts)
+    assert len({*first, *second}) == 2

@@ -19,6 +19,7 @@ from fastgw._ctable import UNOWNED
 from fastgw.admin import metrics
 from fastgw.admin.metrics import ServiceState
 from fastgw.admin.pages import Admin
+from fastgw.admin.store_state import store_state
 from fastgw.messages import Cut, ReplyDisposition
 from tests.actors.tables import answer
 from tests.places import REPOSITORY
@@ -64,7 +65,7 @@ def served() -> dict[str, set[str]]:
     answer(shared.open_range(0), 0, started_ns=1, times_ns=(2, 3), ended_ns=4)
     service = ServiceState("group", "topic", (0,), "there", "")
     supervisor = state_file.of_this_process("shop", Path("fastgw.toml"), 0.0)
-    text = metrics.render(shared, {0: "POST /orders"}, 0, [service], supervisor)
+    text = metrics.render(shared, {0: "POST /orders"}, 0, [service], supervisor, "", store_state(shared, 0))
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

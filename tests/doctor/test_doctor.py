@@ -167,7 +167,21 @@ def test_rights_that_the_broker_does_not_tell() -> None:
     ],
 )
 def test_the_group_of_the_nodes(group: Group | None, level: str, found: str) -> None:
-    finding = doctor.judge_group(configured(), group, partitions=8)
+    finding = doctor.judge_group(configured(more='[cluster]\nmode = "group"'), group, partitions=8)
+    assert (finding.level, finding.found) == (level, found)
+
+
+@pytest.mark.parametrize(
+    ("group", "level", "found"),
+    [
+        (Group(0, True), "ok", "the nodes may keep their positions in group shop"),
+        (Group(0, False), "warning", "expected the right to READ group shop, got none"),
+        (Group(2, True), "error", "group shop has 2 members, and Kafka takes no positions of static nodes for it"),
+    ],
+)
+def test_the_group_in_which_static_nodes_keep_their_positions(group: Group, level: str, found: str) -> None:
+    cfg = configured(more='[cluster]\nmode = "static"\nnode_count = 2')
+    finding = doctor.judge_group(cfg, group, partitions=8)
     assert (finding.level, finding.found) == (level, found)
 
 

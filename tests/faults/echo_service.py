@@ -1,12 +1,14 @@
 """The service of the scenarios: echoes, unless the first word of a body asks for worse.
 
-Run as `python -m tests.faults.echo_service BOOTSTRAP TOPIC`; prints "ready" when it reads. It reads by assigned
+Run as `python -m tests.faults.echo_service BOOTSTRAP TOPIC [astray]`; prints "ready" when it reads. With `astray` it
+answers to any partition, whatever the request and its key say. It reads by assigned
 partitions and not in a group, so that after an outage of the brokers it is back as soon as they are.
 """
 
 from __future__ import annotations
 
 import heapq
+import random
 import signal
 import subprocess
 import sys
@@ -53,9 +55,11 @@ class Due(NamedTuple):
 
 
 class EchoService:
-    """Reads one topic from its present end, replies to the partition that each request names."""
+    """Reads one topic from its present end, replies to the partition that each request names, or to any."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, manner: str = "") -> None:
+        self._is_astray = manner == "astray"
+        self._partition_counts: dict[str, int] = {}  # of the topics that it has answered to
         common = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 0}
         self._consumer = Consumer(
             {
@@ -100,6 +104,8 @@ class EchoService:
         body: bytes = message.value()
         manner = body.partition(b" ")[0]
         where = headers["reply_to"].decode(), int(headers["reply_partition"])
+        if self._is_astray:
+            where = where[0], random.randrange(self._count_of(where[0]))
         key = headers["correlation_id"]
         reply = Due(0.0, next(self._numbers), *where, key, body, POISON.get(manner, []))
         if manner == SILENT:
@@ -118,6 +124,12 @@ class EchoService:
         if manner == TWICE:
             self._send(reply._replace(value=b"a second answer"))
 
+    def _count_of(self, topic: str) -> int:
+        if topic not in self._partition_counts:
+            found = self._consumer.list_topics(topic, timeout=ASK_S).topics[topic]
+            self._partition_counts[topic] = len(found.partitions)
+        return self._partition_counts[topic]
+
     def _send(self, reply: Due) -> None:
         """A reply whose topic is not there just now is lost: the service must outlive that."""
         try:
@@ -128,9 +140,9 @@ class EchoService:
 
 
 @contextmanager
-def echo_service(bootstrap: str, topic: str) -> Iterator[subprocess.Popen]:
+def echo_service(bootstrap: str, topic: str, is_astray: bool = False) -> Iterator[subprocess.Popen]:
     """The service in a process of its own, ready; ended on the way out."""
-    command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic]
+    command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic, *(["astray"] if is_astray else [])]
     with running(command, "the service did not start") as process:
         yield process
 

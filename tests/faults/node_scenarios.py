@@ -17,6 +17,10 @@ from tests.waiting import eventually
 GROUP = House(nodes=3, workers=1, cluster="group", reply_partitions=12)
 DIVIDED = GROUP._replace(kafka="proxied", only_first_proxied=True)
 STATIC = House(nodes=3, workers=1, cluster="static", reply_partitions=12)
+# Requests live longer than a dead node's session, and a restart: a reply can be read by the next reader in time.
+PATIENT = Habits(silent_after_s=60.0)
+GROUP_ASTRAY = GROUP._replace(is_astray=True, timeout="30s")
+STATIC_ASTRAY = STATIC._replace(is_astray=True, timeout="30s")
 SETTLED_S = 30.0
 CONNECTIONS = Habits().connections
 HONEST = {"not_ready": ANY, "not_sent": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}
@@ -139,6 +143,24 @@ def is_shared(stage: Stage, nodes: list[Gateway]) -> bool:
 SCENARIOS = [
     Scenario("node joins and leaves", GROUP, node_joins_and_leaves, {CUT: CONNECTIONS}, long=50),
     Scenario("node killed", GROUP, node_killed, {CUT: CONNECTIONS}, long=50),
+    # A reply that came while nobody read its partition is late, not lost: none of these may expire.
+    Scenario("node killed, replies anywhere", GROUP_ASTRAY, node_killed, {CUT: CONNECTIONS}, long=50, habits=PATIENT),
+    Scenario(
+        "node joins and leaves, replies anywhere",
+        GROUP_ASTRAY,
+        node_joins_and_leaves,
+        {CUT: CONNECTIONS},
+        long=50,
+        habits=PATIENT,
+    ),
+    Scenario(
+        "rolling restart of three nodes, replies anywhere",
+        STATIC_ASTRAY,
+        rolling_restart,
+        {CUT: CONNECTIONS},
+        long=30,
+        habits=PATIENT,
+    ),
     Scenario("node frozen", GROUP, node_frozen, {CUT: CONNECTIONS, **HONEST}, long=30),
     Scenario("node cut off from its group", GROUP, agent_cut_off, long=30),
     Scenario("node cut off from Kafka", DIVIDED, node_cut_off, {CUT: CONNECTIONS, **HONEST}, long=30),

@@ -51,6 +51,7 @@ class House(NamedTuple):
     front: str = "auto"
     kafka_settings: str = ""
     drain_timeout: str = "10s"
+    is_astray: bool = False  # the service answers to any partition
     requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
 
 
@@ -74,7 +75,7 @@ class Furniture:
         self.requests, self.replies = f"asked-{tag}", f"told-{tag}"
         self.make_topic(self.requests, house.request_partitions)
         self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
-        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests))
+        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, house.is_astray))
         self._folder = folder
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
         for gateway in self.gateways:

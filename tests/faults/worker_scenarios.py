@@ -20,6 +20,7 @@ from tests.waiting import eventually
 HOUSE = House(workers=4)
 LOOP_SLOT = 3  # one that no scenario before has used up: the pause before a start grows with each short run
 LARGE_HOUSE = House(workers=16, reply_partitions=32)  # each slot has a good run before its next turn
+ASTRAY = HOUSE._replace(is_astray=True)
 CONNECTIONS = Habits().connections
 # Takes a worker more memory than it ever had; on new connections, so that among many workers it is met at all.
 GREEDY = Habits(connections=32, body_bytes=900_000, fresh_each=True)
@@ -66,6 +67,20 @@ def crash_loop(stage: Stage) -> None:
             os.kill(eventually(lambda: worker_in(stage, LOOP_SLOT), 30, "somebody is in the slot"), signal.SIGKILL)
             eventually(lambda: worker_in(stage, LOOP_SLOT) == 0, 30, "it is gone")
         eventually(lambda: worker_in(stage, LOOP_SLOT), 30, "the next one is started")
+
+
+def killed_in_reloads(stage: Stage) -> None:
+    """SIGKILL for a worker at a random moment of its replacement, when two generations of it read the same."""
+    for _ in range(stage.faults_wanted):
+        done = stage.gateway.log_text.count('"reloaded"')
+        slot, pid = some_worker(stage)
+        with stage.fault(lambda slot=slot, pid=pid: is_replaced(stage, slot, pid)):
+            stage.gateway.signal(signal.SIGHUP)
+            eventually(lambda slot=slot: len(processes_in(stage, slot)) > 1, 30, "two generations")
+            stage.some_moment(1.0)
+            if title_of(pid):  # it may have ended in order
+                os.kill(pid, signal.SIGKILL)
+        eventually(lambda done=done: stage.gateway.log_text.count('"reloaded"') > done, 60, "the reload is over")
 
 
 def dead_agents(stage: Stage) -> None:
@@ -117,6 +132,11 @@ def worker_in(stage: Stage, slot: int) -> int:
     return next((worker["pid"] for worker in workers if worker["slot"] == slot), 0)
 
 
+def processes_in(stage: Stage, slot: int) -> list[int]:
+    """The pids of all processes in a slot."""
+    return [worker["pid"] for worker in stage.gateway.status()["workers"] if worker["slot"] == slot]
+
+
 def is_replaced(stage: Stage, slot: int, pid: int) -> bool:
     """Whether another process than this one serves in the slot."""
     workers = stage.gateway.status()["workers"]
@@ -154,6 +174,10 @@ SCENARIOS = [
         long=1,
         habits=Habits(fresh_each=True, silent_after_s=PATIENT_S),
     ),
+    # A reply that came while nobody read its partition is late, not lost: none of these may expire.
+    Scenario("worker killed, replies anywhere", ASTRAY, killed_workers, {CUT: CONNECTIONS}, short=4, long=100),
+    Scenario("worker hangs, replies anywhere", ASTRAY, stopped_workers, {CUT: CONNECTIONS}, long=100),
+    Scenario("worker killed in a reload, replies anywhere", ASTRAY, killed_in_reloads, {CUT: CONNECTIONS}, short=4),
     Scenario("agent killed", HOUSE, dead_agents, long=200),
     # Each of the workers may have one connection of a client in its queue when it closes.
     Scenario(

@@ -4,7 +4,7 @@ lost, the cuts make no difference, and a reply that was read is written as it wa
 from __future__ import annotations
 
 from fastgw.mesh import frames
-from fastgw.mesh.frames import FrameError, FrameReader
+from fastgw.mesh.framing import FrameError, FrameReader
 from fastgw.messages import Reply
 from tests.fuzz.drawing import Draw
 
@@ -34,7 +34,7 @@ def target(data: bytes) -> None:
     draw = Draw(data)
     step = 1 + draw.number(40)
     stream = draw.rest()
-    reader, in_parts = FrameReader(FRAME_BYTES_MAX), FrameReader(FRAME_BYTES_MAX)
+    reader, in_parts = frames.reader(FRAME_BYTES_MAX), frames.reader(FRAME_BYTES_MAX)
     whole, broke = feed(reader, [stream])
     parts = [stream[at : at + step] for at in range(0, len(stream), step)]
     assert feed(in_parts, parts) == (whole, broke)

@@ -8,7 +8,9 @@ from typing import Protocol
 from tests.fuzz import (
     clients,
     configuration,
+    control,
     http1,
+    idempotency,
     ids,
     intake,
     keys,
@@ -18,6 +20,7 @@ from tests.fuzz import (
     replies,
     services,
     streams,
+    tokens,
 )
 
 
@@ -30,5 +33,21 @@ class Target(Protocol):
 
 TARGETS: dict[str, Target] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (ids, mesh, replies, configuration, problems, intake, keys, http1, proxy, clients, services, streams)
+    for module in (
+        ids,
+        mesh,
+        replies,
+        configuration,
+        problems,
+        intake,
+        keys,
+        http1,
+        proxy,
+        clients,
+        services,
+        tokens,
+        streams,
+        control,
+        idempotency,
+    )
 }

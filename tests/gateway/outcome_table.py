@@ -54,6 +54,16 @@ TABLE = {
     "no_consumer": Row(503, "not_recorded", retryable=True, retry_after=True),
     "backlog": Row(503, "not_recorded", retryable=True, retry_after=True),
     "misdirected": Row(421, "not_recorded"),
+    "store_down": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "store_restoring": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "store_behind": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "store_full": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "watch_cap": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "deferred": Row(202, "recorded"),
+    "work_expired": Row(504, "recorded"),
+    "ticket_unknown": Row(404, "not_recorded"),
+    "ticket_gone": Row(410, "not_recorded"),
+    "ticket_cancelled": Row(410, "recorded"),
 }
 
 

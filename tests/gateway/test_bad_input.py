@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastgw import ids
-from fastgw.mesh import frames
+from fastgw.mesh import frames, framing
 from fastgw.messages import Reply
 from tests.actors.good_traffic import unharmed
 from tests.actors.hand_service import hand_service, values_in
@@ -227,7 +227,7 @@ BROKEN_FRAMES = {
     "noise": NOISE.randbytes(1000),
     "a huge length": b"\xff\xff\xff\xff",
     "no length": b"\0\0\0\0",
-    "a length above the limit": (frames.MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
+    "a length above the limit": (framing.MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
     "a length that is too short": b"\0\0\0\x01\x01",
     "inner lengths that are too long": b"\0\0\0\x20\x01" + b"\xff" * 31,
     "HTTP": b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",

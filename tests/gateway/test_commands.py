@@ -200,6 +200,15 @@ def test_check_says_what_would_be_started_and_needs_no_broker(write):
     assert out.count("\n") == 1
 
 
+def test_check_warns_about_a_single_secret_of_several_nodes(write):
+    path = write('[cluster]\nmode = "group"\n')
+    path.write_text(path.read_text().replace("[admin]", f'secrets = ["{"hunter2" * 5}"]\n[admin]'))
+    code, out, err = fastgw("check", path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].startswith(f"warning: {path}: gateway.secrets: expected two secrets")
+    assert "hunter2" not in out
+
+
 def test_topics_makes_what_is_missing_and_then_check_live_and_run_are_content(write, kafka_bootstrap, kafka_admin):
     names = {name: f"{name}-{'long' * 25}-{secrets.token_hex(4)}" for name in ("replies", "orders")}
     path = write(bootstrap=kafka_bootstrap, **names)

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from fastgw import errors
 from fastgw.demo.broker import MockCluster
 from fastgw.errors import Outcome, SendRefused
-from fastgw.kafka.link import FROM_BEGINNING
+from fastgw.kafka.link import FROM_BEGINNING, FROM_END
 from tests.actors.links import KINDS, LinkOnALoop
 from tests.waiting import eventually
 
@@ -194,7 +194,7 @@ def test_a_record_that_no_broker_could_be_given_is_not_recorded_where_the_link_c
 
 def test_a_cluster_that_was_never_there_is_told_as_well(kind):
     with LinkOnALoop(kind, "127.0.0.1:1", "replies", timeouts_ms=[TIMEOUT_MS]) as house:
-        house.link.assign([0])
+        house.link.assign({0: FROM_END})
         house.send(1)
         assert house.fate(1, TOLD_S) == {"native": "not_sent", "public": "send_unknown"}[kind]
 
@@ -291,10 +291,33 @@ def test_positions_that_are_late_are_told_once(cluster):
         assert [line["event"] for line in lines if "position" in line["event"]] == []
 
 
+def test_positions_inside_the_log_are_asked_for_until_they_are_told(kind, cluster):
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
+        for number in range(3):
+            house.send(number)
+            assert house.fate(number) == "recorded"
+        cluster.push_errors(LIST_OFFSETS, [TOPIC_AUTHORIZATION_FAILED] * 3)
+        house.link.assign({0: 1, 1: FROM_END})
+        house.until(lambda: house.told.positions == {0: 1, 1: 0})
+        house.until(lambda: house.told.offsets(0) == [1, 2])
+        assert house.told.ends == {0: 3, 1: 0}
+
+
+def test_what_is_stopped_between_two_questions_is_not_read(kind, cluster):
+    with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        cluster.push_errors(LIST_OFFSETS, [TOPIC_AUTHORIZATION_FAILED] * 2)
+        house.link.assign({0: 0})
+        house.link.stop_reading([0])
+        assert house.read([0, 1]) == {0: 1, 1: 0}
+        assert house.told.got == []
+
+
 def test_positions_come_when_the_cluster_does(kind, cluster):
     cluster.set_down()
     with LinkOnALoop(kind, cluster.bootstrap, "replies") as house:
-        house.link.assign([0])
+        house.link.assign({0: FROM_END})
         house.until(lambda: house.link.poll() is None)
         assert house.told.positions == {}
         cluster.set_up()
@@ -317,8 +340,8 @@ def test_a_native_link_that_is_closed_does_nothing_more(cluster):
     with LinkOnALoop("native", cluster.bootstrap, "replies") as house:
         house.read([0])
         house.close(1.0)
-        house.link.assign([1])
-        house.link.assign([2], FROM_BEGINNING)
+        house.link.assign({1: FROM_END})
+        house.link.assign({2: FROM_BEGINNING})
         house.link.stop_reading([0])
         house.link.poll()
         with pytest.raises(SendRefused):

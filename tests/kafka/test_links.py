@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from structlog.testing import capture_logs
 
 from fastgw import errors
 from fastgw.errors import QueueFull, SendRefused
-from fastgw.kafka.link import FROM_BEGINNING
+from fastgw.kafka.link import FROM_BEGINNING, FROM_END
 from fastgw.kafka.properties import LIBRDKAFKA_PARTITIONERS
 from fastgw.messages import SPREAD, TOGETHER, Record
 from tests.actors.links import KINDS, LinkOnALoop
@@ -297,7 +297,7 @@ def test_reading_from_the_end_of_a_partition_that_is_being_written_starts_at_the
             house.send(next(numbers))
 
     write_some()
-    house.link.assign([0])
+    house.link.assign({0: FROM_END})
     house.until(lambda: write_some() or house.told.positions, message="positioned while it is being written")
     write_some()
     last = next(numbers) - 1
@@ -310,6 +310,54 @@ def test_reading_from_the_beginning_gives_everything(house, outside):
     assert house.read([2], FROM_BEGINNING) == {2: 0}
     house.until(lambda: len(house.told.got) == 100)
     assert house.told.offsets(2) == list(range(100))
+
+
+def test_reading_starts_at_an_offset_that_is_in_the_log(house, outside):
+    outside(10, 0)
+    outside(10, 1)
+    house.link.assign({0: 7, 1: FROM_END, 2: 0})
+    house.until(lambda: house.told.positions.keys() == {0, 1, 2})
+    assert [house.link.reached(partition) for partition in (1, 2)] == [10, 0]
+    assert house.told.positions == {0: 7, 1: 10, 2: 0}
+    assert house.told.ends == {0: 10, 1: 10, 2: 0}
+    outside(1, 1)
+    outside(1, 2)
+    house.until(lambda: len(house.told.got) == 5)
+    assert [house.told.offsets(partition) for partition in (0, 1, 2)] == [[7, 8, 9], [10], [0]]
+    assert [house.link.reached(partition) for partition in (0, 1, 2)] == [10, 11, 1]
+
+
+def test_an_offset_behind_the_log_is_one_of_a_topic_that_was_created_again_and_everything_is_read(house, outside):
+    outside(5, 0)
+    assert house.read([0], 6) == {0: 0}
+    assert house.told.ends == {0: 5}
+    house.until(lambda: len(house.told.got) == 5)
+    assert house.told.offsets(0) == list(range(5))
+
+
+def test_an_offset_whose_record_was_deleted_is_followed_by_the_first_one_that_is_left(
+    house, topic, outside, kafka_admin
+):
+    outside(10, 0)
+    left = kafka_admin.delete_records([TopicPartition(topic, 0, 6)])
+    assert [future.result(10).low_watermark for future in left.values()] == [6]
+    assert house.read([0], 3) == {0: 6}
+    house.until(lambda: len(house.told.got) == 4)
+    assert house.told.offsets(0) == [6, 7, 8, 9]
+
+
+def test_a_partition_is_read_again_from_an_earlier_offset(house, outside):
+    house.read([0, 1])
+    outside(10, 0)
+    house.until(lambda: len(house.told.got) == 10)
+    house.link.stop_reading([0])
+    assert house.link.reached(0) == 10
+    assert house.read([0], 4) == {0: 4}
+    outside(1, 0)
+    outside(1, 1)
+    house.until(lambda: len(house.told.got) == 18)
+    assert house.told.offsets(0) == [*range(10), *range(4, 11)]
+    assert house.told.offsets(1) == [0]
 
 
 def test_a_partition_that_is_read_no_longer_is_silent_and_the_others_go_on(house, outside):
@@ -342,7 +390,7 @@ def test_asking_again_for_a_partition_that_is_read_costs_and_repeats_nothing(hou
 def test_a_topic_that_appears_later_is_read_then(kind, kafka_bootstrap, kafka_admin):
     late = f"late-{secrets.token_hex(4)}"
     with LinkOnALoop(kind, kafka_bootstrap, late) as house, capture_logs() as lines:
-        house.link.assign([0])
+        house.link.assign({0: FROM_END})
         house.until(lambda: any("cannot position" in line["event"] for line in lines))
         assert house.told.positions == {}
         kafka_admin.create_topics([NewTopic(late, 1, 1)])[late].result(10)
@@ -355,7 +403,7 @@ def test_a_topic_that_appears_later_is_read_then(kind, kafka_bootstrap, kafka_ad
 def test_a_reading_that_is_stopped_before_it_began_does_not_begin(kind, kafka_bootstrap, kafka_admin):
     late = f"late-{secrets.token_hex(4)}"
     with LinkOnALoop(kind, kafka_bootstrap, late) as house, capture_logs() as lines:
-        house.link.assign([0, 1])
+        house.link.assign({0: FROM_END, 1: FROM_END})
         house.until(lambda: any("cannot position" in line["event"] for line in lines))
         house.link.stop_reading([0])
         kafka_admin.create_topics([NewTopic(late, 2, 1)])[late].result(10)

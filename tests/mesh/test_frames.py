@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.mesh import frames
-from fastgw.mesh.frames import FrameError, FrameReader
+from fastgw.mesh.framing import FrameError
 from fastgw.messages import Reply
 
 ID = b"01234567-89ab-8cde-8f01-23456789abcd"
@@ -33,8 +33,8 @@ replies = st.builds(
 
 def decode_every_way(raw: bytes) -> list[Reply]:
     """Feed `raw` whole and byte by byte; both must give the same replies."""
-    whole = FrameReader().feed(raw)
-    reader = FrameReader()
+    whole = frames.reader().feed(raw)
+    reader = frames.reader()
     piecewise = [reply for index in range(len(raw)) for reply in reader.feed(raw[index : index + 1])]
     assert piecewise == whole
     return whole
@@ -43,7 +43,7 @@ def decode_every_way(raw: bytes) -> list[Reply]:
 def feed_or_refuse(raw: bytes) -> list[Reply]:
     """The replies in `raw`, or those before its broken frame; any other exception fails the test."""
     try:
-        return FrameReader().feed(raw)
+        return frames.reader().feed(raw)
     except FrameError as error:
         return error.before
 
@@ -60,7 +60,7 @@ def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
 
 
 def test_the_start_of_the_next_frame_is_kept_for_later() -> None:
-    reader = FrameReader()
+    reader = frames.reader()
     assert reader.feed(SMALL_FRAME + SMALL_FRAME[:10]) == [SMALL]
     assert reader.feed(b"") == []
     assert reader.feed(SMALL_FRAME[10:]) == [SMALL]
@@ -70,7 +70,7 @@ def test_the_start_of_the_next_frame_is_kept_for_later() -> None:
 @given(st.lists(replies, max_size=4), st.data())
 def test_any_replies_survive_any_cut_of_the_stream(sent: list[Reply], data: st.DataObject) -> None:
     raw = b"".join(frames.encode(reply) for reply in sent)
-    reader, received, at = FrameReader(), [], 0
+    reader, received, at = frames.reader(), [], 0
     while at < len(raw):
         size = data.draw(st.integers(1, len(raw) - at))
         received += reader.feed(raw[at : at + size])
@@ -112,12 +112,12 @@ def broken(at: int, replacement: bytes) -> bytes:
 )
 def test_a_broken_frame_is_named_with_what_was_expected_and_got(raw: bytes, text: str) -> None:
     with pytest.raises(FrameError) as caught:
-        FrameReader().feed(raw)
+        frames.reader().feed(raw)
     assert text in str(caught.value)
 
 
 def test_good_replies_before_a_broken_frame_are_not_lost_and_the_reader_stays_broken() -> None:
-    reader = FrameReader()
+    reader = frames.reader()
     with pytest.raises(FrameError) as caught:
         reader.feed(SMALL_FRAME + SMALL_FRAME + b"\xff" * 80)
     assert caught.value.before == [SMALL, SMALL]
@@ -130,7 +130,7 @@ def test_good_replies_before_a_broken_frame_are_not_lost_and_the_reader_stays_br
 def test_a_frame_of_an_unknown_kind_is_skipped_and_counted(body: bytes) -> None:
     unknown = struct.pack(">IB", 1 + len(body), 7) + body
     assert decode_every_way(SMALL_FRAME + unknown + unknown + SMALL_FRAME) == [SMALL, SMALL]
-    reader = FrameReader()
+    reader = frames.reader()
     reader.feed(unknown + SMALL_FRAME + unknown)
     assert reader.skipped == 2
     assert "skipped=2" in repr(reader)
@@ -141,7 +141,7 @@ def test_a_frame_above_the_given_limit_is_refused_at_both_ends() -> None:
     with pytest.raises(FrameError, match="expected at most 100 bytes"):
         frames.encode(large, max_frame_bytes=100)
     with pytest.raises(FrameError, match="expected 1 to 100 bytes"):
-        FrameReader(max_frame_bytes=100).feed(frames.encode(large)[:4])
+        frames.reader(max_frame_bytes=100).feed(frames.encode(large)[:4])
 
 
 @pytest.mark.parametrize(

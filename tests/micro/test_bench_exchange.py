@@ -13,7 +13,7 @@ def test_a_request_from_its_admission_to_its_answer(benchmark):
 
     def live():
         client, token = house.open()
-        house.exchange.delivered(token, 1)
+        house.exchange.delivered(token, 1, 0)
         disposition = house.exchange.resolve(*house.reply(), 2)
         house.send.records.clear()
         return disposition, client.only[0]

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "http": "config",
     "kafka": "config dialects",
     "mesh": "",
+    "store": "config dialects kafka mesh",
     "worker": "config dialects core http kafka mesh",
     "admin": "config mesh",
     "agent": "config kafka admin mesh",
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "service": "dialects",
     "doctor": "config kafka",
     "demo": "service",
-    "cli": "config dialects core http kafka mesh worker admin agent supervisor service doctor demo",
+    "cli": "config dialects core http kafka mesh worker admin agent store supervisor service doctor demo",
 }
 BELONGS_TO = {"__main__": "cli"}  # modules of the root that are part of a package
 
@@ -45,7 +46,17 @@ IO = {"socket", "asyncio", "threading", "time", "uvloop", "granian", "confluent_
 # Each library is known to those packages and modules only.
 KNOWN_TO = {
     "granian": {"http.granian"},
-    "confluent_kafka": {"kafka", "agent", "doctor.kafka", "service", "demo.broker"},
+    "lmdb": {"store.engine"},
+    "confluent_kafka": {
+        "kafka",
+        "agent",
+        "doctor.kafka",
+        "service",
+        "demo.broker",
+        "store.log_values",
+        "store.split_replies",
+        "store.topic_reader",
+    },
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<plain>[\w.]+))")

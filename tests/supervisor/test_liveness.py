@@ -21,16 +21,17 @@ NS = 1_000_000_000
 class FakeChild:
     """Stands for a process."""
 
-    def __init__(self, worker: int = -1, state: State = State.READY, ready_at: float = inf) -> None:
+    def __init__(self, worker: int = -1, state: State = State.READY, ready_at: float = inf, kind: str = "") -> None:
         self.worker, self.generation, self.state, self.ready_at = worker, 0, state, ready_at
+        self.kind = kind
 
     @property
     def is_worker(self) -> bool:
         return self.worker >= 0
 
 
-def child(worker: int = -1, state: State = State.READY, ready_at: float = inf) -> Child:
-    return cast(Child, FakeChild(worker, state, ready_at))
+def child(worker: int = -1, state: State = State.READY, ready_at: float = inf, kind: str = "agent") -> Child:
+    return cast(Child, FakeChild(worker, state, ready_at, kind))
 
 
 class Place:
@@ -87,6 +88,13 @@ def test_the_agent_has_more_time_and_the_beat_of_the_one_before_it_counts_not(pl
     assert place.hung_after(child(ready_at=99), 110.1)
     assert not place.hung_after(child(ready_at=105), 115)
     assert not place.hung_after(child(state=State.STARTING), 1e9)
+
+
+def test_the_store_is_judged_by_its_own_beat(place: Place) -> None:
+    place.table.agent_beats(200 * NS)
+    place.table.store_beats(100 * NS)
+    assert not place.hung_after(child(ready_at=99, kind="store"), 110)
+    assert place.hung_after(child(ready_at=99, kind="store"), 110.1)
 
 
 def test_nobody_is_blamed_when_the_supervisor_itself_stood_still(place: Place) -> None:

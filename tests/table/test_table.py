@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw import _ctable, table
-from fastgw._ctable import CLAIMED, EXPIRED, NOT_READING, UNOWNED
+from fastgw._ctable import CLAIMED, EXPIRED, NOT_READING, SINGLE, UNKNOWN_POSITION, UNOWNED
 from fastgw.errors import TableError
 from tests.actors.tables import FAR_NS, MS, answer, make, publish, slot_of
 from tests.places import REPOSITORY
@@ -74,6 +74,53 @@ def test_a_reader_sees_whole_maps_while_another_process_writes_them() -> None:
     assert writer.wait(30) == 0
     assert owner.map_version() == 20_000
     assert reads > 10, "the reader did not get to run beside the writer"
+
+
+# ---- positions
+
+LOG, OTHER_LOG = 0xFFFF, 0
+
+
+def test_a_position_is_unknown_until_it_is_written() -> None:
+    owner = make()
+    for partition in (0, 4095):
+        assert owner.handled_to(partition, LOG) == owner.handled_to(partition, OTHER_LOG) == UNKNOWN_POSITION
+        for offset in (0, 1, 2**48 - 2, UNKNOWN_POSITION):
+            owner.set_handled_to(partition, LOG, offset)
+            assert owner.handled_to(partition, LOG) == offset
+            assert owner.handled_to(partition, OTHER_LOG) == UNKNOWN_POSITION
+    owner.set_handled_to(7, OTHER_LOG, 5)
+    assert [owner.handled_to(7, log) for log in (OTHER_LOG, LOG)] == [5, UNKNOWN_POSITION]
+
+
+@pytest.mark.parametrize("offset", [2**48 - 1, 2**63 - 1, -2])
+def test_an_offset_that_is_none_makes_the_position_unknown(offset: int) -> None:
+    owner = make()
+    owner.set_handled_to(0, LOG, 5)
+    owner.set_handled_to(0, LOG, offset)
+    assert owner.handled_to(0, LOG) == UNKNOWN_POSITION
+
+
+@pytest.mark.parametrize("place", [(-1, 0), (4096, 0), (0, -1), (0, 2**16)])
+def test_a_position_outside_of_the_array_is_refused(place: tuple[int, int]) -> None:
+    owner = make()
+    with pytest.raises(ValueError, match="expected 0"):
+        owner.set_handled_to(*place, 1)
+    with pytest.raises(ValueError, match="expected 0"):
+        owner.handled_to(*place)
+
+
+def test_positions_outlive_the_process_that_has_written_them() -> None:
+    owner = make()
+    owner.register(0, 1, 0, 0)
+    owner.set_handled_to(3, LOG, 17)
+    owner.reclaim(0)
+    assert owner.handled_to(3, LOG) == 17
+
+
+def test_a_log_is_told_from_others_by_its_topic_and_brokers() -> None:
+    assert table.log_of("a:1, b:2", "replies") == table.log_of("b:2,a:1", "replies")
+    assert len({table.log_of(brokers, topic) for brokers in ("a:1", "b:2") for topic in ("replies", "others")}) == 4
 
 
 # ---- process records
@@ -273,7 +320,7 @@ def test_waiting_shows_the_oldest_of_all_processes_first() -> None:
         assert [(item.claimed_ns, item.slot) for item in found] == expected[: max(limit, 0)]
     item = owner.waiting(1)[0]
     i = item.slot % 50
-    assert item == (item.slot, item.route, item.route, i, CLAIMED, item.claimed_ns, 0, 0, 5000 + i)
+    assert item == (item.slot, item.route, item.route, i, CLAIMED, item.claimed_ns, 0, 0, 5000 + i, SINGLE)
 
 
 def test_a_range_opens_only_after_its_last_owner_has_been_reclaimed() -> None:
@@ -374,7 +421,7 @@ HEADER = "<QIIIIQ"  # magic, layout version, node, workers, slots per process, t
     [
         (0, 0, "expected magic 0x656c626174776766, got 0x0"),
         (0, 0x656C626174776767, "got 0x656c626174776767"),
-        (1, 1, "expected layout version 5, got 1"),
+        (1, 1, "expected layout version 6, got 1"),
         (3, 0, "expected 0 bytes for 0 workers"),
         (3, 2, "for 2 workers with 8 slots per process"),
         (3, 2**31, "workers"),

@@ -16,11 +16,16 @@ from fastgw._ctable import (
     CLAIMED,
     CLAIMING,
     DUPLICATE,
+    ELSEWHERE,
     FORGED,
+    KEPT,
     LATE,
     RECORDED,
     RESTING,
     SENT,
+    SINGLE,
+    STREAM,
+    STREAMING,
 )
 from tests.actors.tables import ENDINGS, LIVE, TICK_NS, TURN_NS, make, slot_of
 
@@ -32,6 +37,7 @@ class Occupancy:
     tag: int
     deadline_ns: int
     claimed_ns: int
+    kind: int
     state: int = CLAIMED
     ending: int = 0
     sent_ns: int = 0
@@ -78,18 +84,26 @@ class TableModel(RuleBasedStateMachine):
             self.used = max(self.used, slot - self.first + 1)
         return slot
 
-    @rule(target=tokens, slot=consumes(claimed), wait_ns=st.integers(-3 * TICK_NS, 3 * TURN_NS))
-    def publish(self, slot: int, wait_ns: int) -> int:
+    @rule(
+        target=tokens,
+        slot=consumes(claimed),
+        wait_ns=st.integers(-3 * TICK_NS, 3 * TURN_NS),
+        kind=st.sampled_from((SINGLE, SINGLE, KEPT, STREAM)),
+    )
+    def publish(self, slot: int, wait_ns: int, kind: int) -> int:
         self.next_tag += 1
         deadline_ns = max(0, self.now_ns + wait_ns)
         if slot < 0 or not self.slots[slot].claiming:
             with pytest.raises(ValueError, match="expected a claimed slot"):
                 self.range.publish(slot, self.next_tag, 3, 4, deadline_ns, self.now_ns)
             return -1
-        token = self.range.publish(slot, self.next_tag, 3, 4, deadline_ns, self.now_ns)
+        if kind == SINGLE:
+            token = self.range.publish(slot, self.next_tag, 3, 4, deadline_ns, self.now_ns)
+        else:
+            token = self.range.publish_kind(slot, self.next_tag, 3, 4, kind, deadline_ns, self.now_ns)
         assert slot_of(token) == slot
         assert token not in self.known
-        self.known[token] = Occupancy(self.next_tag, deadline_ns, self.now_ns)
+        self.known[token] = Occupancy(self.next_tag, deadline_ns, self.now_ns, kind)
         self.slots[slot].claiming = self.slots[slot].claimed_since = False
         self.slots[slot].occupants.append(token)
         return token
@@ -127,6 +141,28 @@ class TableModel(RuleBasedStateMachine):
         if one and expected:
             one.state, one.recorded_ns = RECORDED, self.now_ns
 
+    @rule(token=tokens)
+    def streaming(self, token: int) -> None:
+        one = self.current(token)
+        expected = one is not None and one.state in (CLAIMED, SENT, RECORDED)
+        assert self.range.streaming(token) is expected
+        if one and expected:
+            one.state = STREAMING
+
+    @rule(token=tokens, wait_ns=st.integers(-3 * TICK_NS, 3 * TURN_NS))
+    def extend(self, token: int, wait_ns: int) -> None:
+        deadline_ns = max(0, self.now_ns + wait_ns)
+        one = self.current(token)
+        expected = one is not None and one.live
+        assert self.range.extend(token, deadline_ns) is expected
+        if one and expected:
+            one.deadline_ns = deadline_ns
+
+    @rule(token=tokens, partition=st.integers(0, 0xFFFE))
+    def partition(self, token: int, partition: int) -> None:
+        self.range.set_partition(token, partition)
+        assert self.range.partition(token) == (partition if self.current(token) else -1)
+
     @rule(token=tokens, ending=st.sampled_from(ENDINGS))
     def finish(self, token: int, ending: int) -> None:
         one = self.current(token)
@@ -144,17 +180,20 @@ class TableModel(RuleBasedStateMachine):
                 return DUPLICATE if self.known[token].ending == ANSWERED else LATE
         return FORGED
 
-    @rule(token=tokens, change=st.sampled_from((0, 0, 0, 1 << 61)))
-    def resolve(self, token: int, change: int) -> None:
+    @rule(token=tokens, change=st.sampled_from((0, 0, 0, 1 << 59, 1 << 60, 1 << 61)), elsewhere=st.booleans())
+    def resolve(self, token: int, change: int, elsewhere: bool) -> None:
         if token < 0:
             return
         tag = self.known[token].tag ^ change
         one = self.current(token)
-        if one and one.live and one.tag == tag:
-            assert self.range.resolve(slot_of(token), tag) == token
+        resolve = self.range.resolve_elsewhere if elsewhere else self.range.resolve
+        if tag >> 60 and not elsewhere:
+            assert resolve(slot_of(token), tag) == ELSEWHERE
+        elif one and one.live and one.tag == tag:
+            assert resolve(slot_of(token), tag) == token
             one.state = one.ending = ANSWERED
         else:
-            assert self.range.resolve(slot_of(token), tag) == self.verdict(self.slots[slot_of(token)], tag)
+            assert resolve(slot_of(token), tag) == self.verdict(self.slots[slot_of(token)], tag)
 
     @rule(token=tokens)
     def release(self, token: int) -> None:
@@ -205,7 +244,12 @@ class TableModel(RuleBasedStateMachine):
         assert self.range.in_flight == self.SLOTS - len(self.free)
         live = sorted((one.claimed_ns, slot_of(token), one.state) for token, one in self.known.items() if one.live)
         assert [(item.claimed_ns, item.slot, item.state) for item in self.table.waiting(10)] == live
-        assert self.range.live_before(self.now_ns) == sum(claimed < self.now_ns for claimed, _, _ in live)
+        kinds = {item.slot: item.kind for item in self.table.waiting(10)}
+        assert kinds == {slot_of(token): one.kind for token, one in self.known.items() if one.live}
+        for asked in ({SINGLE}, {KEPT}, {STREAM}, {SINGLE, STREAM}):
+            before = [one for one in self.known.values() if one.live and one.kind in asked]
+            mask = sum(1 << kind for kind in asked)
+            assert self.range.live_before(self.now_ns, mask) == sum(one.claimed_ns < self.now_ns for one in before)
         states = self.table.states(1)
         assert sum(states.values()) == self.SLOTS
         for state in (*LIVE, *ENDINGS):

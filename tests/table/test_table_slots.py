@@ -13,6 +13,7 @@ from fastgw._ctable import (
     CLAIMED,
     CLAIMING,
     DUPLICATE,
+    ELSEWHERE,
     EXPIRED,
     FAILED,
     FORGED,
@@ -258,7 +259,7 @@ def test_a_reply_for_the_previous_occupant_leaves_the_live_one_alone() -> None:
     assert slots.resolve(0, 2) == token
 
 
-@pytest.mark.parametrize("tag", [0, 1, 2**62 - 1, 2**64 - 1])
+@pytest.mark.parametrize("tag", [0, 1, 2**60 - 1])
 @pytest.mark.parametrize("claimed", [False, True])
 def test_a_slot_that_nobody_used_knows_nobody(tag: int, claimed: bool) -> None:
     owner = make(slots=1)
@@ -279,7 +280,17 @@ def test_a_slot_of_another_range_is_forged(slot: int) -> None:
     assert owner.open_range(1).resolve(slot, 5) == FORGED
 
 
-@pytest.mark.parametrize("tag", [0, 2**62 - 1])
+@pytest.mark.parametrize("tag", [2**60, 2**62 - 1, 2**64 - 1])
+def test_a_reply_whose_id_names_another_topic_is_for_the_reader_of_that_topic(tag: int) -> None:
+    owner = make(slots=1)
+    slots = owner.open_range(0)
+    token = publish(slots, tag % 2**62)
+    assert slots.resolve(0, tag) == ELSEWHERE
+    assert live_states(owner) == {0: CLAIMED}
+    assert slots.resolve_elsewhere(0, tag % 2**62) == token
+
+
+@pytest.mark.parametrize("tag", [0, 2**60 - 1])
 def test_the_first_and_the_last_tag_are_tags_like_others(tag: int) -> None:
     slots = make(slots=1).open_range(0)
     token = publish(slots, tag)

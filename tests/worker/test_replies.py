@@ -10,7 +10,7 @@ from fastgw.core import canary
 from fastgw.core.duplicate_nodes import HEARD_AT_LEAST
 from fastgw.core.reply_router import Whose
 from fastgw.dialects import plain
-from fastgw.ids import IdMaker, Partitioner
+from fastgw.ids import IdMaker, Partitioner, ReplyTopic
 from fastgw.messages import Reply, ReplyDisposition
 from fastgw.worker.replies import Replies
 
@@ -19,8 +19,8 @@ WORKER, GENERATION, HOME = 1, 5, 3
 D = ReplyDisposition
 
 
-def raw_id(node=NODE, worker=WORKER, generation=GENERATION, slot=7):
-    maker = IdMaker(node, worker, generation)
+def raw_id(node=NODE, worker=WORKER, generation=GENERATION, slot=7, topic=ReplyTopic.REPLIES):
+    maker = IdMaker(node, worker, generation, topic)
     maker.set_ownership(4, [HOME], HOME)
     return maker.make(slot, Partitioner.HEADER)
 
@@ -38,6 +38,7 @@ class Dispatch:
         self.verdict, self.can_send = Whose.MINE, True
         self.resolved, self.forwarded, self.sent, self.canaries = [], [], [], []
         self.assigned = {0}
+        self.live_from = 0
         self.replies = Replies(
             self.table,
             self.process_index,
@@ -48,6 +49,7 @@ class Dispatch:
             self,
             self.forward,
             self.send,
+            {ReplyTopic.LATER: "kept"},
         )
 
     def whose(self, cid, partition, offset):
@@ -56,14 +58,19 @@ class Dispatch:
     def resolve(self, cid, reply, now_ns):
         if reply.value == b"poison":
             raise ValueError(reply.value)
+        if cid.topic != ReplyTopic.REPLIES:
+            return D.ELSEWHERE
         self.resolved.append((cid.slot, now_ns))
-        return D.LATE if reply.value == b"late" else D.ANSWERED
+        return {b"late": D.LATE, b"unknown": D.FORGED}.get(reply.value, D.ANSWERED)
 
     def canary_came(self, tag, now_ns):
         self.canaries.append((tag, now_ns))
 
     def is_assigned(self, partition):
         return partition in self.assigned
+
+    def is_old(self, partition, offset):
+        return offset < self.live_from
 
     def forward(self, worker, generation, reply):
         self.forwarded.append((worker, generation, reply))
@@ -191,6 +198,27 @@ def test_memory_that_is_gone_ends_the_worker(dispatch):
         dispatch.take(reply(raw_id()))
 
 
+def test_a_reply_that_was_in_the_log_before_the_takeover_is_not_called_forged(dispatch):
+    dispatch.live_from = 11
+    dispatch.take(reply(raw_id(), offset=10, value=b"unknown"), reply(raw_id(), offset=11, value=b"unknown"))
+    assert dispatch.counted == {D.LATE: 1, D.FORGED: 1}
+
+
+@pytest.mark.parametrize("verdict", [Whose.FORWARD, Whose.REROUTE])
+def test_what_is_passed_on_says_that_it_may_be_read_for_the_second_time(dispatch, verdict):
+    dispatch.verdict, dispatch.live_from = verdict, 11
+    dispatch.take(reply(raw_id(OTHER_NODE), offset=10), reply(raw_id(OTHER_NODE), offset=11))
+    passed_on = [record.headers for record in dispatch.sent] + [one.headers for *_, one in dispatch.forwarded]
+    assert [(plain.HOPS, plain.READ_AGAIN) in headers for headers in passed_on] == [True, False]
+
+
+@pytest.mark.parametrize("is_forwarded", [False, True])
+def test_a_reply_that_was_passed_on_by_a_successor_is_not_called_forged(dispatch, is_forwarded):
+    again = reply(raw_id(), value=b"unknown", headers=[(plain.HOPS, plain.READ_AGAIN)])
+    dispatch.take(again, reply(raw_id(), value=b"unknown"), is_forwarded=is_forwarded)
+    assert dispatch.counted == {D.LATE: 1, D.FORGED: 1}
+
+
 def rivals(dispatch, partition):
     """What is logged of more canaries of another node than two nodes in transition would send."""
     dispatch.verdict = Whose.FOREIGN
@@ -206,6 +234,28 @@ def test_another_node_on_a_partition_of_ours_is_a_rival_and_an_error(dispatch):
     assert dispatch.counted == {D.RIVAL: HEARD_AT_LEAST}
 
 
+def test_what_another_node_wrote_before_we_took_its_partition_over_makes_it_no_rival(dispatch):
+    dispatch.live_from = 11
+    assert rivals(dispatch, partition=0) == []
+    assert dispatch.counted == {D.FOREIGN: HEARD_AT_LEAST}
+
+
 def test_another_node_on_a_partition_that_we_are_leaving_is_none(dispatch):
     assert rivals(dispatch, partition=1) == []
     assert dispatch.counted == {D.FOREIGN: HEARD_AT_LEAST}
+
+
+def test_a_reply_whose_id_names_another_topic_is_sent_there_once():
+    one = Dispatch()
+    raw = raw_id(topic=ReplyTopic.LATER)
+    one.replies.take([reply(raw, headers=[("status", b"201")])], 5)
+    (record,) = one.sent
+    assert (record.topic, record.key, record.partition, record.value) == ("kept", raw, HOME, b"value")
+    assert record.headers == [("status", b"201"), (plain.HOPS, b"1")]
+    one.replies.take([reply(raw, headers=record.headers)], 5)
+    one.replies.take([reply(raw_id(topic=ReplyTopic.STREAMS))], 5)
+    assert len(one.sent) == 1
+    one.can_send = False
+    one.replies.take([reply(raw)], 5)
+    counted = one.table.dispositions()
+    assert (counted[D.ELSEWHERE], counted[D.ORPHAN], counted[D.DROPPED]) == (1, 2, 1)

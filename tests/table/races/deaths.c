@@ -56,10 +56,10 @@ static void make_table(void)
 /* One request; `ending` 0: stays live. Returns its slot. */
 static uint32_t live_once(ct_range *range, uint64_t tag, uint32_t ending)
 {
-    ct_request request = {.tag = tag, .deadline_ns = 1000, .claimed_ns = 10, .route = 1, .home = 2};
+    ct_request request = {.tag = tag, .deadline_ns = 1000, .claimed_ns = 10, .place = ct_place(1, 2)};
     int32_t slot = ct_range_claim(range);
     RULE(slot >= 0, "a slot is free");
-    int64_t token = ct_range_publish(range, slot, &request);
+    int64_t token = ct_range_publish(range, slot, &request, CT_SINGLE);
     ct_advance(&view.slots[slot], token, CT_SENT, 11);
     pass(AFTER_SENT);
     ct_advance(&view.slots[slot], token, CT_RECORDED, 12);

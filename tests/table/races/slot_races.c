@@ -105,10 +105,10 @@ static void judge(uint32_t slot)
 
 static int64_t publish_one(ct_range *range, uint64_t tag)
 {
-    ct_request request = {.tag = tag, .deadline_ns = tag + 1000, .claimed_ns = tag, .route = tag & 0xFFFF, .home = 7};
+    ct_request request = {.tag = tag, .deadline_ns = tag + 1000, .claimed_ns = tag, .place = ct_place(tag & 0xFFFF, 7)};
     int32_t slot = ct_range_claim(range);
     RULE(slot >= 0, "no slot is lost");
-    return ct_range_publish(range, slot, &request);
+    return ct_range_publish(range, slot, &request, CT_SINGLE);
 }
 
 static void *owner_body(void *unused)
@@ -171,11 +171,11 @@ static void *recycler_body(void *unused)
     RULE(ct_range_open(&range, &view, 0) == 1, "a fresh range opens");
     for (uint64_t turn = 0; turn < (uint64_t)rounds * BUSY_SLOTS; turn++) {
         uint64_t generation = turn / BUSY_SLOTS + 1;
-        ct_request request = {generation, generation + 1000, generation, generation & 0xFFFF, 7};
+        ct_request request = {generation, generation + 1000, generation, ct_place(generation & 0xFFFF, 7)};
         int32_t slot = ct_range_claim(&range);
         RULE(slot == (int32_t)(turn % BUSY_SLOTS), "slots are used in turn, so that each rests as long as it can");
         beside[slot] = generation;
-        int64_t token = ct_range_publish(&range, slot, &request);
+        int64_t token = ct_range_publish(&range, slot, &request, CT_SINGLE);
         RULE(token >> CT_SLOT_BITS == (int64_t)generation, "the generation counts claims");
         atomic_store_explicit(&published[slot], generation, memory_order_relaxed); /* orders nothing: the table must */
         for (uint64_t patience = turn * 2654435761u % 6; patience; patience--) sched_yield();

@@ -1,0 +1,53 @@
+"""What the core needs to know of the store: the topic of kept replies, and watches on single requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fastgw import errors
+from fastgw.errors import Ending
+from fastgw.kept_replies import State, Topics
+
+OnState = Callable[[State], None]
+"""Called on the loop with what the store knows, at first and whenever it changes."""
+
+
+class KeptReplies(Protocol):
+    """The store of this node, as one worker reaches it.
+
+    Attributes:
+        topics: what the store has said about its topic; None: it does not answer.
+    """
+
+    topics: Topics | None
+
+    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
+        """Follow a request until `unwatch`; a restart of the store is not noticed.
+
+        Args:
+            partition: its home in the topic of kept replies.
+            until_ms: only records that were appended before this time count (epoch).
+
+        Returns:
+            The number of the watch.
+        """
+
+    def unwatch(self, number: int) -> None:
+        """End a watch. `on_state` is not called any more."""
+
+
+def refusal(store: KeptReplies, is_new: bool) -> tuple[Ending, str] | None:
+    """Why the store cannot be used now; None: it can.
+
+    Args:
+        is_new: a request that needs room in the store, and not only a look into it.
+    """
+    topics = store.topics
+    if topics is None:
+        return errors.STORE_DOWN, "expected the store of this node to answer, got no connection to it"
+    if topics.later_partitions == 0 or (is_new and not topics.is_ready):
+        return errors.STORE_RESTORING, "the store of this node has not read its topic yet"
+    if is_new and topics.is_full:
+        return errors.STORE_FULL, "store.max_bytes is reached; raise it, or lower later.keep"
+    return None

@@ -1,0 +1,154 @@
+"""The store's Unix socket: one connection for each worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from fastgw.errors import StartError
+from fastgw.kept_replies import State, Topics
+from fastgw.mesh import peers, store_frames
+from fastgw.mesh.framing import FrameError
+from fastgw.mesh.store_frames import Hello, Unwatch, Watch
+
+BACKLOG = 512
+BEHIND_BYTES = 16 << 20  # unsent bytes above which a worker is disconnected; it connects and asks again
+
+log = structlog.get_logger("fastgw.store")
+
+
+class Answerer(Protocol):
+    """The store, as its connections see it."""
+
+    topics: Topics
+
+    def watch(self, connection: Connection, watch: Watch) -> None: ...
+    def unwatch(self, connection: Connection, number: int) -> None: ...
+    def gone(self, connection: Connection) -> None: ...
+
+
+class Server:
+    """Listens for workers."""
+
+    def __init__(self, run_dir: Path, store: Answerer, loop: asyncio.AbstractEventLoop) -> None:
+        self._path = store_frames.socket_path(run_dir)
+        self._store = store
+        self._loop = loop
+        self._server: asyncio.Server | None = None
+        self.connections: set[Connection] = set()
+
+    async def start(self) -> None:
+        """Listen. Replaces the socket file of a store that has ended.
+
+        Raises:
+            StartError: the socket cannot be made.
+        """
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._path.unlink(missing_ok=True)
+            listening.bind(str(self._path))
+            self._path.chmod(0o600)
+        except OSError as error:
+            listening.close()
+            raise StartError(f"store socket {self._path}: {error}") from error
+        self._server = await self._loop.create_unix_server(
+            lambda: Connection(self, self._store, self._loop), sock=listening, backlog=BACKLOG
+        )
+
+    def tell_topics(self) -> None:
+        """Tell every worker what has changed about the topic."""
+        frame = store_frames.encode(self._store.topics)
+        for connection in self.connections:
+            connection.send(frame)
+
+    def close(self) -> None:
+        """Disconnect all workers, and listen no more."""
+        for connection in list(self.connections):
+            connection.cut("the store ends")
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+
+class Connection(asyncio.Protocol):
+    """The connection of one worker. A malformed frame ends it."""
+
+    def __init__(self, server: Server, store: Answerer, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._store = store
+        self._loop = loop
+        self._reader = store_frames.reader(of_worker=True)
+        self._transport: Any = None
+        self._unsent: list[bytes] = []
+        self._is_known = False  # it has introduced itself
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        try:
+            peers.check(transport.get_extra_info("socket"))
+        except OSError as error:
+            self.cut(str(error))
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        try:
+            frames = self._reader.feed(data)
+            why = ""
+        except FrameError as error:
+            frames, why = error.before, str(error)
+        for frame in frames:
+            self._take(frame)
+        if why:
+            self.cut(why)
+
+    def _take(self, frame: Any) -> None:
+        if isinstance(frame, Hello):
+            if frame.layout != store_frames.LAYOUT:
+                self.cut(f"expected frames of layout {store_frames.LAYOUT}, got {frame.layout}")
+                return
+            self._is_known = True
+            self._server.connections.add(self)
+            self.send(store_frames.encode(self._store.topics))
+        elif not self._is_known:
+            self.cut("expected HELLO as the first frame")
+        elif isinstance(frame, Watch):
+            self._store.watch(self, frame)
+        elif isinstance(frame, Unwatch):
+            self._store.unwatch(self, frame.number)
+
+    def tell(self, state: State) -> None:
+        """Send what is known about the request of a watch."""
+        self.send(store_frames.encode(state))
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame; those of one turn of the loop leave together."""
+        if self._transport is None:
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _flush(self) -> None:
+        frames, self._unsent = self._unsent, []
+        if self._transport is None:
+            return
+        self._transport.write(b"".join(frames))
+        if self._transport.get_write_buffer_size() > BEHIND_BYTES:
+            self.cut("the worker does not read")
+
+    def cut(self, why: str) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            log.info("worker disconnected", why=why)
+            self._transport.abort()
+            self._transport = None
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._server.connections.discard(self)
+        self._store.gone(self)

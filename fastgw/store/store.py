@@ -1,0 +1,308 @@
+"""The store: takes what its reader brings, keeps it, and tells the workers that wait for it. It runs on one loop.
+
+    located ──> positions            took ──> tables ──> watches of these requests
+    watch   ──> what is known now, then every decision      sweep ──> time for the work is over
+
+A worker that has registered a watch is told what is known at that moment, and later what is decided. A decision that
+comes between the two cannot be missed, because both happen here, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Set
+from math import inf
+
+import structlog
+
+from fastgw._ctable import Table
+from fastgw.config import Config
+from fastgw.dialects import control
+from fastgw.dialects.control import BadControl, Cancelled
+from fastgw.errors import StoreDamaged, StoreError
+from fastgw.kept_replies import Known, State, Topics
+from fastgw.mesh.store_frames import Watch
+from fastgw.messages import StoreGauge
+from fastgw.store.entries import Entry, KeyKind
+from fastgw.store.log_values import LogValues
+from fastgw.store.requests import RecordKind, decided
+from fastgw.store.server import Connection, Server
+from fastgw.store.split_replies import SplitReplies
+from fastgw.store.tables import Kept, Part, Source, Tables
+from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
+from fastgw.store.watches import Watches, Watching
+from fastgw.throttle import Throttle
+from fastgw.tokens import Secrets
+
+SWEEP_S = 0.25
+STUCK_S = 2.0
+FINAL_MS = 5000  # a request is given up when the topic was read so far past the time for its work
+EXPIRED_AT_ONCE = 2000  # entries that one sweep deletes
+NO_TOPIC = Topics(bytes(16), 0, False)
+
+log = structlog.get_logger("fastgw.store")
+
+
+class Store:
+    """Implements `topic_reader.Taker` and `server.Answerer`.
+
+    Attributes:
+        topics: what the workers are told about the topic.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        secrets: Secrets,
+        tables: Tables,
+        values: LogValues,
+        table: Table,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """
+        Args:
+            values: reads values that the tables have left in the topic.
+            table: for heartbeat and figures.
+        """
+        self.config = config
+        self.topics = NO_TOPIC
+        self._secrets = secrets
+        self._tables = tables
+        self._values = values
+        self._split = SplitReplies(config, table)
+        self._table = table
+        self._loop = loop
+        self._server: Server | None = None
+        self._watches = Watches()
+        self._restored: set[int] = set()  # partitions that were read to their end once
+        self._next_offsets: dict[int, int] = {}
+        # Partition -> up to which time it was read: that of its last record, or of the last look that found no more.
+        self._read_to_ms: dict[int, int] = {}
+        self._stuck_since: dict[int, float] = {}  # partition -> since when it does not get on to its end (monotonic)
+        self._is_lost = True  # Kafka does not answer
+        self._lag = 0
+        self._garbage = 0
+        self._said = Throttle()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.config.later.topic}: {self._tables!r}, {self._watches!r}>"
+
+    def start(self, server: Server) -> None:
+        """Serve the workers that connect to `server`."""
+        self._server = server
+        self._sweep()
+
+    # The topic.
+
+    def located(self, located: Located) -> Mapping[int, int]:
+        """See `Taker`."""
+        self._is_lost = False
+        known = {source.partition: offset for source, offset in self._tables.positions().items()
+                 if source.topic == located.topic_id}  # fmt: skip
+        starts = {}
+        for partition, (first, end) in located.bounds.items():
+            start = known.get(partition, first)
+            if start > end:
+                log.error("kept replies are read again: the topic ends before what was read", partition=partition)
+                self._tables.forget_partition(located.topic_id, partition)
+                start = first
+            starts[partition] = max(start, first)
+        self._next_offsets = dict(starts)
+        self._stuck_since = {}
+        self._restored = set()
+        self._tell_topics(Topics(located.topic_id, len(located.bounds), False, self._tables.is_full))
+        log.info("reads kept replies", topic=self.config.later.topic, partitions=len(starts))
+        return starts
+
+    def lost(self) -> None:
+        """See `Taker`."""
+        self._is_lost = True
+
+    def felt(self, pulse: Pulse) -> None:
+        """See `Taker`."""
+        if self._is_lost:
+            self._is_lost = False
+            self._tell_again(set(pulse.ends))
+        now = time.monotonic()
+        for partition, end in pulse.ends.items():
+            if self._next_offsets.get(partition, 0) >= end:
+                self._was_read_to(partition, pulse.asked_ms)
+                self._stuck_since.pop(partition, None)
+            else:
+                self._stuck_since.setdefault(partition, now)
+
+    def took(self, batch: Batch) -> None:
+        """See `Taker`."""
+        self._is_lost = False
+        entries: dict[int, list[tuple[int, Entry]]] = {partition: [] for partition in batch.next_offsets}
+        for arrived in batch.records:
+            entry = self._entry_of(arrived)
+            if entry is not None:
+                entries[arrived.reply.partition].append((arrived.reply.offset, entry))
+            self._was_read_to(arrived.reply.partition, arrived.appended_ms)
+        self._split.send_home([one.reply for one in batch.records if not control.is_control(one.reply)])
+        topic_id = self.topics.later_id
+        self._append([
+            Part(Source(topic_id, partition), found, batch.next_offsets[partition])
+            for partition, found in entries.items()
+        ])  # fmt: skip
+        self._next_offsets.update(batch.next_offsets)
+        for partition in batch.next_offsets:
+            self._stuck_since.pop(partition, None)
+        self._lag = batch.lag
+        restored = batch.ends.keys() - self._restored
+        self._restored |= restored
+        self._look_at_readiness()
+        for arrived in batch.records:
+            if self._watches.of(arrived.reply.correlation_id):
+                self._tell_all(arrived.reply.correlation_id)
+        if restored:
+            self._tell_again(restored)
+
+    def _entry_of(self, arrived: Arrived) -> Entry | None:
+        """The entry to keep; None: nothing in this record matters."""
+        reply = arrived.reply
+        keys = ((int(KeyKind.ID), reply.correlation_id),)
+        if not control.is_control(reply):
+            return Entry(RecordKind.REPLY, arrived.appended_ms, keys, list(reply.headers), reply.value)
+        try:
+            content = control.decode(reply, self._secrets, self.topics.later_id)
+        except BadControl as bad:
+            self._garbage += 1
+            held_back = self._said.admit(("garbage",), time.monotonic_ns())
+            if held_back >= 0:
+                place = {"partition": reply.partition, "offset": reply.offset}
+                log.warning("record not taken", why=str(bad), **place, held_back=held_back)
+            return None
+        if isinstance(content, Cancelled):
+            return Entry(RecordKind.CANCELLED, arrived.appended_ms, keys, [], b"")
+        return None
+
+    def _append(self, parts: list[Part]) -> None:
+        try:
+            self._tables.append(parts)
+        except StoreDamaged:
+            raise  # the process ends, and its successor builds the tables again
+        except StoreError as error:
+            held_back = self._said.admit(("append",), time.monotonic_ns())
+            if held_back >= 0:
+                log.error("kept replies not written", error=str(error), held_back=held_back)
+            raise
+
+    def _look_at_readiness(self) -> None:
+        is_ready = 0 < self.topics.later_partitions == len(self._restored)
+        told = Topics(self.topics.later_id, self.topics.later_partitions, is_ready, self._tables.is_full)
+        if told != self.topics:
+            if is_ready and not self.topics.is_ready:
+                log.info("kept replies read", entries=self._tables.sizes().entries)
+            self._tell_topics(told)
+
+    def _tell_topics(self, topics: Topics) -> None:
+        self.topics = topics
+        if self._server is not None:
+            self._server.tell_topics()
+
+    # Watches.
+
+    def watch(self, connection: Connection, watch: Watch) -> None:
+        """See `Answerer`."""
+        watching = self._watches.add(connection, watch)
+        self._tell(watching, is_news=False)
+
+    def unwatch(self, connection: Connection, number: int) -> None:
+        """See `Answerer`."""
+        self._watches.remove(connection, number)
+
+    def gone(self, connection: Connection) -> None:
+        """See `Answerer`."""
+        self._watches.forget(connection)
+
+    def _tell_all(self, correlation_id: bytes) -> None:
+        for watching in list(self._watches.of(correlation_id)):
+            self._tell(watching, is_news=True)
+
+    def _tell_again(self, partitions: Set[int]) -> None:
+        """Tell those who wait for a request of these partitions, because the store could not say it before."""
+        for watching in [one for one in self._watches.all() if one.watch.partition in partitions]:
+            self._tell(watching, is_news=False)
+
+    def _tell(self, watching: Watching, is_news: bool) -> None:
+        """Tell a worker what is known about the request of a watch; if nothing is decided, only when it asks."""
+        watch = watching.watch
+        records = self._tables.get(KeyKind.ID, watch.correlation_id)
+        mine = [one for one in records if one.source.topic == self.topics.later_id]
+        found = decided(mine, watch.partition, watch.until_ms)
+        if found is not None:
+            self._tell_decision(watching, *found)
+        elif not is_news or self._is_over(watch):
+            watching.listener.tell(State(watch.number, self._undecided(watch)))
+
+    def _tell_decision(self, watching: Watching, known: Known, record: Kept) -> None:
+        number, source, entry = watching.watch.number, record.source, record.entry
+        headers = [(name, value or b"") for name, value in entry.headers]
+        if not entry.is_reference:
+            watching.listener.tell(State(number, known, source.partition, record.offset, headers, entry.value or b""))
+            return
+
+        def told(value: bytes | None) -> None:
+            if value is None:  # Kafka does not give it
+                watching.listener.tell(State(number, Known.BEHIND))
+            else:
+                watching.listener.tell(State(number, known, source.partition, record.offset, headers, value))
+
+        self._values.read(source.partition, record.offset, told)
+
+    def _undecided(self, watch: Watch) -> Known:
+        if watch.partition not in self._restored:
+            return Known.RESTORING
+        if self._is_lost or self._is_stuck(watch.partition):
+            return Known.BEHIND
+        return Known.EXPIRED if self._is_over(watch) else Known.OPEN
+
+    def _is_over(self, watch: Watch) -> bool:
+        """Whether the topic was read so far that no record can decide the request any more."""
+        if not watch.until_ms:
+            return False
+        return self._read_to_ms.get(watch.partition, 0) >= watch.until_ms + FINAL_MS
+
+    def _is_stuck(self, partition: int) -> bool:
+        """Whether there are records that the store does not get, because a transaction before them is open."""
+        return time.monotonic() - self._stuck_since.get(partition, inf) > STUCK_S
+
+    def _was_read_to(self, partition: int, at_ms: int) -> None:
+        self._read_to_ms[partition] = max(at_ms, self._read_to_ms.get(partition, 0))
+
+    # Time.
+
+    def _sweep(self) -> None:
+        now_ms = int(time.time() * 1000)
+        read_to_ms = min([self._read_to_ms.get(number, 0) for number in range(self.topics.later_partitions)], default=0)
+        for correlation_id in self._watches.over(read_to_ms - FINAL_MS + 1):
+            self._tell_all(correlation_id)
+        keep_ms = self.config.later.keep_ns // 1_000_000 + self.longest_work_ms
+        self._tables.expire(now_ms, {self.topics.later_id: keep_ms}, EXPIRED_AT_ONCE)
+        self._show()
+        self._loop.call_later(SWEEP_S, self._sweep)
+
+    @property
+    def longest_work_ms(self) -> int:
+        """The longest time for work of any route: a reply is kept for `later.keep` from the request on."""
+        return max((route.work_timeout_ns for route in self.config.routes if route.needs_store), default=0) // 1_000_000
+
+    def _show(self) -> None:
+        sizes = self._tables.sizes()
+        figures = {
+            StoreGauge.READY: int(self.topics.is_ready),
+            StoreGauge.BEHIND: int(self._is_lost),
+            StoreGauge.ENTRIES: sizes.entries,
+            StoreGauge.USED_BYTES: sizes.used_bytes,
+            StoreGauge.MAX_BYTES: sizes.max_bytes,
+            StoreGauge.WATCHES: len(self._watches),
+            StoreGauge.LAG_RECORDS: self._lag,
+            StoreGauge.SPLIT: self._split.count,
+            StoreGauge.GARBAGE: self._garbage,
+        }
+        for gauge, value in figures.items():
+            self._table.set_store_gauge(gauge, value)
+        self._table.store_beats(time.monotonic_ns())

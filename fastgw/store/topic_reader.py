@@ -1,0 +1,230 @@
+"""Reads the topic of kept replies, all its partitions, on a thread of its own.
+
+The thread waits for Kafka; everything else happens on the store's loop. The thread hands each batch over and waits
+until the loop has taken it, so no queue can grow between the two.
+
+    look up the topic ──> the store says where to read on ──> read ──> look it up again every 10 s ...
+         ^                                                                  │ another id, or more partitions
+         └──────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+
+from fastgw.config import Config
+from fastgw.dialects.plain import decode_reply
+from fastgw.kafka import client_log, cluster
+from fastgw.kafka.properties import client_properties
+from fastgw.messages import Reply
+from fastgw.throttle import Troubles
+
+log = structlog.get_logger("fastgw.store")
+
+LOOK_EVERY_S = 10.0
+LOOK_AGAIN_S = 1.0  # after a look that failed
+LOOK_TIMEOUT_S = 5.0
+PULSE_S = 1.0
+PULSE_TIMEOUT_S = 2.0
+BATCH = 1000  # records
+POLL_S = 0.1
+NO_TOPIC_ID = bytes(16)  # of brokers without an admin API
+
+
+class Located(NamedTuple):
+    """The topic as it is now."""
+
+    topic_id: bytes  # 16 bytes
+    bounds: Mapping[int, tuple[int, int]]  # partition -> the first offset that is kept, and the next one to be written
+
+
+class Arrived(NamedTuple):
+    """A record and the time at which the broker appended it (ms since 1970)."""
+
+    reply: Reply
+    appended_ms: int
+
+
+class Batch(NamedTuple):
+    """What one look brought."""
+
+    records: list[Arrived]  # those of one partition in order
+    next_offsets: dict[int, int]
+    ends: dict[int, int]  # partition -> the offset at which its end was reached
+    lag: int  # records that are in the topic and not read yet, as far as the client knows
+
+
+class Pulse(NamedTuple):
+    """Proof that Kafka answers: where each partition ended when it was asked."""
+
+    asked_ms: int  # since 1970
+    ends: dict[int, int]
+
+
+class Taker(Protocol):
+    """The store, as its reader sees it. All calls are made on the loop, one at a time."""
+
+    def located(self, located: Located) -> Mapping[int, int]:
+        """The topic was found. Returns where to read on, for each partition."""
+
+    def took(self, batch: Batch) -> None: ...
+
+    def felt(self, pulse: Pulse) -> None: ...
+
+    def lost(self) -> None:
+        """Kafka does not answer."""
+
+
+class TopicReader:
+    """Reads on until `stop`."""
+
+    def __init__(
+        self,
+        config: Config,
+        taker: Taker,
+        on_loop: Callable[[Callable[[], Any]], Any],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """
+        Args:
+            on_loop: runs a function on the loop, waits for it, and returns its result.
+            on_failure: called when the thread ends with an error. Errors of Kafka do not end it.
+        """
+        self._config = config
+        self._topic = config.later.topic
+        self._taker = taker
+        self._on_loop = on_loop
+        self._on_failure = on_failure
+        self._stopping = threading.Event()
+        self._troubles = Troubles()
+        self._thread = threading.Thread(target=self._run, name="topic reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop reading. The loop must run meanwhile, or have stopped to take anything."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._read_topic()
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _read_topic(self) -> None:
+        """Read the topic until it has changed."""
+        consumer = Consumer(self._client_settings() | client_log.listening())
+        try:
+            located = self._look(consumer)
+            if located is None:
+                self._stopping.wait(LOOK_AGAIN_S)
+                return
+            starts = self._on_loop(lambda: self._taker.located(located))
+            consumer.assign([TopicPartition(self._topic, number, offset) for number, offset in starts.items()])
+            self._read_on(consumer, located)
+        finally:
+            consumer.close()
+
+    def _client_settings(self) -> dict[str, Any]:
+        kafka = self._config.kafka
+        return {
+            **client_properties(kafka.bootstrap, {"client.id": "fastgw-store", **kafka.client}),
+            "group.id": f"{self._config.gateway.name}.store",  # the client requires one; nothing is committed
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",  # below the start of the log: what is left of it
+            "fetch.wait.max.ms": kafka.fetch_wait_ns // 1_000_000,
+        }
+
+    def _read_on(self, consumer: Consumer, located: Located) -> None:
+        next_look_s = time.monotonic() + LOOK_EVERY_S
+        next_pulse_s = 0.0
+        while not self._stopping.is_set():
+            batch = self._batch(consumer, consumer.consume(BATCH, POLL_S))
+            if batch is not None:
+                self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
+            if time.monotonic() >= next_pulse_s:
+                self._feel(consumer, located)
+                next_pulse_s = time.monotonic() + PULSE_S
+            if time.monotonic() >= next_look_s:
+                now = self._look(consumer)
+                if now is not None and (now.topic_id, now.bounds.keys()) != (located.topic_id, located.bounds.keys()):
+                    return
+                next_look_s = time.monotonic() + (LOOK_EVERY_S if now is not None else LOOK_AGAIN_S)
+
+    def _feel(self, consumer: Consumer, located: Located) -> None:
+        """Ask where the partitions end. A consumer that gets nothing may be at the end, or cut off from Kafka."""
+        asked_ms = int(time.time() * 1000)
+        try:
+            ends = {
+                number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=PULSE_TIMEOUT_S)[1]
+                for number in located.bounds
+            }
+        except KafkaException:  # librdkafka logs why
+            self._on_loop(self._taker.lost)
+            return
+        self._on_loop(lambda: self._taker.felt(Pulse(asked_ms, ends)))
+
+    def _batch(self, consumer: Consumer, messages: list[Any]) -> Batch | None:
+        batch = Batch([], {}, {}, 0)
+        for message in messages:
+            error = message.error()
+            if error is None:
+                batch.records.append(Arrived(decode_reply(message), message.timestamp()[1]))
+                batch.next_offsets[message.partition()] = message.offset() + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                batch.ends[message.partition()] = message.offset()
+                batch.next_offsets[message.partition()] = message.offset()
+            else:
+                client_log.CLIENT_LOG.client_error(error)
+        if not batch.next_offsets:
+            return None
+        return batch._replace(lag=self._lag(consumer, batch.next_offsets))
+
+    def _lag(self, consumer: Consumer, next_offsets: Mapping[int, int]) -> int:
+        ends = {
+            number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)[1]
+            for number in next_offsets
+        }
+        return sum(max(0, end - next_offsets[number]) for number, end in ends.items())
+
+    def _look(self, consumer: Consumer) -> Located | None:
+        """The topic as it is now; None: Kafka does not say."""
+        try:
+            metadata = consumer.list_topics(timeout=LOOK_TIMEOUT_S)
+            topic = metadata.topics.get(self._topic)
+            if topic is None or topic.error is not None:
+                raise KafkaException(topic.error if topic else KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            topic_id = self._topic_id() if cluster.has_admin(metadata) else NO_TOPIC_ID
+            bounds = {
+                number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=LOOK_TIMEOUT_S)
+                for number in topic.partitions
+            }
+        except KafkaException as error:
+            # Once, and not every second of an outage, in which the error may change.
+            if self._troubles.begins(("topic",), "cannot be looked at"):
+                log.warning("cannot look up the topic of kept replies", topic=self._topic, error=cluster.reason(error))
+            self._on_loop(self._taker.lost)
+            return None
+        self._troubles.begins(("topic",), "")
+        return Located(topic_id, bounds)
+
+    def _topic_id(self) -> bytes:
+        with cluster.admin_client(self._config) as (admin, _):
+            described = admin.describe_topics(TopicCollection([self._topic]), request_timeout=LOOK_TIMEOUT_S)
+            found = described[self._topic].result().topic_id
+        mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
+        return int(mixed).to_bytes(16, "big")
+
+
+_MASK = (1 << 64) - 1  # the two halves of a topic id are signed numbers

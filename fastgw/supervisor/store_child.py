@@ -1,0 +1,75 @@
+"""The store as a child of the supervisor: it runs while a route of the present configuration needs it.
+
+The service does not depend on it: it starts without waiting for it, and systemd's watchdog does not look at it. One
+store at a time: a successor starts after its predecessor has ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from fastgw.back_off import BackOff
+from fastgw.supervisor.children import Child, State
+from fastgw.supervisor.times import SupervisorTimes
+from fastgw.supervisor.workers import back_off_of, run_ended
+
+
+class StoreChild:
+    """The store process, or the plan to start one.
+
+    Attributes:
+        child: the process; None: none runs.
+    """
+
+    def __init__(self, start: Callable[[], Child | None], times: SupervisorTimes) -> None:
+        """
+        Args:
+            start: starts a store process; None: that is not possible now.
+        """
+        self.child: Child | None = None
+        self._start = start
+        self._times = times
+        self._back_off: BackOff = back_off_of(times)
+        self._is_wanted = False
+
+    @property
+    def due_at(self) -> float:
+        """When the next start is due, in monotonic seconds."""
+        return self._back_off.due_at
+
+    def want(self, is_wanted: bool) -> None:
+        """Whether the present configuration needs a store."""
+        now = time.monotonic()
+        self._is_wanted = is_wanted
+        if is_wanted and self.child is None:
+            self._back_off.succeeded(now)
+        elif not is_wanted:
+            self._back_off.cancel()
+            self.stop()
+
+    def start_if_due(self, now: float) -> None:
+        """Start the process, if one is wanted and the back-off is over."""
+        if self.child is None and self._is_wanted and self._back_off.due(now):
+            self.child = self._start()
+            if self.child is None:
+                self._back_off.failed(now)
+
+    def ended(self, ran_s: float) -> None:
+        """The process has ended."""
+        self.child = None
+        if self._is_wanted:
+            run_ended(self._back_off, time.monotonic(), ran_s, self._times)
+
+    def read_again(self) -> None:
+        """Let the process read its configuration again."""
+        if self.child is not None and self.child.state is State.READY:
+            self.child.send(signal.SIGHUP)
+        elif self.child is not None and self.child.state is State.STARTING:
+            self.stop()  # it may have read the old or the new one
+
+    def stop(self) -> None:
+        """Let the process end."""
+        if self.child is not None and self.child.state is not State.STOPPING:
+            self.child.stop(time.monotonic() + self._times.agent_stop)

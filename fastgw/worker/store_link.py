@@ -1,0 +1,175 @@
+"""The connection of one worker to the store of its node.
+
+Watches outlive a connection: when the store has ended and its successor listens, the link connects again and registers
+them anew. So a waiting request does not notice a restart of the store. Nothing is dropped silently: a store that is
+disconnected has no watches, and the first state after a registration is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fastgw.back_off import BackOff
+from fastgw.core.kept import OnState
+from fastgw.kept_replies import State, Topics
+from fastgw.mesh import peers, store_frames
+from fastgw.mesh.framing import FrameError
+from fastgw.mesh.store_frames import Hello, Unwatch, Watch
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
+BEHIND_BYTES = 8 << 20  # unsent bytes above which the connection is given up and made anew
+
+log = structlog.get_logger("fastgw.worker")
+
+
+class StoreLink:
+    """Implements `core.kept.KeptReplies`. Everything runs on the loop.
+
+    Attributes:
+        topics: what the store has said about its topic; None: there is no connection.
+    """
+
+    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.topics: Topics | None = None
+        self._path = store_frames.socket_path(run_dir)
+        self._loop = loop
+        self._connection: _Connection | None = None
+        self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
+        self._watches: dict[int, tuple[Watch, OnState]] = {}
+        self._number = 0
+        self._unsent: list[bytes] = []
+        self._is_closed = False
+        self._connecting: asyncio.Task[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<StoreLink {'up' if self.topics else 'down'}, {len(self._watches)} watches>"
+
+    @property
+    def watches(self) -> int:
+        """The number of watches."""
+        return len(self._watches)
+
+    def tick(self) -> None:
+        """Connect, if there is no connection and the back-off is over."""
+        if self._connection is not None or self._is_closed or not self._back_off.due(self._loop.time()):
+            return
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connecting.connect(str(self._path))
+            peers.check(connecting)
+        except OSError:
+            connecting.close()
+            self._back_off.failed(self._loop.time())
+            return
+        connection = self._connection = _Connection(self)
+        # A task needs a reference until it has ended.
+        self._connecting = self._loop.create_task(
+            self._loop.create_unix_connection(lambda: connection, sock=connecting)
+        )
+
+    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
+        """See `KeptReplies.watch`."""
+        self._number += 1
+        frame = Watch(self._number, correlation_id, partition, until_ms)
+        self._watches[self._number] = frame, on_state
+        self._send(store_frames.encode(frame))
+        return self._number
+
+    def unwatch(self, number: int) -> None:
+        """See `KeptReplies.unwatch`."""
+        if self._watches.pop(number, None) is not None:
+            self._send(store_frames.encode(Unwatch(number)))
+
+    def _send(self, frame: bytes) -> None:
+        if self._connection is None or not self._connection.is_made:
+            return  # `connected` sends all watches
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _flush(self) -> None:
+        """Write the frames of one turn of the loop together."""
+        frames, self._unsent = self._unsent, []
+        if self._connection is not None and frames:
+            self._connection.write(b"".join(frames))
+
+    def connected(self) -> None:
+        """The connection is made: introduce this worker, and register all watches."""
+        assert self._connection is not None
+        self._unsent = []
+        watches = [store_frames.encode(frame) for frame, _ in self._watches.values()]
+        self._connection.write(b"".join([store_frames.encode(Hello(store_frames.LAYOUT)), *watches]))
+
+    def disconnected(self, why: str) -> None:
+        """The connection has ended."""
+        self._connection = None
+        self._unsent = []
+        now = self._loop.time()
+        if self.topics is not None:  # it had worked: its back-off starts again
+            self._back_off.succeeded(now)
+            self.topics = None
+            if not self._is_closed:
+                log.warning("store not connected", why=why)
+        self._back_off.failed(now)
+
+    def received(self, frame: Any) -> None:
+        """A frame of the store."""
+        if isinstance(frame, Topics):
+            self.topics = frame
+        elif isinstance(frame, State):
+            watch = self._watches.get(frame.number)
+            if watch is not None:
+                watch[1](frame)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._is_closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, link: StoreLink) -> None:
+        self._link = link
+        self._reader = store_frames.reader(of_worker=False)
+        self._transport: Any = None
+        self._why = "closed by the store"
+
+    @property
+    def is_made(self) -> bool:
+        return self._transport is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._link.connected()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._reader.feed(data)
+        except FrameError as error:
+            log.error("connection to the store broken", why=str(error))
+            frames = error.before
+            self._give_up(str(error))
+        for frame in frames:
+            self._link.received(frame)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > BEHIND_BYTES:
+            self._give_up("the store does not read")
+
+    def _give_up(self, why: str) -> None:
+        self._why = why
+        self._transport.abort()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._link.disconnected(self._why)

@@ -1,0 +1,250 @@
+"""Deferred answers of a whole gateway on a real Kafka: 202, the status URL, and what a crash leaves of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from tests.actors.commands import fastgw
+from tests.actors.hand_service import HandService, hand_service
+from tests.actors.raw_http import Answer, RawConnection
+from tests.conftest import MakeTopics
+from tests.gateway.gateways import Gateway
+from tests.gateway.outcome_table import assert_told, counted
+from tests.waiting import eventually
+
+ASYNC = ["Prefer: respond-async"]
+LARGE = b"x" * 100_000  # the store leaves it in the topic
+ROUTES = """
+[[route]]
+name = "report"
+method = "POST"
+path = "/report"
+topic = "{orders}"
+later = true
+work_timeout = "{work}"
+[[route]]
+name = "slow"
+method = "POST"
+path = "/slow"
+topic = "{orders}"
+on_timeout = "later"
+timeout = "300ms"
+[[route]]
+name = "plain"
+method = "POST"
+path = "/plain"
+topic = "{orders}"
+[store]
+dir = "{store}"
+[later]
+topic = "{later}"
+"""
+SECRETS = 'secrets = ["the secret of all tests about status URLs"]'
+
+
+class Shop:
+    """A gateway whose answers can be deferred, and the service behind it, played by hand."""
+
+    def __init__(self, folder: Path, bootstrap: str, topics: dict[str, str], later: str, service: HandService) -> None:
+        self.later, self.service, self.bootstrap = later, service, bootstrap
+        work = "60s"
+        more = ROUTES.format(**topics, later=later, store=folder / "store", work=work)
+        self.gateway = Gateway(
+            folder, bootstrap, topics["replies"], [], more=more, settings=SECRETS, drain_timeout="5s"
+        )
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: list[str] | None = None) -> Answer:
+        with RawConnection(self.gateway.port) as client:
+            return client.request(method, path, body, headers or [])
+
+    def deferred(self, body: bytes, path: str = "/report") -> str:
+        """The status URL of a new request."""
+        answer = self.ask("POST", path, body, ASYNC)
+        assert answer.status == 202, answer
+        return answer.headers["location"]
+
+    def state(self, location: str, wait_s: int = 0) -> Answer:
+        return self.ask("GET", location, headers=[f"Prefer: wait={wait_s}"] if wait_s else [])
+
+    def pid(self, title: str) -> int:
+        return next(pid for pid, named in self.gateway.children().items() if named.endswith(title))
+
+
+@pytest.fixture(scope="module")
+def topics(make_module_topics: MakeTopics) -> dict[str, str]:
+    return make_module_topics({"replies": 8, "orders": 2})
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tmp_path_factory: pytest.TempPathFactory, kafka_bootstrap: str, kafka_admin: AdminClient, topics: dict[str, str]
+) -> Iterator[Shop]:
+    later = topics["replies"] + ".later"
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as service:
+        one = Shop(tmp_path_factory.mktemp("later"), kafka_bootstrap, topics, later, service)
+        code, out, err = fastgw("topics", one.gateway.config)
+        assert code == 0, err
+        assert f"created {later}: 8 partitions" in out
+        try:
+            with one.gateway:
+                yield one
+        finally:
+            for future in kafka_admin.delete_topics([later]).values():
+                future.result()
+
+
+def test_the_topic_of_kept_replies_has_the_clock_of_the_broker(shop: Shop, kafka_admin: AdminClient) -> None:
+    resource = ConfigResource(ResourceType.TOPIC, shop.later)
+    found = kafka_admin.describe_configs([resource])[resource].result()
+    assert found["message.timestamp.type"].value == "LogAppendTime"
+    assert int(found["retention.ms"].value) >= 24 * 3_600_000
+    assert int(found["segment.ms"].value) == 3_600_000
+
+
+def test_a_request_is_deferred_and_its_status_url_answers_as_the_service_did(shop: Shop) -> None:
+    location = shop.deferred(b"report 1")
+    request = shop.service.take(b"report 1")
+    assert request.headers["reply_to"].decode() == shop.later
+    assert request.headers["answer_expired"] == b"1"
+    working = shop.state(location)
+    assert (working.status, json.loads(working.body)["status"]) == (202, "working")
+    shop.service.reply(request, b"ready", [("status", b"201"), ("content-type", b"text/plain")])
+    done = shop.state(location, wait_s=10)
+    assert (done.status, done.body, done.headers["content-type"]) == (201, b"ready", "text/plain")
+    assert done.headers["cache-control"] == "no-store"
+    again = shop.state(location)
+    assert (again.status, again.body) == (201, b"ready")
+
+
+def test_an_answer_in_time_needs_no_status_url(shop: Shop) -> None:
+    with RawConnection(shop.gateway.port) as client:
+        client.ask("POST", "/report", b"quick", ["Prefer: respond-async, wait=10"])
+        shop.service.reply(shop.service.take(b"quick"), b"here")
+        answer = client.answer()
+    assert (answer.status, answer.body, answer.headers["vary"]) == (200, b"here", "Prefer")
+
+
+def test_a_timeout_becomes_202_where_the_route_says_so(shop: Shop) -> None:
+    answer = shop.ask("POST", "/slow", b"slow")
+    assert answer.status == 202
+    assert "preference-applied" not in answer.headers
+    shop.service.reply(shop.service.take(b"slow"), b"at last")
+    assert shop.state(answer.headers["location"], wait_s=10).body == b"at last"
+
+
+def test_a_large_answer_is_read_back_from_the_topic(shop: Shop) -> None:
+    location = shop.deferred(b"large")
+    shop.service.reply(shop.service.take(b"large"), LARGE)
+    assert shop.state(location, wait_s=10).body == LARGE
+
+
+def test_the_first_reply_counts_and_a_reply_elsewhere_is_sent_home(shop: Shop) -> None:
+    split = shop.gateway.metric("fastgw_store_split_total")
+    location = shop.deferred(b"split")
+    request = shop.service.take(b"split")
+    home = int(request.headers["reply_partition"])
+    shop.service.post(shop.later, (home + 1) % 8, request.correlation_id, b"first")
+    assert shop.state(location, wait_s=10).body == b"first"
+    shop.service.reply(request, b"second")
+    assert shop.state(location).body == b"first"
+    eventually(lambda: shop.gateway.metric("fastgw_store_split_total") == split + 1, 10, "it is counted")
+
+
+def test_a_service_that_always_replies_to_the_response_topic_is_understood(shop: Shop, topics: dict[str, str]) -> None:
+    location = shop.deferred(b"stubborn")
+    request = shop.service.take(b"stubborn")
+    for partition in range(8):
+        shop.service.post(topics["replies"], partition, request.correlation_id, b"at the old place")
+    assert shop.state(location, wait_s=10).body == b"at the old place"
+    assert shop.gateway.replies("elsewhere") >= 1
+
+
+def test_delete_cancels_what_is_not_decided(shop: Shop) -> None:
+    location = shop.deferred(b"cancelled")
+    answer = shop.ask("DELETE", location)
+    assert (answer.status, json.loads(answer.body)["status"]) == (202, "cancelled")
+    shop.service.reply(shop.service.take(b"cancelled"), b"too late")
+    assert_told(shop.state(location), "ticket_cancelled")
+    decided = shop.deferred(b"decided")
+    shop.service.reply(shop.service.take(b"decided"), b"done")
+    assert shop.state(decided, wait_s=10).body == b"done"
+    assert shop.ask("DELETE", decided).body == b"done"
+    assert shop.state(decided).body == b"done"
+
+
+@pytest.mark.ending("ticket_unknown")
+def test_what_is_no_status_url_is_404_and_grants_nothing(shop: Shop) -> None:
+    location = shop.deferred(b"forged")
+    for spoilt in (location[:-4], location + "AAAA", location[:-1] + ("A" if location[-1] != "A" else "B")):
+        with counted(shop.gateway, "ticket_unknown", route="/_later/{ticket}"):
+            assert_told(shop.state(spoilt), "ticket_unknown")
+
+
+def test_a_control_record_that_no_gateway_wrote_is_counted_and_ignored(shop: Shop) -> None:
+    garbage = shop.gateway.metric("fastgw_store_garbage_total")
+    location = shop.deferred(b"attacked")
+    request = shop.service.take(b"attacked")
+    forged = [("fastgw_kind", b"cancelled"), ("fastgw_mac", b"0" * 32), ("fastgw_layout", b"1")]
+    shop.service.post(shop.later, int(request.headers["reply_partition"]), request.correlation_id, b"", forged)
+    eventually(lambda: shop.gateway.metric("fastgw_store_garbage_total") == garbage + 1, 10, "it is counted")
+    shop.service.reply(request, b"well")
+    assert shop.state(location, wait_s=10).body == b"well"
+
+
+def test_the_status_url_survives_the_death_of_every_process(shop: Shop) -> None:
+    location, open_one = shop.deferred(b"before"), shop.deferred(b"after")
+    shop.service.reply(shop.service.take(b"before"), b"kept")
+    assert shop.state(location, wait_s=10).body == b"kept"
+    shop.gateway.signal_all(signal.SIGKILL)
+    assert shop.gateway.process is not None
+    shop.gateway.process.wait(10)
+    shop.gateway.start()
+    assert shop.state(location).body == b"kept"
+    assert shop.state(open_one).status == 202
+    shop.service.reply(shop.service.take(b"after"), b"later")
+    assert shop.state(open_one, wait_s=10).body == b"later"
+
+
+def test_a_store_that_dies_is_replaced_and_plain_requests_do_not_notice(shop: Shop) -> None:
+    location = shop.deferred(b"alive")
+    with RawConnection(shop.gateway.port) as waiting:
+        waiting.ask("GET", location, headers=["Prefer: wait=30"])
+        eventually(lambda: shop.gateway.status()["store"]["watches"] == 1, 10, "the wait is known to the store")
+        request = shop.service.take(b"alive")
+        os.kill(shop.pid("store"), signal.SIGKILL)
+        with RawConnection(shop.gateway.port) as client:
+            client.ask("POST", "/plain", b"plain")
+            shop.service.reply(shop.service.take(b"plain"), b"as always")
+            assert client.answer().body == b"as always"
+        shop.service.reply(request, b"found again")
+        assert waiting.answer().body == b"found again"
+
+
+@pytest.mark.ending("store_down")
+def test_without_its_store_a_node_promises_nothing(shop: Shop) -> None:
+    os.kill(shop.pid("store"), signal.SIGSTOP)
+    try:
+        location_answer = shop.ask("POST", "/report", b"into the void", ASYNC)
+        assert location_answer.status == 202, "the reply will be in the topic, and the store reads it when it wakes"
+        answer = shop.state(location_answer.headers["location"])
+        assert_told(answer, "store_down")
+    finally:
+        os.kill(shop.pid("store"), signal.SIGCONT)
+    shop.service.reply(shop.service.take(b"into the void"), b"kept all the same")
+    assert shop.state(location_answer.headers["location"], wait_s=10).body == b"kept all the same"
+
+
+def test_no_log_contains_a_status_url(shop: Shop) -> None:
+    location = shop.deferred(b"secret")
+    shop.state(location)
+    shop.ask("POST", location)
+    shop.ask("DELETE", location[:-3])
+    ticket = location.rpartition("/")[2]
+    assert ticket[:60] not in shop.gateway.log_text

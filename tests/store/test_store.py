@@ -1,0 +1,285 @@
+"""The store with its real tables: what workers are told, whatever comes first, the watch or the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgw import config, table
+from fastgw.dialects import control
+from fastgw.dialects.control import Cancelled, Place
+from fastgw.ids import IdMaker, Partitioner, ReplyTopic
+from fastgw.kept_replies import Known, State, Topics
+from fastgw.mesh.store_frames import Watch
+from fastgw.messages import Reply, StoreGauge
+from fastgw.store import store as store_module
+from fastgw.store.store import FINAL_MS, Store
+from fastgw.store.tables import Tables
+from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
+from fastgw.tokens import Secrets
+
+TOPIC_ID = bytes(range(16))
+PARTITIONS = 2
+SECRET = b"a secret that has at least 32 bytes"
+SECRETS = Secrets([SECRET])
+CONFIG = """
+[gateway]
+name = "shop"
+workers = 1
+secrets = ["{secret}"]
+[kafka]
+bootstrap = "127.0.0.1:1"
+[store]
+dir = "{dir}"
+[[route]]
+method = "POST"
+path = "/o"
+topic = "orders"
+later = true
+work_timeout = "1h"
+"""
+MAKER = IdMaker(1, 0, 0, ReplyTopic.LATER)
+MAKER.set_ownership(PARTITIONS, [1], 1)
+ID = MAKER.make(0, Partitioner.HEADER)
+HOME = 1
+
+
+class Worker:
+    """A connection of a worker."""
+
+    def __init__(self) -> None:
+        self.told: list[State] = []
+
+    def tell(self, state: State) -> None:
+        self.told.append(state)
+
+    @property
+    def known(self) -> list[Known]:
+        return [Known(state.known) for state in self.told]
+
+
+class FakeValues:
+    """Kafka, for values that the tables have left there."""
+
+    def __init__(self) -> None:
+        self.wanted: list = []
+
+    def read(self, partition: int, offset: int, on_value) -> None:
+        self.wanted.append((partition, offset, on_value))
+
+
+class Place1:
+    """A store, and the time that a test gives it."""
+
+    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        cfg = config.loads(CONFIG.format(dir=folder, secret=SECRET.decode()))
+        _, self.table = table.create(1, 1, 16)
+        self.now_s = 1_800_000_000.0
+        monkeypatch.setattr(store_module.time, "time", lambda: self.now_s)
+        self.values, self.worker = FakeValues(), Worker()
+        self.tables = Tables(folder, 64 << 20)
+        self.store = Store(cfg, SECRETS, self.tables, self.values, self.table, loop)
+        self.offsets = [0] * PARTITIONS
+
+    @property
+    def now_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+    def locate(self, ends: tuple[int, int] = (0, 0), topic_id: bytes = TOPIC_ID) -> dict[int, int]:
+        return dict(self.store.located(Located(topic_id, {0: (0, ends[0]), 1: (0, ends[1])})))
+
+    def ends(self) -> None:
+        """Every partition has been read to its end."""
+        ends = dict(enumerate(self.offsets))
+        self.store.took(Batch([], ends, ends, 0))
+        self.pulse()
+
+    def pulse(self, more: int = 0) -> None:
+        """Kafka says that the home partition has so many records more than were read."""
+        self.store.felt(Pulse(self.now_ms, {0: self.offsets[0], 1: self.offsets[1] + more}))
+
+    def reply(self, value: bytes = b"done", partition: int = HOME, at_ms: int = 0, headers=()) -> None:
+        self.record(Reply(ID, partition, self.offsets[partition], list(headers), value), at_ms)
+
+    def record(self, reply: Reply, at_ms: int = 0) -> None:
+        self.offsets[reply.partition] += 1
+        arrived = Arrived(reply, at_ms or self.now_ms)
+        self.store.took(Batch([arrived], {reply.partition: self.offsets[reply.partition]}, {}, 0))
+
+    def cancel(self, secrets: Secrets = SECRETS) -> None:
+        record = control.encode(Cancelled(ID), secrets, Place("shop.later", TOPIC_ID, HOME))
+        self.record(Reply(ID, HOME, self.offsets[HOME], record.headers, record.value))
+
+    def watch(self, number: int = 1, until_ms: int = 0) -> None:
+        self.store.watch(self.worker, Watch(number, ID, HOME, until_ms or self.now_ms + 60_000))  # type: ignore[arg-type]
+
+    def figure(self, gauge: StoreGauge) -> int:
+        self.store._show()
+        return self.table.store_gauge(gauge)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place1]:
+    loop = asyncio.new_event_loop()
+    one = Place1(tmp_path / "store", loop, monkeypatch)
+    yield one
+    one.tables.close()
+    loop.close()
+
+
+def test_a_watch_before_the_reply_is_told_of_it(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.watch()
+    place.reply(b"done", headers=[("status", b"201")])
+    assert place.worker.known == [Known.OPEN, Known.ANSWERED]
+    state = place.worker.told[-1]
+    assert (state.number, state.partition, state.offset) == (1, HOME, 0)
+    assert (state.headers, state.value) == ([("status", b"201")], b"done")
+
+
+def test_a_watch_behind_the_reply_is_told_at_once(place: Place1) -> None:
+    place.locate()
+    place.reply()
+    place.watch()
+    assert place.worker.known == [Known.ANSWERED]
+
+
+def test_only_the_first_reply_and_only_at_home_counts(place: Place1) -> None:
+    place.locate()
+    place.reply(b"elsewhere", partition=0, headers=[("fastgw_hops", b"1")])
+    place.reply(b"first")
+    place.reply(b"second")
+    place.watch()
+    assert [state.value for state in place.worker.told] == [b"first"]
+
+
+def test_nothing_is_told_behind_the_end_of_a_watch(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.watch()
+    place.store.unwatch(place.worker, 1)  # type: ignore[arg-type]
+    place.reply()
+    assert place.worker.known == [Known.OPEN]
+
+
+def test_before_the_topic_was_read_nothing_is_said_to_be_open(place: Place1) -> None:
+    place.locate(ends=(5, 5))
+    place.watch()
+    assert place.worker.known == [Known.RESTORING]
+    assert place.store.topics == Topics(TOPIC_ID, PARTITIONS, False)
+    place.offsets = [5, 5]
+    place.ends()
+    assert place.worker.known[1:] == [Known.OPEN], "it is told again"
+    assert place.store.topics.is_ready
+
+
+def test_without_kafka_nothing_is_said_to_be_open(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.store.lost()
+    place.watch()
+    assert place.worker.known == [Known.BEHIND]
+    assert place.figure(StoreGauge.BEHIND) == 1
+    place.pulse()
+    assert place.worker.known == [Known.BEHIND, Known.OPEN], "it is told again"
+
+
+def test_a_cancellation_decides_and_a_forged_one_is_counted(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.watch()
+    place.cancel(Secrets([b"another secret of at least 32 bytes!"]))
+    assert place.worker.known == [Known.OPEN]
+    assert place.figure(StoreGauge.GARBAGE) == 1
+    place.cancel()
+    place.reply()
+    assert place.worker.known[-1] == Known.CANCELLED
+
+
+def test_work_is_over_when_the_topic_was_read_past_its_time(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    until_ms = place.now_ms + 60_000
+    place.watch(until_ms=until_ms)
+    place.now_s += 60
+    place.pulse()
+    place.store._sweep()
+    assert place.worker.known == [Known.OPEN], "the broker's clock may be behind this one"
+    place.now_s += FINAL_MS / 1000 + 1
+    place.store._sweep()
+    assert place.worker.known == [Known.OPEN], "Kafka may have more, and not have been asked"
+    place.pulse(more=1)
+    place.store._sweep()
+    assert place.worker.known == [Known.OPEN], "Kafka has more"
+    place.pulse()
+    place.store._sweep()
+    assert place.worker.known == [Known.OPEN, Known.EXPIRED]
+    place.reply(at_ms=until_ms)
+    place.watch(2, until_ms)
+    assert place.worker.known[-1] == Known.EXPIRED, "a reply after the time does not count"
+
+
+def test_while_kafka_is_away_no_work_is_over(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.watch(until_ms=place.now_ms + 1000)
+    place.store.lost()
+    place.now_s += 3600
+    place.store._sweep()
+    assert place.worker.known == [Known.OPEN]
+
+
+def test_a_large_value_is_read_from_the_topic(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.reply(b"x" * 5000, headers=[("status", b"200")])
+    place.watch()
+    ((partition, offset, on_value),) = place.values.wanted
+    assert (partition, offset, place.worker.told) == (HOME, 0, [])
+    on_value(b"x" * 5000)
+    assert (place.worker.known, place.worker.told[0].value) == ([Known.ANSWERED], b"x" * 5000)
+    place.watch(2)
+    place.values.wanted[-1][2](None)
+    assert place.worker.known[-1] == Known.BEHIND, "Kafka does not give it"
+
+
+def test_a_successor_reads_on_where_the_last_store_stopped(place: Place1) -> None:
+    place.locate()
+    place.reply()
+    assert place.locate(ends=(0, 1)) == {0: 0, 1: 1}
+    place.watch()
+    assert place.worker.known == [Known.ANSWERED]
+
+
+def test_a_log_that_ends_before_what_was_read_is_read_again(place: Place1) -> None:
+    place.locate()
+    place.reply()
+    place.reply()
+    assert place.locate(ends=(0, 1)) == {0: 0, 1: 0}
+    place.ends()
+    place.watch()
+    assert place.worker.known == [Known.OPEN]
+
+
+def test_another_topic_of_the_same_name_answers_for_itself_alone(place: Place1) -> None:
+    place.locate()
+    place.reply()
+    assert place.locate(topic_id=bytes(16)) == {0: 0, 1: 0}
+    place.offsets = [0, 0]
+    place.ends()
+    place.watch()
+    assert place.worker.known == [Known.OPEN]
+
+
+def test_replies_expire_after_their_time(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.reply()
+    assert place.figure(StoreGauge.ENTRIES) == 1
+    place.now_s += 25 * 3600 + 1
+    place.store._sweep()
+    assert place.figure(StoreGauge.ENTRIES) == 0

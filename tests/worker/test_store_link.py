@@ -1,0 +1,126 @@
+"""A worker's connection to the store, over a real Unix socket: a restart of the store is not noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from fastgw.kept_replies import Known, State, Topics
+from fastgw.mesh import peers, store_frames
+from fastgw.mesh.store_frames import Hello, Watch
+from fastgw.store.server import Connection, Server
+from fastgw.worker.store_link import StoreLink
+
+TOPICS = Topics(bytes(16), 8, True)
+ID = b"ccbfab00-0000-8000-9b83-433100034204"
+
+
+class Store:
+    """Answers watches with what a test says."""
+
+    def __init__(self) -> None:
+        self.topics = TOPICS
+        self.watched: list[tuple[Connection, Watch]] = []
+        self.unwatched: list[int] = []
+        self.left = 0
+
+    def watch(self, connection: Connection, watch: Watch) -> None:
+        self.watched.append((connection, watch))
+        connection.tell(State(watch.number, Known.OPEN))
+
+    def unwatch(self, _connection: Connection, number: int) -> None:
+        self.unwatched.append(number)
+
+    def gone(self, _connection: Connection) -> None:
+        self.left += 1
+
+
+async def until(condition, link: StoreLink | None = None) -> None:
+    """Wait for a condition, while the worker ticks."""
+    async with asyncio.timeout(10):
+        while not condition():
+            if link is not None:
+                link.tick()
+            await asyncio.sleep(0.005)
+
+
+async def serve(run_dir: Path, store: Store) -> Server:
+    server = Server(run_dir, store, asyncio.get_running_loop())
+    await server.start()
+    return server
+
+
+def test_a_watch_is_told_and_ends(tmp_path: Path) -> None:
+    uvloop.run(watch_and_unwatch(tmp_path))
+
+
+async def watch_and_unwatch(tmp_path: Path) -> None:
+    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop()), []
+    server = await serve(tmp_path, store)
+    await until(lambda: link.topics == TOPICS, link)
+    number = link.watch(ID, 3, 1000, told.append)
+    await until(lambda: told)
+    assert told == [State(number, Known.OPEN)]
+    assert store.watched[0][1] == Watch(number, ID, 3, 1000)
+    store.watched[0][0].tell(State(number, Known.ANSWERED, 3, 9, [], b"done"))
+    await until(lambda: len(told) == 2)
+    link.unwatch(number)
+    link.unwatch(number)
+    await until(lambda: store.unwatched == [number])
+    store.watched[0][0].tell(State(number, Known.CANCELLED))
+    store.topics = Topics(bytes(16), 8, True, is_full=True)
+    server.tell_topics()
+    await until(lambda: link.topics == store.topics)
+    assert len(told) == 2
+    link.close()
+    await until(lambda: store.left == 1)
+    server.close()
+
+
+def test_watches_are_registered_again_with_the_next_store(tmp_path: Path) -> None:
+    uvloop.run(three_stores(tmp_path))
+
+
+async def three_stores(tmp_path: Path) -> None:
+    link, told = StoreLink(tmp_path, asyncio.get_running_loop()), []
+    number = link.watch(ID, 3, 1000, told.append)
+    assert link.topics is None
+    for life in range(1, 4):
+        store = Store()
+        server = await serve(tmp_path, store)
+        await until(lambda life=life: len(told) == life, link)
+        assert [watch for _, watch in store.watched] == [Watch(number, ID, 3, 1000)]
+        server.close()
+        await until(lambda: link.topics is None)
+    link.close()
+    link.tick()
+
+
+def test_strangers_are_cut_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uvloop.run(strangers(tmp_path, monkeypatch))
+
+
+async def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    server = await serve(tmp_path, store)
+    loop = asyncio.get_running_loop()
+    for first in (store_frames.encode(Hello(99)), store_frames.encode(Watch(1, ID, 3, 0)), b"\xff" * 8):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as worker:
+            worker.setblocking(False)
+            await loop.sock_connect(worker, str(store_frames.socket_path(tmp_path)))
+            await loop.sock_sendall(worker, first)
+            async with asyncio.timeout(5):
+                while await loop.sock_recv(worker, 4096):
+                    pass
+    assert store.watched == []
+    monkeypatch.setattr(peers.os, "geteuid", lambda: os.getuid() + 1)
+    link = StoreLink(tmp_path, loop)
+    link.tick()
+    assert link.topics is None
+    assert store.left == 3
+    server.close()
