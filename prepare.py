@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -122,6 +123,7 @@ class Steps:
         self._step += 1
         jobs: list[Job] = []
         began = told = time.monotonic()
+        used_before = cpu_seconds()
         self._tell(what)
         try:
             jobs += [one() for one in start]
@@ -136,11 +138,18 @@ class Steps:
         finally:
             for job in jobs:
                 job.end()
-        self._tell(f"{what}: {time.monotonic() - began:.0f} s", done=True)
+        used = cpu_seconds() - used_before  # the rest of the time it waited: for the network, or for others
+        self._tell(f"{what}: {time.monotonic() - began:.0f} s, {used:.0f} s of CPU", done=True)
 
     def _tell(self, text: str, *, done: bool = False) -> None:
         line = f"fastgw: [{self._step}/{self._count}] {time.monotonic() - self._began:3.0f} s  {text}"
         print(line if self._stays else f"\r\033[K{line[:150]}", end="\n" if self._stays or done else "", flush=True)
+
+
+def cpu_seconds() -> float:
+    """What all commands that have ended used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def pip_words(line: str) -> str:

@@ -1,10 +1,13 @@
-"""What people are told when a broker advertises addresses that lead nowhere, and what doctor sees through SASL."""
+"""What people are told when a broker advertises addresses that lead nowhere, and what doctor sees through SASL, TLS."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from fastgw.doctor.kafka import _API_LINE
 from tests.actors.commands import assert_one_line, fastgw
@@ -28,22 +31,57 @@ SASL = """
 LOGIN = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_alice="secret";'
 
 
+TLS = """
+[kafka.client]
+"security.protocol" = "SSL"
+"ssl.ca.location" = "{authority}"
+"""
+
+
 @pytest.fixture(scope="module")
-def doors():
-    """Ports of one broker: "plain", "sasl", one that advertises a name that does not resolve, and a dead address."""
+def certificates(tmp_path_factory):
+    """`key.pem`, the broker's key with its certificate, and `authority.pem`."""
+    folder, authority = tmp_path_factory.mktemp("certificates"), trustme.CA()
+    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "key.pem")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    _as_java_reads_it(folder / "key.pem")
+    return folder
+
+
+def _as_java_reads_it(key: Path) -> None:
+    """Java takes keys in PKCS 8 alone, before their certificates."""
+    private, _, certificates = key.read_text().partition("-----BEGIN CERTIFICATE-----")
+    key_of = serialization.load_pem_private_key(private.encode(), None)
+    pkcs8 = key_of.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    key.write_text(f"{pkcs8.decode()}-----BEGIN CERTIFICATE-----{certificates}")
+
+
+@pytest.fixture(scope="module")
+def doors(certificates):
+    """Ports of one broker: "plain", "sasl", "tls", one that advertises a name that does not resolve, a dead address."""
     properties = {"sasl.enabled.mechanisms": "PLAIN"}
     broker = RealKafka(properties=properties)
     node = broker.nodes[0]
-    ports = {"plain": node.port, "sasl": free_port(), "unresolved": free_port(), "dead": free_port()}
+    ports = {
+        "plain": node.port,
+        "sasl": free_port(),
+        "tls": free_port(),
+        "unresolved": free_port(),
+        "dead": free_port(),
+    }
     advertised = {**ports, "unresolved": 9092, "dead": free_port()}
-    names = {"plain": "PLAINTEXT", "sasl": "SASL", "unresolved": "UNRESOLVED", "dead": "DEAD"}
+    names = {"plain": "PLAINTEXT", "sasl": "SASL", "tls": "TLS", "unresolved": "UNRESOLVED", "dead": "DEAD"}
     hosts = dict.fromkeys(ports, HOST) | {"unresolved": UNRESOLVED}
     listeners = [f"{names[door]}://{HOST}:{port}" for door, port in ports.items()]
     properties |= {
         "listeners": ",".join([*listeners, f"CONTROLLER://{HOST}:{node.controller_port}"]),
         "advertised.listeners": ",".join(f"{names[door]}://{hosts[door]}:{port}" for door, port in advertised.items()),
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,UNRESOLVED:PLAINTEXT,"
-        "DEAD:PLAINTEXT,SASL:SASL_PLAINTEXT",
+        "DEAD:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificates / "key.pem"),
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.name.sasl.plain.sasl.jaas.config": LOGIN,
     }
@@ -75,7 +113,15 @@ def test_an_advertised_address_that_leads_nowhere_is_named_with_its_remedy(tmp_p
 
 
 def test_doctor_knows_the_release_of_brokers_behind_sasl(tmp_path, doors):
-    gateway = Gateway(tmp_path, doors["sasl"], "replies", ["orders"], kafka=SASL)
+    knows_the_release(Gateway(tmp_path, doors["sasl"], "replies", ["orders"], kafka=SASL))
+
+
+def test_doctor_knows_the_release_of_brokers_behind_tls(tmp_path, doors, certificates):
+    tls = TLS.format(authority=certificates / "authority.pem")
+    knows_the_release(Gateway(tmp_path, doors["tls"], "replies", ["orders"], kafka=tls))
+
+
+def knows_the_release(gateway):
     _, out, err = fastgw("doctor", "--json", gateway.config)
     assert err == ""
     assert json.loads(out)[0]["found"] == "1 broker, Kafka 4.1 or later"
