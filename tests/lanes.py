@@ -9,21 +9,36 @@ from __future__ import annotations
 
 import pytest
 
-# These wait for minutes: for sessions to time out, for brokers to come back, for compilers. By path, longest first.
+# By path, longest first, as measured with `--durations=0`: what compiles, starts brokers and gateways, or waits for
+# sessions to time out. A folder stands for what is not named before it.
 LONG = (
+    "tests/source/test_packaging.py",
     "tests/faults/test_broker_faults.py",
-    "tests/faults/test_node_faults.py",
-    "tests/faults/test_worker_faults.py",
-    "tests/source/",
-    "tests/clients/",
     "tests/docs/test_pages.py",
-    "tests/kafka/",
+    "tests/supervisor/test_supervisor.py",
+    "tests/faults/test_worker_faults.py",
+    "tests/faults/test_node_faults.py",
+    "tests/gateway/test_gateway.py",
+    "tests/source/",
+    "tests/gateway/test_commands.py",
+    "tests/gateway/test_kafka_faults.py",
+    "tests/gateway/test_deleted_topics.py",
+    "tests/kafka/test_links.py",
+    "tests/clients/test_trip.py",
+    "tests/demo/test_demo.py",
+    "tests/table/test_table_races.py",
+    "tests/gateway/test_listeners.py",
+    "tests/gateway/test_client_log.py",
+    "tests/cli/",
+    "tests/doctor/",
     "tests/gateway/",
+    "tests/kafka/",
+    "tests/table/",
     "tests/agent/",
     "tests/service/",
     "tests/demo/",
-    "tests/doctor/",
-    "tests/supervisor/",
+    "tests/http/",
+    "tests/config/",
     "tests/fronts/",
 )
 

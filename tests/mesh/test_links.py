@@ -143,6 +143,30 @@ def test_a_sibling_that_does_not_read_fills_the_queue_and_then_replies_are_dropp
     run(scenario())
 
 
+def test_a_process_that_ends_knows_how_many_replies_it_could_not_write(run: Run, run_dir: Path) -> None:
+    async def scenario() -> None:
+        a, _ = await start(run_dir, 0)
+        b, inbox = await start(run_dir, 1)
+        for number in range(3):
+            assert a.forward(1, 1, reply(number))
+        assert a.close() == 0, "the socket takes them"
+        await inbox.holds(3)
+        b.close()
+
+        dropped: list[int] = []
+        c, _ = await start(run_dir, 2, on_dropped=dropped.append)
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(str(socket_path(run_dir, 3, 1)))
+            deaf.listen()
+            for number in range(10):
+                assert c.forward(3, 1, reply(number, 500_000))
+            unsent = c.close()
+        assert 5 < unsent <= 10
+        assert dropped == [unsent]
+
+    run(scenario())
+
+
 def test_a_missing_sibling_is_a_drop_and_is_tried_again_after_the_back_off(run: Run, run_dir: Path) -> None:
     async def scenario() -> None:
         a, _ = await start(run_dir, 0)
