@@ -250,9 +250,7 @@ class SlotRange:
         The request is of the kind SINGLE.
         """
 
-    def publish_kind(
-        self, slot: int, tag: int, route: int, home: int, kind: int, deadline_ns: int, now_ns: int
-    ) -> int:
+    def publish_kind(self, slot: int, tag: int, route: int, home: int, kind: int, deadline_ns: int, now_ns: int) -> int:
         """Like `publish`, for a request of any kind. `home` is a partition of the topic that its id names."""
 
     def abandon(self, slot: int) -> None:
