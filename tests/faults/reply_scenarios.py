@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from fastgw import ids
 from fastgw.ids import IdMaker, Partitioner
@@ -106,6 +106,7 @@ def dead_generation(stage: Stage) -> None:
     with stage.fault(lambda: is_replaced(stage, slot, pid)) as fault:
         os.kill(pid, signal.SIGKILL)
     fault.count = count
+    caught_up(stage)  # the successor reads again what came around the death, and counts the orphans in it
     with counted(stage, orphan=lambda: count):
         write(stage, (maker.make(number % 1000, Partitioner.HEADER) for number in range(count)))
 
@@ -168,6 +169,24 @@ def write(stage: Stage, keys: Iterable[bytes], partition: int | None = None) -> 
                 producer.poll(0.1)
         producer.poll(0)
     assert producer.flush(SEND_S) == 0
+
+
+def caught_up(stage: Stage) -> None:
+    """Return when the workers have handled all that is on the response topic now."""
+    consumer = Consumer({"bootstrap.servers": stage.furniture.kafka.bootstrap, "group.id": "ends"})
+    try:
+        ends = [
+            consumer.get_watermark_offsets(TopicPartition(stage.furniture.replies, partition), timeout=SEND_S)[1]
+            for partition in range(stage.furniture.house.reply_partitions)
+        ]
+    finally:
+        consumer.close()
+
+    def handled() -> bool:
+        positions = stage.gateway.status()["partitions"]["handled_to"]
+        return all((position or 0) >= end for position, end in zip(positions, ends, strict=True))
+
+    eventually(handled, COUNTED_S, f"the replies up to {ends} are handled")
 
 
 @contextmanager

@@ -281,9 +281,13 @@ def test_a_reload_replaces_every_worker_one_after_the_other_and_tells_the_agent(
     assert lines.index("worker 0.1 started orders-2") < lines.index("worker 1.1 started orders-2")
     assert lines.index("worker 1.1 started orders-2") < lines.index("worker 1.0 stopping")
     assert len(one.events("agent started")) == 1
-    told = one.tellings()
-    reloading = next(index for index, message in enumerate(told) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
-    assert any(message.startswith("READY=1") for message in told[reloading:])
+
+    def told_after_the_reload() -> bool:  # the line in the log comes first
+        told = one.tellings()
+        began = next(index for index, message in enumerate(told) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+        return any(message.startswith("READY=1") for message in told[began:])
+
+    eventually(told_after_the_reload)
     assert not one.logged("slots reclaimed")
 
 
