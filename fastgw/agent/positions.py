@@ -3,8 +3,8 @@
 The workers publish their positions in the shared table. The agent commits those with the node's group, and looks them
 up when the node gains partitions. Nobody else commits offsets: the workers' consumers belong to no group.
 
-    worker ──> table ──(once a second; when partitions are given up; on leaving)──> group offsets
-    worker <── table <──(before the map gives the partition to a worker)───────────── group offsets
+    worker ──> table ──(at first; once a second; when partitions are given up; on leaving)──> group offsets
+    worker <── table <──(before the map gives the partition to a worker)───────────────────── group offsets
 
 A commit carries the time at which it was made. One that is older than any request could have waited is worth nothing:
 no living request lost a reply since then, and to read hours of replies would help nobody.
@@ -60,6 +60,7 @@ class NodePositions:
         self._monotonic_s = monotonic_s
         self._time_ms = time_ms
         self._committed: dict[int, int] = {}  # partition -> the position that was given to Kafka last
+        self._begun: set[int] = set()  # partitions of which a position was committed since this node gained them
         self._commit_at_s = self._refresh_at_s = 0.0
         self._asking_since_s: float | None = None
         self._failing_since_s: float | None = None
@@ -95,6 +96,7 @@ class NodePositions:
             positions = {}
             log.warning("positions of the last readers unknown", partitions=gained, error=str(error), hint=GRANT)
         self._asking_since_s = None
+        self._begun.difference_update(gained)
         for partition in gained:
             self._table.set_handled_to(partition, self._log, positions.get(partition, UNKNOWN_POSITION))
         log.info("partitions taken over", positions=positions, unknown=len(gained) - len(positions))
@@ -120,16 +122,25 @@ class NodePositions:
 
     # Committing.
 
-    def commit(self, consumer: Consumer, partitions: Iterable[int]) -> None:
+    def commit(self, consumer: Consumer, partitions: Collection[int]) -> None:
         """Commit the positions of these partitions if it is time for that. Does not wait."""
         now_s = self._monotonic_s()
-        if now_s < self._commit_at_s:
+        if now_s < self._commit_at_s and not any(map(self._begins, partitions)):
             return
         self._commit_at_s = now_s + COMMIT_EVERY_S
         if now_s >= self._refresh_at_s:
             self._refresh_at_s = now_s + REFRESH_EVERY_S
             self._committed.clear()
         self._commit(consumer, partitions, is_last=False)
+
+    def _begins(self, partition: int) -> bool:
+        """Whether the partition has a first position, which is committed at once.
+
+        A node that dies before that leaves none, and whoever takes the partition over has to start at the end.
+        """
+        if partition in self._begun or partition >= PARTITIONS_MAX:
+            return False
+        return self._table.handled_to(partition, self._log) != UNKNOWN_POSITION
 
     def commit_last(self, consumer: Consumer, partitions: Iterable[int]) -> None:
         """Commit the positions of partitions that this node gives up, and wait for it.
@@ -148,6 +159,7 @@ class NodePositions:
         now = str(self._time_ms())
         offsets = [TopicPartition(self._topic, p, at, now) for p, at in changed.items()]
         self._committed.update(changed)
+        self._begun.update(changed)
         try:
             answers = consumer.commit(offsets=offsets, asynchronous=not is_last)
         except KafkaException as error:

@@ -182,6 +182,26 @@ def test_positions_are_committed_once_a_second_and_with_the_time(node: Node) -> 
     assert node.consumer.times == {str(NOW_MS)}
 
 
+def test_the_first_position_of_a_partition_is_committed_at_once(node: Node) -> None:
+    node.handled(p0=5)
+    node.commit(0, 1)
+    node.handled(p0=6, p1=7)
+    node.commit(0, 1, after_s=0.1)
+    node.handled(p0=8, p1=9)
+    node.commit(0, 1, after_s=0.1)
+    assert node.consumer.commits == [({0: 5}, False), ({0: 6, 1: 7}, False)]
+
+
+def test_a_position_that_was_taken_over_is_committed_at_once_as_a_new_one(node: Node) -> None:
+    node.handled(p0=5)
+    node.commit(0)
+    node.consumer.offsets = {0: (70, str(NOW_MS))}
+    assert node.take_over(0)
+    node.commit(0, after_s=0.1)
+    node.commit(0, after_s=0.1)
+    assert node.consumer.commits == [({0: 5}, False), ({0: 70}, False)]
+
+
 def test_what_has_not_changed_is_committed_now_and_then_so_that_it_is_not_old(node: Node) -> None:
     node.handled(p0=5, p1=7)
     node.commit(0, 1)
