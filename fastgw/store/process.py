@@ -22,7 +22,7 @@ from setproctitle import setproctitle
 from fastgw import logs, ready_pipe, table
 from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
-from fastgw.errors import FastgwError, StartError
+from fastgw.errors import FastgwError, StartError, StoreError
 from fastgw.store.log_values import LogValues
 from fastgw.store.server import Server
 from fastgw.store.store import Store
@@ -89,7 +89,10 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
     server.close()
     await loop.run_in_executor(None, reader.stop, STOP_READING_S)
     values.close()
-    tables.close()
+    try:
+        tables.close()
+    except (StoreError, OSError) as error:  # such as a directory that was removed meanwhile
+        log.warning("store not closed in order", error=str(error))
     if failures:
         log.error("store failed", error=repr(failures[0]))
         return 1

@@ -157,12 +157,20 @@ def run_curl(line: str) -> httpx.Response:
 
 
 def test_three_requests_can_be_pasted_as_they_are(running: Demo) -> None:
-    lines = [line for line in running.told.splitlines() if line.startswith("curl ")]
+    lines = [line for line in running.told.splitlines() if line.startswith("curl ") and "$location" not in line]
     answers = [run_curl(line) for line in lines]
     assert [answer.status_code for answer in answers] == [201, 200, 201]
     assert [answer.json().get("customer") for answer in answers] == ["ada", None, None]
     assert answers[1].json()["name"] == "Ada Lovelace"
     assert answers[2].json() == {"id": "ada", "items": ["tea", "scones"]}
+
+
+@pytest.mark.needs("curl")
+def test_the_slow_report_can_be_pasted_as_it_is(running: Demo) -> None:
+    lines = [line for line in running.told.splitlines() if "location" in line and "curl" in line]
+    shell = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, check=True, timeout=60)
+    assert shell.stdout.startswith("HTTP/1.1 200")
+    assert '"orders":' in shell.stdout
 
 
 def test_orders_are_kept(running: Demo) -> None:
@@ -205,8 +213,8 @@ def test_a_wrong_request_is_told_what_is_wrong(
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     with started(tmp_path) as one:
         one.works()
-        # Broker, three services, supervisor, agent, two workers, and soon after them the worker in waiting.
-        eventually(lambda: len(descendants(one.process.pid)) == 9, START_S, "all its processes are there")
+        # Broker, three services, supervisor, agent, store, two workers, and soon after them the worker in waiting.
+        eventually(lambda: len(descendants(one.process.pid)) == 10, START_S, "all its processes are there")
         one.interrupt()
         assert one.ends() == 0
     assert "Traceback" not in one.told
@@ -285,6 +293,6 @@ def test_the_gateway_can_read_its_configuration() -> None:
 
 
 def test_every_start_has_a_secret_of_its_own() -> None:
-    texts = [demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", workers=1) for _ in range(2)]
+    texts = [demo.config_text("127.0.0.1:1", "127.0.0.1:8080", "127.0.0.1:9100", 1, "/tmp/store") for _ in range(2)]
     first, second = (config.loads(text, "demo.toml").gateway.secrets for text in texts)
     assert len({*first, *second}) == 2

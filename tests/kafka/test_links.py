@@ -509,7 +509,7 @@ def test_close_leaves_no_descriptor_and_no_thread(kind, kafka_bootstrap, topic):
     del house
     gc.collect()  # confluent-kafka ends a producer when it is collected
     eventually(lambda: len(open_now()[1]) <= len(before[1]), message="librdkafka's threads have ended")
-    eventually(lambda: len(open_now()[0]) <= len(before[0]), message="its descriptors are closed")
+    eventually(lambda: len(open_now()[0]) <= len(before[0]), timeout_s=30, message="its descriptors are closed")
 
 
 def test_statistics_are_logged_when_an_operator_asks_for_them(kind, kafka_bootstrap, topic):
