@@ -87,6 +87,7 @@ def public_shop(tmp_path_factory, kafka_bootstrap, make_module_topics):
         yield SimpleNamespace(gateway=gateway, replies=topics["replies"], service=service)
 
 
+@pytest.mark.real_kafka  # it chooses its fixture itself
 @pytest.mark.parametrize("link", ["native", "public"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_passes_both_ways(request, link, method):
