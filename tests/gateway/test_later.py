@@ -100,6 +100,12 @@ def shop(
                 future.result()
 
 
+@pytest.fixture(autouse=True)
+def store_is_there(shop: Shop) -> None:
+    """A test before this one may have killed the store."""
+    eventually(lambda: shop.gateway.status()["store"]["trouble"] is None, 30, "the store can answer")
+
+
 def test_the_topic_of_kept_replies_has_the_clock_of_the_broker(shop: Shop, kafka_admin: AdminClient) -> None:
     resource = ConfigResource(ResourceType.TOPIC, shop.later)
     found = kafka_admin.describe_configs([resource])[resource].result()
@@ -108,6 +114,7 @@ def test_the_topic_of_kept_replies_has_the_clock_of_the_broker(shop: Shop, kafka
     assert int(found["segment.ms"].value) == 3_600_000
 
 
+@pytest.mark.ending("deferred")
 def test_a_request_is_deferred_and_its_status_url_answers_as_the_service_did(shop: Shop) -> None:
     location = shop.deferred(b"report 1")
     request = shop.service.take(b"report 1")
@@ -166,6 +173,7 @@ def test_a_service_that_always_replies_to_the_response_topic_is_understood(shop:
     assert shop.gateway.replies("elsewhere") >= 1
 
 
+@pytest.mark.ending("ticket_cancelled")
 def test_delete_cancels_what_is_not_decided(shop: Shop) -> None:
     location = shop.deferred(b"cancelled")
     answer = shop.ask("DELETE", location)
