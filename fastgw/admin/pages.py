@@ -119,11 +119,11 @@ class Admin:
         ]
 
     def _names_of(self, service: ServiceState) -> list[str]:
-        names = self._route_names()
+        names = self.config.route_names
         return [names.get(number, f"#{number}") for number in service.routes]
 
     def _metrics(self) -> Page:
-        names, now_ns = self._route_names(), self._clock_ns()
+        names, now_ns = self.config.route_names, self._clock_ns()
         name = self.config.gateway.name
         store = store_state(self._table, now_ns) if self.config.needs_store else None
         text = metrics.render(self._table, names, now_ns, self.services(), self._supervisor(), name, store)
@@ -217,7 +217,7 @@ class Admin:
         return None if owner == _ctable.UNOWNED or position == _ctable.UNKNOWN_POSITION else position
 
     def _waiting(self, now_ns: int) -> dict[str, Any]:
-        names = self._route_names()
+        names = self.config.route_names
         oldest = self._table.waiting(WAITING_SHOWN)
         return {
             "total": max(len(oldest), self._waiting_total()),
@@ -238,11 +238,6 @@ class Admin:
     def _waiting_total(self) -> int:
         counts = map(self._table.states, range(self._table.processes))
         return sum(by_state.get(state, 0) for by_state in counts for state in PHASES)
-
-    def _route_names(self) -> dict[int, str]:
-        tickets = self.config.tickets
-        routes = (*self.config.routes, *([tickets] if tickets else []))
-        return {route.number: route.name for route in routes}
 
 
 def page(status: int, content_type: str, body: bytes) -> Page:

@@ -231,15 +231,19 @@ def _two_partitioners(routes: Routes) -> Iterator[Mistake]:
 # --- kept replies ----------------------------------------------------------------------------------------------------
 
 
+def _first_with_store(routes: Routes) -> int | None:
+    return next((number for number, route in routes.items() if route.needs_store), None)
+
+
 def _no_store_dir(store: Store, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
-    needing = next((number for number, route in routes.items() if route.needs_store), None)
+    needing = _first_with_store(routes)
     if needing is not None and store_dir(store, gateway) is None:
         expected = f"a directory for the store, because route[{needing}] has later = true"
         yield Mistake("store.dir", expected, "none", "under systemd, StateDirectory=fastgw in the unit is enough")
 
 
 def _no_secret(gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
-    needing = next((number for number, route in routes.items() if route.needs_store), None)
+    needing = _first_with_store(routes)
     if needing is not None and not gateway.secrets:
         expected = f"a secret, because route[{needing}] has later = true and hands out status URLs"
         hint = 'such as secrets = ["${FASTGW_SECRET}"]; `openssl rand -base64 32` prints one'
@@ -266,7 +270,7 @@ def _topic_of_kept_replies(later: Later, gateway: Gateway, routes: Routes) -> It
 
 
 def _routes_among_tickets(later: Later, routes: Routes) -> Iterator[Mistake]:
-    if not any(route.needs_store for route in routes.values()):
+    if _first_with_store(routes) is None:
         return
     taken = shape_of(later.path + "/{ticket}")
     for number, route in routes.items():

@@ -496,6 +496,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             number=TICKETS_NUMBER, name=path, methods=("GET", "HEAD", "DELETE"), path=path, topic="", max_body_bytes=0
         )
 
+    @property
+    def route_names(self) -> dict[int, str]:
+        """The names of all routes by their numbers, that of the status URLs included."""
+        tickets = self.tickets
+        return {route.number: route.name for route in (*self.routes, *([tickets] if tickets else []))}
+
+    @property
+    def longest_work_ns(self) -> int:
+        """The longest time for the work on a request whose reply may be kept; 0: no reply is kept."""
+        return max([route.work_timeout_ns for route in self.routes if route.needs_store], default=0)
+
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "gateway": Gateway,

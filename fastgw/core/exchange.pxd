@@ -27,8 +27,11 @@ cdef class Exchange:
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
-    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t, concurrency_hint=int)
+    @cython.locals(plan=Plan, slot=int64_t, token=int64_t, deadline_ns=int64_t)
     cpdef int64_t open(self, Admission admission, bytes body, answer, int64_t now_ns)
+
+    @cython.locals(concurrency_hint=int)
+    cdef bint _send_record(self, int64_t token, record, Plan plan, bytes raw, int64_t now_ns) except -1
 
     @cython.locals(plan=Plan)
     cpdef reserve(self, Admission admission)
@@ -42,6 +45,9 @@ cdef class Exchange:
 
     @cython.locals(plan=Plan)
     cdef _end(self, int64_t token, ending, detail, bint is_heard=*)
+
+    @cython.locals(plan=Plan)
+    cdef tuple _close(self, int64_t token, ending)
     cdef _give_up(self, int64_t token, why)
     cdef bint _is_unsent(self, int64_t token) except -1
     cdef _learn(self, Plan plan, bytes raw, cid, partition, int64_t ack_to_reply_ns)

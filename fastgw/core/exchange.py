@@ -265,22 +265,25 @@ class Exchange:
             return self._turn_away(plan, errors.REFUSED_SEND, OWN_ERROR, answer, kept, raw)
         # Before `send`: any code that ends the slot, `send` included, needs the entry to answer the request.
         self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
+        return token if self._send_record(token, record, plan, raw, now_ns) else REFUSED
+
+    def _send_record(self, token: int, record: Record, plan: Plan, raw: bytes, now_ns: int) -> bool:
         try:
             concurrency_hint = 0 if self._arrival_rate.is_alone(now_ns) else plan.in_flight
             self._send(record, token, plan.delivery_class, concurrency_hint, now_ns)
         except (QueueFull, SendRefused) as refused:
             ending, detail = _why_unsent(refused)
             self.undelivered(token, ending, detail)
-            return REFUSED
+            return False
         except MemoryError:
             raise  # ends the worker
         except Exception:
             self._journal.broke("record not sent", plan.name, raw)
             # The record may or may not have left, unless it still waits here.
             self.undelivered(token, errors.REFUSED_SEND if self._is_unsent(token) else errors.SEND_UNKNOWN, OWN_ERROR)
-            return REFUSED
+            return False
         self._slots.sent(token, now_ns)
-        return token
+        return True
 
     # The way in of requests with a waiter.
 
@@ -328,21 +331,7 @@ class Exchange:
         waiting = self._waiting[(token & SLOT_MASK) - self._first_slot]
         assert waiting is not None, "a request is sent before it ends"
         _, plan, raw, _, _ = waiting
-        try:
-            concurrency_hint = 0 if self._arrival_rate.is_alone(now_ns) else plan.in_flight
-            self._send(record, token, plan.delivery_class, concurrency_hint, now_ns)
-        except (QueueFull, SendRefused) as refused:
-            ending, detail = _why_unsent(refused)
-            self.undelivered(token, ending, detail)
-            return False
-        except MemoryError:
-            raise  # ends the worker
-        except Exception:
-            self._journal.broke("record not sent", plan.name, raw)
-            self.undelivered(token, errors.REFUSED_SEND if self._is_unsent(token) else errors.SEND_UNKNOWN, OWN_ERROR)
-            return False
-        self._slots.sent(token, now_ns)
-        return True
+        return self._send_record(token, record, plan, raw, now_ns)
 
     def turn_away(self, admission: Admission, ending: Ending, detail: str, answer: Answer, body_bytes: int) -> int:
         """Refuse a complete, reserved request; returns REFUSED."""
@@ -371,19 +360,8 @@ class Exchange:
         """End a request with an answer of the gateway that is not a problem. False: it has ended already."""
         if self._slots.finish(token, _ctable.ANSWERED) < 0:
             return False
-        _, plan, raw, answer, kept = self._take(token)
-        times = None if kept is None else self._slots.times(token)
-        self._table.count(self._process_index, plan.number, ending.number)
-        self._quota.give(plan)
-        self._slots.release(token)
+        (_, plan, raw, answer, kept), times = self._close(token, ending)
         self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
-        return True
-
-    def end(self, token: int, ending: Ending, detail: str) -> bool:
-        """End a request with a problem. False: it has ended already."""
-        if self._slots.finish(token, _ctable.FAILED) < 0:
-            return False
-        self._end(token, ending, detail)
         return True
 
     def drain(self) -> None:
@@ -524,15 +502,21 @@ class Exchange:
 
     def _end(self, token: int, ending: Ending, detail: str, is_heard: bool = True) -> None:
         """End a request whose slot has its final state. `is_heard` False: the client has left, so nothing is sent."""
-        _, plan, raw, answer, kept = self._take(token)
-        times = None if kept is None else self._slots.times(token)
-        self._table.count(self._process_index, plan.number, ending.number)
-        self._quota.give(plan)
-        self._slots.release(token)
+        (_, plan, raw, answer, kept), times = self._close(token, ending)
         if is_heard:
             self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, times)
         elif kept is not None:
             self._respond(plan.name, raw, None, (ending.status, [], b"", raw), ending, kept, times)
+
+    def _close(self, token: int, ending: Ending) -> tuple[_Waiting, tuple[int, int, int, int] | None]:
+        """Count a request whose slot has its final state, and free the slot. Returns its entry, and its times."""
+        waiting = self._take(token)
+        _, plan, _, _, kept = waiting
+        times = None if kept is None else self._slots.times(token)
+        self._table.count(self._process_index, plan.number, ending.number)
+        self._quota.give(plan)
+        self._slots.release(token)
+        return waiting, times
 
     def _failed(self, plan: Plan, ending: Ending, detail: str, raw: bytes) -> _Response:
         """The gateway's own answer to a failed request. An ending that needs an operator is logged."""

@@ -168,6 +168,15 @@ def _bytes(field: bytes | str | None) -> bytes:
     return field.encode() if isinstance(field, str) else field or b""
 
 
+def sent_on(reply: Reply, is_read_again: bool = False) -> RecordHeaders:
+    """The headers of a reply that this process sends on.
+
+    Args:
+        is_read_again: this process has taken its partition over, and the process before it may have sent it on already.
+    """
+    return [*reply.headers, (HOPS, READ_AGAIN if is_read_again else FIRST_HOP)]
+
+
 def has_hopped(reply: Reply) -> bool:
     """Whether another node has already sent the reply to its home partition."""
     return any(name == HOPS for name, _ in reply.headers)

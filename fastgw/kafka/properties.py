@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastgw.config import Limits, Route
+from fastgw.config import Config, Limits, Route
+from fastgw.config.units import NS_PER_MS
 from fastgw.kafka.link import LinkSettings, Properties
 
 QUEUE_BYTES = 128 << 20  # limit for the records in one producer, and for the records that wait for it
@@ -67,6 +68,17 @@ def consumer_properties(settings: LinkSettings) -> Properties:
         "fetch.queue.backoff.ms": 5,
         "fetch.error.backoff.ms": 50,
         "isolation.level": "read_committed",
+    }
+
+
+def store_consumer_properties(config: Config, client_id: str) -> Properties:
+    """The properties that the consumers of the store share. `client_id` names one, unless the operator does."""
+    kafka = config.kafka
+    return {
+        **client_properties(kafka.bootstrap, {"client.id": client_id, **kafka.client}),
+        "group.id": f"{config.gateway.name}.store",  # the client requires one; nothing is committed
+        "enable.auto.commit": False,
+        "fetch.wait.max.ms": kafka.fetch_wait_ns // NS_PER_MS,
     }
 
 

@@ -72,8 +72,7 @@ def own_topics(config: Config) -> list[str]:
 
 def kept_ms(config: Config) -> int:
     """Retention of the topic of kept replies: a reply is kept for `later.keep`, counted from the end of the work."""
-    longest_ns = max([route.work_timeout_ns for route in config.routes if route.needs_store], default=0)
-    return (config.later.keep_ns + longest_ns) // NS_PER_MS + RESPONSE_RETENTION_MS
+    return (config.later.keep_ns + config.longest_work_ns) // NS_PER_MS + RESPONSE_RETENTION_MS
 
 
 def groups_of(config: Config) -> dict[tuple[str, str], list[str]]:

@@ -21,7 +21,7 @@ import structlog
 
 from fastgw.back_off import BackOff
 from fastgw.errors import StartError
-from fastgw.mesh import frames, peers
+from fastgw.mesh import frames, unix_sockets
 from fastgw.mesh.framing import FrameError
 from fastgw.messages import Reply
 
@@ -79,13 +79,9 @@ class MeshLinks:
         Raises:
             StartError: the socket cannot be created (path too long, directory missing or not writable).
         """
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._path.unlink(missing_ok=True)
-            listening.bind(str(self._path))
-            self._path.chmod(0o600)
+            listening = unix_sockets.listening(self._path)
         except OSError as error:
-            listening.close()
             raise StartError(f"mesh socket {self._path}: {error}") from error
         self._server = await self._loop.create_unix_server(
             lambda: _Incoming(self._incoming, self._on_reply), sock=listening, backlog=SIBLINGS_BACKLOG
@@ -170,17 +166,13 @@ class _Link:
     def _connect(self) -> bool:
         if not self._back_off.due(self._loop.time()):
             return False
-        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            connecting.connect(str(self._path))
-            peers.check(connecting)
+            connected = self._socket = unix_sockets.connected(self._path)
         except OSError as error:
-            connecting.close()
             self._is_down(str(error))
             return False
-        self._socket = connecting
         # The sibling sends nothing on this socket: readable means that it has closed it.
-        self._loop.add_reader(connecting.fileno(), self._break, "closed by the sibling")
+        self._loop.add_reader(connected.fileno(), self._break, "closed by the sibling")
         return True
 
     def _is_down(self, why: str) -> None:
@@ -262,7 +254,7 @@ class _Incoming(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         try:
-            peers.check(stream.get_extra_info("socket"))
+            unix_sockets.check_peer(stream.get_extra_info("socket"))
         except OSError as error:
             log.warning("link refused", why=str(error))
             stream.abort()

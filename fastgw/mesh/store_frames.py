@@ -43,7 +43,6 @@ class Watch(msgspec.Struct, array_like=True, frozen=True):
     correlation_id: bytes
     partition: int  # its home in `<name>.later`
     until_ms: int  # records appended at this time or later do not count (epoch); 0: no limit
-    stays: bool = True  # False: only the present state is wanted
 
 
 class Unwatch(msgspec.Struct, array_like=True, frozen=True):

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from fastgw.config import Config
 from fastgw.kafka import client_log
-from fastgw.kafka.properties import client_properties
+from fastgw.kafka.properties import store_consumer_properties
 
 TIMEOUT_S = 5.0  # for one value
 POLL_S = 0.05
@@ -44,20 +44,17 @@ class LogValues:
         consumer: Any = None
         while (wanted := self._wanted.get()) is not None:
             if consumer is None:  # most stores never need one
-                consumer = Consumer(self._client_settings() | client_log.listening())
+                consumer = Consumer(self._client_settings())
             partition, offset, on_value = wanted
             self._loop.call_soon_threadsafe(on_value, self._value(consumer, partition, offset))
         if consumer is not None:
             consumer.close()
 
     def _client_settings(self) -> dict[str, Any]:
-        kafka = self._config.kafka
         return {
-            **client_properties(kafka.bootstrap, {"client.id": "fastgw-store-values", **kafka.client}),
-            "group.id": f"{self._config.gateway.name}.store",  # the client requires one; nothing is committed
-            "enable.auto.commit": False,
+            **store_consumer_properties(self._config, "fastgw-store-values"),
             "auto.offset.reset": "error",
-            "fetch.wait.max.ms": kafka.fetch_wait_ns // 1_000_000,
+            **client_log.listening(),
         }
 
     def _value(self, consumer: Consumer, partition: int, offset: int) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import structlog
 
 from fastgw.errors import StartError
 from fastgw.kept_replies import State, Topics
-from fastgw.mesh import peers, store_frames
+from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Hello, Unwatch, Watch
 
@@ -47,13 +46,9 @@ class Server:
         Raises:
             StartError: the socket cannot be made.
         """
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._path.unlink(missing_ok=True)
-            listening.bind(str(self._path))
-            self._path.chmod(0o600)
+            listening = unix_sockets.listening(self._path)
         except OSError as error:
-            listening.close()
             raise StartError(f"store socket {self._path}: {error}") from error
         self._server = await self._loop.create_unix_server(
             lambda: Connection(self, self._store, self._loop), sock=listening, backlog=BACKLOG
@@ -89,7 +84,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         try:
-            peers.check(transport.get_extra_info("socket"))
+            unix_sockets.check_peer(transport.get_extra_info("socket"))
         except OSError as error:
             self.cut(str(error))
 

@@ -58,7 +58,7 @@ class SplitReplies:
                     reply.value,
                     reply.correlation_id,
                     cid.home,
-                    headers=[*reply.headers, (plain.HOPS, b"1")],
+                    headers=plain.sent_on(reply),
                     on_delivery=lambda error, _message: failed.append(error) if error is not None else None,
                 )
             except (KafkaException, BufferError) as error:

@@ -18,6 +18,7 @@ import structlog
 
 from fastgw._ctable import Table
 from fastgw.config import Config
+from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import control
 from fastgw.dialects.control import BadControl, Cancelled
 from fastgw.errors import StoreDamaged, StoreError
@@ -184,10 +185,8 @@ class Store:
             self._tables.append(parts)
         except StoreDamaged:
             raise  # the process ends, and its successor builds the tables again
-        except StoreError as error:
-            held_back = self._said.admit(("append",), time.monotonic_ns())
-            if held_back >= 0:
-                log.error("kept replies not written", error=str(error), held_back=held_back)
+        except StoreError as error:  # it ends as well, and its successor reads on
+            log.error("kept replies not written", error=str(error))
             raise
 
     def _look_at_readiness(self) -> None:
@@ -280,15 +279,11 @@ class Store:
         read_to_ms = min([self._read_to_ms.get(number, 0) for number in range(self.topics.later_partitions)], default=0)
         for correlation_id in self._watches.over(read_to_ms - FINAL_MS + 1):
             self._tell_all(correlation_id)
-        keep_ms = self.config.later.keep_ns // 1_000_000 + self.longest_work_ms
+        # Longer than any status URL is valid: `later.keep` counts from its request on.
+        keep_ms = (self.config.later.keep_ns + self.config.longest_work_ns) // NS_PER_MS
         self._tables.expire(now_ms, {self.topics.later_id: keep_ms}, EXPIRED_AT_ONCE)
         self._show()
         self._loop.call_later(SWEEP_S, self._sweep)
-
-    @property
-    def longest_work_ms(self) -> int:
-        """The longest time for work of any route: a reply is kept for `later.keep` from the request on."""
-        return max((route.work_timeout_ns for route in self.config.routes if route.needs_store), default=0) // 1_000_000
 
     def _show(self) -> None:
         sizes = self._tables.sizes()

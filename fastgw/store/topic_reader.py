@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from fastgw.config import Config
 from fastgw.dialects.plain import decode_reply
 from fastgw.kafka import client_log, cluster
-from fastgw.kafka.properties import client_properties
+from fastgw.kafka.properties import store_consumer_properties
 from fastgw.messages import Reply
 from fastgw.throttle import Troubles
 
@@ -122,7 +122,7 @@ class TopicReader:
 
     def _read_topic(self) -> None:
         """Read the topic until it has changed."""
-        consumer = Consumer(self._client_settings() | client_log.listening())
+        consumer = Consumer(self._client_settings())
         try:
             located = self._look(consumer)
             if located is None:
@@ -135,15 +135,12 @@ class TopicReader:
             consumer.close()
 
     def _client_settings(self) -> dict[str, Any]:
-        kafka = self._config.kafka
         return {
-            **client_properties(kafka.bootstrap, {"client.id": "fastgw-store", **kafka.client}),
-            "group.id": f"{self._config.gateway.name}.store",  # the client requires one; nothing is committed
-            "enable.auto.commit": False,
+            **store_consumer_properties(self._config, "fastgw-store"),
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",  # below the start of the log: what is left of it
-            "fetch.wait.max.ms": kafka.fetch_wait_ns // 1_000_000,
+            **client_log.listening(),
         }
 
     def _read_on(self, consumer: Consumer, located: Located) -> None:

@@ -154,12 +154,11 @@ class Replies:
     def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
         if whose is Whose.FORWARD:
             if self._canaries.is_old(reply.partition, reply.offset):
-                reply = reply._replace(headers=[*reply.headers, (plain.HOPS, plain.READ_AGAIN)])
+                reply = reply._replace(headers=plain.sent_on(reply, is_read_again=True))
             sent = self._forward(cid.worker, cid.generation, reply)
             return ReplyDisposition.MISROUTED if sent else ReplyDisposition.DROPPED
         if whose is Whose.REROUTE and not plain.has_hopped(reply):
-            is_old = self._canaries.is_old(reply.partition, reply.offset)
-            headers = [*reply.headers, (plain.HOPS, plain.READ_AGAIN if is_old else plain.FIRST_HOP)]
+            headers = plain.sent_on(reply, self._canaries.is_old(reply.partition, reply.offset))
             sent = self._send(Record(self._reply_topic, reply.value, reply.correlation_id, headers, cid.home))
             return ReplyDisposition.REROUTED if sent else ReplyDisposition.DROPPED
         return ReplyDisposition.ORPHAN if whose is Whose.ORPHAN else ReplyDisposition.FOREIGN
@@ -169,8 +168,7 @@ class Replies:
         topic = self._other_topics.get(cid.topic)
         if topic is None or plain.has_hopped(reply):
             return ReplyDisposition.ORPHAN
-        headers = [*reply.headers, (plain.HOPS, b"1")]
-        sent = self._send(Record(topic, reply.value, reply.correlation_id, headers, cid.home))
+        sent = self._send(Record(topic, reply.value, reply.correlation_id, plain.sent_on(reply), cid.home))
         return ReplyDisposition.ELSEWHERE if sent else ReplyDisposition.DROPPED
 
     def _hear_duplicate(self, node: int, partition: int, now_ns: int) -> None:

@@ -8,7 +8,6 @@ disconnected has no watches, and the first state after a registration is complet
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import structlog
 from fastgw.back_off import BackOff
 from fastgw.core.kept import OnState
 from fastgw.kept_replies import State, Topics
-from fastgw.mesh import peers, store_frames
+from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Hello, Unwatch, Watch
 
@@ -58,19 +57,14 @@ class StoreLink:
         """Connect, if there is no connection and the back-off is over."""
         if self._connection is not None or self._is_closed or not self._back_off.due(self._loop.time()):
             return
-        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            connecting.connect(str(self._path))
-            peers.check(connecting)
+            connected = unix_sockets.connected(self._path)
         except OSError:
-            connecting.close()
             self._back_off.failed(self._loop.time())
             return
         connection = self._connection = _Connection(self)
         # A task needs a reference until it has ended.
-        self._connecting = self._loop.create_task(
-            self._loop.create_unix_connection(lambda: connection, sock=connecting)
-        )
+        self._connecting = self._loop.create_task(self._loop.create_unix_connection(lambda: connection, sock=connected))
 
     def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
         """See `KeptReplies.watch`."""

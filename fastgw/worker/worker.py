@@ -110,11 +110,9 @@ class Worker:
         for plan in self._plans.all:
             self._link.preload_topic(plan.delivery_class, plan.topic)
         policies = Policies(cfg.cors, cfg.routes)
-        routes = (*cfg.routes, *([cfg.tickets] if cfg.tickets else []))
-        names = {route.number: route.name for route in routes}
-        secret_prefix = f"{cfg.later.path}/" if cfg.tickets else ""
+        secret_prefix = f"{cfg.later.path}/" if cfg.needs_store else ""
         has_notes = policies or self._access_log is not None
-        notes = Notes(policies, self._access_log, names, secret_prefix) if has_notes else None
+        notes = Notes(policies, self._access_log, cfg.route_names, secret_prefix) if has_notes else None
         self._exchange = Exchange(
             self._table,
             self._process_index,

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from fastgw.errors import StartError
-from fastgw.mesh import frames, peers
+from fastgw.mesh import frames, unix_sockets
 from fastgw.mesh.links import MeshLinks, socket_path
 from fastgw.messages import Reply
 
@@ -237,7 +237,7 @@ def test_a_peer_of_another_user_is_refused_on_both_sides(
     async def scenario() -> None:
         a, _ = await start(run_dir, 0)
         b, inbox = await start(run_dir, 1)
-        monkeypatch.setattr(peers.os, "geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr(unix_sockets.os, "geteuid", lambda: os.getuid() + 1)
         assert not a.forward(1, 1, reply(1)), "the one who connects looks, too"
         reader, writer = await asyncio.open_unix_connection(str(socket_path(run_dir, 1, 1)))
         writer.write(frames.encode(reply(1)))

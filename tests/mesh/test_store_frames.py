@@ -14,7 +14,7 @@ from fastgw.mesh import store_frames
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Hello, Unwatch, Watch
 
-OF_WORKER = [Hello(1), Watch(7, b"id", 3, 1000), Watch(8, b"", 0, 0, stays=False), Unwatch(7)]
+OF_WORKER = [Hello(1), Watch(7, b"id", 3, 1000), Watch(8, b"", 0, 0), Unwatch(7)]
 OF_STORE = [
     Topics(bytes(16), 8, True),
     Topics(bytes(16), 0, False, is_full=True),

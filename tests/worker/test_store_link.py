@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from fastgw.kept_replies import Known, State, Topics
-from fastgw.mesh import peers, store_frames
+from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.store_frames import Hello, Watch
 from fastgw.store.server import Connection, Server
 from fastgw.worker.store_link import StoreLink
@@ -118,7 +118,7 @@ async def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 while await loop.sock_recv(worker, 4096):
                     pass
     assert store.watched == []
-    monkeypatch.setattr(peers.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(unix_sockets.os, "geteuid", lambda: os.getuid() + 1)
     link = StoreLink(tmp_path, loop)
     link.tick()
     assert link.topics is None
