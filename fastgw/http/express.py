@@ -71,7 +71,7 @@ class ExpressFront(Front):
         self._fd = fd
         self._server: asyncio.AbstractServer | None = None
         self._slow_clients: SlowClients | None = None
-        self._looked_at: dict[int, Connection] = {}  # the connections of this round of `slow_clients`
+        self._looked_at: dict[int, Connection] = {}  # the connections of the last round of `slow_clients`
         self._is_ending = False  # no new connections can arrive
         self._ended = self._loop.create_future()
 
@@ -180,6 +180,7 @@ class ExpressFront(Front):
 
     def descriptors(self) -> Iterator[int]:
         """Connections with a recent answer, which may still be unread; the thousands of others need no look."""
+        self._looked_at = {}
         moment = self.now - self.writes_due.timeout_s - 2 * ROUND_PERIOD_MAX_S
         for connection in list(self._connections):
             if connection.has_been_answered_since(moment):
@@ -188,11 +189,13 @@ class ExpressFront(Front):
                 yield fd
 
     def standing(self, fd: int, _connection: socket.socket) -> Standing | None:
-        connection = self._looked_at[fd]
+        connection = self._looked_at.get(fd)
+        if connection is None or connection.fileno() != fd:
+            return None  # it has ended since the round, and the descriptor is another connection's
         return Standing(connection.is_busy, connection.quiet_since + SWEEP_S)
 
     def round_ends(self) -> None:
-        self._looked_at.clear()
+        """Nothing to do: `standing` may be called again before the next round."""
 
     def _end_deserted(self) -> None:
         """Cuts paused connections whose other end has closed: while reading is paused, this must be polled."""

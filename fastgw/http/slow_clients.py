@@ -5,11 +5,15 @@ hyper has only one timer for late heads and idle connections, and none while it 
 has the data (TCP_INFO), and the front knows the state of a connection (`Standing`). So each round checks all sockets,
 or those that the front lists, a few at a time:
 
-- *slow*: the last answer was given more than one write timeout ago, and data is queued for the client in two successive
-  rounds. If the client sends further requests meanwhile: data queued one write timeout ago is still not acknowledged. A
-  client that reads nothing at all is closed by the kernel: TCP_USER_TIMEOUT is set on the listening socket.
+- *slow*: the last answer was given more than one write timeout ago, and data has been queued for the client for some
+  time. If the client sends further requests meanwhile: data queued one write timeout ago is still not acknowledged. Or
+  the front itself knows that the client is late (`Standing.is_late`). A client that reads nothing at all is closed by
+  the kernel, too: TCP_USER_TIMEOUT is set on the listening socket.
 - *silent*: the client has begun a request head or never sent a request, and the head did not arrive within its timeout.
 - *idle*: the last request was answered more than one idle timeout ago.
+
+A slow client is closed within its write timeout and `lateness_s`: a socket whose client may become late before the next
+round is checked again when it is due.
 
 A socket is checked through a duplicate of its descriptor, so that a socket that is closed meanwhile is not confused
 with another one. Its owner sees the shutdown as the end of the client. Unix sockets have no TCP_INFO; they are local.
@@ -20,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import ipaddress
+import math
 import os
 import socket
 import struct
@@ -38,6 +43,9 @@ LOOKS_AT_ONCE = 32  # a fifth of a millisecond of the loop's time (measured: 6 u
 NEXT_LOOKS_AFTER_S = 0.005
 ROUNDS_PER_TIMEOUT = 4  # the precision is a quarter of the shortest timeout
 ROUND_PERIOD_MAX_S = 2.5
+SUSPECT_PERIOD_S = 0.25  # between two looks at those that are due before the next round
+LATENESS_S, LATENESS_SHARE = 1.0, 0.1  # of the write timeout: see `lateness_s`
+QUEUED_S = 2.5  # data queued for less may be a ping, which HTTP/2 connections get long after their last answer
 SILENCE_SLACK_S = 1.0  # the kernel counts in ticks, and data of the client may be in transit
 
 SO_COOKIE = 57  # a unique number of a socket (Linux 4.6); not in Python's socket module
@@ -51,8 +59,9 @@ _INT = struct.Struct("=i")
 class Standing(NamedTuple):
     """A front's knowledge about a connection that has sent a request."""
 
-    is_busy: bool  # a request is arriving or waits for its answer
+    is_busy: bool  # a request is arriving or waits for its answer, or the front has an answer that is not read
     since_s: float  # time of the last answer, by the loop's clock
+    is_late: bool = False  # the front has an answer that should have been read by now
 
 
 class Clients(Protocol):
@@ -81,6 +90,12 @@ class _Mark(NamedTuple):
 
     since_s: float
     position: int  # a position in all bytes ever sent to the client
+    queued_s: float = 0.0  # since when every look has found something queued
+
+
+def lateness_s(write_s: float) -> float:
+    """The longest time from the write timeout to the end of a slow reader: a tenth of it, or a second if more."""
+    return max(LATENESS_S, LATENESS_SHARE * write_s)
 
 
 def all_descriptors() -> Iterator[int]:
@@ -114,10 +129,15 @@ class SlowClients:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         shortest_s = min(timeout_s for timeout_s in timeouts if timeout_s is not None)
-        self._period_s = min(ROUND_PERIOD_MAX_S, shortest_s / ROUNDS_PER_TIMEOUT)
+        # Data may be queued for almost a round before it is noticed, and the look when it is due may be late as well.
+        precise_s = lateness_s(timeouts.write_s) - 2 * SUSPECT_PERIOD_S
+        self._period_s = min(ROUND_PERIOD_MAX_S, shortest_s / ROUNDS_PER_TIMEOUT, precise_s)
+        self._queued_s = min(QUEUED_S, timeouts.write_s / ROUNDS_PER_TIMEOUT)
         self.open_connections = 0
         # One round. By socket cookie: the observations of the last round and of this one.
         self._fds: Iterator[int] = iter(())
+        self._suspects: dict[int, float] = {}  # descriptors to look at again before the next round, and when
+        self._next_round_s = 0.0
         self._queued: dict[int, _Mark] = {}  # had queued data; the position is its end
         self._still_queued: dict[int, _Mark] = {}
         self._heads: dict[int, _Mark] = {}  # had begun a head; the position is the end of the data sent before
@@ -141,7 +161,8 @@ class SlowClients:
     def _begin_round(self) -> None:
         self._fds = self._clients.descriptors()
         self._still_queued, self._still_heads = {}, {}
-        self._looked_at = self._cut = 0
+        self._suspects = {}
+        self._looked_at = 0
         self._go_on()
 
     def _go_on(self) -> None:
@@ -156,11 +177,40 @@ class SlowClients:
         self._queued, self._heads = self._still_queued, self._still_heads
         self.open_connections = self._looked_at
         self._clients.round_ends()
+        self._tell_cut()
+        self._next_round_s = now + self._period_s
+        self._until_next_round(now)
+
+    def _tell_cut(self) -> None:
         if self._cut:
             log.warning("stalled clients cut off", port=self._port, connections=self._cut)
-        self._after(self._period_s, self._begin_round)
+            self._cut = 0
 
-    def _look(self, fd: int, now: float) -> None:
+    def _until_next_round(self, now: float) -> None:
+        left_s = self._next_round_s - now
+        if self._suspects and left_s > SUSPECT_PERIOD_S:
+            self._after(SUSPECT_PERIOD_S, self._look_again)
+        else:
+            self._after(max(0.0, left_s), self._begin_round)
+
+    def _look_again(self) -> None:
+        """Looks at those that were found in the last round and are due now."""
+        now = self._loop.time()
+        due = list(islice((fd for fd, due_s in self._suspects.items() if due_s <= now), LOOKS_AT_ONCE))
+        for fd in due:
+            del self._suspects[fd]
+            self.look(fd)
+        if len(due) == LOOKS_AT_ONCE:
+            self._after(NEXT_LOOKS_AFTER_S, self._look_again)
+            return
+        self._tell_cut()
+        self._until_next_round(now)
+
+    def look(self, fd: int) -> None:
+        """Judges one connection now, between two rounds or within one."""
+        self._look(fd, self._loop.time(), is_again=True)
+
+    def _look(self, fd: int, now: float, is_again: bool = False) -> None:
         try:
             copy = os.dup(fd)
         except OSError:
@@ -176,22 +226,32 @@ class SlowClients:
             except OSError:
                 return  # not TCP
             if len(info) == _TCP_INFO.size and info[0] == ESTABLISHED and self._is_ours(one):
-                self._looked_at += 1
-                self._judge(one, info, self._clients.standing(fd, one), now)
+                standing = self._clients.standing(fd, one)
+                if is_again:
+                    self._judge_again(one, info, standing, now)
+                else:
+                    self._looked_at += 1
+                    self._judge(fd, one, info, standing, now)
 
-    def _judge(self, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
+    def _judge_again(self, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
+        _, unacknowledged, _, _, acknowledged, unsent = _TCP_INFO.unpack(info)
+        mark = self._queued.get(_cookie_of(one)) if unacknowledged or unsent else None
+        is_slow = mark is not None and self._is_slow(mark, acknowledged, standing, now)
+        if is_slow or (standing is not None and standing.is_late):
+            self._cut_off_reader(one)
+
+    def _judge(self, fd: int, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
         _, unacknowledged, last_sent_ms, last_received_ms, acknowledged, unsent = _TCP_INFO.unpack(info)
-        if unacknowledged or unsent:
-            cookie = _cookie_of(one)
-            # HTTP/2 connections get pings long after their last answer: a ping is acknowledged by the next round.
-            was_queued = cookie in self._queued
-            answered_long_ago = (
-                standing is not None and not standing.is_busy and now - standing.since_s > self._timeouts.write_s
-            )
-            if self._is_slow(one, cookie, acknowledged, now) or (answered_long_ago and was_queued):
-                # Without this, the kernel would keep the queued data after the connection.
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self._cut_off(one, Cut.SLOW_READER)
+        if standing is not None and standing.is_late:
+            self._cut_off_reader(one)
+        elif unacknowledged or unsent:
+            mark = self._mark_queued(one, acknowledged, now)
+            if self._is_slow(mark, acknowledged, standing, now):
+                self._cut_off_reader(one)
+                return
+            due_s = self._due_s(mark, standing)
+            if due_s <= now + self._period_s + SUSPECT_PERIOD_S:
+                self._suspects[fd] = due_s
         elif self._timeouts.header_s is not None and not (standing is not None and standing.is_busy):
             silent_s = min(last_sent_ms, last_received_ms) / 1000
             has_begun = last_received_ms < last_sent_ms  # the client sent last
@@ -205,13 +265,29 @@ class SlowClients:
         host, port = one.getsockname()[:2]
         return port == self._port and self._host in (host, None)
 
-    def _is_slow(self, one: socket.socket, cookie: int, acknowledged: int, now: float) -> bool:
-        before = self._queued.get(cookie)
-        if before is None or acknowledged >= before.position:
+    def _mark_queued(self, one: socket.socket, acknowledged: int, now: float) -> _Mark:
+        """Since when what is queued now has been queued."""
+        cookie = _cookie_of(one)
+        mark = self._queued.get(cookie)
+        if mark is None or acknowledged >= mark.position:
             (queued_bytes,) = _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
-            before = _Mark(now, acknowledged + queued_bytes)
-        self._still_queued[cookie] = before
-        return now - before.since_s > self._timeouts.write_s
+            mark = _Mark(now, acknowledged + queued_bytes, now if mark is None else mark.queued_s)
+        self._still_queued[cookie] = mark
+        return mark
+
+    def _is_slow(self, mark: _Mark, acknowledged: int, standing: Standing | None, now: float) -> bool:
+        stands_still = acknowledged < mark.position and now >= mark.since_s + self._timeouts.write_s
+        return stands_still or now >= self._answer_due_s(mark, standing)
+
+    def _due_s(self, mark: _Mark, standing: Standing | None) -> float:
+        """When a client will be slow that reads nothing until then."""
+        return min(mark.since_s + self._timeouts.write_s, self._answer_due_s(mark, standing))
+
+    def _answer_due_s(self, mark: _Mark, standing: Standing | None) -> float:
+        """When everything should have been read because the last answer was given long before."""
+        if standing is None or standing.is_busy:
+            return math.inf
+        return max(standing.since_s + self._timeouts.write_s, mark.queued_s + self._queued_s)
 
     def _is_late(self, standing: Standing | None, silent_s: float) -> bool:
         """No request was ever sent, and no data moves. (HTTP/2 connections get pings: they are never silent.)"""
@@ -235,6 +311,11 @@ class SlowClients:
     def _is_idle(self, standing: Standing | None, now: float) -> bool:
         idle_s = self._timeouts.idle_s
         return standing is not None and idle_s is not None and now - standing.since_s > idle_s + SILENCE_SLACK_S
+
+    def _cut_off_reader(self, one: socket.socket) -> None:
+        # Without this, the kernel would keep the queued data after the connection.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._cut_off(one, Cut.SLOW_READER)
 
     def _cut_off(self, one: socket.socket, why: Cut) -> None:
         self._cut += 1

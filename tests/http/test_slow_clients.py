@@ -9,7 +9,15 @@ import time
 
 import pytest
 
-from fastgw.http.slow_clients import LOOKS_AT_ONCE, SlowClients, Standing, Timeouts, all_descriptors
+from fastgw.http.slow_clients import (
+    LOOKS_AT_ONCE,
+    SUSPECT_PERIOD_S,
+    SlowClients,
+    Standing,
+    Timeouts,
+    all_descriptors,
+    lateness_s,
+)
 from fastgw.messages import Cut
 from tests.fronts.houses import LoopThread
 from tests.waiting import eventually
@@ -231,6 +239,58 @@ def test_an_answer_has_one_write_timeout_however_often_a_little_of_it_is_taken(w
     eventually(ended)
     assert watched.cuts == [Cut.SLOW_READER]
     assert time.monotonic() - begun_s > 1.0
+
+
+@pytest.mark.parametrize("write_s", [0.1, 0.3, 1.0, 5.0, 10.0, 20.0, 60.0])
+@pytest.mark.parametrize("header_s", [None, 10.0])
+def test_rounds_are_near_enough_for_the_precision_that_is_promised(loop_thread, write_s, header_s):
+    """What is queued may be noticed one round later, and looked at again a little late."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        timeouts = Timeouts(write_s, header_s)
+        watch = loop_thread.call(SlowClients, listening, timeouts, Clientless(), lambda _: None)
+    latest_s = watch._period_s + 2 * SUSPECT_PERIOD_S
+    assert latest_s <= lateness_s(write_s)
+    assert lateness_s(write_s) == max(1.0, 0.1 * write_s)
+
+
+class Clientless:
+    """A front without any."""
+
+
+def test_a_reader_that_stands_still_is_ended_in_time_although_the_rounds_are_far_apart(watch):
+    """The next request of a busy client hides when its answer was given: what is queued counts from its first look."""
+    watched = watch(write_s=2.0, header_s=None, idle_s=None)
+    lateness, attempts = [], 4
+    while not lateness or (min(lateness) > lateness_s(2.0) and len(lateness) < attempts):
+        client, server = watched.connection()
+        watched.asks(client)
+        begun_s = time.monotonic()
+        fill(server)
+
+        def ended(server=server, client=client) -> bool:
+            read_a_little(client)
+            return is_ended(server)
+
+        eventually(ended)
+        lateness.append(time.monotonic() - begun_s - 2.0)
+    assert 0 <= min(lateness) <= lateness_s(2.0), lateness
+
+
+def test_a_front_may_know_better_that_a_client_is_late(watch):
+    """Nothing is queued in the kernel: an HTTP/2 client that opens no window."""
+    watched = watch(write_s=60, header_s=60, idle_s=60)
+    client, server = watched.connection()
+    (_, other_server) = watched.connection()
+    server.send(b"a head")
+    read_a_little(client)
+    watched.standings[client.getsockname()[1]] = Standing(True, 0.0, is_late=True)
+    watched._call(watched.watch.look, server.fileno())
+    assert watched.cuts == [Cut.SLOW_READER]
+    assert is_ended(server)
+    watched._call(watched.watch.look, other_server.fileno())
+    watched._call(watched.watch.look, -1)
+    assert watched.cuts == [Cut.SLOW_READER]
+    assert not is_ended(other_server)
 
 
 def test_what_is_sent_long_after_the_answer_is_no_answer_that_is_not_taken(watch):
