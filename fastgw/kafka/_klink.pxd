@@ -176,6 +176,13 @@ cdef enum:
 
 
 cpdef set_alarm(int fd, uint64_t at_ns)
+cpdef int64_t record_bytes(bytes value, bytes key, list headers) except -1
+
+
+@cython.final
+cdef class RecordMemory:
+    cdef readonly int64_t max_bytes
+    cdef public int64_t held_bytes
 
 
 cdef class Client:
@@ -195,6 +202,8 @@ cdef class Producer(Client):
     cdef dict partitioners  # topic -> librdkafka's name of the partitioner for records with a key; else the client's
     cdef list complete  # batches whose last delivery report has arrived since `acknowledged` was called
     cdef int32_t[BATCHES] outstanding  # batch or bucket -> records without a delivery report
+    cdef int64_t[BATCHES] header_bytes  # batch or bucket -> bytes of the headers of its records, until all are reported
+    cdef RecordMemory memory  # counts the records without a delivery report
     cdef int young_bucket  # new unbatched records are counted here
     cdef int old_bucket  # older unbatched records
     cdef int64_t young_since_ns, old_since_ns  # when the first record of a bucket that is not empty was sent

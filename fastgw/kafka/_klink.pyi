@@ -15,6 +15,7 @@ OFFSET_BEGINNING: Final[int]
 OFFSET_END: Final[int]
 REPLIES_MAX: Final[int]  # the most replies that `replies` gives at once
 LAST_BATCH: Final[int]  # batches have the numbers from 1 to this one
+NO_ROOM: Final[tuple[int, str]]  # what `send` returns for a record that does not fit into the `RecordMemory`
 
 # Status of a failed record.
 NOT_PERSISTED: Final[int]  # never sent to a broker, or refused by it: it is in no log
@@ -88,6 +89,17 @@ def alarm() -> int:
 def set_alarm(fd: int, at_ns: int) -> None:
     """Set the alarm's time (monotonic), replacing an earlier one."""
 
+class RecordMemory:
+    """Counts the records of several producers, from `Producer.send` until their delivery reports were processed."""
+
+    max_bytes: int
+    held_bytes: int  # their values, keys and headers; headers count until all records of their batch are reported
+
+    def __init__(self, max_bytes: int = ...) -> None: ...
+
+def record_bytes(value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]) -> int:
+    """The size of a record as `RecordMemory` counts it."""
+
 class Client:
     """Base class of both clients. Settings are librdkafka properties as text; ValueError reports an invalid one."""
 
@@ -111,8 +123,13 @@ class Producer(Client):
         slots: SlotRange | None,
         event_fd: int,
         partitioners: dict[str, str] | None = None,
+        memory: RecordMemory | None = None,
     ) -> None:
-        """`partitioners`: topic -> librdkafka's name of the partitioner for records with a key; else the client's."""
+        """
+        Args:
+            partitioners: topic -> librdkafka's name of the partitioner for records with a key; else the client's.
+            memory: limits the records that wait, here and in other producers; None: no limit.
+        """
 
     def events(self) -> list[Delivered | Undelivered | ClientError | LogLine | Statistics]:
         """All events since the last call; `event_fd` becomes readable when there are some.
@@ -144,7 +161,8 @@ class Producer(Client):
             keyless_to: a number whose remainder by the partition count is the partition; -1: a random one per record.
 
         Returns:
-            None; or, if librdkafka refused the record at once, code and text of the error.
+            None; or code and text of the error, if librdkafka refused the record at once or there is no room for it
+            (NO_ROOM).
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, or the topic's name is invalid; nothing was sent.

@@ -55,11 +55,13 @@ cdef enum:
     WHY_BYTES = 512           # room for librdkafka's reasons
     SAME_AGE_NS = 100_000_000  # an unbatched record sent this long after the first of a bucket counts as younger
     ERR_DESTROY = -197        # RD_KAFKA_RESP_ERR__DESTROY
+    ERR_QUEUE_FULL = -184     # RD_KAFKA_RESP_ERR__QUEUE_FULL
 
 OFFSET_BEGINNING = -2
 OFFSET_END = -1
 REPLIES_MAX = REPLIES_AT_ONCE
 LAST_BATCH = FIRST_BUCKET - 1
+NO_ROOM = ERR_QUEUE_FULL, "too many bytes wait until Kafka acknowledges earlier records"
 
 NOT_PERSISTED = RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 POSSIBLY_PERSISTED = RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
@@ -234,10 +236,31 @@ cdef object offsets(rd_kafka_event_t* event):
     return Offsets(request, found, failed, "")
 
 
+@cython.final
+cdef class RecordMemory:
+    def __cinit__(self, int64_t max_bytes=(1 << 63) - 1):
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def __repr__(self):
+        return f"<RecordMemory {self.held_bytes} of {self.max_bytes} bytes>"
+
+
+cpdef int64_t record_bytes(bytes value, bytes key, list headers) except -1:
+    cdef int64_t total = PyBytes_GET_SIZE(value) + (PyBytes_GET_SIZE(key) if key is not None else 0)
+    cdef str name
+    cdef bytes header
+    for name, header in headers:
+        total += len(name) + PyBytes_GET_SIZE(header)
+    return total
+
+
 @cython.no_gc_clear
 cdef class Producer(Client):
-    def __cinit__(self, list settings not None, SlotRange slots, int event_fd, dict partitioners=None):
+    def __cinit__(self, list settings not None, SlotRange slots, int event_fd, dict partitioners=None,
+                  RecordMemory memory=None):
         self.slots = slots
+        self.memory = memory if memory is not None else RecordMemory()
         self.topics = {}
         self.partitioners = {topic: name.encode() for topic, name in partitioners.items()} if partitioners else {}
         self.complete = []
@@ -256,6 +279,7 @@ cdef class Producer(Client):
         cdef ct_slot* slot
         cdef const rd_kafka_message_t* message = rd_kafka_event_message_next(event)
         while message != NULL:
+            self.memory.held_bytes -= <int64_t>(message.len + message.key_len)
             token = self.token_of(message)
             if token == UNTRACKED_TOKEN:
                 pass
@@ -275,8 +299,13 @@ cdef class Producer(Client):
         cdef int64_t named = <int64_t><Py_ssize_t>message._private
         cdef int64_t batch = named >> TOKEN_BITS
         self.outstanding[batch] -= 1
-        if self.outstanding[batch] == 0 and batch < FIRST_BUCKET:
-            self.complete.append(batch)
+        if self.outstanding[batch] == 0:
+            # A report tells the size of value and key. librdkafka does not tell the size of headers, and to add it up
+            # would cost each record a tenth of a microsecond: headers count until all of the batch is reported.
+            self.memory.held_bytes -= self.header_bytes[batch]
+            self.header_bytes[batch] = 0
+            if batch < FIRST_BUCKET:
+                self.complete.append(batch)
         return named & TOKEN_MASK
 
     # Only the age of the oldest unbatched record is needed. Two buckets are enough to know it approximately: new
@@ -316,6 +345,7 @@ cdef class Producer(Client):
         cdef rd_kafka_vu_t[7] fields
         cdef rd_kafka_error_t* error
         cdef rd_kafka_headers_t* record_headers
+        cdef int64_t headers_bytes = 0
         if self.rk == NULL:
             return ERR_DESTROY, "closed"
         cdef kl_topic* opened = self.topic(topic)
@@ -335,12 +365,19 @@ cdef class Producer(Client):
         fields[4].u.i = RD_KAFKA_MSG_F_COPY
         fields[5].vtype = RD_KAFKA_VTYPE_OPAQUE
         fields[5].u.ptr = <void*><Py_ssize_t>(token | number << TOKEN_BITS)
-        record_headers = headers_of(headers)
+        record_headers = headers_of(headers, &headers_bytes)
+        cdef int64_t size_bytes = headers_bytes + <int64_t>(fields[2].u.mem.size + fields[3].u.mem.size)
+        if self.memory.held_bytes + size_bytes > self.memory.max_bytes:
+            if record_headers != NULL:
+                rd_kafka_headers_destroy(record_headers)
+            return NO_ROOM
         fields[6].vtype = RD_KAFKA_VTYPE_HEADERS
         fields[6].u.headers = record_headers
         error = rd_kafka_produceva(self.rk, fields, 7 if record_headers != NULL else 6)
         if error == NULL:
             self.outstanding[number] += 1
+            self.header_bytes[number] += headers_bytes
+            self.memory.held_bytes += size_bytes
             return None
         if record_headers != NULL:
             rd_kafka_headers_destroy(record_headers)  # librdkafka does not free the headers of a refused record
@@ -398,7 +435,7 @@ cdef object undelivered(int64_t token, const rd_kafka_message_t* message):
     return Undelivered(token, message.err, rd_kafka_message_status(message), text, message.partition)
 
 
-cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
+cdef rd_kafka_headers_t* headers_of(list headers, int64_t* total_bytes) except? NULL:
     cdef Py_ssize_t name_bytes = 0
     cdef const char* name_chars
     cdef str name
@@ -410,6 +447,7 @@ cdef rd_kafka_headers_t* headers_of(list headers) except? NULL:
         for name, value in headers:
             name_chars = PyUnicode_AsUTF8AndSize(name, &name_bytes)
             rd_kafka_header_add(made, name_chars, name_bytes, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            total_bytes[0] += name_bytes + PyBytes_GET_SIZE(value)
     except BaseException:
         rd_kafka_headers_destroy(made)
         raise

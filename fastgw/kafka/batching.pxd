@@ -4,6 +4,7 @@ cimport cython
 
 from libc.stdint cimport int64_t
 
+from fastgw.kafka._klink cimport RecordMemory, record_bytes
 from fastgw.messages cimport Record
 
 
@@ -21,14 +22,15 @@ cdef class TopicQueue:
 cdef class RecordQueue:
     cdef readonly object producer
     cdef object _wake_at, _refused, _draw
-    cdef int64_t _linger_ns, _open_ns, _stalled_ns, _gather_ns, _sticky_ns, _waiting_bytes, _waiting_bytes_max
+    cdef int64_t _linger_ns, _open_ns, _stalled_ns, _gather_ns, _sticky_ns
+    cdef RecordMemory _memory
     cdef dict _sticky, _spread, _outstanding
     cdef dict _gathering
     cdef int _last
 
     cpdef int64_t oldest_ns(self) except -1
 
-    @cython.locals(queue=TopicQueue, is_first=bint, wait_ns=int64_t)
+    @cython.locals(queue=TopicQueue, is_first=bint, wait_ns=int64_t, size_bytes=int64_t)
     cpdef send(self, Record record, int64_t token, int concurrency_hint, int64_t now_ns)
 
     @cython.locals(queue=TopicQueue)

@@ -39,8 +39,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from fastgw.kafka._klink import LAST_BATCH, Producer
-from fastgw.kafka.error_codes import QUEUE_FULL
+from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, Producer, RecordMemory, record_bytes
 from fastgw.kafka.link import ANY, NEVER
 from fastgw.messages import SPREAD, Record
 
@@ -57,8 +56,6 @@ Refused = tuple[int, str]
 RefusedRecord = tuple[int, int, str]
 """The token of a refused record, librdkafka's error code, and its text."""
 
-NO_ROOM: Refused = (QUEUE_FULL, "too many bytes wait until Kafka acknowledges earlier records")
-
 
 class TopicQueue:
     """The records of one topic that may share a batch, and the state of their batches."""
@@ -67,7 +64,7 @@ class TopicQueue:
         """`sticky`: all records of a batch that have no key go to the same partition."""
         self.topic = topic
         self.sticky = sticky
-        self.waiting: dict[int, tuple[Record, int]] = {}  # token -> record, since when (ns); in order of arrival
+        self.waiting: dict[int, tuple[Record, int, int]] = {}  # token -> record, since when (ns), bytes; as they came
         self.since_ns = 0  # when the first of them came
         self.enough = 0  # so many records make a batch; the smallest number that one of the records asks for
         self.batch = 0  # the last batch: its number, 0 if it is not tracked ...
@@ -93,7 +90,7 @@ class RecordQueue:
         producer: Producer,
         linger_ns: int,
         sticky_ns: int,
-        waiting_bytes_max: int,
+        memory: RecordMemory,
         wake_at: Callable[[int], None],
         refused: Callable[[Sequence[RefusedRecord]], None],
         draw: Callable[[int], int] = random.randrange,
@@ -103,7 +100,7 @@ class RecordQueue:
             producer: gets the records.
             linger_ns: the producer's linger time.
             sticky_ns: how long the batches of a queue go to the same partition.
-            waiting_bytes_max: limit for the values of all waiting records together.
+            memory: counts the waiting records, beside those that producers have; a record must fit.
             wake_at: called with the time (monotonic, ns) at which `flush_due` must be called at the latest.
             refused: called with records that had waited and that librdkafka then refused.
             draw: returns a random number below its argument: where the search for a free partition begins.
@@ -114,8 +111,7 @@ class RecordQueue:
         self._stalled_ns = STALLED_LINGERS * linger_ns
         self._gather_ns = min(self._stalled_ns, GATHER_MAX_NS)
         self._sticky_ns = sticky_ns
-        self._waiting_bytes_max = waiting_bytes_max
-        self._waiting_bytes = 0
+        self._memory = memory
         self._wake_at = wake_at
         self._refused = refused
         self._draw = draw
@@ -163,15 +159,16 @@ class RecordQueue:
             queue.enough = concurrency_hint // CONCURRENCY_SHARE
             if self._wait_ns(queue, 1) == 0 and self._begin_batch(queue, now_ns):
                 return self._hand_over_first(queue, record, token)
-        if self._waiting_bytes + len(record.value) > self._waiting_bytes_max:
+        size_bytes = record_bytes(record.value, record.key, record.headers)
+        if self._memory.held_bytes + size_bytes > self._memory.max_bytes:
             return NO_ROOM
         if is_first:
             queue.since_ns = now_ns
             self._gathering[queue] = None
         else:
             queue.enough = min(queue.enough, concurrency_hint // CONCURRENCY_SHARE)
-        queue.waiting[token] = record, now_ns
-        self._waiting_bytes += len(record.value)
+        queue.waiting[token] = record, now_ns, size_bytes
+        self._memory.held_bytes += size_bytes
         wait_ns = self._wait_ns(queue, len(queue.waiting))
         if is_first or wait_ns == 0:  # not handed over here: requests read in the same turn of the loop join the batch
             self._wake_at(queue.since_ns + wait_ns)
@@ -182,7 +179,7 @@ class RecordQueue:
         for queue in self._gathering:
             waited = queue.waiting.pop(token, None)
             if waited is not None:
-                self._waiting_bytes -= len(waited[0].value)
+                self._memory.held_bytes -= waited[2]
                 if not queue.waiting:
                     self._gathering.pop(queue, None)
                 return True
@@ -192,7 +189,7 @@ class RecordQueue:
         """Remove up to `most` records that have waited since before that time; return their tokens."""
         tokens: list[int] = []
         for queue in self._gathering:
-            for token, (_, since_ns) in queue.waiting.items():
+            for token, (_, since_ns, _) in queue.waiting.items():
                 if since_ns >= before_ns or len(tokens) == most:
                     break
                 tokens.append(token)
@@ -292,8 +289,8 @@ class RecordQueue:
         waiting, queue.waiting = queue.waiting, {}
         self._gathering.pop(queue, None)
         refusals = []
-        for token, (record, _) in waiting.items():
-            self._waiting_bytes -= len(record.value)
+        for token, (record, _, size_bytes) in waiting.items():
+            self._memory.held_bytes -= size_bytes  # the producer counts it from now on
             refused = self._hand_over(queue, record, token)
             if refused is not None:
                 refusals.append((token, *refused))

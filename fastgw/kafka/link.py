@@ -104,7 +104,7 @@ class Link(Protocol):
             now_ns: monotonic.
 
         Raises:
-            QueueFull: the queue is full; nothing was sent.
+            QueueFull: too many records, or too many bytes, wait already; nothing was sent.
             SendRefused: librdkafka refused the record; nothing was sent.
         """
 
@@ -116,6 +116,9 @@ class Link(Protocol):
 
     def waiting(self) -> int:
         """The number of records sent without a delivery report yet."""
+
+    def waiting_bytes(self) -> int:
+        """The bytes of these records: values, keys and headers. They never exceed `LinkSettings.waiting_bytes`."""
 
     def poll(self) -> None:
         """Process all events that have arrived. The worker calls it on every tick, so no event waits longer."""
@@ -146,6 +149,9 @@ class Link(Protocol):
         """Flush and stop reading. Returns how many records were not sent in time."""
 
 
+WAITING_BYTES = 128 << 20
+
+
 class LinkSettings(NamedTuple):
     """The settings of a link."""
 
@@ -159,6 +165,7 @@ class LinkSettings(NamedTuple):
     sticky_linger_ms: int = 2
     fetch_wait_ms: int = 100
     queue_messages: int = 100_000  # records that may wait in one producer before `send` raises QueueFull
+    waiting_bytes: int = WAITING_BYTES  # of all records that may wait in the link before `send` raises QueueFull
     record_bytes: int = 1_000_000  # the largest record that will be sent; this is librdkafka's own default
     # Topic -> librdkafka's name of the partitioner for records with a key; others use its default, which is crc32.
     partitioners: Mapping[str, str] = MappingProxyType({})

@@ -4,7 +4,7 @@ cimport cython
 
 from libc.stdint cimport int64_t
 
-from fastgw.kafka._klink cimport Consumer, Producer
+from fastgw.kafka._klink cimport Consumer, Producer, RecordMemory
 from fastgw.kafka.batching cimport RecordQueue
 from fastgw.kafka.producer_pool cimport Channel, ProducerPool
 from fastgw.messages cimport Record
@@ -17,6 +17,7 @@ cdef class NativeLink:
     cdef int64_t _alarm_ns
     cdef ProducerPool _pool
     cdef list _properties, _topics
+    cdef RecordMemory _memory
     cdef list _queues  # by number of the pool's channels
     cdef list _gathering, _at_once  # the same queues by kind and delivery class
     cdef Consumer _consumer

@@ -48,6 +48,7 @@ from fastgw.kafka._klink import (
     LogLine,
     Offsets,
     Producer,
+    RecordMemory,
     Statistics,
     Undelivered,
 )
@@ -65,7 +66,7 @@ from fastgw.kafka.link import (
     place,
 )
 from fastgw.kafka.producer_pool import Channel, ProducerPool
-from fastgw.kafka.properties import QUEUE_BYTES, consumer_properties, producer_properties
+from fastgw.kafka.properties import consumer_properties, producer_properties
 from fastgw.kafka.statistics import figures_of
 from fastgw.messages import Record
 
@@ -162,6 +163,7 @@ class NativeLink:
         classes = range(len(settings.delivery_timeouts_ms))
         self._properties = [_kinds_of_properties(settings, delivery_class) for delivery_class in classes]
         self._topics: list[set[str]] = [set() for _ in settings.delivery_timeouts_ms]
+        self._memory = RecordMemory(settings.waiting_bytes)
         self._pool = ProducerPool(
             len(ProducerKind),
             settings.delivery_timeouts_ms,
@@ -190,7 +192,7 @@ class NativeLink:
 
     def _new_producer(self, kind: int, delivery_class: int) -> Producer:
         properties = self._properties[delivery_class][kind]
-        producer = _made(lambda: Producer(properties, self._slots, self._event_fd, self._partitioners))
+        producer = _made(lambda: Producer(properties, self._slots, self._event_fd, self._partitioners, self._memory))
         for topic in self._topics[delivery_class]:
             producer.preload_topic(topic)
         return producer
@@ -200,7 +202,7 @@ class NativeLink:
             channel.producer,
             int(settings.linger_ms * NS_PER_MS) if channel.kind == ProducerKind.GATHERING else 0,
             settings.sticky_linger_ms * NS_PER_MS,
-            QUEUE_BYTES,
+            self._memory,
             self._wake_at,
             partial(self._refuse_late, channel),
         )
@@ -277,6 +279,9 @@ class NativeLink:
     def waiting(self) -> int:
         handed_over: int = sum([producer.waiting() for producer in self._pool.producers()])
         return handed_over + sum([queue.waiting for queue in self._queues])
+
+    def waiting_bytes(self) -> int:
+        return self._memory.held_bytes
 
     def poll(self) -> None:
         self._take_producers_events()

@@ -9,8 +9,6 @@ from fastgw.config import Config, Limits, Route
 from fastgw.config.units import NS_PER_MS
 from fastgw.kafka.link import LinkSettings, Properties
 
-QUEUE_BYTES = 128 << 20  # limit for the records in one producer, and for the records that wait for it
-
 # Added to librdkafka's delivery timeout: librdkafka must never time out a record itself (`producer_pool`, fact 2).
 BEYOND_REACH_MS = 60_000
 
@@ -50,7 +48,8 @@ def producer_properties(settings: LinkSettings, delivery_class: int) -> Properti
         "delivery.timeout.ms": timeout_ms + BEYOND_REACH_MS,
         "request.timeout.ms": min(30_000, timeout_ms),
         "queue.buffering.max.messages": settings.queue_messages,
-        "queue.buffering.max.kbytes": QUEUE_BYTES // 1024,
+        # The link has one limit for all its producers and counts more than librdkafka does.
+        "queue.buffering.max.kbytes": settings.waiting_bytes // 1024 + 1,
         # A record for a topic that does not exist fails after this time.
         "topic.metadata.propagation.max.ms": 1000,
     }

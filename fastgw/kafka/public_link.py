@@ -58,6 +58,7 @@ class KafkaLink:
 
     def __init__(self, settings: LinkSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
         self._reply_topic = settings.reply_topic
+        self._memory = _Memory(settings.waiting_bytes)
         self._events = events
         self._loop = loop
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -109,7 +110,7 @@ class KafkaLink:
         try:
             channel.producer.send(record, max(record.partition, ANY), token, now_ns)
         except BufferError:
-            raise QueueFull("librdkafka's send queue is full") from None
+            raise QueueFull("too many records, or too many bytes, wait until Kafka acknowledges earlier ones") from None
         except KafkaException as refused:
             error = refused.args[0]
             if error.code() == FATAL:
@@ -136,6 +137,9 @@ class KafkaLink:
     def waiting(self) -> int:
         return sum([producer.waiting() for producer in self._pool.producers()])
 
+    def waiting_bytes(self) -> int:
+        return self._memory.held_bytes
+
     def poll(self) -> None:
         now_ns = time.monotonic_ns()
         for channel in self._pool.channels:
@@ -148,7 +152,7 @@ class KafkaLink:
         self._pool.settle_retired(now_ns)
 
     def _new_sender(self, kind: int, delivery_class: int) -> _Sender:
-        return _Sender(self._properties[delivery_class][kind], self._events)
+        return _Sender(self._properties[delivery_class][kind], self._events, self._memory)
 
     # Reading: the loop queues commands, and the Kafka thread executes them.
 
@@ -269,6 +273,14 @@ class KafkaLink:
         return left
 
 
+class _Memory:
+    """Counts the records of all producers, from `send` until their delivery reports."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+
 class _Sender:
     """One producer, and its records without a delivery report.
 
@@ -276,7 +288,8 @@ class _Sender:
     its threads would go away.
     """
 
-    def __init__(self, properties: Properties, events: LinkEvents) -> None:
+    def __init__(self, properties: Properties, events: LinkEvents, memory: _Memory) -> None:
+        self._memory = memory
         self._producer = Producer(properties)
         self.why = DIED  # the error text of records that are purged
         self._events = events
@@ -288,7 +301,11 @@ class _Sender:
         return next(iter(self._in_hand.values()), NEVER)
 
     def send(self, record: Record, partition: int, token: int | None, now_ns: int) -> None:
-        """Send a record. `token` None: without a callback. Raises the errors of `produce`."""
+        """Send a record. `token` None: without a callback. Raises the errors of `produce`; BufferError: no room."""
+        size_bytes = len(record.value) + len(record.key or b"")
+        size_bytes += sum([len(name) + len(value) for name, value in record.headers])
+        if self._memory.held_bytes + size_bytes > self._memory.max_bytes:
+            raise BufferError
         self._count += 1
         self._producer.produce(
             record.topic,
@@ -296,8 +313,9 @@ class _Sender:
             record.key,
             partition,
             headers=record.headers,
-            on_delivery=partial(self._on_delivery, self._count, token),
+            on_delivery=partial(self._on_delivery, self._count, token, size_bytes),
         )
+        self._memory.held_bytes += size_bytes
         self._in_hand[self._count] = now_ns
 
     def take_reports(self) -> str | None:
@@ -320,8 +338,11 @@ class _Sender:
         """Send all records and wait for their reports; return how many are left."""
         return int(self._producer.flush(timeout_s))
 
-    def _on_delivery(self, count: int, token: int | None, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(
+        self, count: int, token: int | None, size_bytes: int, error: KafkaError | None, message: Message
+    ) -> None:
         del self._in_hand[count]
+        self._memory.held_bytes -= size_bytes
         if token is None:
             return
         if error is None:

@@ -15,7 +15,7 @@ from fastgw.core.plan import Plan
 from fastgw.core.spread import Spread
 from fastgw.dialects import plain
 from fastgw.kafka import properties
-from fastgw.kafka.link import LinkSettings
+from fastgw.kafka.link import WAITING_BYTES, LinkSettings
 from fastgw.messages import SPREAD, TOGETHER
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def delivery_timeout_ms(timeout_ns: int) -> int:
 def link_settings(cfg: Config, classes: Sequence[int]) -> LinkSettings:
     """The Kafka link of a worker with this configuration, with a producer for each delivery class."""
     kafka = cfg.kafka
+    record_bytes = properties.record_bytes(cfg.limits, cfg.routes)
     return LinkSettings(
         properties.client_properties(kafka.bootstrap, kafka.client),
         cfg.gateway.response_topic,
@@ -150,6 +151,7 @@ def link_settings(cfg: Config, classes: Sequence[int]) -> LinkSettings:
         sticky_linger_ms=kafka.sticky_linger_ms,
         fetch_wait_ms=kafka.fetch_wait_ns // 1_000_000,
         queue_messages=2 * cfg.gateway.slots,
-        record_bytes=properties.record_bytes(cfg.limits, cfg.routes),
+        waiting_bytes=max(WAITING_BYTES, record_bytes),
+        record_bytes=record_bytes,
         partitioners=properties.partitioners(cfg.routes),
     )

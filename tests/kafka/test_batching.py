@@ -9,11 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastgw.kafka._klink import LAST_BATCH
+from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, RecordMemory
 from fastgw.kafka.batching import (
     CONCURRENCY_SHARE,
     GATHER_MAX_NS,
-    NO_ROOM,
     STALLED_LINGERS,
     RecordQueue,
     TopicQueue,
@@ -61,8 +60,9 @@ class House:
         self.producer = FakeProducer(partitions)
         self.due, self.refused = [], []
         self.alarm_ns = NEVER
+        self.memory = RecordMemory(WAITING_BYTES)
         self.queue = RecordQueue(
-            self.producer, linger_ns, STICKY, WAITING_BYTES, self.wake_at, self.refused.extend, draw or turns()
+            self.producer, linger_ns, STICKY, self.memory, self.wake_at, self.refused.extend, draw or turns()
         )
 
     def wake_at(self, due_ns):
@@ -321,6 +321,7 @@ def test_a_batch_that_is_stuck_holds_up_only_the_next(house):
 
 
 def test_no_more_bytes_wait_than_may():
+    """The producer's part of the memory is a fake here; keys and headers count as well."""
     house = House()
     house.send(0, 0, value=bytes(1000))
     assert house.send(1, LINGER, value=bytes(60)) is None
@@ -376,7 +377,7 @@ def test_records_may_be_sent_as_soon_as_refusals_are_told():
 
     producer = FakeProducer()
     producer.refuses = {1, 2}
-    queue = RecordQueue(producer, LINGER, STICKY, WAITING_BYTES, lambda _: None, send_again)
+    queue = RecordQueue(producer, LINGER, STICKY, RecordMemory(), lambda _: None, send_again)
     for token, now_ns in enumerate([0, LINGER, LINGER]):
         queue.send(Record("t", b"", None, [], TOGETHER), token, 1, now_ns)
     queue.acknowledged([1], 2 * LINGER)
@@ -537,3 +538,20 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_what_waits_is_counted_beside_what_producers_have_until_it_leaves_or_is_cancelled():
+    house = House()
+    house.send(0, 0)
+    house.memory.held_bytes += 50  # of a producer
+    headers = [("name", b"value")]
+    assert house.queue.send(Record("t", b"12345", b"key", headers, TOGETHER), 1, 1, LINGER) is None
+    assert house.memory.held_bytes == 50 + 5 + 3 + 9
+    assert house.send(2, LINGER, value=bytes(34)) == NO_ROOM
+    assert house.send(2, LINGER, value=bytes(33)) is None
+    assert house.memory.held_bytes == WAITING_BYTES
+    house.queue.cancel_unsent(2)
+    assert house.memory.held_bytes == 50 + 17
+    house.acknowledge(1, 2 * LINGER)
+    assert house.left == [[0], [1]]
+    assert house.memory.held_bytes == 50, "the producer, a fake, does not count"

@@ -12,7 +12,17 @@ from confluent_kafka import TopicPartition
 from fastgw._ctable import CANCELLED, CLAIMED
 from fastgw.demo.broker import MockCluster
 from fastgw.kafka import _klink
-from fastgw.kafka._klink import LAST_BATCH, ClientError, Consumer, Delivered, Producer, Undelivered
+from fastgw.kafka._klink import (
+    LAST_BATCH,
+    NO_ROOM,
+    ClientError,
+    Consumer,
+    Delivered,
+    Producer,
+    RecordMemory,
+    Undelivered,
+    record_bytes,
+)
 from fastgw.kafka.link import NEVER
 from fastgw.kafka.native_link import open_library
 from tests.actors import tables
@@ -282,4 +292,51 @@ def test_with_a_partitioner_that_knows_one_place_for_all_without_key_there_is_on
     send(producer, 1, partition=-1, keyless_to=0, batch=1)
     assert delivered(producer, 1) == [1]
     assert producer.acknowledged() == [1]
+    producer.close()
+
+
+def test_a_record_is_counted_from_send_until_its_report_with_key_and_headers(cluster, event_fd, slow_cluster):
+    memory = RecordMemory(10_000)
+    settings = [("bootstrap.servers", cluster.bootstrap), ("linger.ms", "0")]
+    one, other = (Producer(settings, None, event_fd, None, memory) for _ in range(2))
+    headers = [("name", b"value"), ("n", b"")]
+    size_bytes = len(b"value") + len(b"key") + len("name") + len(b"value") + len("n")
+    assert record_bytes(b"value", b"key", headers) == size_bytes
+    for producer in (one, other):
+        send(producer, 1, key=b"key", headers=headers)
+    assert memory.held_bytes == 2 * size_bytes
+    delivered(one, 1)
+    assert memory.held_bytes == size_bytes
+    delivered(other, 1)
+    assert memory.held_bytes == 0
+    slow_cluster.set_round_trip(200)
+    assert send(one, 2, value=bytes(6000)) is None
+    assert send(other, 3, value=bytes(4001)) == NO_ROOM, "one limit for both"
+    assert send(other, 3, value=b"", headers=[("n", bytes(4000))]) == NO_ROOM
+    assert send(other, 3, value=bytes(4000), batch=7) is None
+    assert memory.held_bytes == 10_000
+    delivered(one, 1)
+    delivered(other, 1)
+    assert memory.held_bytes == 0
+    for producer in (one, other):
+        producer.close()
+
+
+def test_headers_count_until_all_of_their_batch_is_reported_and_nothing_stays_of_failed_records(
+    cluster, event_fd, slow_cluster
+):
+    memory = RecordMemory()
+    producer = Producer([("bootstrap.servers", cluster.bootstrap), ("linger.ms", "100")], None, event_fd, None, memory)
+    delivered_already = [send(producer, token, headers=[("n", bytes(100))], batch=5) for token in range(3)]
+    assert delivered_already == [None] * 3
+    assert memory.held_bytes == 3 * (len(b"value") + 101)
+    delivered(producer, 3)
+    assert memory.held_bytes == 0
+    slow_cluster.set_round_trip(60_000)
+    for token in range(3):
+        send(producer, token, headers=[("n", bytes(100))])
+    producer.purge()
+    told = []
+    eventually(lambda: told.extend(producer.events()) or len(told) == 3)
+    assert memory.held_bytes == 0
     producer.close()

@@ -244,6 +244,40 @@ def test_a_full_queue_refuses_and_has_room_again_later(kind, kafka_bootstrap, to
         assert house.told.recorded.keys() == set(range(12))
 
 
+def fill(house: LinkOnALoop, record: Record) -> int:
+    """Sends this record in both delivery classes and in every way until the queue is full; returns how often."""
+    for sent in itertools.count():
+        try:
+            house.send_record(record, 100 + sent, delivery_class=sent % 2, concurrency_hint=sent % 3)
+        except QueueFull:
+            return sent
+        if sent % 7 == 0:
+            house.until(lambda: True)  # a turn of the loop: batches leave
+    raise AssertionError("it is never full")
+
+
+@pytest.mark.parametrize("partition", [TOGETHER, SPREAD, 0])
+def test_one_limit_bounds_the_bytes_of_all_records_that_wait(kind, own_kafka, partition):
+    """Of all delivery classes, of all kinds of producers, and of records that wait for one. Kafka answers nothing."""
+    most, size = 4 << 20, 100 << 10
+    with LinkOnALoop(kind, own_kafka.bootstrap, "replies", (3000, 20_000), waiting_bytes=most) as house:
+        for number in range(2):
+            house.send(number, delivery_class=number)
+        assert (house.fate(0), house.fate(1)) == ("recorded", "recorded")
+        own_kafka.freeze()
+        try:
+            sent = fill(house, Record("replies", bytes(size), None, [("h", b"v" * 1000)], partition))
+            assert sent == most // (size + 1001)
+            assert house.link.waiting_bytes() == sent * (size + 1001)
+            assert not house.link.send_untracked(Record("replies", bytes(size), None, [], 0))
+            # Those of the first class are given up; the second class has their room.
+            house.until(lambda: house.link.waiting_bytes() < most // 2 + size, 20, "half of them are given up")
+            house.send_record(Record("replies", bytes(size), None, [], partition), 10_000, delivery_class=1)
+        finally:
+            own_kafka.thaw()
+        house.until(lambda: house.link.waiting_bytes() == 0, 30, "nothing is left of them")
+
+
 def test_each_delivery_class_has_its_own_producer(kind, kafka_bootstrap, topic):
     with LinkOnALoop(kind, kafka_bootstrap, topic, timeouts_ms=(2000, 20_000)) as house:
         house.send(1, delivery_class=0)
