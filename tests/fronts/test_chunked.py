@@ -98,3 +98,22 @@ def test_a_client_that_asks_first_is_told_to_continue(house):
     assert client.answer().status == 100
     client.send(chunks(b"hello") + END)
     assert client.answer().body == b"hello"
+
+
+def test_what_has_come_of_bodies_without_a_length_is_bounded_for_the_worker(serve):
+    """Nobody knows what is to come: such a body is refused at the part that does not fit."""
+    house = serve(max_body="64KiB", body_memory="64KiB", connection_body_memory="64KiB")
+    first, second = house.client(), house.client()
+    part = chunks(bytes(8192))
+    first.send(chunked() + 6 * part)
+    eventually(lambda: house.door.bodies.held_bytes == 48 << 10)
+    second.send(chunked() + 2 * part)
+    eventually(lambda: house.door.bodies.held_bytes == 64 << 10, message="this much fits")
+    second.send_while_open(part)
+    refused = second.answer()
+    assert (refused.status, refused.values("retry-after")) == (503, ["1"])
+    assert [ending for ending, _ in house.door.abandoned] == [errors.BODIES_FULL]
+    eventually(lambda: house.door.bodies.held_bytes == 48 << 10, message="what was refused is not kept")
+    first.send(part + END)
+    assert first.answer().body == bytes(7 * 8192)
+    assert house.door.bodies.held_bytes == 0

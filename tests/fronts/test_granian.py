@@ -132,3 +132,21 @@ def test_a_page_reads_what_the_front_refuses_by_itself_where_its_head_could_be_r
     assert answer.status == 400
     assert answer.values("access-control-allow-origin") == ["*"]
     assert house.door.opened == []
+
+
+def test_the_heads_of_answers_that_are_remembered_are_bounded_in_number_and_in_bytes(house):
+    front, most = house.front, granian.HEADS_REMEMBERED_MAX
+    large = ("x-told", "v" * granian.HEAD_REMEMBERED_BYTES_MAX)
+    client = house.client()
+    house.door.raw_answer = (200, [large], b"")
+    client.send(get("/raw"))
+    assert client.answer().values("x-told") == [large[1]]
+    assert (large,) not in front._heads
+    fitting = ("x-told", "v" * (granian.HEAD_REMEMBERED_BYTES_MAX - len("x-told")))
+    for number in range(2 * most + 10):
+        house.call(front.heads_for, [("x-told", str(number)), ("x-more", "v" * 900)])
+        assert len(front._heads) <= most
+    house.call(front.heads_for, [fitting])
+    assert (fitting,) in front._heads
+    kept = sum(len(name) + len(value) for key in front._heads for name, value in key)
+    assert 0 < kept <= most * granian.HEAD_REMEMBERED_BYTES_MAX

@@ -232,6 +232,27 @@ def test_the_bodies_of_one_connection_are_bounded_and_another_is_served(serve):
     assert [ending for ending, _ in house.door.abandoned] == [errors.BODIES_FULL] * 2
 
 
+def test_bodies_without_a_length_are_bounded_as_well_for_the_connection_and_for_the_worker(serve):
+    house = serve(http="2", max_body="64KiB", connection_body_memory="64KiB", body_memory="96KiB")
+    with Http2Client(house.address) as one, Http2Client(house.address) as other:
+        for client in (one, other):
+            client.answer(client.request("/echo"))  # behind the settings that open the windows
+        begun = [(one, one.request("/echo", "POST", body=bytes(16384), complete=False)) for _ in range(4)]
+        eventually(lambda: house.door.bodies.held_bytes == 64 << 10)
+        refused = one.answer(one.request("/echo", "POST", body=b"x", complete=False))
+        assert refused.status == 503
+        assert b"one connection" in refused.body
+        begun += [(other, other.request("/echo", "POST", body=bytes(16384), complete=False)) for _ in range(2)]
+        eventually(lambda: house.door.bodies.held_bytes == 96 << 10)
+        assert b"this worker" in other.answer(other.request("/echo", "POST", body=b"x", complete=False)).body
+        for client, stream in begun:
+            client.connection.end_stream(stream)
+            client.flush()
+            assert client.answer(stream).body == bytes(16384)
+    assert house.door.bodies.held_bytes == 0
+    assert [ending for ending, _ in house.door.abandoned] == [errors.BODIES_FULL] * 2
+
+
 def test_heads_that_declare_bodies_and_send_none_keep_nobody_out(serve):
     house = serve(http="2", max_body="32KiB", connection_body_memory="64KiB", body_memory="64KiB")
     with Http2Client(house.address) as hostile, Http2Client(house.address) as client:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from fastgw import errors
@@ -29,10 +31,27 @@ def test_requests_are_answered_on_a_kept_alive_connection(house):
         assert client.answer().body == body
 
 
-def test_a_silent_client_is_ended_in_time(serve, bind):
-    """There is no DEFER_ACCEPT here: it is accepted at once."""
-    client = serve(bind=bind, header_timeout="200ms", idle_timeout="200ms").client()
+@pytest.mark.slow
+@pytest.mark.parametrize("said", [b"", b"GET / HT"])
+def test_a_silent_client_is_ended_in_time(serve, bind, kind, said):
+    """There is no DEFER_ACCEPT here: it is accepted at once. granian has one time for heads and idle connections."""
+    times = {"express": ("200ms", "60s"), "granian": ("200ms", "1s")}
+    header, idle = times[kind.name]
+    client = serve(bind=bind, header_timeout=header, idle_timeout=idle).client()
+    client.send(said)
+    begun_s = time.monotonic()
+    client.rest()
+    assert time.monotonic() - begun_s >= {"express": 0.2, "granian": 1.0}[kind.name]
+
+
+@pytest.mark.slow
+def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(serve, bind):
+    client = serve(bind=bind, header_timeout="200ms", idle_timeout="1s").client()
+    client.send(get("/echo"))
+    assert client.answer().status == 200
+    begun_s = time.monotonic()
     assert client.rest() == b""
+    assert time.monotonic() - begun_s >= 0.75  # express looks at idle connections four times in this time
 
 
 def test_a_client_that_leaves_while_it_waits_frees_its_place(house):
