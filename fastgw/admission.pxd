@@ -14,6 +14,7 @@ cdef class Admission:
     cdef readonly tuple params
     cdef readonly Head headers
     cdef readonly int64_t body_bytes, max_body_bytes
+    cdef public object connection
     cdef public int64_t timeout_ns
     cdef public int kind
     cdef public int64_t defer_after_ns

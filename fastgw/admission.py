@@ -5,9 +5,10 @@ A front parses HTTP and does not know Kafka; the core does not know sockets. All
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.errors import Ending
 from fastgw.messages import Answer, Cut, Head, HeaderList
 
@@ -46,6 +47,8 @@ class Admission:
         kind: PLAIN, KEPT or TICKET; the router sets it, and the fields after it for the kinds that need them.
         defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
         is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
+        connection: a front sets it if the connection can carry several requests at once: what identifies the
+            connection in `Door.bodies` and `Door.answers`.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class Admission:
         self.kind = PLAIN
         self.defer_after_ns = 0
         self.is_async = False
+        self.connection: Hashable | None = None
 
 
 class Door(Protocol):
-    """The core as the fronts see it. `bodies` limits the memory for incoming bodies. A front makes these calls, in this
-    order, for each request:
+    """The core as the fronts see it. `bodies` limits the memory for incoming bodies; `answers` has the bytes of answers
+    that the fronts still hold, and the core drops a reply that does not fit beside them. A front makes these calls, in
+    this order, for each request:
 
     admit ──> Refusal: refuse
           └─> Admission ──> body complete: open ──> token ──> gone, if the client disconnects before the answer
@@ -86,6 +91,7 @@ class Door(Protocol):
     """
 
     bodies: BodyMemory
+    answers: AnswerMemory
 
     def admit(self, head: Head) -> Admission | Refusal:
         """Decide about a request. An Admission reserves a slot until `open` or `abandon` is called."""

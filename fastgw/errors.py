@@ -103,6 +103,7 @@ WORK_EXPIRED = Ending(38, "work_expired", 504, _R, False, "The service did not a
 TICKET_UNKNOWN = Ending(39, "ticket_unknown", 404, _N, False, "This is not a status URL of this gateway")
 TICKET_GONE = Ending(40, "ticket_gone", 410, _N, False, "The answer is no longer kept")
 TICKET_CANCELLED = Ending(41, "ticket_cancelled", 410, _R, False, "The request was cancelled")
+ANSWERS_FULL = Ending(42, "answers_full", 502, _R, False, "The memory for answers that clients have not read is full")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

@@ -163,7 +163,9 @@ class Gauge(IntEnum):
     """Current values that a worker process reports beside its heartbeat; places in its record in shared memory."""
 
     OPEN_CONNECTIONS = 0  # client connections on all listeners
-    KAFKA_WAITING_RECORDS = 1  # records in its producers that Kafka has not acknowledged
+    KAFKA_WAITING_RECORDS = 1  # records that Kafka has not acknowledged, in its producers or waiting for one
+    KAFKA_WAITING_BYTES = 2  # the bytes of these records
+    ANSWER_BYTES = 3  # of answers that its clients have not read and that it still holds
 
 
 class StoreGauge(IntEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 
 
 def test_a_worker_takes_no_more_than_its_limit_and_what_is_given_back_can_be_taken_again():
@@ -51,3 +51,22 @@ def test_nothing_is_taken_for_an_empty_body():
     memory = BodyMemory(0, 0)
     assert memory.take(0, "a")
     assert repr(memory) == "<BodyMemory 0 of 0 bytes, 0 connections>"
+
+
+def test_what_is_in_use_already_is_counted_whether_it_fits_or_not():
+    memory = AnswerMemory(100, 30)
+    memory.hold(90)
+    memory.hold(40, "a")
+    assert memory.held_bytes == 130
+    assert not memory.has_room(0)
+    assert "this worker holds at most 100 bytes of answers" in memory.why_full(20, "a")
+    memory.give(90)
+    assert not memory.has_room(1, "a")
+    assert "one connection may have at most 30 bytes of answers" in memory.why_full(1, "a")
+    assert memory.has_room(30, "b")
+    memory.give(40, "a")
+    assert repr(memory) == "<AnswerMemory 0 of 100 bytes, 0 connections>"
+
+
+def test_without_limits_everything_fits():
+    assert AnswerMemory().has_room(1 << 60, "a")

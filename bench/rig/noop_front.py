@@ -20,7 +20,7 @@ from granian.constants import Interfaces, Loops
 
 from fastgw import config
 from fastgw.admission import Admission, Refusal
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.routing import Router
 from fastgw.errors import Ending
 from fastgw.http.express import ExpressFront
@@ -52,6 +52,7 @@ class EchoDoor:
     def __init__(self, intake: Router) -> None:
         self._intake = intake
         self.bodies = BodyMemory(1 << 30, 1 << 30)
+        self.answers = AnswerMemory()
 
     def admit(self, head: Head) -> Admission | Refusal:
         return self._intake.admit(head)

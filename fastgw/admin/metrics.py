@@ -288,8 +288,12 @@ def _processes(table: Table, supervisor: State | None) -> Iterator[str]:
         return [((("process", _name_of(worker)),), table.gauge(worker.process, gauge)) for worker in workers]
 
     yield from _gauge("open_connections", "Open client connections.", of_workers(Gauge.OPEN_CONNECTIONS))
-    text = "Records in the producers of the process that Kafka has not acknowledged."
+    text = "Records of the process that Kafka has not acknowledged."
     yield from _gauge("kafka_waiting_records", text, of_workers(Gauge.KAFKA_WAITING_RECORDS))
+    text = "Bytes of these records: values, keys and headers."
+    yield from _gauge("kafka_waiting_bytes", text, of_workers(Gauge.KAFKA_WAITING_BYTES))
+    text = "Bytes of answers that clients have not read and that the process still holds."
+    yield from _gauge("answer_bytes", text, of_workers(Gauge.ANSWER_BYTES))
     usages = [((("process", name),), usage) for name, pid in pids.items() if (usage := usage_of(pid))]
     yield from _gauge(
         "process_resident_bytes", "Memory of the process.", [(labels, one.resident_bytes) for labels, one in usages]

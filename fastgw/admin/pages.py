@@ -19,7 +19,7 @@ from fastgw.admin import metrics
 from fastgw.admin.metrics import ServiceState
 from fastgw.admin.store_state import store_state
 from fastgw.config import Config
-from fastgw.messages import HeaderList
+from fastgw.messages import Gauge, HeaderList
 from fastgw.state_file import State
 from fastgw.table import log_of, worker_of
 
@@ -193,6 +193,8 @@ class Admin:
                 "heartbeat_age_ms": _ms(now_ns - info.heartbeat_ns),
                 "in_flight": info.in_flight,
                 "body_bytes": info.body_bytes,
+                "answer_bytes": self._table.gauge(info.process, Gauge.ANSWER_BYTES),
+                "kafka_waiting_bytes": self._table.gauge(info.process, Gauge.KAFKA_WAITING_BYTES),
                 "home_partition": info.home if info.home >= 0 else None,
                 "map_version": info.applied_map_version,
             }

@@ -162,6 +162,14 @@ def _body_memory_too_small(limits: Limits, routes: Routes, sound_routes: set[int
             yield Mistake(f"limits.{key}", f"at least the largest max_body, {largest} bytes", f"{kept} bytes")
 
 
+def _answer_memory_too_small(limits: Limits) -> Iterator[Mistake]:
+    most = limits.max_reply_bytes
+    for key in ("answer_memory", "connection_answer_memory"):
+        kept = getattr(limits, f"{key}_bytes")
+        if kept < most:
+            yield Mistake(f"limits.{key}", f"at least limits.max_reply, {most} bytes", f"{kept} bytes")
+
+
 def _largest_sound_body_bytes(limits: Limits, routes: Routes, sound_routes: set[int]) -> int:
     return largest_body_bytes(limits, [routes[number] for number in sound_routes])
 
@@ -308,6 +316,7 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_node_out_of_range, "cluster"),
     (_records_too_small, "kafka limits routes sound_routes"),
     (_body_memory_too_small, "limits routes sound_routes"),
+    (_answer_memory_too_small, "limits"),
     (_too_many_routes, "routes"),
     (_requests_among_replies, "routes gateway"),
     (_key_without_parameter, "routes"),

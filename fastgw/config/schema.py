@@ -42,6 +42,9 @@ ACCEPT_BACKLOG = 1024  # connections that may wait for each listening socket; ne
 SLOTS_MAX = 1 << 20  # the table slot in a correlation id has 20 bits
 WORKERS_MAX = 128  # two process ranges per worker, numbered in 8 bits
 BODY_MEMORY_BYTES, CONNECTION_BODY_MEMORY_BYTES = 64 << 20, 16 << 20
+# Larger than those for bodies: a worker reads requests as it has room, but replies come in the service's time, and many
+# at once after a pause.
+ANSWER_MEMORY_BYTES, CONNECTION_ANSWER_MEMORY_BYTES = 128 << 20, 32 << 20
 METHODS = values.METHODS
 WORK_TIMEOUT_NS = 3600 * NS_PER_S  # of a route whose answers can be deferred
 
@@ -223,13 +226,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         "Time between two requests on a connection. Should be longer than the clients' own.",
         _CLIENT_TIME)] = 120 * NS_PER_S
     write_timeout_ns: Annotated[int, Setting(
-        "Time for a client to read its answer (`granian`: not on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
+        "Time for a client to read its answer; its connection ends at most a tenth of it, or 1s, later (`granian`: not "
+        "on Unix sockets).", _CLIENT_TIME)] = 20 * NS_PER_S
     body_memory_bytes: Annotated[int, Setting(
         "Memory of one worker for incoming request bodies (503 beyond it).", size("64KiB", "64GiB"),
         default="`64MiB`, or one body of the largest `max_body`")] = BODY_MEMORY_BYTES
     connection_body_memory_bytes: Annotated[int, Setting(
         "The same for one connection, which with HTTP/2 can carry many bodies (503 beyond it).", size("64KiB", "64GiB"),
         default="`16MiB`, or one body of the largest `max_body`")] = CONNECTION_BODY_MEMORY_BYTES
+    answer_memory_bytes: Annotated[int, Setting(
+        "Memory of one worker for answers that clients have not read; a larger reply is dropped (502).",
+        size("64KiB", "64GiB"), default="`128MiB`")] = ANSWER_MEMORY_BYTES
+    connection_answer_memory_bytes: Annotated[int, Setting(
+        "The same for one HTTP/2 connection, which can carry many answers (502 beyond it).", size("64KiB", "64GiB"),
+        default="`32MiB`")] = CONNECTION_ANSWER_MEMORY_BYTES
     max_connections: Annotated[int, Setting("Open connections per worker and listener.", integer(1, 1_000_000))] = 16384
 
 

@@ -10,6 +10,8 @@ from fastgw.admission cimport Admission
 from fastgw.core.arrival_rate cimport ArrivalRate
 from fastgw.core.plan cimport Plan, SlotQuota
 
+cdef Py_ssize_t _LARGE_BYTES
+
 
 @cython.final
 cdef class Exchange:
@@ -24,6 +26,7 @@ cdef class Exchange:
     cdef object _send, _cancel_unsent, _journal, _notes, _closed_by, _closed_why
     cdef SlotQuota _quota
     cdef int _partition_count
+    cdef readonly object answers
     cdef public int home
     cdef public int64_t epoch_offset_ns
 
@@ -39,7 +42,7 @@ cdef class Exchange:
     @cython.locals(token=int64_t, waiting=tuple, ack_to_reply_ns=int64_t)
     cpdef resolve(self, cid, reply, int64_t now_ns)
 
-    @cython.locals(token=int64_t, plan=Plan, response=tuple, raw=bytes, ack_to_reply_ns=int64_t)
+    @cython.locals(token=int64_t, plan=Plan, response=tuple, raw=bytes, body=bytes, ack_to_reply_ns=int64_t)
     cdef int64_t _answer(self, tuple waiting, reply, int64_t now_ns) except -2
     cdef tuple _take(self, int64_t token)
 

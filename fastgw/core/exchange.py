@@ -16,13 +16,14 @@ its waiter (`resolve_kept`, `respond`, `end`), and its waiter decides about its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from fastgw import _ctable, errors, problem
 from fastgw._ctable import SlotRange, Table
 from fastgw._ids import IdMaker
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import LARGE_ANSWER_BYTES, AnswerMemory
 from fastgw.core.arrival_rate import ArrivalRate
 from fastgw.core.plan import Plan, SlotQuota
 from fastgw.core.waiter import Waiter
@@ -43,6 +44,7 @@ OWN_ERROR = "internal error of the gateway; its log has the error under this req
 SLOT_MASK = (1 << 20) - 1  # a token is the slot's sequence number << 20 | slot
 
 _ANSWERED, _BAD_REPLY = errors.ANSWERED, errors.BAD_REPLY
+_LARGE_BYTES = LARGE_ANSWER_BYTES
 _REPLY_ANSWERED = ReplyDisposition.ANSWERED  # looked up once: an enumeration looks its members up slowly
 _DISPOSITIONS = {  # by the result of SlotRange.resolve
     _ctable.LATE: ReplyDisposition.LATE,
@@ -83,9 +85,9 @@ class Journal(Protocol):
 
 
 # The Python side of a slot in use: token, plan, correlation id, answer callback (None: the client has left, and the
-# request goes on), result of `Notes.take`. A plain tuple, because one is made for each request and a named tuple costs
-# eight times as much.
-_Waiting = tuple[int, Plan, bytes, "Answer | None", object]
+# request goes on), result of `Notes.take`, `Admission.connection`. A plain tuple, because one is made for each request
+# and a named tuple costs eight times as much.
+_Waiting = tuple[int, Plan, bytes, "Answer | None", object, "Hashable | None"]
 
 _Response = tuple[int, HeaderList, bytes, bytes]  # the arguments of an `Answer`
 
@@ -104,6 +106,7 @@ class Exchange:
         cancel_unsent: CancelUnsent,
         journal: Journal,
         notes: Notes | None = None,
+        answers: AnswerMemory | None = None,
     ) -> None:
         """
         Args:
@@ -115,6 +118,7 @@ class Exchange:
             send, cancel_unsent: methods of the Kafka link.
             journal: logs unexpected errors. After an unexpected error the request is still ended and answered.
             notes: for the access log and CORS; None when both are off.
+            answers: the answers that clients have not read; a large reply must fit beside them. None: no limit.
         """
         self._table = table
         self._process_index = process_index
@@ -129,6 +133,7 @@ class Exchange:
         self._cancel_unsent = cancel_unsent
         self._journal = journal
         self._notes = notes
+        self.answers = AnswerMemory() if answers is None else answers
         self._arrival_rate = ArrivalRate()
         self.home = -1  # the partition that ids are made for; -1: none
         self._partition_count = 0
@@ -264,7 +269,7 @@ class Exchange:
             self._journal.broke("record not built", plan.name, raw)
             return self._turn_away(plan, errors.REFUSED_SEND, OWN_ERROR, answer, kept, raw)
         # Before `send`: any code that ends the slot, `send` included, needs the entry to answer the request.
-        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept, admission.connection)
         return token if self._send_record(token, record, plan, raw, now_ns) else REFUSED
 
     def _send_record(self, token: int, record: Record, plan: Plan, raw: bytes, now_ns: int) -> bool:
@@ -322,7 +327,7 @@ class Exchange:
             return None
         raw = ids.make(slot, plan.learner.current)
         token = self._slots.publish_kind(slot, ids.tag, plan.number, home, kind, deadline_ns, now_ns)
-        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept)
+        self._waiting[slot - self._first_slot] = (token, plan, raw, answer, kept, admission.connection)
         self._waiters[token] = waiter
         return token, raw
 
@@ -330,7 +335,7 @@ class Exchange:
         """Send the record of a prepared request. False: it was refused, and the request has ended."""
         waiting = self._waiting[(token & SLOT_MASK) - self._first_slot]
         assert waiting is not None, "a request is sent before it ends"
-        _, plan, raw, _, _ = waiting
+        _, plan, raw, _, _, _ = waiting
         return self._send_record(token, record, plan, raw, now_ns)
 
     def turn_away(self, admission: Admission, ending: Ending, detail: str, answer: Answer, body_bytes: int) -> int:
@@ -360,7 +365,7 @@ class Exchange:
         """End a request with an answer of the gateway that is not a problem. False: it has ended already."""
         if self._slots.finish(token, _ctable.ANSWERED) < 0:
             return False
-        (_, plan, raw, answer, kept), times = self._close(token, ending)
+        (_, plan, raw, answer, kept, _), times = self._close(token, ending)
         self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
         return True
 
@@ -406,11 +411,14 @@ class Exchange:
 
     def _answer(self, waiting: _Waiting, reply: Reply, now_ns: int) -> int:
         """Answer with a reply. The slot has its final state. Returns the ns from the record to the reply, or -1."""
-        token, plan, raw, answer, kept = waiting
+        token, plan, raw, answer, kept, connection = waiting
         ending = _ANSWERED
         try:
             status, headers, body = plan.reply_wire.answer(reply)
             response = status, headers, body, raw
+            if len(body) > _LARGE_BYTES and answer is not None and not self.answers.has_room(len(body), connection):
+                ending = errors.ANSWERS_FULL
+                response = self._failed(plan, ending, self.answers.why_full(len(body), connection), raw)
         except BadReply as bad:
             ending = _BAD_REPLY
             response = self._failed(plan, ending, str(bad), raw)
@@ -487,8 +495,8 @@ class Exchange:
         at = (token & SLOT_MASK) - self._first_slot
         waiting = self._waiting[at]
         assert waiting is not None, "its waiter is known, so it has not ended"
-        token, plan, raw, _, kept = waiting
-        self._waiting[at] = (token, plan, raw, None, kept)
+        token, plan, raw, _, kept, connection = waiting
+        self._waiting[at] = (token, plan, raw, None, kept, connection)
 
     def _is_unsent(self, token: int) -> bool:
         """Whether the record was not handed to librdkafka and never will be. False when in doubt."""
@@ -502,7 +510,7 @@ class Exchange:
 
     def _end(self, token: int, ending: Ending, detail: str, is_heard: bool = True) -> None:
         """End a request whose slot has its final state. `is_heard` False: the client has left, so nothing is sent."""
-        (_, plan, raw, answer, kept), times = self._close(token, ending)
+        (_, plan, raw, answer, kept, _), times = self._close(token, ending)
         if is_heard:
             self._respond(plan.name, raw, answer, self._failed(plan, ending, detail, raw), ending, kept, times)
         elif kept is not None:
@@ -511,7 +519,7 @@ class Exchange:
     def _close(self, token: int, ending: Ending) -> tuple[_Waiting, tuple[int, int, int, int] | None]:
         """Count a request whose slot has its final state, and free the slot. Returns its entry, and its times."""
         waiting = self._take(token)
-        _, plan, _, _, kept = waiting
+        _, plan, _, _, kept, _ = waiting
         times = None if kept is None else self._slots.times(token)
         self._table.count(self._process_index, plan.number, ending.number)
         self._quota.give(plan)

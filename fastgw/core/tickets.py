@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 
 from fastgw import errors, ids
 from fastgw.admission import Admission, Refusal
+from fastgw.body_memory import LARGE_ANSWER_BYTES
 from fastgw.core import kept
 from fastgw.core.exchange import REFUSED, Exchange
 from fastgw.core.later import NS_PER_MS, VARY, Later
@@ -210,6 +211,10 @@ class Tickets:
             status, headers, body = wait.plan.reply_wire.answer(reply)
         except BadReply as bad:
             self._problem(wait, errors.BAD_REPLY, str(bad))
+            return
+        answers, connection = self._exchange.answers, wait.admission.connection
+        if len(body) > LARGE_ANSWER_BYTES and not answers.has_room(len(body), connection):
+            self._problem(wait, errors.ANSWERS_FULL, answers.why_full(len(body), connection))
             return
         told = [*headers, ("cache-control", "no-store"), VARY]
         self._answer(wait, errors.ANSWERED, status, told, body)

@@ -21,7 +21,7 @@ cdef class Connection:
     cdef bytes _unread
     cdef bytearray _body
     cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
-    cdef Py_ssize_t _left, _held_bytes, _small_head_bytes
+    cdef Py_ssize_t _left, _held_bytes, _unflushed_bytes, _small_head_bytes
     cdef object _token
 
     @cython.locals(at=Py_ssize_t)

@@ -115,6 +115,7 @@ class Connection:
         self._quiet_since = front.now  # time of the sweep before the last answer
         self._unread = b""  # input after the waiting request
         self._unflushed = False  # the client has not read everything that was written
+        self._unflushed_bytes = 0  # of it; counted in the worker's limit for answers
         # The request.
         self._partial: bytearray | None = None  # an incomplete head
         self._keep_alive = True
@@ -153,6 +154,7 @@ class Connection:
         self._partial = None
         self._answer = self._feed = self._write = None  # break the reference cycles
         self._give_back()
+        self._count_flushed()
         self._front.deaf.discard(self)
         self._front.let_go(self)
         if state == _WAITING and self._token >= 0:
@@ -165,17 +167,26 @@ class Connection:
 
     def pause_writing(self) -> None:
         self._unflushed = True
+        self._unflushed_bytes = self._transport.get_write_buffer_size()
+        self._door.answers.hold(self._unflushed_bytes)
         if self._watch is None:
             self._start(self._front.writes_due)
 
     def resume_writing(self) -> None:
         self._unflushed = False
+        self._count_flushed()
         if self._watch is self._front.writes_due:
             self._stop_watch()
         if self._state == _STALLED:
             self._go_on()
         elif self._state == _ENDED and not self._transport.is_closing():
             self._start(self._front.lingers_due)
+
+    def _count_flushed(self) -> None:
+        """The kernel has the rest of the answer, or the connection has ended."""
+        if self._unflushed_bytes:
+            self._door.answers.give(self._unflushed_bytes)
+            self._unflushed_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         if self._state == _HEAD and self._partial is None:

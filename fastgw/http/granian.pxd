@@ -8,8 +8,9 @@ from fastgw.admission cimport Admission
 @cython.final
 cdef class _Client:
     cdef readonly object peer
-    cdef public int open
+    cdef public int open, unread, late, fd
     cdef public double answered_s
+    cdef public Py_ssize_t unmetered_bytes
 
 
 @cython.final
@@ -31,6 +32,19 @@ cdef class _Request:
     cdef public object token
     cpdef answer(self, int status, list headers, bytes body, bytes request_id)
     cpdef _has_left(self)
+    cdef _end(self)
+    cdef bint _must_be_metered(self, Py_ssize_t size_bytes) except -1
+
+
+@cython.final
+cdef class _MeteredAnswer:
+    cdef object _front, _proto
+    cdef _Client _client, _connection
+    cdef Py_ssize_t _size_bytes
+    cdef bytes _last
+    cdef bint _is_late
+    cdef _go_on(self)
+    cdef bint _has_to_wait(self, future) except -1
     cdef _end(self)
 
 

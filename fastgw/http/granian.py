@@ -10,8 +10,8 @@ parts, which can be limited. RSGI decodes the path (`%2F` is lost), hides values
 either the whole body or parts that look complete when they are not. ASGI costs some microseconds more for each request
 (bench/README.md).
 
-This front adds what granian lacks: a deadline and a limit for bodies, an idle timeout separate from the timeout for
-heads, and `slow_clients` for slow readers.
+This front adds what granian lacks: a deadline and a limit for bodies, a deadline and a limit for answers that clients
+do not read (`_MeteredAnswer`), an idle timeout separate from the timeout for heads, `slow_clients` for slow readers.
 
 The list has the behaviour of granian that this front must cope with. It was found by experiments and is not documented,
 so the version is pinned, and each entry has a test: in tests/http/test_granian.py, or in the named file.
@@ -52,6 +52,10 @@ so the version is pinned, and each entry has a test: in tests/http/test_granian.
     test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again
 15. Over HTTP/2 it sends a body in the answer to HEAD: `_Request.answer` leaves it out, and declares its length.
     test_over_http2_a_body_of_an_answer_to_head_is_sent
+16. It copies an answer and tells nobody when its client has read it. But it takes the parts of a streamed answer one by
+    one, as the client reads them, and has room for CHANNEL_PARTS: `_MeteredAnswer`.
+    test_parts_of_an_answer_wait_until_what_is_before_them_can_be_sent
+    test_an_answer_that_is_not_read_ends_with_its_stream_and_with_its_connection
 """
 
 from __future__ import annotations
@@ -72,6 +76,7 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from fastgw import errors
 from fastgw.addresses import as_told
 from fastgw.admission import UNKNOWN, Admission, Door, Refusal
+from fastgw.body_memory import LARGE_ANSWER_BYTES
 from fastgw.config import ACCEPT_BACKLOG, Limits, Listen
 from fastgw.errors import Ending
 from fastgw.http.deadlines import SWEEP_S, Deadlines
@@ -96,6 +101,14 @@ BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # other methods usually have
 # Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
 SMALL_PARTS_MAX, PART_BYTES = 1024, 64
 HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
+# To see whether an answer is read costs about 100 us of CPU, so answers up to this size are not metered. An HTTP/1
+# connection has one answer at a time, and a buffer of the same size in hyper; an HTTP/2 connection may have 1024.
+HTTP1_UNMETERED_BYTES, HTTP2_UNMETERED_BYTES = 65_536, LARGE_ANSWER_BYTES
+# After this many bytes of unmetered answers on an HTTP/2 connection, its answers are metered until one was read. So a
+# client that opens no window cannot hold more without being noticed.
+CONNECTION_UNMETERED_BYTES = 262_144
+CHANNEL_PARTS = 4  # the room of granian's channel for the parts of an answer
+LAST_PARTS = CHANNEL_PARTS + 2  # see `_MeteredAnswer`
 
 
 class _Scheduler(CallbackScheduler):
@@ -135,6 +148,10 @@ class _Client:
         self.peer = peer
         self.open = 0  # requests that come in or wait
         self.answered_s = now
+        self.unread = 0  # metered answers that it has not read
+        self.late = 0  # of these, those that it should have read by now
+        self.unmetered_bytes = 0  # of unmetered answers since it has read a metered one
+        self.fd = -1  # its descriptor, as of the last round of `slow_clients`
 
 
 class GranianFront(Front):
@@ -150,6 +167,7 @@ class GranianFront(Front):
         self._woken = False  # a wake-up is under way; set by granian's thread, cleared by the loop
         self.reading: dict[int, _Body] = {}  # bodies on their way, oldest first
         self.unwatched = Deadlines(WATCH_AFTER_S, _Request.watch)
+        self.reads_due = Deadlines(limits.write_timeout_ns / 1e9, _MeteredAnswer.expire)
         self.half_watched: set[_Request] = set()  # asked for the end of their bodies, so that they can be watched
         self._draining = False
         self.stopped = False  # granian has been told to end
@@ -229,7 +247,7 @@ class GranianFront(Front):
         self._round_began_s = self.loop.time()
         return all_descriptors()
 
-    def standing(self, _fd: int, connection: socket.socket) -> Standing | None:
+    def standing(self, fd: int, connection: socket.socket) -> Standing | None:
         try:
             address, port = connection.getpeername()[:2]
         except OSError:
@@ -239,7 +257,8 @@ class GranianFront(Front):
         if client is None:
             return None
         self._seen.add(key)
-        return Standing(client.open > 0, client.answered_s)
+        client.fd = fd
+        return Standing(client.open > 0 or client.unread > 0, client.answered_s, client.late > 0)
 
     def round_ends(self) -> None:
         """Forgets the closed connections: those that existed when the round began and were not seen in it."""
@@ -247,7 +266,7 @@ class GranianFront(Front):
         gone = [
             key
             for key, client in self._clients.items()
-            if client.answered_s < began_s and not client.open and key not in seen
+            if client.answered_s < began_s and not client.open and not client.unread and key not in seen
         ]
         for key in gone:
             del self._clients[key]
@@ -319,6 +338,7 @@ class GranianFront(Front):
         else:
             self.unwatched.add(request, self.loop.time())
         try:
+            admission.connection = request.connection
             request.token = self.door.open(admission, body, request.answer)
         except MemoryError:
             raise  # ends the worker
@@ -361,6 +381,12 @@ class GranianFront(Front):
                 break  # all deadlines are equally far from their start: the others are later
             body.expire(self._body_timeout_s)
         self.unwatched.expire(now)
+        self.reads_due.expire(now)
+
+    def end_late(self, client: _Client) -> None:
+        """Closes the connection of a late client; then hyper frees its answers. Impossible on Unix sockets."""
+        if self._slow_clients is not None and client.fd >= 0:
+            self._slow_clients.look(client.fd)  # else the next round finds it
 
 
 class _Body:
@@ -601,15 +627,108 @@ class _Request:
             headers = [*headers, CLOSE]
         lines, streams = front.heads_for(headers)
         leaves_out = self._is_head and self._http_version == "2" and body  # over HTTP/1.1 hyper leaves it out
-        if streams or leaves_out:  # as a stream it would go out in chunks
+        is_metered = not self._is_head and self._must_be_metered(len(body))
+        if streams or leaves_out or is_metered:  # as a stream it would go out in chunks
             lines = [*lines, (b"content-length", b"%d" % len(body))]
         if leaves_out:
             body = b""
         proto, self.proto = self.proto, None  # while somebody holds it, hyper waits for a body that nobody reads
-        _send(proto, status, lines, body, request_id)
+        if is_metered:
+            _MeteredAnswer(front, self.client, self.connection, proto).send(status, lines, body, request_id)
+        else:
+            _send(proto, status, lines, body, request_id)
+
+    def _must_be_metered(self, size_bytes: int) -> bool:
+        if self._front.stopped:  # granian may be about to end, and must not be asked for futures any more
+            return False
+        if self._http_version != "2":
+            return size_bytes > HTTP1_UNMETERED_BYTES
+        client = self.client
+        if size_bytes <= HTTP2_UNMETERED_BYTES and client.unmetered_bytes <= CONNECTION_UNMETERED_BYTES:
+            client.unmetered_bytes += size_bytes
+            return False
+        return size_bytes > LAST_PARTS
+
+
+class _MeteredAnswer:
+    """An answer whose bytes count until its client has read it.
+
+    granian passes the parts of a streamed answer to hyper through a channel with room for CHANNEL_PARTS parts. hyper
+    takes a part from the channel, and keeps it until the client's windows (HTTP/2) or the socket (HTTP/1) have room for
+    all parts before it. So the answer is sent as one large part, and its last bytes as parts of one byte:
+
+        [ all but LAST_PARTS bytes ] [1] [2] [3] [4] [5] [6]
+
+    When granian has accepted [6], hyper has taken [2] from the channel, so it has sent [1], so there was room for
+    everything before. (hyper's buffers may still hold up to 16 KiB over HTTP/2, and 64 KiB over HTTP/1.) While the
+    channel is full, `send` returns a future. With a client that reads, this usually happens once.
+    """
+
+    def __init__(self, front: GranianFront, client: _Client, connection: _Client | None, proto: Any) -> None:
+        self._front = front
+        self._client = client
+        self._connection = connection
+        self._proto = proto
+        self._size_bytes = 0
+        self._last = b""  # the bytes that are not sent yet
+        self._is_late = False
+
+    def send(self, status: int, lines: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
+        """The length must be among the headers."""
+        if not _begin(self._proto, status, lines, request_id):
+            return
+        self._size_bytes = len(body)
+        self._front.door.answers.hold(self._size_bytes, self._connection)
+        self._client.unread += 1
+        self._front.reads_due.add(self, self._front.loop.time())
+        self._last = body[-LAST_PARTS:]
+        if not self._has_to_wait(self._proto.send(_part(body[:-LAST_PARTS], True))):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._last:
+            part, self._last = self._last[:1], self._last[1:]
+            if self._has_to_wait(self._proto.send(_part(part, bool(self._last)))):
+                return
+        self._end()
+
+    def _has_to_wait(self, future: Any) -> bool:
+        if not hasattr(future, "add_done_callback"):
+            return False  # accepted, or the client has left
+        future.add_done_callback(self._on_accepted)  # not kept: that would be a circle through Rust
+        return True
+
+    def _on_accepted(self, _future: Any) -> None:
+        self._go_on()
+
+    def expire(self) -> None:
+        """It should have been read by now."""
+        self._is_late = True
+        self._client.late += 1
+        self._front.end_late(self._client)
+
+    def _end(self) -> None:
+        """All of it is read, or its client has left."""
+        self._proto = None
+        self._client.unread -= 1
+        self._client.unmetered_bytes = 0
+        if self._is_late:
+            self._client.late -= 1
+        self._front.reads_due.discard(self)
+        self._front.door.answers.give(self._size_bytes, self._connection)
+
+
+def _part(content: bytes, is_followed: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": is_followed}
 
 
 def _send(proto: Any, status: int, lines: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
+    if _begin(proto, status, lines, request_id):
+        proto.send({"type": "http.response.body", "body": body})
+
+
+def _begin(proto: Any, status: int, lines: list[tuple[bytes, bytes]], request_id: bytes) -> bool:
+    """Sends the head of an answer. False: granian has refused it, and the answer is 500."""
     if request_id:
         lines = [*lines, (b"x-request-id", request_id)]
     try:
@@ -618,8 +737,9 @@ def _send(proto: Any, status: int, lines: list[tuple[bytes, bytes]], body: bytes
         log.error("answer not sent", error=str(error), status=status)
         lines = [(b"x-request-id", request_id or refusal_id())]
         proto.send({"type": "http.response.start", "status": 500, "headers": lines})
-        body = b""
-    proto.send({"type": "http.response.body", "body": body})
+        proto.send({"type": "http.response.body", "body": b""})
+        return False
+    return True
 
 
 class _Headers:
@@ -700,6 +820,7 @@ def _granian_worker(fd: int, is_unix: bool, listen: Listen, limits: Limits) -> A
         HTTP2Settings(
             max_headers_size=limits.max_header_bytes,
             max_concurrent_streams=1024,
+            max_send_buffer_size=HTTP2_UNMETERED_BYTES,  # of each stream; only streamed answers notice it
             # So a living client is never silent, and its other frames are not taken for a late head.
             keep_alive_interval=max(1, min(HTTP2_PING_MS_MAX, header_timeout_ms // 2)),
             keep_alive_timeout=10,

@@ -10,7 +10,7 @@ from fastgw.core.routing cimport Router
 
 @cython.final
 cdef class GatewayDoor:
-    cdef readonly object bodies
+    cdef readonly object bodies, answers
     cdef Router _router
     cdef Exchange _exchange
     cdef Table _table

@@ -7,7 +7,7 @@ import time
 from fastgw import errors
 from fastgw._ctable import Table
 from fastgw.admission import PLAIN, TICKET, Admission, Refusal
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.later import Later
 from fastgw.core.routing import Router
@@ -25,6 +25,7 @@ class GatewayDoor:
         router: Router,
         exchange: Exchange,
         bodies: BodyMemory,
+        answers: AnswerMemory,
         table: Table,
         process_index: int,
         journal: Journal,
@@ -38,6 +39,7 @@ class GatewayDoor:
             router: admits or refuses requests.
             exchange: takes the requests that are admitted.
             bodies: bounds the memory that the fronts use for incoming bodies.
+            answers: the fronts count there what clients have not read; the exchange has the same object.
             table, process_index: where cut connections are counted.
             journal: logs unexpected errors.
             policies: CORS policies; None: CORS is off.
@@ -48,6 +50,7 @@ class GatewayDoor:
         self._router = router
         self._exchange = exchange
         self.bodies = bodies
+        self.answers = answers
         self._table = table
         self._process_index = process_index
         self._journal = journal

@@ -21,7 +21,7 @@ import structlog
 
 from fastgw import errors, table
 from fastgw._ctable import SlotRange
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.config import ACCEPT_BACKLOG, Config, Listen
 from fastgw.config.units import NS_PER_MS, NS_PER_S
 from fastgw.core.exchange import Exchange
@@ -56,6 +56,9 @@ log = structlog.get_logger("fastgw.worker")
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 LAME_DUCK_S = 1.0  # in a reload: long enough for busy clients to send their next request on a kept-alive connection
 END_OF_TIME_NS = 1 << 62
+# granian brings an allocator, jemalloc, which `MemoryTrim` does not reach. It reads this variable when it is loaded.
+# Without a thread of its own it returns freed memory only while it is in use: after a burst of large answers, hardly.
+GRANIANS_ALLOCATOR = ("_RJEM_MALLOC_CONF", "background_thread:true")
 
 
 class KeptParts(NamedTuple):
@@ -90,7 +93,9 @@ class Worker:
         self._journal = Journal()
         self._memory_trim = MemoryTrim()
         self._access_log = AccessLog(cfg.log, worker, self._count_dropped_lines) if cfg.log.access != "off" else None
-        self._bodies = BodyMemory(cfg.limits.body_memory_bytes, cfg.limits.connection_body_memory_bytes)
+        limits = cfg.limits
+        self._bodies = BodyMemory(limits.body_memory_bytes, limits.connection_body_memory_bytes)
+        self._answers = AnswerMemory(limits.answer_memory_bytes, limits.connection_answer_memory_bytes)
         self._forwarding = Forwarding(cfg.gateway.trusted_proxies, cfg.gateway.forwarded)
 
         ids = IdMaker(self._table.node, worker, generation)
@@ -123,6 +128,7 @@ class Worker:
             self._link.cancel_unsent,
             self._journal,
             notes,
+            self._answers,
         )
         self._policies, self._keeps_heads = policies or None, notes is not None
 
@@ -149,6 +155,7 @@ class Worker:
             Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self._forwarding, cfg.tickets),
             self._exchange,
             self._bodies,
+            self._answers,
             self._table,
             self._process_index,
             self._journal,
@@ -241,6 +248,8 @@ class Worker:
         table.set_body_bytes(process, self._bodies.held_bytes)
         table.set_gauge(process, Gauge.OPEN_CONNECTIONS, sum([front.open_connections for front in self._fronts]))
         table.set_gauge(process, Gauge.KAFKA_WAITING_RECORDS, self._link.waiting())
+        table.set_gauge(process, Gauge.KAFKA_WAITING_BYTES, self._link.waiting_bytes())
+        table.set_gauge(process, Gauge.ANSWER_BYTES, self._answers.held_bytes)
 
     # Life.
 
@@ -267,6 +276,7 @@ class Worker:
         limits = self._config.limits
         if listen.is_express:
             return ExpressFront(fd, listen, limits, self._door, self._forwarding)
+        os.environ.setdefault(*GRANIANS_ALLOCATOR)
         # Imported here because its libraries cost a start 20 ms and a worker 4 MB, and few gateways need them.
         from fastgw.http.granian import GranianFront
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgw import config, problem
 from fastgw.admission import Admission, Refusal
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.routing import Router
 from fastgw.errors import Ending
 from fastgw.http.connection import Connection
@@ -90,6 +90,9 @@ class FakeTransport:
         assert not self.reads
         self.reads = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0 if self.accepts_writes else len(self.sent)
+
     def set_write_buffer_limits(self, high: int) -> None:
         assert high == 0
 
@@ -99,6 +102,7 @@ class RecordingDoor:
 
     def __init__(self) -> None:
         self.bodies = BodyMemory(1 << 20, 1 << 20)
+        self.answers = AnswerMemory()
         self.calls: list[tuple[Any, ...]] = []
         self.held: list[tuple[Answer, bytes]] = []
 

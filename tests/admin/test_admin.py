@@ -22,6 +22,7 @@ from fastgw.admin import server as admin_server
 from fastgw.admin.pages import PLAIN, WAITING_SHOWN, Admin, page
 from fastgw.admin.server import CONNECTIONS_MAX, AdminServer
 from fastgw.config import Config
+from fastgw.messages import Gauge
 from fastgw.state_file import State
 from tests.waiting import eventually
 
@@ -130,6 +131,9 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin, s
     log = table.log_of("localhost:9092", "shop.replies")
     for partition, position in ((0, 17), (2, 5), (3, 0)):  # 2 belongs to another node
         shared.set_handled_to(partition, log, position)
+    shared.set_body_bytes(table.process_index(1, 0), 7)
+    shared.set_gauge(table.process_index(1, 0), Gauge.ANSWER_BYTES, 8)
+    shared.set_gauge(table.process_index(1, 0), Gauge.KAFKA_WAITING_BYTES, 9)
     status = status_of(pages)
     workers = status.pop("workers")
     assert status == {
@@ -160,7 +164,9 @@ def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin, s
         "draining": False,
         "heartbeat_age_ms": 20.0,
         "in_flight": 3,
-        "body_bytes": 0,
+        "body_bytes": 7,
+        "answer_bytes": 8,
+        "kafka_waiting_bytes": 9,
         "home_partition": 1,
         "map_version": 1,
     }

@@ -194,6 +194,8 @@ def test_the_gateway_and_its_build_are_named(shared: Table) -> None:
     [
         ("fastgw_open_connections", Gauge.OPEN_CONNECTIONS),
         ("fastgw_kafka_waiting_records", Gauge.KAFKA_WAITING_RECORDS),
+        ("fastgw_kafka_waiting_bytes", Gauge.KAFKA_WAITING_BYTES),
+        ("fastgw_answer_bytes", Gauge.ANSWER_BYTES),
     ],
 )
 def test_what_a_worker_process_says_of_itself_is_there_from_its_start(shared: Table, name: str, gauge: Gauge) -> None:
@@ -320,3 +322,11 @@ def test_a_draining_service_is_not_ready_though_its_workers_still_serve(shared: 
     assert why_not_ready(shared) == ["the service is draining"]
     assert values(shared, "fastgw_draining") == {(): 1}
     assert values(shared, "fastgw_ready") == {(): 0}
+
+
+def test_bytes_of_bodies_are_those_of_all_processes_of_a_worker(shared: Table) -> None:
+    old, new = start_worker(shared, 1, generation=0), start_worker(shared, 1, generation=1)
+    start_worker(shared, 0)
+    shared.set_body_bytes(old, 7)
+    shared.set_body_bytes(new, 5)
+    assert values(shared, "fastgw_request_body_bytes") == {("0",): 0, ("1",): 12}

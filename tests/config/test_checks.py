@@ -23,6 +23,23 @@ from tests.config.files import (
 )
 
 MISTAKES = {
+    # memory
+    GATEWAY + '[limits]\nmax_body = "2MiB"\nbody_memory = "1MiB"\n' + KAFKA + ROUTE: [
+        "limits.body_memory:",
+        "at least the largest max_body, 2097152 bytes",
+    ],
+    GATEWAY + '[limits]\nconnection_body_memory = "1MiB"\n' + KAFKA + ROUTE + 'max_body = "2MiB"\n': [
+        "limits.connection_body_memory:",
+        "at least the largest max_body, 2097152 bytes",
+    ],
+    GATEWAY + '[limits]\nanswer_memory = "1MiB"\n' + KAFKA + ROUTE: [
+        "limits.answer_memory:",
+        "at least limits.max_reply, 8388608 bytes",
+    ],
+    GATEWAY + '[limits]\nmax_reply = "2MiB"\nconnection_answer_memory = "1MiB"\n' + KAFKA + ROUTE: [
+        "limits.connection_answer_memory:",
+        "at least limits.max_reply, 2097152 bytes",
+    ],
     # words
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\nhttp = "2"\n': ["listen[0].front:", "HTTP/2 is set"],
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\ntls_cert = "c"\ntls_key = "k"\n': ["TLS is set"],

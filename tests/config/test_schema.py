@@ -290,3 +290,28 @@ def test_every_field_of_every_section_is_a_setting() -> None:
     for section in SECTIONS.values():
         names = {field.name for field in msgspec.structs.fields(section)} - {"number"}
         assert names == {field.name for field in fields_of(section)}
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "route", "worker_bytes", "connection_bytes"),
+    [
+        ("", "", 64 * MIB, 16 * MIB),
+        ('max_body = "20MiB"\n', "", 64 * MIB, 20 * MIB),
+        ('max_body = "100MiB"\n', "", 100 * MIB, 100 * MIB),
+        ("", 'max_body = "100MiB"\n', 100 * MIB, 100 * MIB),
+        ('body_memory = "80MiB"\nconnection_body_memory = "2MiB"\n', "", 80 * MIB, 2 * MIB),
+    ],
+)
+def test_the_memory_for_bodies_has_room_for_one_of_the_largest(limits, route, worker_bytes, connection_bytes) -> None:
+    loaded = loads(GATEWAY + "[limits]\n" + limits + KAFKA + ROUTE + route)
+    assert loaded.limits.body_memory_bytes == worker_bytes
+    assert loaded.limits.connection_body_memory_bytes == connection_bytes
+
+
+def test_the_memory_for_answers_has_room_for_several_of_the_largest() -> None:
+    limits = loads(MINIMAL).limits
+    assert (limits.answer_memory_bytes, limits.connection_answer_memory_bytes) == (128 * MIB, 32 * MIB)
+    assert limits.connection_answer_memory_bytes >= 4 * limits.max_reply_bytes

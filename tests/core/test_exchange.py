@@ -9,6 +9,7 @@ import pytest
 
 from fastgw import _ctable, errors, ids, table
 from fastgw.admission import Admission
+from fastgw.body_memory import LARGE_ANSWER_BYTES, AnswerMemory
 from fastgw.core.arrival_rate import RARE_MAX
 from fastgw.core.exchange import REFUSED, Exchange
 from fastgw.core.plan import Plan
@@ -107,7 +108,7 @@ class Client:
 class House:
     """An exchange with everything around it."""
 
-    def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1, notes=None):
+    def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1, notes=None, answers=None):
         self.send, self.learner, self.journal = FakeSend(), FakeLearner(), FakeJournal()
         _, self.table = table.create(node=1, workers=1, slots_per_process=slots)
         self.table.register(0, 1, 0, 0)
@@ -124,7 +125,7 @@ class House:
         self.plan = self.plans[0]
         slot_range = self.table.open_range(0)
         self.exchange = Exchange(
-            self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw, self.journal, notes
+            self.table, 0, slot_range, maker, self.plans, self.send, self.send.withdraw, self.journal, notes, answers
         )
         self.exchange.set_home(HOME, COUNT)
         self.exchange.open_gate()
@@ -503,3 +504,31 @@ def test_an_ending_that_is_nobodys_fault_is_not_logged(house):
     house.open()
     house.exchange.cancel(house.open()[1])
     assert house.journal.alarms == []
+
+
+@pytest.mark.parametrize("connection", [None, "one"])
+def test_a_large_reply_that_does_not_fit_beside_unread_answers_is_dropped_and_its_client_told(connection):
+    answers = AnswerMemory(100_000, 50_000)
+    house = House(answers=answers)
+    house.plan.reply_wire = ReplyWire([], 1 << 20)
+    answers.hold(40_000 if connection else 90_000, connection)
+    large = bytes(LARGE_ANSWER_BYTES + 1)
+
+    def resolve(value):
+        admission, client = house.admission(), Client()
+        admission.connection = connection
+        assert house.exchange.reserve(admission) is None
+        house.exchange.delivered(house.exchange.open(admission, b"{}", client, 0), 1, 0)
+        house.exchange.resolve(*house.reply(value=value), 2)
+        return client
+
+    problem = resolve(large).expect(errors.ANSWERS_FULL)
+    assert f"a reply of {len(large)} bytes did not fit" in problem["detail"]
+    assert ("one connection" if connection else "this worker") in problem["detail"]
+    assert house.counted(errors.ANSWERS_FULL) == 1
+    assert resolve(large[1:]).only[2] == large[1:], "small ones always fit"
+    answers.give(40_000 if connection else 90_000, connection)
+    assert resolve(large).only[2] == large
+    assert (house.counted(errors.ANSWERS_FULL), house.counted(errors.ANSWERED)) == (1, 2)
+    assert answers.held_bytes == 0, "the front counts, not the exchange"
+    house.assert_empty()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastgw import config, errors, ids, table
 from fastgw.admission import Admission, Refusal
-from fastgw.body_memory import BodyMemory
+from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.config import Config
 from fastgw.core.exchange import REFUSED, Exchange
 from fastgw.core.routing import Router
@@ -104,6 +104,7 @@ class ScriptedDoor:
         table_fd, shared = table.create(node=1, workers=1, slots_per_process=cfg.gateway.slots)
         os.close(table_fd)  # the mapping lives on without it
         shared.register(0, os.getpid(), 0, 0)
+        self.table = shared
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(PARTITIONS, [HOME], HOME)
         self._plans = Plans(cfg, delivery_classes([route.timeout_ns for route in cfg.routes])).all
@@ -112,14 +113,17 @@ class ScriptedDoor:
         self.access_log = AccessLog(cfg.log, 0, self.dropped.append) if cfg.log.access != "off" else None
         names = {route.number: route.name for route in cfg.routes}
         notes = Notes(policies, self.access_log, names)
+        limits = cfg.limits
+        self.bodies = BodyMemory(limits.body_memory_bytes, limits.connection_body_memory_bytes)
+        self.answers = AnswerMemory(limits.answer_memory_bytes, limits.connection_answer_memory_bytes)
+        slots = shared.open_range(0)
         self.exchange = Exchange(
-            shared, 0, shared.open_range(0), maker, self._plans, self._send, lambda _: False, journal, notes
+            shared, 0, slots, maker, self._plans, self._send, lambda _: False, journal, notes, self.answers
         )
         intake = Router(cfg.routes, cfg.limits, cfg.gateway.hosts, self.forwarding)
         has_policies = policies if policies else None
-        self.bodies = BodyMemory(cfg.limits.body_memory_bytes, cfg.limits.connection_body_memory_bytes)
         self._entrance = GatewayDoor(
-            intake, self.exchange, self.bodies, shared, 0, journal, has_policies, keeps_heads=True
+            intake, self.exchange, self.bodies, self.answers, shared, 0, journal, has_policies, keeps_heads=True
         )
         self.exchange.set_home(HOME, PARTITIONS)
         self.exchange.open_gate()
@@ -130,6 +134,8 @@ class ScriptedDoor:
         self.abandoned: list[tuple[Ending, str]] = []
         self.gone_tokens: list[int] = []
         self.cuts: list[Cut] = []
+        self.cut_s: list[float] = []  # when, by the loop's clock
+        self.answered_s: list[float] = []  # when /raw was answered
         # What is in Kafka, what of it the service has not answered, and what it says.
         self.records: list[Record] = []
         self.held: list[Record] = []
@@ -168,11 +174,13 @@ class ScriptedDoor:
             raise Defect
         if admission.path == "/raw":
             self.exchange.abandon(admission, errors.ANSWERED, "", None)  # frees its place
+            self.answered_s.append(self._loop.time())
             answer(*self.raw_answer, self.raw_id)
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
 
     def cut(self, why: Cut) -> None:
+        self.cut_s.append(self._loop.time())
         self.cuts.append(why)
 
     def gone(self, token: int) -> None:

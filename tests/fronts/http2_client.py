@@ -46,6 +46,7 @@ class Http2Client:
         self._got = bytearray()
         self.events: list[h2.events.Event] = []
         self.ended = False
+        self.acknowledges = True  # what is read opens the windows again
         self.flush()
 
     def __enter__(self) -> Http2Client:
@@ -103,6 +104,22 @@ class Http2Client:
         """A whole request with a body and its length."""
         return self.request(path, "POST", [("content-length", str(len(body)))], body)
 
+    def has_answer(self, stream: int) -> bool:
+        """Whether its answer has begun, as far as it was read."""
+        return self._has(h2.events.ResponseReceived, stream)
+
+    def send_some(self, stream: int, most_bytes: int) -> int:
+        """Sends a part of a body as soon as the server's windows take any; returns its size, 0 if an answer came."""
+        self._until(lambda: self.has_answer(stream) or self.connection.local_flow_control_window(stream) > 0)
+        if self.has_answer(stream):
+            return 0
+        room = self.connection.local_flow_control_window(stream)
+        piece = bytes(min(room, most_bytes, self.connection.max_outbound_frame_size))
+        self.connection.send_data(stream, piece)
+        self.flush()
+        self.receive(0)
+        return len(piece)
+
     def fill(self, stream: int) -> int:
         """Sends as much of a body as the server's windows take; returns how much that was."""
         sent = 0
@@ -127,6 +144,12 @@ class Http2Client:
         body = b"".join(event.data for event in self._of(stream) if isinstance(event, h2.events.DataReceived))
         return Answer(int(dict(headers)[":status"]), headers[1:], body)
 
+    def read_body(self, stream: int, size_bytes: int) -> None:
+        """Reads until so much of the answer's body has come; its windows stay as they are."""
+        self.acknowledges = False
+        self._until(lambda: sum(len(event.data) for event in self._of(stream) if hasattr(event, "data")) >= size_bytes)
+        self.acknowledges = True
+
     def reset_code(self, stream: int) -> int:
         """With which code the server resets a stream."""
         self._until(lambda: self._has(h2.events.StreamReset, stream))
@@ -143,6 +166,14 @@ class Http2Client:
         while not self.ended:
             assert time.monotonic() < deadline, "the connection stays open"
             self._receive()
+
+    def open_windows(self, streams: Iterable[int], by_bytes: int = 1 << 24) -> None:
+        """Lets the server send so much more on each of these streams, and on the connection for all of them."""
+        for number, stream in enumerate(streams, 1):
+            self.connection.increment_flow_control_window(by_bytes, stream)
+            if number <= 64:  # a connection's window is below 2 GiB
+                self.connection.increment_flow_control_window(by_bytes)
+        self.flush()
 
     def leave_stream(self, stream: int, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
         """RST_STREAM: the client does not want this answer any more."""
@@ -161,6 +192,13 @@ class Http2Client:
             assert not self.ended, f"the connection ended after {self.events}"
             assert time.monotonic() < deadline, f"nothing of the kind came: {self.events}"
             self._receive()
+
+    def receive(self, timeout_s: float) -> None:
+        """Reads what comes within this time, if anything does."""
+        self.sock.settimeout(timeout_s)
+        with contextlib.suppress(TimeoutError, BlockingIOError):
+            self._receive()
+        self.sock.settimeout(TIMEOUT_S)
 
     def _receive(self) -> None:
         try:
@@ -183,6 +221,6 @@ class Http2Client:
             if isinstance(event, h2.events.ConnectionTerminated) and event.error_code == h2.errors.ErrorCodes.NO_ERROR:
                 # h2 takes every GOAWAY for the end; but streams that are open go on (RFC 9113, 6.8).
                 self.connection.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
-            if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+            if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length and self.acknowledges:
                 with contextlib.suppress(h2.exceptions.StreamClosedError):
                     self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)

@@ -1,9 +1,14 @@
-"""Clients that stand still: the slow reader, and the one that connects and says nothing."""
+"""Clients that stand still: the slow reader, and the one that connects and says nothing.
+
+How late a slow reader is cut is measured on the front's own clock. A machine that stands still for a while makes it
+later, so the best of a few attempts counts: a front that is late by itself is late in each.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from fastgw.http.slow_clients import lateness_s
 from fastgw.messages import Cut
 from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import HTTP2, fronts
@@ -15,6 +20,8 @@ pytestmark = pytest.mark.slow
 every_front = fronts()
 
 HUGE = bytes(16 << 20)  # more than the kernel takes off the front's hands at once
+WRITE_S = 0.3
+ATTEMPTS = 4
 
 
 def read_a_little(client) -> bool:
@@ -36,12 +43,83 @@ def is_served(house) -> bool:
 @pytest.mark.parametrize("size", [1 << 20, len(HUGE)])
 def test_a_reader_that_takes_a_little_now_and_then_is_cut_off(serve, size):
     """The time is for the whole answer, whether all of it is in the kernel already or not."""
-    house = serve(write_timeout="300ms", max_connections=1)
+    house = serve(write_timeout=f"{WRITE_S}s", max_connections=1)
     house.door.raw_answer = (200, [], HUGE[:size])
-    client = house.client(receive_buffer_bytes=4096)
-    client.send(get("/raw"))
-    eventually(lambda: read_a_little(client), message="the connection ends")
-    eventually(lambda: house.door.cuts == [Cut.SLOW_READER], message="it is counted")
+
+    def cut_after_s() -> float:
+        client = house.client(receive_buffer_bytes=4096)
+        client.send(get("/raw"))
+        eventually(lambda: read_a_little(client), message="the connection ends")
+        return last_cut_after_s(house)
+
+    assert_in_time(cut_after_s)
+
+
+def last_cut_after_s(house) -> float:
+    """How long after the last answer the last client was cut, as a slow reader."""
+    eventually(lambda: len(house.door.cuts) == len(house.door.answered_s), message="it is counted")
+    assert house.door.cuts[-1] is Cut.SLOW_READER
+    return house.door.cut_s[-1] - house.door.answered_s[-1]
+
+
+def assert_in_time(cut_after_s) -> None:
+    """Never before the write timeout, and not later than is promised."""
+    took = []
+    while not took or (min(took) > WRITE_S + lateness_s(WRITE_S) and len(took) < ATTEMPTS):
+        took.append(cut_after_s())
+    assert min(took) >= WRITE_S
+    assert min(took) <= WRITE_S + lateness_s(WRITE_S), took
+
+
+@fronts(HTTP2)
+@pytest.mark.parametrize("window", [0, 10_000])
+@pytest.mark.parametrize("asks_on", [False, True])
+def test_a_reader_that_opens_no_window_is_cut_off(serve, window, asks_on):
+    """Nothing of its answer is in the kernel. Nor does it help to ask for more meanwhile, and to answer pings."""
+    house = serve(http="2", write_timeout=f"{WRITE_S}s")
+    house.door.raw_answer = (200, [], HUGE[:100_000])
+
+    def cut_after_s() -> float:
+        with Http2Client(house.address, window_bytes=window) as client:
+            client.acknowledges = False
+            client.request("/raw")
+            while not client.ended:
+                if asks_on:
+                    client.request("/items/7")
+                client.receive(0.02)
+            return last_cut_after_s(house)
+
+    assert_in_time(cut_after_s)
+    eventually(lambda: house.door.answers.held_bytes == 0, message="hyper has let go of it")
+
+
+@fronts(HTTP2)
+def test_a_reader_of_small_answers_that_opens_no_window_ends_as_an_idle_one(serve):
+    """Of a few small answers nobody can see that they are not read."""
+    house = serve(http="2", write_timeout="200ms", idle_timeout="600ms", header_timeout="200ms")
+    house.door.raw_answer = (200, [], bytes(1000))
+    with Http2Client(house.address, window_bytes=0) as client:
+        client.request("/raw")
+        client.end()
+    assert house.door.cuts == [Cut.IDLE]
+    assert house.door.cut_s[0] - house.door.answered_s[0] >= 0.6
+
+
+@fronts(HTTP2)
+def test_a_reader_that_opens_its_window_in_time_is_not_cut_off(serve):
+    house = serve(http="2", write_timeout="1s")
+    house.door.raw_answer = (200, [], HUGE[:100_000])
+    with Http2Client(house.address, window_bytes=0) as clock, Http2Client(house.address, window_bytes=0) as client:
+        clock.request("/raw")
+        rounds = 0
+        while not clock.ended:
+            stream = client.request("/raw")
+            client.open_windows([stream])
+            assert client.answer(stream).body == HUGE[:100_000]
+            rounds += 1
+            clock.receive(0.01)
+    assert rounds > 1
+    assert house.door.cuts == [Cut.SLOW_READER]
 
 
 @every_front

@@ -64,6 +64,7 @@ TABLE = {
     "ticket_unknown": Row(404, "not_recorded"),
     "ticket_gone": Row(410, "not_recorded"),
     "ticket_cancelled": Row(410, "recorded"),
+    "answers_full": Row(502, "recorded"),
 }
 
 

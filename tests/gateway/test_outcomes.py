@@ -6,6 +6,7 @@ those of a service that is away in test_services.py.
 
 from __future__ import annotations
 
+import json
 import secrets
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from fastgw import errors
 from tests.actors.hand_service import hand_service, values_in
 from tests.actors.raw_http import RawConnection, head
+from tests.fronts.http2_client import Http2Client
 from tests.gateway import test_drain, test_kafka_faults, test_later, test_services
 from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import TABLE, assert_told, counted
@@ -75,6 +77,8 @@ max_target = "1KiB"
 max_header = "4KiB"
 max_reply = "100KiB"
 body_memory = "64KiB"
+answer_memory = "128KiB"
+connection_answer_memory = "100KiB"
 header_timeout = "1s"
 max_connections = {connections}
 [[listen]]
@@ -224,13 +228,52 @@ def test_a_body_that_does_not_fit_beside_those_that_are_coming_in_is_503(shop, f
     with ExitStack() as stack:
         clients = [stack.enter_context(RawConnection(getattr(shop, front))) for _ in range(fitting + 1)]
         with counted(shop.gateway, "bodies_full"):
-            for client in clients:
+            for client in clients[:fitting]:
                 client.send(head("POST", "/orders", "Content-Length: 8192") + part)
+            eventually(lambda: shop.gateway.status()["workers"][0]["body_bytes"] == fitting * 8191, 5)
+            assert shop.gateway.metric("fastgw_request_body_bytes", worker="0") == fitting * 8191
+            clients[-1].send(head("POST", "/orders", "Content-Length: 8192") + part)
             answers = [client.answer() for client in clients]
         (too_many,) = [answer for answer in answers if answer.status == 503]
         assert_told(too_many, "bodies_full", may_close=True)
         assert [answer.status for answer in answers].count(408) == fitting, "they had room, and did not come"
     assert not is_recorded(shop, body)
+
+
+@pytest.mark.ending("answers_full")
+@pytest.mark.parametrize("is_other", [False, True])
+def test_a_large_reply_that_does_not_fit_beside_answers_that_nobody_reads_is_502(shop, body, is_other):
+    """In the connection's share, or, from another connection, in the worker's."""
+    address, size = f"127.0.0.1:{shop.granian}", 60_000
+
+    def ask(client, size):
+        stream = client.request("/orders", "POST", body=body, authority="test")
+        shop.service.reply(shop.service.take(body), bytes(size))
+        return stream
+
+    def held_bytes():
+        (worker,) = shop.gateway.status()["workers"]
+        return worker["answer_bytes"]
+
+    with Http2Client(address, window_bytes=0) as shut, Http2Client(address) as other:
+        unread = ask(shut, size)
+        eventually(lambda: held_bytes() == size, 5, "it is shown")
+        assert shop.gateway.metric("fastgw_answer_bytes", process="worker 0.0") == size
+        client, more = (other, 90_000) if is_other else (shut, size)
+        with counted(shop.gateway, "answers_full"):
+            stream = ask(client, more)
+            client.open_windows([stream])
+            refused = client.answer(stream)
+        problem = json.loads(refused.body)
+        row = TABLE["answers_full"]
+        assert (refused.status, problem["type"]) == (row.status, "urn:fastgw:problem:answers_full")
+        assert dict(refused.headers)["fastgw-outcome"] == problem["outcome"] == row.outcome
+        assert problem["retryable"] is row.retryable
+        assert ("this worker" if is_other else "one connection") in problem["detail"]
+        shut.open_windows([unread])
+        assert shut.answer(unread).body == bytes(size)
+    eventually(lambda: held_bytes() == 0, 5, "nothing is held")
+    assert is_recorded(shop, body)
 
 
 @pytest.mark.ending("cancelled_early")

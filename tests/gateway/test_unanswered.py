@@ -11,6 +11,7 @@ from tests.actors.flood import flood
 from tests.actors.hand_service import hand_service
 from tests.actors.raw_http import RawConnection
 from tests.actors.repliers import replier
+from tests.fronts.http2_client import Http2Client
 from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import assert_told
 from tests.waiting import eventually
@@ -88,3 +89,87 @@ def test_nothing_is_left_of_100_000_requests_that_nobody_answered(tmp_path, kafk
             client.ask("POST", f"/{topics['orders']}", b"still served")
             service.reply(service.take(), b"well")
             assert client.answer().body == b"well"
+
+
+MIB = 1 << 20
+STREAMS = 1000
+REPLY_BYTES = 900_000  # what a Kafka client sends without being told to send more
+BESIDE_BODIES_BYTES = 64 * MIB  # hyper's and the allocator's own, and copies on their way
+GIVEN_BACK_S = 90.0  # the allocator gives memory back a minute after the peak at the latest (memory_trim)
+
+
+class Peak:
+    """The largest resident size that was seen, and the size at the beginning."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.start = self.most = rss_bytes(pid)
+
+    def look(self) -> None:
+        self.most = max(self.most, rss_bytes(self._pid))
+
+
+@pytest.fixture
+def attacked(tmp_path, kafka_bootstrap, topics):
+    """A gateway whose one worker speaks HTTP/2, with the default limits, and which has served a little."""
+    with Gateway(
+        tmp_path, kafka_bootstrap, topics["replies"], [topics["orders"]], workers=1, front="granian",
+        more='[limits]\nbody_timeout = "5m"\nwrite_timeout = "5m"\n',
+    ) as gateway, hand_service(kafka_bootstrap, [topics["orders"]]) as service:  # fmt: skip
+        with RawConnection(gateway.port) as client:
+            client.ask("POST", f"/{topics['orders']}", b"warm")
+            service.reply(service.take(), b"warm")
+            client.answer()
+        yield gateway, service, f"/{topics['orders']}", Peak(gateway.worker_pid(0))
+
+
+def assert_is_small_again(gateway: Gateway, peak: Peak, limit_bytes: int) -> None:
+    assert peak.most - peak.start < limit_bytes + BESIDE_BODIES_BYTES
+    pid = gateway.worker_pid(0)
+    eventually(lambda: rss_bytes(pid) < peak.start + 16 * MIB, GIVEN_BACK_S, "the memory is given back")
+
+
+@pytest.mark.leaks
+@pytest.mark.timeout(300)
+def test_a_thousand_bodies_of_one_connection_take_no_more_than_its_share_and_it_is_given_back(attacked):
+    """1,000 streams, each with all of its 1 MiB but one byte. Without a limit: from 52 to 1,392 MB, for good."""
+    gateway, _, path, peak = attacked
+    with Http2Client(f"127.0.0.1:{gateway.port}") as client:
+        client.answer(client.request("/nothing"))
+        headers = [("content-length", str(MIB))]
+        for number in range(STREAMS):
+            stream = client.request(path, "POST", headers, complete=False)
+            left = MIB - 1
+            while left and not client.has_answer(stream):
+                left -= client.send_some(stream, left)
+            if number % 20 == 0:
+                peak.look()
+        peak.look()
+        assert gateway.metric("fastgw_requests_total", ending="bodies_full") >= STREAMS - 17
+        assert gateway.status()["workers"][0]["body_bytes"] <= 16 * MIB
+    eventually(lambda: gateway.status()["workers"][0]["body_bytes"] == 0)
+    assert_is_small_again(gateway, peak, 16 * MIB)
+
+
+@pytest.mark.leaks
+@pytest.mark.timeout(300)
+def test_a_thousand_answers_to_one_connection_that_reads_none_take_no_more_than_its_share(attacked):
+    """The same on the way back: 1,000 replies of almost 1 MiB, and a window that stays shut."""
+    gateway, service, path, peak = attacked
+    with Http2Client(f"127.0.0.1:{gateway.port}", window_bytes=0) as client:
+        for _ in range(STREAMS):
+            client.request(path, "POST", body=b"x")
+            service.reply(service.take(), bytes(REPLY_BYTES))
+            peak.look()
+        eventually(lambda: gateway.metric("fastgw_in_flight") == 0, 60, "all are answered")
+        peak.look()
+        held = gateway.status()["workers"][0]["answer_bytes"]
+        fitting = 32 * MIB // REPLY_BYTES
+        assert fitting * REPLY_BYTES <= held < fitting * REPLY_BYTES + MIB, "and problem details that are not read"
+        assert gateway.metric("fastgw_requests_total", ending="answers_full") == STREAMS - fitting
+        with RawConnection(gateway.port) as other:
+            other.ask("POST", path, b"others are served")
+            service.reply(service.take(), bytes(REPLY_BYTES))
+            assert other.answer().body == bytes(REPLY_BYTES)
+    eventually(lambda: gateway.status()["workers"][0]["answer_bytes"] == 0)
+    assert_is_small_again(gateway, peak, 32 * MIB)

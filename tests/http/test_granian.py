@@ -591,3 +591,82 @@ def test_every_test_that_the_front_names_exists():
     named = set(re.findall(r"\btest_\w+$", granian.__doc__, re.MULTILINE))
     assert len(named) >= 16
     assert named <= there
+
+
+# Answers in parts.
+
+LARGE = 1 << 20
+
+
+class Parts:
+    """An answer in parts, given one by one as granian accepts them."""
+
+    def __init__(self, bare: Bare, proto, parts: list[bytes]) -> None:
+        self.accepted = 0
+        self._proto, self._parts = proto, parts
+        bare.on_the_loop(self._begin)
+
+    def _begin(self) -> None:
+        length = b"%d" % sum(map(len, self._parts))
+        self._proto.send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        self._go_on()
+
+    def _go_on(self, _future=None) -> None:
+        if _future is not None:
+            self.accepted += 1
+        while self._parts:
+            part = self._parts.pop(0)
+            message = {"type": "http.response.body", "body": part, "more_body": bool(self._parts)}
+            future = self._proto.send(message)
+            if hasattr(future, "add_done_callback"):
+                future.add_done_callback(self._go_on)
+                return
+            self.accepted += 1
+
+
+def parts_of(bare: Bare, number: int) -> Parts:
+    """The answer to this request: a large part, and ten of one byte."""
+    return Parts(bare, bare.parsed(number), [bytes(LARGE), *[b"x"] * 10])
+
+
+def test_parts_of_an_answer_wait_until_what_is_before_them_can_be_sent(serve):
+    """The channel has room for four parts; hyper has taken one more, and keeps it until it can send it."""
+    bare = serve("2")
+    with Http2Client(bare.address, window_bytes=0) as client:
+        stream = client.request("/a")
+        parts = parts_of(bare, 1)
+        eventually(lambda: parts.accepted == granian.CHANNEL_PARTS + 1)
+        client.open_windows([stream], 1)  # hyper gives the large part to h2 and takes the next one
+        eventually(lambda: parts.accepted == granian.CHANNEL_PARTS + 2)
+        client.open_windows([stream], LARGE - 1)
+        client.read_body(stream, LARGE)  # it is gone, and the next part has no window
+        assert parts.accepted == granian.CHANNEL_PARTS + 2
+        client.open_windows([stream], 1)
+        eventually(lambda: parts.accepted == granian.CHANNEL_PARTS + 3)
+        client.open_windows([stream], 9)
+        assert client.answer(stream).body == bytes(LARGE) + b"x" * 10
+        eventually(lambda: parts.accepted == 11)
+
+
+def test_over_http1_they_wait_for_the_socket(bare):
+    with RawClient(bare.address, receive_buffer_bytes=4096) as client:
+        client.send(GET)
+        parts = Parts(bare, bare.parsed(), [bytes(16 * LARGE), *[b"x"] * 10])
+        eventually(lambda: parts.accepted == granian.CHANNEL_PARTS + 1)
+        assert client.answer().body == bytes(16 * LARGE) + b"x" * 10
+        eventually(lambda: parts.accepted == 11)
+
+
+@pytest.mark.parametrize("end", ["stream", "connection"])
+def test_an_answer_that_is_not_read_ends_with_its_stream_and_with_its_connection(serve, end):
+    """What is left of it is accepted then, and goes nowhere."""
+    bare = serve("2")
+    with Http2Client(bare.address, window_bytes=10) as client:
+        stream = client.request("/a")
+        parts = parts_of(bare, 1)
+        eventually(lambda: parts.accepted == granian.CHANNEL_PARTS + 2)
+        if end == "stream":
+            client.leave_stream(stream)
+        else:
+            client.sock.close()
+        eventually(lambda: parts.accepted == 11)

@@ -19,6 +19,8 @@ COUNTED_AS: dict[str, Ending | Cut] = {
     "max_reply_headers": errors.BAD_REPLY,
     "body_memory": errors.BODIES_FULL,
     "connection_body_memory": errors.BODIES_FULL,
+    "answer_memory": errors.ANSWERS_FULL,
+    "connection_answer_memory": errors.ANSWERS_FULL,
     "header_timeout": errors.HEADER_TIMEOUT,
     "body_timeout": errors.BODY_TIMEOUT,
     "idle_timeout": Cut.IDLE,
