@@ -121,7 +121,8 @@ class RequestWire:
             out.append(("http_query", query.encode("ascii", "replace")))
         for name, value in params:
             out.append((f"http_param_{name}", on_record(value)))
-        hops = header_names.named_by(http_headers.get("connection"))
+        connection = http_headers.get("connection")
+        hops = () if connection is None else header_names.named_by(connection)
         for name, header in self._copied:
             found = http_headers.get(name)
             if found is not None and name not in hops:
