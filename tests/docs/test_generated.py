@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 
 from fastgw import config, errors
 from fastgw.kafka.properties import record_bytes
@@ -50,6 +51,11 @@ def test_the_calls_in_the_readme_are_where_it_says() -> None:
     assert len(rows) == 6
     for call, file in rows:
         assert f"    def {call}(" in (REPOSITORY / file).read_text(), (call, file)
+
+
+def test_the_coverage_on_the_page_is_the_least_that_passes() -> None:
+    report = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["coverage"]["report"]
+    assert f"at least {report['fail_under']} %, or it fails" in (DOCS / "contributing.md").read_text()
 
 
 def test_the_recipes_know_how_much_room_the_table_has() -> None:
