@@ -1,4 +1,4 @@
-"""Whether a folder suits the files of the store. The check of the configuration asks it as well as the store."""
+"""The folder of the store, as far as others ask about it: the check of the configuration, and the doctor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})  # file systems whose files take memory
+SHORT_AT, FULL_AT = 0.8, 0.9  # of max_bytes: from there on, large values stay in Kafka; and new requests get 503
 MEMORY_SHARE = 10  # there, the store may take less than this part of the machine's memory
 
 

@@ -7,17 +7,20 @@ is one row of the printed table. Checks that pass are rows too, so that the tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from fastgw import __version__
 from fastgw.config import ACCEPT_BACKLOG, Config
-from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
+from fastgw.config.directories import store_dir
+from fastgw.doctor.host import Host, Node, Room, look_at_host, look_at_node, open_files, room_for
 from fastgw.doctor.kafka import EMBEDDED, UNKNOWN, WATCH_S, Broker, Group, Survey, Traffic, survey
 from fastgw.errors import StartError
 from fastgw.kafka.cluster import BrokersUnreachable, Met, Topic
 from fastgw.kafka.properties import record_bytes
 from fastgw.kafka.topics import BROKER_RECORD_BYTES, RESPONSE_RETENTION_MS, own_topics
+from fastgw.store_folder import FULL_AT, SHORT_AT
 
 Level = Literal["ok", "warning", "error"]
 
@@ -54,7 +57,8 @@ def examine(config: Config, watch_s: float = WATCH_S) -> list[Finding]:
     except StartError as error:
         kafka = [Finding("error", "brokers", str(error), "start it, or correct kafka.bootstrap or [kafka.client]")]
     files, measured = open_files(node.worker_pids if node else ())
-    return [*kafka, *judge_host(config, look_at_host(), files, measured), *judge_node(config, node)]
+    host = [*judge_host(config, look_at_host(), files, measured), *judge_store_folder(config)]
+    return [*kafka, *host, *judge_node(config, node)]
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -303,6 +307,26 @@ def judge_workers(workers: int, cores: int) -> Finding:
     return Finding("ok", "workers", found)
 
 
+def judge_store_folder(config: Config, room_for: Callable[[Path], Room] = room_for) -> Iterator[Finding]:
+    """Whether the disk has room for all that the store may keep. No finding if no route needs the store."""
+    if not config.needs_store:
+        return
+    folder = store_dir(config.store, config.gateway)
+    if folder is None:
+        yield Finding("ok", "store", "its directory is not known: store.dir is empty, and so is $STATE_DIRECTORY here")
+        return
+    room = room_for(folder)
+    if room.used_bytes is None:
+        yield Finding("ok", "store", f"{room.free_bytes >> 20} MiB are free; this user may not look into {folder}")
+        return
+    found = f"{room.free_bytes >> 20} MiB are free for {folder}, which has {room.used_bytes >> 20} MiB"
+    if room.free_bytes + room.used_bytes < config.store.max_bytes:
+        advice = f"lower store.max_bytes ({config.store.max_bytes >> 20} MiB), or choose a larger disk"
+        yield Finding("warning", "store", found, f"{advice}: a store that cannot write ends, and its requests get 503")
+    else:
+        yield Finding("ok", "store", found)
+
+
 # --- the running gateway ---------------------------------------------------------------------------------------------
 
 
@@ -318,6 +342,8 @@ def judge_node(config: Config, node: Node | None) -> Iterator[Finding]:
         yield _judge_readiness(address, node)
         yield from _judge_identity(config, node.status)
         yield from judge_fates(node.fates)
+        if node.status.get("store") is not None:
+            yield from judge_store(node.status["store"])
 
 
 def _judge_readiness(address: str, node: Node) -> Finding:
@@ -357,6 +383,27 @@ def judge_fates(fates: Mapping[str, int]) -> Iterator[Finding]:
         advice = "links between workers were full or broken; their requests expired"
         yield Finding("warning", "replies", f"{dropped} replies were lost between workers", advice)
     yield Finding("ok", "replies", f"{answered} requests answered so far")
+
+
+def judge_store(store: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the running store says of itself, as in `/status`."""
+    used = store["bytes"] / max(1, store["max_bytes"])
+    if store["trouble"]:
+        advice = "requests that need it get 503 meanwhile; the log of the store has the details"
+        yield Finding("error", "store", store["trouble"], advice)
+    if used >= FULL_AT:
+        advice = "new requests that need the store get 503: raise store.max_bytes, or lower later.keep"
+        yield Finding("error", "store", f"{used:.0%} of store.max_bytes are in use", advice)
+    elif used >= SHORT_AT:
+        advice = f"above {FULL_AT:.0%}, new requests that need it get 503: raise store.max_bytes, or lower later.keep"
+        yield Finding("warning", "store", f"{used:.0%} of store.max_bytes are in use", advice)
+    if garbage := store["garbage"]:
+        advice = "another program writes to this topic, or a node has other gateway.secrets; no request was affected"
+        yield Finding("warning", "store", f"{garbage} records of {store['topic']} without a valid MAC", advice)
+    if split := store["split"]:
+        advice = 'each is sent on: let services reply to the partition in the header "reply_partition"'
+        yield Finding("warning", "store", f"{split} replies arrived on another partition than their request's", advice)
+    yield Finding("ok", "store", f"{store['entries']} entries, {store['bytes'] >> 20} MiB")
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------

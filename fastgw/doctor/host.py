@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import resource
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,13 @@ class Host(NamedTuple):
     cores: int
     somaxconn: int | None
     tcp_migrate_req: int | None
+
+
+class Room(NamedTuple):
+    """The room for a folder."""
+
+    free_bytes: int  # of its file system, for users without privileges
+    used_bytes: int | None  # of its files; None: this user may not look at them
 
 
 class Node(NamedTuple):
@@ -56,6 +65,19 @@ def _sysctl(path: Path) -> int | None:
         return int(path.read_text())
     except FileNotFoundError:
         return None
+
+
+def room_for(folder: Path) -> Room:
+    """The room for a folder, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
+    free_bytes = shutil.disk_usage(existing).free
+    try:
+        files = [path.stat() for path in folder.iterdir()]
+    except FileNotFoundError:
+        return Room(free_bytes, 0)
+    except PermissionError:
+        return Room(free_bytes, None)
+    return Room(free_bytes, sum(file.st_blocks * 512 for file in files))  # unit of st_blocks: see stat(2)
 
 
 def open_files(pids: Sequence[int], proc: Path = PROC) -> tuple[int, bool]:

@@ -46,13 +46,13 @@ from fastgw.store.entries import (
     reference_to,
 )
 from fastgw.store.folder import Folder
+from fastgw.store_folder import FULL_AT, SHORT_AT
 
 if TYPE_CHECKING:
     from fastgw.store.engine import Transaction
 
 VALUE_BYTES_MAX = 4096  # larger values stay in the log
 SHORT_VALUE_BYTES_MAX = 256  # the same, when space is short
-SHORT_AT, FULL_AT = 0.8, 0.9  # of max_bytes
 PLACES_MAX = 1024  # of one key, in one answer
 
 _LOG_KEY = Struct(">16si")

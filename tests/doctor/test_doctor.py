@@ -30,7 +30,7 @@ from fastgw.config import Config
 from fastgw.doctor import doctor
 from fastgw.doctor import kafka as kafka_survey
 from fastgw.doctor.doctor import Finding
-from fastgw.doctor.host import Host, Node, look_at_host, look_at_node, open_files
+from fastgw.doctor.host import Host, Node, Room, look_at_host, look_at_node, open_files, room_for
 from fastgw.doctor.kafka import Broker, Group, Traffic
 from fastgw.kafka.cluster import Topic
 from tests.brokers.kafka_server import RealKafka
@@ -264,6 +264,66 @@ def test_a_gateway_that_is_another_one_older_or_not_ready() -> None:
     assert told["not ready: worker 0: no process"] == "error"
     assert told['the gateway on 127.0.0.1:9 is "other", not "shop"'] == "error"
     assert told[f"runs fastgw 0.0.1, but {doctor.__version__} is installed"] == "warning"
+
+
+def with_store(store_dir: str = "/srv/shop") -> Config:
+    text = CONFIG.format(bootstrap="127.0.0.1:9", more="", admin_port=9).replace(
+        'name = "shop"', f'name = "shop"\nsecrets = ["{"s" * 32}"]'
+    )
+    return config.loads(f'{text}later = true\n[store]\ndir = "{store_dir}"\nmax_bytes = "1GiB"\n', "shop.toml")
+
+
+@pytest.mark.parametrize(
+    ("room", "level", "part"),
+    [
+        (Room(2 << 30, 0), "ok", "2048 MiB are free for /srv/shop, which has 0 MiB"),
+        (Room(100 << 20, 950 << 20), "ok", "which has 950 MiB"),  # what it has is its own
+        (Room(100 << 20, 900 << 20), "warning", "100 MiB are free"),
+        (Room(100 << 20, None), "ok", "may not look into /srv/shop"),
+    ],
+)
+def test_room_for_the_store(room: Room, level: str, part: str) -> None:
+    told = only(doctor.judge_store_folder(with_store(), lambda folder: room))
+    assert (told.level, told.check) == (level, "store")
+    assert part in told.found
+    assert ("1024 MiB" in told.advice) == (level == "warning")
+
+
+def test_the_room_of_a_folder_counts_its_files_and_needs_no_folder(tmp_path: Path) -> None:
+    assert room_for(tmp_path / "not" / "there").used_bytes == 0
+    (tmp_path / "data").write_bytes(bytes(100_000))
+    room = room_for(tmp_path)
+    assert room.used_bytes is not None
+    assert 100_000 <= room.used_bytes < 200_000
+    assert room.free_bytes > 0
+
+
+def test_without_a_route_that_needs_it_nothing_is_said_of_the_store() -> None:
+    assert list(doctor.judge_store_folder(configured())) == []
+
+
+IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 20, "max_bytes": 1 << 30, "garbage": 0}
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "found"),
+    [
+        ({"trouble": "it has not started yet"}, "error", "it has not started yet"),
+        ({"bytes": 950 << 20}, "error", "93% of store.max_bytes are in use"),
+        ({"bytes": 850 << 20}, "warning", "83% of store.max_bytes are in use"),
+        ({"garbage": 3}, "warning", "3 records of shop.later without a valid MAC"),
+        ({"split": 4}, "warning", "4 replies arrived on another partition than their request's"),
+    ],
+)
+def test_the_running_store(state: dict[str, Any], level: str, found: str) -> None:
+    finding, told = doctor.judge_store({**IN_ORDER, "split": 0, **state})
+    assert (finding.level, finding.found) == (level, found)
+    assert finding.advice
+    assert told.level == "ok"
+
+
+def test_a_store_in_order_is_one_line() -> None:
+    assert only(doctor.judge_store({**IN_ORDER, "split": 0})) == Finding("ok", "store", "7 entries, 3 MiB")
 
 
 def test_a_gateway_without_an_admin_port_is_not_asked() -> None:
