@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from fastgw.demo.broker import EmbeddedBroker
 from tests import lanes
+from tests.actors import alone
 from tests.brokers.choice import REQUIRE_VARIABLE, KafkaForTests
 from tests.surroundings import Surroundings
 from tests.waiting import eventually
@@ -73,6 +74,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if kafka.broken or os.environ.get(REQUIRE_VARIABLE) == "1":
         pytest.fail(f"needs a real Kafka: {kafka.told}", pytrace=False)
     pytest.skip(f"needs a real Kafka: {kafka.told}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test with the mark `alone` in a process of its own. True: it has run."""
+    if pyfuncitem.get_closest_marker("alone") is None or alone.ALONE_VARIABLE in os.environ:
+        return None
+    kafka = pyfuncitem.config.stash.get(KAFKA, None)
+    alone.run_test(pyfuncitem, kafka.bootstrap if kafka is not None else "")
+    return True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -227,6 +227,7 @@ def test_the_connections_of_clients_are_counted_until_they_end(serve):
     eventually(lambda: house.front.open_connections == 1, message="one is open")
 
 
+@pytest.mark.alone
 def test_connections_that_have_ended_leave_no_descriptor_behind(serve):
     """However they ended: served, refused, cut off in the head, in the body, or left."""
     house = serve(header_timeout="200ms", body_timeout="200ms")

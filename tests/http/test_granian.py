@@ -479,6 +479,7 @@ def _is_connected(one) -> bool:
         return False
 
 
+@pytest.mark.alone
 def test_the_listening_socket_is_ours_after_the_end_and_can_be_served_again(loop_thread):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

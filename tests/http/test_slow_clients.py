@@ -407,6 +407,7 @@ def test_more_clients_than_are_looked_at_at_once_are_all_seen(watch):
     eventually(lambda: all(is_ended(server) for server in servers))
 
 
+@pytest.mark.alone
 def test_watching_leaves_no_descriptors_behind(watch):
     watched = watch()
     _, before = watched.connection()

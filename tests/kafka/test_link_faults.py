@@ -143,6 +143,7 @@ def test_what_a_late_producer_holds_may_still_be_acknowledged(kind, cluster):
         assert house.fate(1) == "recorded"
 
 
+@pytest.mark.alone
 def test_the_successor_of_a_late_producer_is_made_beforehand_and_put_away_if_nobody_needs_it(kind, cluster):
     """It takes half a second to be able to send; those whom nothing is wrong with should not have to wait for that."""
     with opened(kind, cluster, 2000) as house, capture_logs() as lines:
@@ -156,6 +157,7 @@ def test_the_successor_of_a_late_producer_is_made_beforehand_and_put_away_if_nob
         assert not is_retired(lines)
 
 
+@pytest.mark.alone
 def test_an_outage_in_which_producer_after_producer_is_retired_leaves_none_of_them(kind, cluster):
     with LinkOnALoop(kind, cluster.bootstrap, "replies", timeouts_ms=[100]) as house, capture_logs() as lines:
         first = send_until_recorded(house, 0)  # 100 ms may be too little for a first connection

@@ -529,6 +529,7 @@ def test_close_sends_what_is_left(kind, kafka_bootstrap, topic):
         reader.until(lambda: len(reader.told.got) == 100)
 
 
+@pytest.mark.alone
 def test_close_leaves_no_descriptor_and_no_thread(kind, kafka_bootstrap, topic):
     def open_now():
         return os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
