@@ -31,6 +31,7 @@ class End(NamedTuple):
 
     began_s: float  # it was told to end
     over_s: float  # its processes were gone
+    workers: int = 1  # one after the other is replaced: a client may meet one GOAWAY after another
 
 
 @dataclass
@@ -115,7 +116,7 @@ def judge(
             verdict.retried.append(f"{body!r} has the records {found}, its client was told {line}")
     for line in told.values():
         _judge_one(verdict, line, len(ids.get(line.body, ())), streams[line.client])
-    most = connections * len(ends)
+    most = connections * sum(end.workers for end in ends)
     verdict.forgotten_too_often = [
         f"stream {name} forgot {count} requests, at most {most} were under way at a GOAWAY"
         for name, count in verdict.forgotten.items()

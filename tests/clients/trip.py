@@ -123,7 +123,7 @@ def _generation_ends(gateway: Gateway, ends: list[End]) -> Iterator[None]:
     began_s = time.monotonic()
     yield
     eventually(lambda: not any(map(title_of, workers)), END_S, "the old workers are gone")
-    ends.append(End(began_s, time.monotonic()))
+    ends.append(End(began_s, time.monotonic(), len(workers)))
 
 
 def _kinds_of_errors(ships: Fleet) -> set[tuple[str, str]]:
