@@ -19,6 +19,7 @@ Params = tuple[tuple[str, str], ...]
 PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
+KEYED = 3  # it has an idempotency key
 
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
@@ -44,7 +45,7 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
-        kind: PLAIN, KEPT or TICKET; the router sets it, and the fields after it for the kinds that need them.
+        kind: PLAIN, KEPT, TICKET or KEYED; the router sets it, and the fields after it for the kinds that need them.
         defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
         is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
         connection: a front sets it if the connection can carry several requests at once: what identifies the

@@ -104,6 +104,13 @@ TICKET_UNKNOWN = Ending(39, "ticket_unknown", 404, _N, False, "This is not a sta
 TICKET_GONE = Ending(40, "ticket_gone", 410, _N, False, "The answer is no longer kept")
 TICKET_CANCELLED = Ending(41, "ticket_cancelled", 410, _R, False, "The request was cancelled")
 ANSWERS_FULL = Ending(42, "answers_full", 502, _R, False, "The memory for answers that clients have not read is full")
+KEY_INVALID = Ending(43, "key_invalid", 400, _N, False, "The Idempotency-Key is missing or invalid")
+KEY_REUSED = Ending(44, "key_reused", 422, _N, False, "The Idempotency-Key was used for another request")
+KEY_BUSY = Ending(
+    45, "key_busy", 409, _U, True, "Another request with this Idempotency-Key is still under way", RETRY_AFTER_S
+)
+CLAIM_LATE = Ending(46, "claim_late", 503, _N, True, "The Idempotency-Key was not claimed in time", RETRY_AFTER_S)
+KEPT_CAP = Ending(47, "kept_cap", 503, _N, True, "This route keeps too many idempotency keys", RETRY_AFTER_S)
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

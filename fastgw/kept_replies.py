@@ -1,4 +1,4 @@
-"""What the store tells a worker about replies that are kept. `mesh.store_frames` carries it between the two."""
+"""What the store tells a worker about kept replies and idempotency keys. `mesh.store_frames` carries it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Topics(msgspec.Struct, array_like=True, frozen=True):
     later_partitions: int  # 0: not known yet
     is_ready: bool  # whether every partition has been read to its end
     is_full: bool = False  # whether new requests must be refused, because the store has no room for their replies
+    other_lanes: int = 0  # a number of lanes that other nodes use for idempotency keys and this one does not; 0: none
 
 
 class State(msgspec.Struct, array_like=True, frozen=True):
@@ -34,5 +35,34 @@ class State(msgspec.Struct, array_like=True, frozen=True):
     known: int  # a `Known`
     partition: int = -1
     offset: int = -1
+    headers: list[tuple[str, bytes]] = []
+    value: bytes = b""
+
+
+class KeyKnown(IntEnum):
+    """What the store knows about an idempotency key, or what has just happened to it."""
+
+    FREE = 0
+    HELD = 1  # a request with this key may be under way
+    ANSWERED = 2  # the reply is there
+    FREED = 3  # it has become free: by a reply of 500 or more, or because its holder gave up before it sent anything
+    LOST = 4  # a claim does not hold the key; the state before this one says who does
+    RESTORING = 5  # the store has not read its lane yet
+    BEHIND = 6  # the store cannot read on: a transaction is open, or Kafka does not answer
+
+
+class KeyState(msgspec.Struct, array_like=True, frozen=True):
+    """What the store knows about the key of a watch. The fields from `partition` on are those of a reply."""
+
+    number: int  # of the watch
+    known: int  # a `KeyKnown`
+    # HELD, FREED: the ids of the holding, the holder's first; ANSWERED: the id that was answered; LOST: the claim's.
+    ids: tuple[bytes, ...] = ()
+    fingerprint: bytes = b""  # of the request that holds the key, or held it
+    attempt: int = 0  # of the holder
+    take_over_in_ms: int = 0  # HELD: after this time another attempt can win
+    kept: int = 0  # FREE, FREED: the keys of the route that are held or answered
+    partition: int = -1
+    offset: int = -1  # FREED: -1 if nothing was sent
     headers: list[tuple[str, bytes]] = []
     value: bytes = b""

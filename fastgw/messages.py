@@ -157,6 +157,11 @@ class Tally(IntEnum):
 
     ACCESS_LOG_DROPPED = 8  # access log lines dropped because they could not be written fast enough
     OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
+    # Requests with an idempotency key:
+    KEYS_SENT = 10  # was sent, as the first one
+    KEYS_TAKEN_OVER = 11  # was sent, as another attempt after a holder that has not answered
+    KEYS_JOINED = 12  # waits for the answer to a request that was under way
+    KEYS_REPLAYED = 13  # was answered before
 
 
 class Gauge(IntEnum):
@@ -180,6 +185,7 @@ class StoreGauge(IntEnum):
     LAG_RECORDS = 6  # records of its topic that it has not read, at the last look
     SPLIT = 7  # counts: replies found on another partition than their home, sent on to it
     GARBAGE = 8  # counts: control records without a valid MAC
+    KEYS = 9  # idempotency keys that it knows
 
 
 class ReplyDisposition(IntEnum):

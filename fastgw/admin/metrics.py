@@ -36,6 +36,14 @@ CLASSES = ("2xx", "3xx", "4xx", "5xx")
 CLIENT_LEFT = 499  # the status of endings without a response
 NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
 
+# What became of requests with an idempotency key.
+KEY_RESULTS = {
+    Tally.KEYS_SENT: "sent",
+    Tally.KEYS_TAKEN_OVER: "taken_over",
+    Tally.KEYS_JOINED: "joined",
+    Tally.KEYS_REPLAYED: "replayed",
+}
+
 Labels = tuple[tuple[str, object], ...]
 Sample = tuple[Labels, float]
 
@@ -133,7 +141,7 @@ def render(
         _processes(table, supervisor),
         _partitions(table, states),
         _services(services, routes),
-        _store(store),
+        _store(table, store),
         _reloads(supervisor),
     ):
         lines.extend(family)
@@ -150,7 +158,7 @@ def _service(table: Table, states: list[WorkerState], name: str) -> Iterator[str
     )
 
 
-def _store(store: StoreState | None) -> Iterator[str]:
+def _store(table: Table, store: StoreState | None) -> Iterator[str]:
     if store is None:
         return
     figures = (
@@ -160,6 +168,7 @@ def _store(store: StoreState | None) -> Iterator[str]:
         ("store_max_bytes", "The most that the store may keep (store.max_bytes).", store.max_bytes),
         ("store_watches", "Requests that wait for what the store reads.", store.watches),
         ("store_lag_records", "Records of its topic that the store has not read.", store.lag_records),
+        ("store_keys", "Idempotency keys that the store knows.", store.keys),
     )
     for name, text, value in figures:
         yield from _gauge(name, text, [((), value)])
@@ -167,6 +176,9 @@ def _store(store: StoreState | None) -> Iterator[str]:
     yield from _counter("store_split_total", text, [((), store.split)])
     text = "Control records that no gateway with the present secrets has written."
     yield from _counter("store_garbage_total", text, [((), store.garbage)])
+    samples = [((("result", result),), table.tally(tally)) for tally, result in KEY_RESULTS.items()]
+    text = "Requests with an idempotency key, by what became of them; refused ones are in fastgw_requests_total."
+    yield from _counter("idempotency_total", text, samples)
 
 
 def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:

@@ -165,6 +165,8 @@ class Admin:
             "lag_records": store.lag_records,
             "split": store.split,
             "garbage": store.garbage,
+            "keys": store.keys,
+            "requests_with_key": {result: self._table.tally(tally) for tally, result in metrics.KEY_RESULTS.items()},
         }
 
     def _services(self) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ class StoreState(NamedTuple):
     lag_records: int
     split: int
     garbage: int
+    keys: int
 
     @property
     def trouble(self) -> str:
@@ -50,4 +51,5 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.LAG_RECORDS),
         table.store_gauge(StoreGauge.SPLIT),
         table.store_gauge(StoreGauge.GARBAGE),
+        table.store_gauge(StoreGauge.KEYS),
     )

@@ -239,21 +239,27 @@ def _two_partitioners(routes: Routes) -> Iterator[Mistake]:
 # --- kept replies ----------------------------------------------------------------------------------------------------
 
 
-def _first_with_store(routes: Routes) -> int | None:
-    return next((number for number, route in routes.items() if route.needs_store), None)
+def _first_with_store(routes: Routes) -> tuple[str, Route] | None:
+    """The path of the first route that needs the store, and the route."""
+    return next(((f"route[{number}]", route) for number, route in routes.items() if route.needs_store), None)
+
+
+def _why_store(found: tuple[str, Route]) -> str:
+    path, route = found
+    return f"because {path} has " + ("later = true" if route.later else f"idempotency = {shown(route.idempotency)}")
 
 
 def _no_store_dir(store: Store, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
     needing = _first_with_store(routes)
     if needing is not None and store_dir(store, gateway) is None:
-        expected = f"a directory for the store, because route[{needing}] has later = true"
+        expected = f"a directory for the store, {_why_store(needing)}"
         yield Mistake("store.dir", expected, "none", "under systemd, StateDirectory=fastgw in the unit is enough")
 
 
 def _no_secret(gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
     needing = _first_with_store(routes)
     if needing is not None and not gateway.secrets:
-        expected = f"a secret, because route[{needing}] has later = true and hands out status URLs"
+        expected = f"a secret that signs status URLs and claims of keys, {_why_store(needing)}"
         hint = 'such as secrets = ["${FASTGW_SECRET}"]; `openssl rand -base64 32` prints one'
         yield Mistake("gateway.secrets", expected, "none", hint)
 
@@ -266,7 +272,7 @@ def _work_shorter_than_wait(later: Later, routes: Routes) -> Iterator[Mistake]:
             yield Mistake(path, f"at least timeout = {least}", got)
         elif route.needs_store and route.work_timeout_ns > later.keep_ns:
             most = shown(units.format_duration(later.keep_ns))
-            yield Mistake(path, f"at most later.keep = {most}", got, "the status URL would end before the work")
+            yield Mistake(path, f"at most later.keep = {most}", got, "the reply would not be kept until the work ends")
 
 
 def _topic_of_kept_replies(later: Later, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
@@ -278,12 +284,28 @@ def _topic_of_kept_replies(later: Later, gateway: Gateway, routes: Routes) -> It
 
 
 def _routes_among_tickets(later: Later, routes: Routes) -> Iterator[Mistake]:
-    if _first_with_store(routes) is None:
+    if not any(route.later for route in routes.values()):
         return
     taken = shape_of(later.path + "/{ticket}")
     for number, route in routes.items():
         if shape_of(route.path) == taken:
             yield Mistake(f"route[{number}].path", f"no path below later.path = {shown(later.path)}", shown(route.path))
+
+
+def _keys_and_status_urls(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if route.later and route.idempotency != "off":
+            hint = "a status URL does not follow its key to another attempt yet"
+            got = 'true, and on_timeout = "later"' if route.on_timeout == "later" else "true"
+            expected = f"false, because idempotency = {shown(route.idempotency)}"
+            yield Mistake(f"route[{number}].later", expected, got, hint)
+
+
+def _fingerprint_of_nothing(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if route.fingerprint_headers and route.idempotency == "off":
+            path = f"route[{number}].fingerprint_headers"
+            yield Mistake(path, 'nothing, unless idempotency = "accept" or "require"', 'idempotency = "off"')
 
 
 # --- web pages -------------------------------------------------------------------------------------------------------
@@ -330,6 +352,8 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_work_shorter_than_wait, "later routes"),
     (_topic_of_kept_replies, "later gateway routes"),
     (_routes_among_tickets, "later routes"),
+    (_keys_and_status_urls, "routes"),
+    (_fingerprint_of_nothing, "routes"),
 )
 
 

@@ -46,6 +46,7 @@ BODY_MEMORY_BYTES, CONNECTION_BODY_MEMORY_BYTES = 64 << 20, 16 << 20
 # at once after a pause.
 ANSWER_MEMORY_BYTES, CONNECTION_ANSWER_MEMORY_BYTES = 128 << 20, 32 << 20
 METHODS = values.METHODS
+TAKE_OVER_MARGIN_NS = 5 * NS_PER_S
 WORK_TIMEOUT_NS = 3600 * NS_PER_S  # of a route whose answers can be deferred
 
 
@@ -451,6 +452,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     work_timeout_ns: Annotated[int, Setting(
         "How long the service may work on a request whose answer can be deferred.", duration("1s", "720h"),
         default="`1h` with `later`, otherwise `timeout`")] = 0
+    idempotency: Annotated[str, Setting(
+        "Whether requests have an `Idempotency-Key`: a repeated request is then not sent again, and gets the first "
+        "one's answer. `require`: a request without a key gets 400.", choice("off", "accept", "require"))] = "off"
+    fingerprint_headers: Annotated[tuple[str, ...], Setting(
+        "Headers that requests with the same key must have in common, besides method, path, query and body (422 "
+        "otherwise).", _ANY_HEADERS)] = ()
+    max_kept: Annotated[int, Setting(
+        "Keys of this route that may be under way or answered at the same time, on all nodes together (503 beyond "
+        "it).", integer(1, 100_000_000))] = 100_000
     dialect: Annotated[str, Setting("The format of requests and replies as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:
@@ -464,7 +474,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needs_store(self) -> bool:
         """Whether replies of this route may be kept."""
-        return self.later
+        return self.later or self.idempotency != "off"
+
+    @property
+    def take_over_ns(self) -> int:
+        """How long the first request with an idempotency key has before another attempt may be sent.
+
+        In this time its record is sent or fails (`timeout` bounds that), and its service works.
+        """
+        return self.work_timeout_ns + self.timeout_ns + TAKE_OVER_MARGIN_NS
 
 
 # fmt: on
@@ -499,7 +517,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tickets(self) -> Route | None:
         """The route of the status URLs of deferred requests; None: no route has them. It has no topic."""
-        if not self.needs_store:
+        if not any(route.later for route in self.routes):
             return None
         path = self.later.path + "/{ticket}"
         return Route(
@@ -514,8 +532,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def longest_work_ns(self) -> int:
-        """The longest time for the work on a request whose reply may be kept; 0: no reply is kept."""
-        return max([route.work_timeout_ns for route in self.routes if route.needs_store], default=0)
+        """The longest time from a request until its reply counts no more, if it is kept; 0: no reply is kept."""
+        times = [
+            route.work_timeout_ns if route.idempotency == "off" else route.take_over_ns
+            for route in self.routes
+            if route.needs_store
+        ]
+        return max(times, default=0)
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {

@@ -369,6 +369,13 @@ class Exchange:
         self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
         return True
 
+    def end(self, token: int, ending: Ending, detail: str) -> bool:
+        """End a request with one of the gateway's own answers. False: it has ended already."""
+        if self._slots.finish(token, _ctable.FAILED) < 0:
+            return False
+        self._end(token, ending, detail)
+        return True
+
     def drain(self) -> None:
         """The worker drains: requests with a waiter that can end well now end."""
         for waiter in list(self._waiters.values()):
@@ -518,6 +525,9 @@ class Exchange:
 
     def _close(self, token: int, ending: Ending) -> tuple[_Waiting, tuple[int, int, int, int] | None]:
         """Count a request whose slot has its final state, and free the slot. Returns its entry, and its times."""
+        waiter = self._waiters.pop(token, None) if self._waiters else None
+        if waiter is not None:
+            waiter.on_end(ending)
         waiting = self._take(token)
         _, plan, _, _, kept, _ = waiting
         times = None if kept is None else self._slots.times(token)
@@ -587,7 +597,7 @@ class Exchange:
         if self._waiters:
             waiter = self._waiters.pop(token, None)
             if waiter is not None:
-                waiter.on_end()
+                waiter.on_end(None)
         return waiting
 
 

@@ -1,4 +1,4 @@
-"""What the core needs to know of the store: the topic of kept replies, and watches on single requests."""
+"""What the core needs to know of the store: the topic of kept replies, and watches on requests and keys."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Protocol
 
 from fastgw import errors
 from fastgw.errors import Ending
-from fastgw.kept_replies import State, Topics
+from fastgw.kept_replies import KeyState, State, Topics
 
 OnState = Callable[[State], None]
 """Called on the loop with what the store knows, at first and whenever it changes."""
+OnKeyState = Callable[[KeyState], None]
+"""The same for an idempotency key."""
 
 
 class KeptReplies(Protocol):
@@ -33,8 +35,19 @@ class KeptReplies(Protocol):
             The number of the watch.
         """
 
+    def watch_key(self, key_hash: bytes, lane: int, route: str, on_state: OnKeyState) -> int:
+        """Follow an idempotency key until `unwatch`. After a restart of the store it is told the present state.
+
+        Args:
+            lane: the key's partition of the topic of kept replies.
+            route: `KeyState.kept` counts the keys of this one.
+
+        Returns:
+            The number of the watch.
+        """
+
     def unwatch(self, number: int) -> None:
-        """End a watch. `on_state` is not called any more."""
+        """End a watch of any kind. `on_state` is not called any more."""
 
 
 def refusal(store: KeptReplies, is_new: bool) -> tuple[Ending, str] | None:

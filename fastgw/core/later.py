@@ -22,7 +22,7 @@ from fastgw.core import kept
 from fastgw.core.exchange import REFUSED, Exchange
 from fastgw.core.kept import KeptReplies
 from fastgw.core.plan import Plan
-from fastgw.errors import KeyMissing
+from fastgw.errors import Ending, KeyMissing
 from fastgw.ids import IdMaker
 from fastgw.kept_replies import Known, State
 from fastgw.messages import Answer, HeaderList, Record, Reply
@@ -244,7 +244,7 @@ class Deferral:
         if self._partition >= 0:
             self._defer()
 
-    def on_end(self) -> None:
+    def on_end(self, ending: Ending | None) -> None:  # noqa: ARG002
         self._later.store.unwatch(self._watch)
 
 

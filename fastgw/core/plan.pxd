@@ -16,7 +16,7 @@ cdef class Plan:
     cdef public RequestWire wire, later_wire
     cdef public int64_t work_timeout_ns
     cdef public ReplyWire reply_wire
-    cdef public object learner, spread, key_of, compressor
+    cdef public object learner, spread, key_of, compressor, key_rules
 
 
 @cython.final

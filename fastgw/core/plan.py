@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fastgw.admission import Params
 from fastgw.dialects.plain import ReplyWire, RequestWire
 from fastgw.ids import Partitioner
 from fastgw.messages import TOGETHER, Answer, Head, Headers
+
+
+class KeyRules(NamedTuple):
+    """How a route treats idempotency keys. A record is sent at most `take_over_ms / 2` after its claim."""
+
+    fingerprint_headers: tuple[str, ...]  # lower case
+    take_over_ms: int  # so long after a claim another attempt may win
+    max_kept: int  # keys that are held or answered
+    dialect: str
 
 
 class Learner(Protocol):
@@ -56,6 +65,7 @@ class Plan:
         compressor: Compresses | None = None,
         later_wire: RequestWire | None = None,
         work_timeout_ns: int = 0,
+        key_rules: KeyRules | None = None,
     ) -> None:
         """
         Args:
@@ -65,6 +75,7 @@ class Plan:
             compressor: for answers; None: answers are not compressed.
             later_wire: for requests whose reply is kept; None: the route has none.
             work_timeout_ns: how long the service may work on such a request.
+            key_rules: for requests with an idempotency key; None: the route takes no keys.
         """
         self.number = number
         self.name = name
@@ -80,6 +91,7 @@ class Plan:
         self.compressor = compressor
         self.later_wire = later_wire
         self.work_timeout_ns = work_timeout_ns
+        self.key_rules = key_rules
         self.in_flight = 0
         self.has_consumer = True
         self.backlog_ns = 0

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import KEPT, TICKET, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, TICKET, UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
-from fastgw.core import preferences
+from fastgw.core import idempotency, preferences
+from fastgw.core.idempotency import BadKey
 from fastgw.core.preferences import Preferences
 from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.messages import Head, HeaderList
@@ -155,7 +156,7 @@ class Router:
         if route.number == self._tickets_number:
             admission.kind = TICKET
             admission.defer_after_ns = prefer.wait_ns or 0
-        elif prefer.is_async or route.on_timeout == "later":
+        elif route.later and (prefer.is_async or route.on_timeout == "later"):
             admission.kind = KEPT
             admission.is_async = prefer.is_async
             admission.defer_after_ns = _defer_after_ns(prefer, route.timeout_ns)
@@ -163,7 +164,7 @@ class Router:
             admission.timeout_ns = min(route.timeout_ns, prefer.wait_ns)
             if admission.timeout_ns == 0:
                 return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
-        return admission
+        return admission if route.idempotency == "off" else _about_key(route, admission)
 
     def _place_of(self, path: str) -> _Place | None:
         """The place in the tree of routes; None: no route has this path. Raises BadPath."""
@@ -204,6 +205,19 @@ class Router:
         if len(host) <= _HOST_REMEMBERED_MAX and len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
             self._served_hosts.add(host)
         return None
+
+
+def _about_key(route: Route, admission: Admission) -> Admission | Refusal:
+    """The admission for a route with idempotency keys. A request without a key is a plain one, if that is allowed."""
+    try:
+        key = idempotency.key_of(admission.headers)
+    except BadKey as bad:
+        return Refusal(errors.KEY_INVALID, str(bad), route.number)
+    if key is not None:
+        admission.kind = KEYED
+    elif route.idempotency == "require":
+        return Refusal(errors.KEY_INVALID, "expected the header Idempotency-Key, got none", route.number)
+    return admission
 
 
 def _closing(method: str) -> HeaderList | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fastgw.errors import Ending
+
 
 class Waiter(Protocol):
     """Waits for the answer to one request of any kind except SINGLE.
@@ -26,5 +28,9 @@ class Waiter(Protocol):
     def on_drain(self) -> None:
         """The worker drains: end the request, if it can end well now."""
 
-    def on_end(self) -> None:
-        """The request has ended: let go of everything. Called exactly once, before the answer."""
+    def on_end(self, ending: Ending | None) -> None:
+        """The request has ended: let go of everything. Called exactly once, before the answer.
+
+        Args:
+            ending: None: a reply ends it.
+        """

@@ -297,6 +297,19 @@ class ReplyWire:
         self._memory.kinds += 1
 
 
+def status_of(headers: Iterable[tuple[str, bytes]]) -> int:
+    """The HTTP status of a reply, from its headers alone.
+
+    Raises:
+        BadReply: the status is none.
+    """
+    status = 200
+    for name, raw in headers:
+        if name.lower() == STATUS and (value := _read(STATUS, raw)):
+            status = _status(value)
+    return status
+
+
 def _read(name: str, value: bytes) -> bytes:
     """A header's value without the space around it, and without JSON quotes if the header cannot have quotes.
 

@@ -9,6 +9,9 @@ may append fields: readers ignore those that they do not know, and give defaults
       WATCH    number, kind, key ...       ──>
                                            <──     STATE    number, what is known now
                                            <──     STATE    number, again when it changes
+      KEY_WATCH  number, key, lane         ──>
+                                           <──     KEY_STATE    number, what is known of the key now
+                                           <──     KEY_STATE    number, again whenever it changes
       UNWATCH  number                      ──>
 
 A watch is registered before its first STATE is made, so no change between the two is missed. Its number is chosen by
@@ -24,7 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.kept_replies import State, Topics
+from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh.framing import LENGTH, MAX_FRAME_BYTES, FrameError, FrameReader
 
 LAYOUT: Final = 1  # of these frames; a store refuses a worker of another layout by closing the connection
@@ -45,16 +48,33 @@ class Watch(msgspec.Struct, array_like=True, frozen=True):
     until_ms: int  # records appended at this time or later do not count (epoch); 0: no limit
 
 
+class KeyWatch(msgspec.Struct, array_like=True, frozen=True):
+    """Follow an idempotency key."""
+
+    number: int  # no other watch of this connection has it, of whatever kind
+    key_hash: bytes  # 32 bytes
+    lane: int
+    route: str  # for `KeyState.kept`
+
+
 class Unwatch(msgspec.Struct, array_like=True, frozen=True):
-    """The end of a watch."""
+    """The end of a watch of any kind."""
 
     number: int
 
 
-Frame = Hello | Topics | Watch | Unwatch | State
+Frame = Hello | Topics | Watch | Unwatch | State | KeyWatch | KeyState
 
 # The kinds 1 to 15 are for frames between workers.
-KINDS: Final[Mapping[type[msgspec.Struct], int]] = {Hello: 16, Topics: 17, Watch: 18, Unwatch: 19, State: 20}
+KINDS: Final[Mapping[type[msgspec.Struct], int]] = {
+    Hello: 16,
+    Topics: 17,
+    Watch: 18,
+    Unwatch: 19,
+    State: 20,
+    KeyWatch: 21,
+    KeyState: 22,
+}
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -79,7 +99,7 @@ def encode(frame: Frame) -> bytes:
 
 def reader(of_worker: bool) -> FrameReader[Any]:
     """A reader of the frames that a worker sends, or of those that a store sends."""
-    kinds = (Hello, Watch, Unwatch) if of_worker else (Topics, State)
+    kinds = (Hello, Watch, Unwatch, KeyWatch) if of_worker else (Topics, State, KeyState)
     return FrameReader({KINDS[kind]: _decoder(kind) for kind in kinds})
 
 

@@ -39,6 +39,7 @@ go back: a broker's clock is set, or a broker with another clock becomes the lea
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
@@ -278,12 +279,16 @@ class Lane:
         newest_ms: the latest append time that it has seen.
         lanes_met: the numbers of lanes that claims state. A number other than that of this node says that the nodes
             are configured differently.
+        kept: the keys that are held or answered, by the route of their claim.
+        longest_ms: the longest time from a claim to the end of its answer that a claim has stated.
     """
 
     def __init__(self) -> None:
         self.next_offset = 0
         self.newest_ms = 0
         self.lanes_met: set[int] = set()
+        self.kept: Counter[str] = Counter()
+        self.longest_ms = 0
         self._keys: dict[bytes, Key] = {}
         self._held_by: dict[bytes, bytes] = {}  # id of an attempt -> the key that it holds
         # Each key has one valid entry: the one with the time that _forget_at has. Others are skipped.
@@ -300,6 +305,12 @@ class Lane:
     def state(self, key_hash: bytes, time_ms: int) -> Held | Answered | None:
         """The state that a claim appended at this time would meet now; None: the key is free."""
         return self._keys.get(key_hash, _FREE).at(time_ms)
+
+    def claim_of(self, correlation_id: bytes) -> Claim | None:
+        """The claim of the holder, if this is the id of one of its attempts: it says how to read the reply."""
+        key_hash = self._held_by.get(correlation_id)
+        holding = self._keys[key_hash].holding if key_hash is not None else None
+        return holding.claim if holding is not None else None
 
     def apply(self, offset: int, appended_ms: int, record: Record) -> Event | None:
         """Apply a record; what it has done, or None if it had been seen before.
@@ -359,6 +370,12 @@ class Lane:
             self._look_again(key_hash, forget_ms)
 
     def _index(self, key_hash: bytes, before: Key, after: Key) -> None:
+        if before.holding is not None:
+            self.kept[before.holding.claim.route] -= 1
+        if after.holding is not None:
+            claim = after.holding.claim
+            self.kept[claim.route] += 1
+            self.longest_ms = max(self.longest_ms, claim.take_over_ms + claim.keep_ms)
         if isinstance(before.holding, Held):
             for attempt in before.holding.attempts:
                 self._held_by.pop(attempt, None)

@@ -18,6 +18,8 @@ class RecordKind(IntEnum):
 
     REPLY = 0
     CANCELLED = 1
+    CLAIM = 2  # of an idempotency key; `keys` has its rules, and those of the next kind
+    RELEASED = 3
 
 
 _DECIDES = {RecordKind.REPLY: Known.ANSWERED, RecordKind.CANCELLED: Known.CANCELLED}

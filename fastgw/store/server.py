@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import structlog
 
 from fastgw.errors import StartError
-from fastgw.kept_replies import State, Topics
+from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, Unwatch, Watch
+from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
 
 BACKLOG = 512
 BEHIND_BYTES = 16 << 20  # unsent bytes above which a worker is disconnected; it connects and asks again
@@ -26,6 +26,7 @@ class Answerer(Protocol):
     topics: Topics
 
     def watch(self, connection: Connection, watch: Watch) -> None: ...
+    def watch_key(self, connection: Connection, watch: KeyWatch) -> None: ...
     def unwatch(self, connection: Connection, number: int) -> None: ...
     def gone(self, connection: Connection) -> None: ...
 
@@ -113,11 +114,13 @@ class Connection(asyncio.Protocol):
             self.cut("expected HELLO as the first frame")
         elif isinstance(frame, Watch):
             self._store.watch(self, frame)
+        elif isinstance(frame, KeyWatch):
+            self._store.watch_key(self, frame)
         elif isinstance(frame, Unwatch):
             self._store.unwatch(self, frame.number)
 
-    def tell(self, state: State) -> None:
-        """Send what is known about the request of a watch."""
+    def tell(self, state: State | KeyState) -> None:
+        """Send what is known about the request or the key of a watch."""
         self.send(store_frames.encode(state))
 
     def send(self, frame: bytes) -> None:

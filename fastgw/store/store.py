@@ -20,18 +20,21 @@ from fastgw._ctable import Table
 from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import control
-from fastgw.dialects.control import BadControl, Cancelled
+from fastgw.dialects.control import BadControl, Cancelled, Control
 from fastgw.errors import StoreDamaged, StoreError
-from fastgw.kept_replies import Known, State, Topics
-from fastgw.mesh.store_frames import Watch
-from fastgw.messages import StoreGauge
+from fastgw.kept_replies import KeyKnown, Known, State, Topics
+from fastgw.mesh.store_frames import KeyWatch, Watch
+from fastgw.messages import Reply, StoreGauge
+from fastgw.store import keys
 from fastgw.store.entries import Entry, KeyKind
+from fastgw.store.keys import Keys
+from fastgw.store.lane import CLOCK_SLACK_MS
 from fastgw.store.log_values import LogValues
 from fastgw.store.requests import RecordKind, decided
 from fastgw.store.server import Connection, Server
 from fastgw.store.split_replies import SplitReplies
 from fastgw.store.tables import Kept, Part, Source, Tables
-from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
+from fastgw.store.topic_reader import Batch, Located, Pulse
 from fastgw.store.watches import Watches, Watching
 from fastgw.throttle import Throttle
 from fastgw.tokens import Secrets
@@ -76,6 +79,7 @@ class Store:
         self._loop = loop
         self._server: Server | None = None
         self._watches = Watches()
+        self._keys = Keys(tables, values, self._trouble_of)
         self._restored: set[int] = set()  # partitions that were read to their end once
         self._next_offsets: dict[int, int] = {}
         # Partition -> up to which time it was read: that of its last record, or of the last look that found no more.
@@ -87,7 +91,7 @@ class Store:
         self._said = Throttle()
 
     def __repr__(self) -> str:
-        return f"<Store {self.config.later.topic}: {self._tables!r}, {self._watches!r}>"
+        return f"<Store {self.config.later.topic}: {self._tables!r}, {self._watches!r}, {self._keys!r}>"
 
     def start(self, server: Server) -> None:
         """Serve the workers that connect to `server`."""
@@ -101,18 +105,20 @@ class Store:
         self._is_lost = False
         known = {source.partition: offset for source, offset in self._tables.positions().items()
                  if source.topic == located.topic_id}  # fmt: skip
-        starts = {}
+        starts, forgotten = {}, set()
         for partition, (first, end) in located.bounds.items():
             start = known.get(partition, first)
             if start > end:
                 log.error("kept replies are read again: the topic ends before what was read", partition=partition)
                 self._tables.forget_partition(located.topic_id, partition)
+                forgotten.add(partition)
                 start = first
             starts[partition] = max(start, first)
         self._next_offsets = dict(starts)
         self._stuck_since = {}
         self._restored = set()
-        self._tell_topics(Topics(located.topic_id, len(located.bounds), False, self._tables.is_full))
+        self._keys.locate(located.topic_id, located.bounds.keys(), forgotten, self.config.later.lanes)
+        self._tell_topics(self._topics(located.topic_id, len(located.bounds), is_ready=False))
         log.info("reads kept replies", topic=self.config.later.topic, partitions=len(starts))
         return starts
 
@@ -137,8 +143,9 @@ class Store:
         """See `Taker`."""
         self._is_lost = False
         entries: dict[int, list[tuple[int, Entry]]] = {partition: [] for partition in batch.next_offsets}
-        for arrived in batch.records:
-            entry = self._entry_of(arrived)
+        contents = [(arrived, self._content_of(arrived.reply)) for arrived in batch.records]
+        for arrived, content in contents:
+            entry = _entry_of(content, arrived.appended_ms)
             if entry is not None:
                 entries[arrived.reply.partition].append((arrived.reply.offset, entry))
             self._was_read_to(arrived.reply.partition, arrived.appended_ms)
@@ -154,21 +161,21 @@ class Store:
         self._lag = batch.lag
         restored = batch.ends.keys() - self._restored
         self._restored |= restored
-        self._look_at_readiness()
-        for arrived in batch.records:
+        for arrived, content in contents:
             if self._watches.of(arrived.reply.correlation_id):
                 self._tell_all(arrived.reply.correlation_id)
+            if content is not None:
+                self._keys.took(arrived, content)
+        self._look_at_readiness()
         if restored:
             self._tell_again(restored)
 
-    def _entry_of(self, arrived: Arrived) -> Entry | None:
-        """The entry to keep; None: nothing in this record matters."""
-        reply = arrived.reply
-        keys = ((int(KeyKind.ID), reply.correlation_id),)
+    def _content_of(self, reply: Reply) -> Control | Reply | None:
+        """The content of a control record, or the reply of a service; None: nothing in this record matters."""
         if not control.is_control(reply):
-            return Entry(RecordKind.REPLY, arrived.appended_ms, keys, list(reply.headers), reply.value)
+            return reply
         try:
-            content = control.decode(reply, self._secrets, self.topics.later_id)
+            return control.decode(reply, self._secrets, self.topics.later_id)
         except BadControl as bad:
             self._garbage += 1
             held_back = self._said.admit(("garbage",), time.monotonic_ns())
@@ -176,9 +183,6 @@ class Store:
                 place = {"partition": reply.partition, "offset": reply.offset}
                 log.warning("record not taken", why=str(bad), **place, held_back=held_back)
             return None
-        if isinstance(content, Cancelled):
-            return Entry(RecordKind.CANCELLED, arrived.appended_ms, keys, [], b"")
-        return None
 
     def _append(self, parts: list[Part]) -> None:
         try:
@@ -191,11 +195,16 @@ class Store:
 
     def _look_at_readiness(self) -> None:
         is_ready = 0 < self.topics.later_partitions == len(self._restored)
-        told = Topics(self.topics.later_id, self.topics.later_partitions, is_ready, self._tables.is_full)
+        told = self._topics(self.topics.later_id, self.topics.later_partitions, is_ready)
+        if told.other_lanes != self.topics.other_lanes:
+            log.error("another node has another later.lanes", lanes=self.config.later.lanes, other=told.other_lanes)
         if told != self.topics:
             if is_ready and not self.topics.is_ready:
                 log.info("kept replies read", entries=self._tables.sizes().entries)
             self._tell_topics(told)
+
+    def _topics(self, topic_id: bytes, partitions: int, is_ready: bool) -> Topics:
+        return Topics(topic_id, partitions, is_ready, self._tables.is_full, self._keys.other_lanes())
 
     def _tell_topics(self, topics: Topics) -> None:
         self.topics = topics
@@ -209,22 +218,29 @@ class Store:
         watching = self._watches.add(connection, watch)
         self._tell(watching, is_news=False)
 
+    def watch_key(self, connection: Connection, watch: KeyWatch) -> None:
+        """See `Answerer`."""
+        self._keys.watch(connection, watch, _now_ms())
+
     def unwatch(self, connection: Connection, number: int) -> None:
         """See `Answerer`."""
         self._watches.remove(connection, number)
+        self._keys.unwatch(connection, number)
 
     def gone(self, connection: Connection) -> None:
         """See `Answerer`."""
         self._watches.forget(connection)
+        self._keys.gone(connection)
 
     def _tell_all(self, correlation_id: bytes) -> None:
         for watching in list(self._watches.of(correlation_id)):
             self._tell(watching, is_news=True)
 
     def _tell_again(self, partitions: Set[int]) -> None:
-        """Tell those who wait for a request of these partitions, because the store could not say it before."""
+        """Tell those who wait for a request or a key of these partitions, because the store could not before."""
         for watching in [one for one in self._watches.all() if one.watch.partition in partitions]:
             self._tell(watching, is_news=False)
+        self._keys.tell_again(partitions, _now_ms())
 
     def _tell(self, watching: Watching, is_news: bool) -> None:
         """Tell a worker what is known about the request of a watch; if nothing is decided, only when it asks."""
@@ -259,6 +275,12 @@ class Store:
             return Known.BEHIND
         return Known.EXPIRED if self._is_over(watch) else Known.OPEN
 
+    def _trouble_of(self, partition: int) -> KeyKnown | None:
+        """Why the store cannot say anything about the keys of this lane."""
+        if partition not in self._restored:
+            return KeyKnown.RESTORING
+        return KeyKnown.BEHIND if self._is_lost or self._is_stuck(partition) else None
+
     def _is_over(self, watch: Watch) -> bool:
         """Whether the topic was read so far that no record can decide the request any more."""
         if not watch.until_ms:
@@ -275,13 +297,15 @@ class Store:
     # Time.
 
     def _sweep(self) -> None:
-        now_ms = int(time.time() * 1000)
         read_to_ms = min([self._read_to_ms.get(number, 0) for number in range(self.topics.later_partitions)], default=0)
         for correlation_id in self._watches.over(read_to_ms - FINAL_MS + 1):
             self._tell_all(correlation_id)
-        # Longer than any status URL is valid: `later.keep` counts from its request on.
+        # Longer than any status URL is valid: `later.keep` counts from its request on. And longer than any key is
+        # answered, because a successor builds the lanes from the tables.
         keep_ms = (self.config.later.keep_ns + self.config.longest_work_ns) // NS_PER_MS
-        self._tables.expire(now_ms, {self.topics.later_id: keep_ms}, EXPIRED_AT_ONCE)
+        keep_ms = max(keep_ms, self._keys.longest_ms and self._keys.longest_ms + CLOCK_SLACK_MS)
+        self._tables.expire(_now_ms(), {self.topics.later_id: keep_ms}, EXPIRED_AT_ONCE)
+        self._keys.forget()
         self._show()
         self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -293,7 +317,8 @@ class Store:
             StoreGauge.ENTRIES: sizes.entries,
             StoreGauge.USED_BYTES: sizes.used_bytes,
             StoreGauge.MAX_BYTES: sizes.max_bytes,
-            StoreGauge.WATCHES: len(self._watches),
+            StoreGauge.WATCHES: len(self._watches) + self._keys.watch_count,
+            StoreGauge.KEYS: len(self._keys),
             StoreGauge.LAG_RECORDS: self._lag,
             StoreGauge.SPLIT: self._split.count,
             StoreGauge.GARBAGE: self._garbage,
@@ -301,3 +326,17 @@ class Store:
         for gauge, value in figures.items():
             self._table.set_store_gauge(gauge, value)
         self._table.store_beats(time.monotonic_ns())
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _entry_of(content: Control | Reply | None, appended_ms: int) -> Entry | None:
+    """The entry to keep; None: nothing in this record matters."""
+    if isinstance(content, Reply | Cancelled):
+        names = ((int(KeyKind.ID), content.correlation_id),)
+        if isinstance(content, Cancelled):
+            return Entry(RecordKind.CANCELLED, appended_ms, names, [], b"")
+        return Entry(RecordKind.REPLY, appended_ms, names, list(content.headers), content.value)
+    return None if content is None else keys.entry_of(content, appended_ms)

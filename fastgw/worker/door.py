@@ -6,9 +6,10 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import PLAIN, TICKET, Admission, Refusal
+from fastgw.admission import KEYED, PLAIN, TICKET, Admission, Refusal
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
+from fastgw.core.keyed import KeyedRequests
 from fastgw.core.later import Later
 from fastgw.core.routing import Router
 from fastgw.core.tickets import FIRST_TOKEN, Tickets
@@ -33,6 +34,7 @@ class GatewayDoor:
         keeps_heads: bool = False,
         later: Later | None = None,
         tickets: Tickets | None = None,
+        keyed: KeyedRequests | None = None,
     ) -> None:
         """
         Args:
@@ -44,8 +46,8 @@ class GatewayDoor:
             journal: logs unexpected errors.
             policies: CORS policies; None: CORS is off.
             keeps_heads: whether to set `Refusal.head`.
-            later, tickets: take the requests whose replies are kept, and those for status URLs; None: no route has
-                any.
+            later, tickets, keyed: take the requests whose replies are kept, those for status URLs, and those with an
+                idempotency key; None: no route has any.
         """
         self._router = router
         self._exchange = exchange
@@ -58,6 +60,7 @@ class GatewayDoor:
         self._keeps_heads = keeps_heads
         self._later = later
         self._tickets = tickets
+        self._keyed = keyed
 
     def admit(self, head: Head) -> Admission | Refusal:
         try:
@@ -114,6 +117,9 @@ class GatewayDoor:
         if admission.kind == TICKET:
             assert self._tickets is not None, "the router knows the path of status URLs"
             return self._tickets.open(admission, answer, time.monotonic_ns())
+        if admission.kind == KEYED:
+            assert self._keyed is not None, "the router knows a route with idempotency keys"
+            return self._keyed.open(admission, body, answer, time.monotonic_ns())
         assert self._later is not None, "the router knows a route with deferred answers"
         return self._later.open(admission, body, answer, time.monotonic_ns())
 

@@ -9,9 +9,10 @@ import structlog
 
 from fastgw._ctable import NO_CONSUMER, Table
 from fastgw.config import Compression, Config, Route
+from fastgw.config.units import NS_PER_MS
 from fastgw.core import record_key
 from fastgw.core.partitioner_learner import PartitionerLearner
-from fastgw.core.plan import Plan
+from fastgw.core.plan import KeyRules, Plan
 from fastgw.core.spread import Spread
 from fastgw.dialects import plain
 from fastgw.kafka import properties
@@ -73,6 +74,7 @@ class Plans:
             self._compressor if route.compress else None,
             self._request_wire(route, self._config.later.topic) if route.needs_store else None,
             route.work_timeout_ns,
+            _key_rules(route),
         )
 
     def _request_wire(self, route: Route, reply_topic: str) -> plain.RequestWire:
@@ -100,6 +102,12 @@ class Plans:
                 for plan in plans:
                     plan.partition = _partition(plan.key_of is not None, spread.even)
                 log.info("spread", topic=plans[0].topic, even=spread.even)
+
+
+def _key_rules(route: Route) -> KeyRules | None:
+    if route.idempotency == "off":
+        return None
+    return KeyRules(route.fingerprint_headers, route.take_over_ns // NS_PER_MS, route.max_kept, route.dialect)
 
 
 def _compressor(settings: Compression) -> Compressor | None:

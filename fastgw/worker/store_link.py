@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 
 from fastgw.back_off import BackOff
-from fastgw.core.kept import OnState
-from fastgw.kept_replies import State, Topics
+from fastgw.core.kept import OnKeyState, OnState
+from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, Unwatch, Watch
+from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
 BEHIND_BYTES = 8 << 20  # unsent bytes above which the connection is given up and made anew
@@ -39,7 +39,7 @@ class StoreLink:
         self._loop = loop
         self._connection: _Connection | None = None
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
-        self._watches: dict[int, tuple[Watch, OnState]] = {}
+        self._watches: dict[int, tuple[Watch | KeyWatch, Any]] = {}  # each with its OnState or OnKeyState
         self._number = 0
         self._unsent: list[bytes] = []
         self._is_closed = False
@@ -70,6 +70,14 @@ class StoreLink:
         """See `KeptReplies.watch`."""
         self._number += 1
         frame = Watch(self._number, correlation_id, partition, until_ms)
+        self._watches[self._number] = frame, on_state
+        self._send(store_frames.encode(frame))
+        return self._number
+
+    def watch_key(self, key_hash: bytes, lane: int, route: str, on_state: OnKeyState) -> int:
+        """See `KeptReplies.watch_key`."""
+        self._number += 1
+        frame = KeyWatch(self._number, key_hash, lane, route)
         self._watches[self._number] = frame, on_state
         self._send(store_frames.encode(frame))
         return self._number
@@ -115,7 +123,7 @@ class StoreLink:
         """A frame of the store."""
         if isinstance(frame, Topics):
             self.topics = frame
-        elif isinstance(frame, State):
+        elif isinstance(frame, State | KeyState):
             watch = self._watches.get(frame.number)
             if watch is not None:
                 watch[1](frame)

@@ -25,6 +25,7 @@ from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.config import ACCEPT_BACKLOG, Config, Listen
 from fastgw.config.units import NS_PER_MS, NS_PER_S
 from fastgw.core.exchange import Exchange
+from fastgw.core.keyed import KeyedRequests, KeySettings
 from fastgw.core.later import Later, LaterSettings
 from fastgw.core.ownership import Ownership
 from fastgw.core.reply_router import ReplyRouter
@@ -67,6 +68,7 @@ class KeptParts(NamedTuple):
     store: StoreLink
     later: Later
     tickets: Tickets
+    keyed: KeyedRequests
 
 
 class Worker:
@@ -137,17 +139,30 @@ class Worker:
         cfg = self._config
         store = StoreLink(run_dir, self._loop)
         secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
-        ids = IdMaker(self._table.node, worker, generation, ReplyTopic.LATER)
+
+        def make_ids() -> IdMaker:
+            return IdMaker(self._table.node, worker, generation, ReplyTopic.LATER)
+
         settings = LaterSettings(
             cfg.later.topic,
             cfg.later.path,
             cfg.later.keep_ns // NS_PER_MS,
             cfg.later.retry_after_ns // NS_PER_S,
         )
-        later = Later(settings, secrets, self._exchange, store, ids, worker, time.monotonic_ns)
+        later = Later(settings, secrets, self._exchange, store, make_ids(), worker, time.monotonic_ns)
         plans = {plan.name: plan for plan in self._plans.all}
         tickets = Tickets(later, self._exchange, plans, self._link.send_untracked, cfg.store.max_waits)
-        return KeptParts(store, later, tickets)
+        keyed = KeyedRequests(
+            KeySettings(cfg.later.topic, cfg.later.lanes, cfg.later.keep_ns // NS_PER_MS),
+            secrets,
+            self._exchange,
+            store,
+            make_ids,
+            self._link.send_untracked,
+            self._count_keyed,
+            time.monotonic_ns,
+        )
+        return KeptParts(store, later, tickets, keyed)
 
     def _open_door(self, kept: KeptParts | None) -> None:
         cfg = self._config
@@ -163,6 +178,7 @@ class Worker:
             self._keeps_heads,
             kept.later if kept else None,
             kept.tickets if kept else None,
+            kept.keyed if kept else None,
         )
 
     def _join_replies(self, ids: IdMaker, slots: SlotRange, worker: int, generation: int) -> None:
@@ -218,6 +234,9 @@ class Worker:
     def _count_dropped_replies(self, replies: int) -> None:
         self._replies.dropped(replies)
 
+    def _count_keyed(self, became: Tally) -> None:
+        self._table.add_tally(self._process_index, became, 1)
+
     def _count_dropped_lines(self, lines: int) -> None:
         self._table.add_tally(self._process_index, Tally.ACCESS_LOG_DROPPED, lines)
 
@@ -233,6 +252,7 @@ class Worker:
         if self._kept is not None:
             self._kept.store.tick()
             self._kept.tickets.expire(now_ns)
+            self._kept.keyed.tick(now_ns)
         self._plans.follow_services(self._table, now_ns)
         self._plans.decide_spread(now_ns, self._reply_path.round_trip_ns)
         self._journal.sum_up(now_ns)

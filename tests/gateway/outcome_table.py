@@ -65,6 +65,11 @@ TABLE = {
     "ticket_gone": Row(410, "not_recorded"),
     "ticket_cancelled": Row(410, "recorded"),
     "answers_full": Row(502, "recorded"),
+    "key_invalid": Row(400, "not_recorded"),
+    "key_reused": Row(422, "not_recorded"),
+    "key_busy": Row(409, "unknown", retryable=True, retry_after=True),
+    "claim_late": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "kept_cap": Row(503, "not_recorded", retryable=True, retry_after=True),
 }
 
 
