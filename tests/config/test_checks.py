@@ -22,6 +22,9 @@ from tests.config.files import (
     told_in_one_line,
 )
 
+KEEPING = GATEWAY + 'secrets = ["a secret of at least 32 characters"]\n'
+STORE = '[store]\ndir = "store"\n'
+
 MISTAKES = {
     # memory
     GATEWAY + '[limits]\nmax_body = "2MiB"\nbody_memory = "1MiB"\n' + KAFKA + ROUTE: [
@@ -96,6 +99,30 @@ MISTAKES = {
         "an express listener",
         'front = "granian"',
     ],
+    # idempotency keys
+    MINIMAL + 'idempotency = "accept"\n': ["gateway.secrets:", "a secret", 'route[0] has idempotency = "accept"'],
+    KEEPING + KAFKA + ROUTE + 'idempotency = "require"\n': [
+        "store.dir:",
+        "a directory for the store",
+        'route[0] has idempotency = "require"',
+    ],
+    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "require"\nlater = true\n': [
+        "route[0].later:",
+        'false, because idempotency = "require"',
+    ],
+    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "accept"\non_timeout = "later"\n': [
+        "route[0].later:",
+        'on_timeout = "later"',
+    ],
+    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "accept"\nwork_timeout = "1s"\n': [
+        "route[0].work_timeout:",
+        'at least timeout = "5s"',
+    ],
+    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "accept"\nwork_timeout = "25h"\n': [
+        "route[0].work_timeout:",
+        'at most later.keep = "24h"',
+    ],
+    MINIMAL + 'fingerprint_headers = ["x-a"]\n': ["route[0].fingerprint_headers:", 'idempotency = "off"'],
     TRUSTING + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\nhttp = "2"\n': ["proxy_protocol:", 'http = "2"'],
     TRUSTING + '[[listen]]\nbind = "a:1"\nproxy_protocol = true\ntls_cert = "c"\ntls_key = "k"\n': [
         "proxy_protocol:",

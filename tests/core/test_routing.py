@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import config, errors
-from fastgw.admission import UNKNOWN, Admission, Refusal
+from fastgw.admission import KEYED, PLAIN, UNKNOWN, Admission, Refusal
 from fastgw.core.routing import Router
 from fastgw.messages import Head
 
@@ -371,3 +371,64 @@ def test_any_path_gets_a_verdict(path, query, method):
 @pytest.mark.parametrize("hosts", [(), ("a", "b")])
 def test_a_request_that_names_no_single_host_is_malformed_whatever_its_path(hosts, path):
     assert refused("GET", path, hosts=hosts).ending is errors.MALFORMED
+
+
+KEYS = """
+[gateway]
+name = "shop"
+secrets = ["a secret of at least 32 characters"]
+[kafka]
+bootstrap = "localhost:9092"
+[store]
+dir = "store"
+[[route]]
+method = "POST"
+path = "/accept"
+topic = "orders"
+idempotency = "accept"
+[[route]]
+method = "POST"
+path = "/require"
+topic = "orders"
+idempotency = "require"
+[[route]]
+method = "POST"
+path = "/off"
+topic = "orders"
+"""
+LONG = "k" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("path", "lines", "kind"),
+    [
+        ("/accept", [], PLAIN),
+        ("/accept", ["k"], KEYED),
+        ("/accept", [LONG], None),
+        ("/accept", ["a", "b"], None),
+        ("/require", [], None),
+        ("/require", ['"k"'], KEYED),
+        ("/require", ['""'], None),
+        ("/off", [LONG], PLAIN),
+    ],
+)
+def test_a_request_has_a_key_where_its_route_takes_keys(path: str, lines: list[str], kind: int | None) -> None:
+    cfg = config.loads(KEYS, "test.toml")
+    router = Router(cfg.routes, cfg.limits, (), tickets=cfg.tickets)
+    headers = {"idempotency-key": lines} if lines else {}
+    verdict = router.admit(head("POST", path, **headers))
+    if kind is None:
+        assert isinstance(verdict, Refusal)
+        assert (verdict.ending, verdict.route_number) == (errors.KEY_INVALID, 1 if path == "/require" else 0)
+    else:
+        assert isinstance(verdict, Admission)
+        assert verdict.kind == kind
+
+
+def test_a_request_with_a_key_waits_no_longer_than_its_client_and_is_never_deferred() -> None:
+    cfg = config.loads(KEYS, "test.toml")
+    assert cfg.tickets is None
+    router = Router(cfg.routes, cfg.limits, ())
+    verdict = router.admit(head("POST", "/accept", **{"idempotency-key": "k", "prefer": "respond-async, wait=2"}))
+    assert isinstance(verdict, Admission)
+    assert (verdict.kind, verdict.timeout_ns) == (KEYED, 2_000_000_000)

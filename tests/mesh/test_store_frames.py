@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.kept_replies import Known, State, Topics
+from fastgw.kept_replies import KeyKnown, KeyState, Known, State, Topics
 from fastgw.mesh import store_frames
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, Unwatch, Watch
+from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
 
-OF_WORKER = [Hello(1), Watch(7, b"id", 3, 1000), Watch(8, b"", 0, 0), Unwatch(7)]
+OF_WORKER = [Hello(1), Watch(7, b"id", 3, 1000), Watch(8, b"", 0, 0), Unwatch(7), KeyWatch(9, bytes(32), 3, "POST /o")]
 OF_STORE = [
     Topics(bytes(16), 8, True),
     Topics(bytes(16), 0, False, is_full=True),
     State(7, Known.OPEN),
+    Topics(bytes(16), 8, True, other_lanes=4),
+    KeyState(9, KeyKnown.FREE, kept=3),
+    KeyState(9, KeyKnown.HELD, (b"id", b"id before"), bytes(32), 2, 15_000),
+    KeyState(9, KeyKnown.ANSWERED, (b"id",), bytes(32), 2, 0, 0, 3, 9, [("status", b"200")], b"\x00body"),
     State(7, Known.ANSWERED, 3, 9, [("status", b"200"), ("x", b"\xff")], b"\x00body"),
 ]
 
