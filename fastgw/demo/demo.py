@@ -59,12 +59,14 @@ class Route(NamedTuple):
     probe: str = ""
     response_headers: tuple[str, ...] = ()
     later: bool = False
+    idempotency: str = "off"
 
 
 ROUTES = (
     Route("POST", "/orders", "orders", response_headers=("location",)),
     Route("GET", "/orders/{id}", "orders", probe="/orders/0"),
     Route("POST", "/reports", "orders", later=True),
+    Route("POST", "/payments", "orders", idempotency="require"),
     Route("GET", "/customers/{id}", "customers", probe="/customers/ada"),
     Route("GET", "/baskets/{id}", "baskets", probe="/baskets/ada"),
     Route("PUT", "/baskets/{id}", "baskets"),
@@ -88,6 +90,10 @@ A slow report, answered at once with 202; then its status URL, which waits for t
 
 location=$(curl -s -o /dev/null -w '%header{{location}}' -X POST {url}/reports -H 'prefer: respond-async')
 curl -i -w '\\n' {url}$location -H 'prefer: wait=10'
+
+A payment that may be sent again, because it has a key; paste it twice, and it is made once:
+
+curl -i -w '\\n' -X POST {url}/payments -H 'idempotency-key: "order-1"' -d '{{"order": "1", "amount": 5}}'
 """
 
 
@@ -158,6 +164,10 @@ def config_text(bootstrap: str, listen: str, admin: str, workers: int, store_dir
             lines.append(f"response_headers = {json.dumps(route.response_headers)}")
         if route.later:
             lines.append("later = true  # with `Prefer: respond-async`: 202, and a status URL")
+        if route.idempotency != "off":
+            lines.append(
+                f"idempotency = {json.dumps(route.idempotency)}  # a request that is repeated is not sent again"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -24,10 +24,11 @@ REPORT_S = 5.0
 def add_orders(service: Service) -> None:
     """`POST /orders` accepts {"customer": text, "items": [...]}; `GET /orders/{id}` returns it.
 
-    `POST /reports` counts them, slowly.
+    `POST /reports` counts them, slowly. `POST /payments` numbers payments.
     """
     orders: dict[str, dict[str, Any]] = {}
     numbers = itertools.count(1)
+    payments = itertools.count(1)
 
     @service.handle("POST /orders")
     def create(request: Request) -> Reply:
@@ -46,6 +47,13 @@ def add_orders(service: Service) -> None:
     async def report(_request: Request) -> dict[str, Any]:
         await asyncio.sleep(REPORT_S)  # stands for long work
         return {"orders": len(orders), "items": sum(len(order["items"]) for order in orders.values())}
+
+    @service.handle("POST /payments")
+    def pay(request: Request) -> Reply:
+        payment = _object(request)
+        if not isinstance(payment.get("amount"), int):
+            raise Problem(422, 'a payment needs "amount" (a whole number)')
+        return Reply({**payment, "payment": next(payments)}, status=201)
 
 
 def add_customers(service: Service) -> None:

@@ -157,7 +157,8 @@ def run_curl(line: str) -> httpx.Response:
 
 
 def test_three_requests_can_be_pasted_as_they_are(running: Demo) -> None:
-    lines = [line for line in running.told.splitlines() if line.startswith("curl ") and "$location" not in line]
+    curls = [line for line in running.told.splitlines() if line.startswith("curl ")]
+    lines = [line for line in curls if "$location" not in line and "/payments" not in line]
     answers = [run_curl(line) for line in lines]
     assert [answer.status_code for answer in answers] == [201, 200, 201]
     assert [answer.json().get("customer") for answer in answers] == ["ada", None, None]
@@ -171,6 +172,14 @@ def test_the_slow_report_can_be_pasted_as_it_is(running: Demo) -> None:
     shell = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, check=True, timeout=60)
     assert shell.stdout.startswith("HTTP/1.1 200")
     assert '"orders":' in shell.stdout
+
+
+def test_a_payment_can_be_pasted_twice_and_is_made_once(running: Demo) -> None:
+    (line,) = [line for line in running.told.splitlines() if "/payments" in line]
+    first, second = run_curl(line), run_curl(line)
+    assert (first.status_code, first.json()) == (201, {"order": "1", "amount": 5, "payment": 1})
+    assert (second.status_code, second.json()) == (201, first.json())
+    assert (first.headers.get("idempotency-replayed"), second.headers["idempotency-replayed"]) == (None, "true")
 
 
 def test_orders_are_kept(running: Demo) -> None:
@@ -198,6 +207,7 @@ def test_a_basket_is_replaced_as_a_whole(running: Demo) -> None:
         ("POST", "/orders", b"{", 400, "the body must be JSON"),
         ("POST", "/orders", b"[]", 422, "the body must be a JSON object, got list"),
         ("POST", "/orders", b"{}", 422, 'an order needs "customer"'),
+        ("POST", "/payments", b"{}", 400, "expected the header Idempotency-Key"),
         ("PUT", "/baskets/x", b'{"items": 1}', 422, 'a basket needs "items"'),
     ],
 )
