@@ -6,6 +6,10 @@ until the loop has taken it, so no queue can grow between the two.
     look up the topic ──> the store says where to read on ──> read ──> look it up again every 10 s ...
          ^                                                                  │ another id, or more partitions
          └──────────────────────────────────────────────────────────────────┘
+
+While one thread reads, another one asks Kafka where the partitions end, and whether the topic is still the same. It has
+a client of its own: a broker answers the requests of one connection in order, so a question would wait for the fetch
+before it, and the records after the question.
 """
 
 from __future__ import annotations
@@ -123,6 +127,7 @@ class TopicReader:
     def _read_topic(self) -> None:
         """Read the topic until it has changed."""
         consumer = Consumer(self._client_settings())
+        is_over = threading.Event()
         try:
             located = self._look(consumer)
             if located is None:
@@ -130,7 +135,13 @@ class TopicReader:
                 return
             starts = self._on_loop(lambda: self._taker.located(located))
             consumer.assign([TopicPartition(self._topic, number, offset) for number, offset in starts.items()])
-            self._read_on(consumer, located)
+            asking = threading.Thread(target=self._ask, args=(located, is_over), name="topic watch", daemon=True)
+            asking.start()
+            try:
+                self._read_on(consumer, is_over)
+            finally:
+                is_over.set()
+                asking.join()  # what it says about this topic must not come after the next one was located
         finally:
             consumer.close()
 
@@ -143,21 +154,34 @@ class TopicReader:
             **client_log.listening(),
         }
 
-    def _read_on(self, consumer: Consumer, located: Located) -> None:
-        next_look_s = time.monotonic() + LOOK_EVERY_S
-        next_pulse_s = 0.0
-        while not self._stopping.is_set():
-            batch = self._batch(consumer, consumer.consume(BATCH, POLL_S))
+    def _read_on(self, consumer: Consumer, is_over: threading.Event) -> None:
+        while not self._stopping.is_set() and not is_over.is_set():
+            batch = self._batch(consumer, _what_is_there(consumer))
             if batch is not None:
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
-            if time.monotonic() >= next_pulse_s:
-                self._feel(consumer, located)
-                next_pulse_s = time.monotonic() + PULSE_S
+
+    def _ask(self, located: Located, is_over: threading.Event) -> None:
+        """Ask Kafka about the topic until `is_over`; set it when the topic is another one."""
+        try:
+            consumer = Consumer(self._client_settings())
+            try:
+                self._ask_on(consumer, located, is_over)
+            finally:
+                consumer.close()
+        except BaseException as error:
+            is_over.set()
+            self._on_failure(error)
+
+    def _ask_on(self, consumer: Consumer, located: Located, is_over: threading.Event) -> None:
+        next_look_s = time.monotonic() + LOOK_EVERY_S
+        while not self._stopping.is_set() and not is_over.is_set():
+            self._feel(consumer, located)
             if time.monotonic() >= next_look_s:
                 now = self._look(consumer)
                 if now is not None and (now.topic_id, now.bounds.keys()) != (located.topic_id, located.bounds.keys()):
-                    return
+                    is_over.set()
                 next_look_s = time.monotonic() + (LOOK_EVERY_S if now is not None else LOOK_AGAIN_S)
+            is_over.wait(PULSE_S)
 
     def _feel(self, consumer: Consumer, located: Located) -> None:
         """Ask where the partitions end. A consumer that gets nothing may be at the end, or cut off from Kafka."""
@@ -222,6 +246,15 @@ class TopicReader:
             found = described[self._topic].result().topic_id
         mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
         return int(mixed).to_bytes(16, "big")
+
+
+def _what_is_there(consumer: Consumer) -> list[Any]:
+    """Wait for a message; give it, and those that have come with it.
+
+    `consume` with a timeout would wait until there are BATCH messages, or the time is over: 100 ms for each record.
+    """
+    first = consumer.poll(POLL_S)
+    return [] if first is None else [first, *consumer.consume(BATCH - 1, 0)]
 
 
 _MASK = (1 << 64) - 1  # the two halves of a topic id are signed numbers

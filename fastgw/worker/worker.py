@@ -137,6 +137,7 @@ class Worker:
     def _join_kept(self, worker: int, generation: int, run_dir: Path) -> KeptParts:
         """To the store and back: requests whose replies are kept, and status URLs."""
         cfg = self._config
+        self._link.preload_topic(0, cfg.later.topic)  # of control records
         store = StoreLink(run_dir, self._loop)
         secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
 
