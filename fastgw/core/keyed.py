@@ -103,9 +103,9 @@ class KeyedRequests:
             return exchange.turn_away(admission, errors.MALFORMED, str(missing), answer, len(body))
         if plan.compressor is not None:
             answer = plan.compressor.wrapping(answer, admission.headers)
-        request = _Request(self, plan, admission, body, record_key, answer)
-        lane = control.lane_of(request.key_hash, self.settings.lanes)
         deadline_ns = now_ns + admission.timeout_ns
+        request = _Request(self, plan, admission, body, record_key, deadline_ns, answer)
+        lane = control.lane_of(request.key_hash, self.settings.lanes)
         prepared = exchange.prepare(
             admission, request.answer, request, _ctable.KEPT, self._ids_of(lane), lane, deadline_ns, now_ns, len(body)
         )
@@ -219,7 +219,6 @@ class _Group:
         self.state = state
         if state.known == KeyKnown.HELD:
             self.take_over_at_ns = self._keyed.clock_ns() + state.take_over_in_ms * NS_PER_MS
-            self._keyed.wake(self, self.take_over_at_ns)
         for request in list(self._requests):
             request.look(state)
 
@@ -245,6 +244,7 @@ class _Request:
         admission: Admission,
         body: bytes,
         record_key: bytes | None,
+        deadline_ns: int,
         answer: Answer,
     ) -> None:
         assert plan.key_rules is not None, "only routes with idempotency keys come here"
@@ -254,6 +254,7 @@ class _Request:
         self._admission = admission
         self._body = body
         self._record_key = record_key
+        self._deadline_ns = deadline_ns
         self._answer = answer
         key = idempotency.key_of(admission.headers)
         assert key is not None, "the router admits requests without a key as plain ones"
@@ -325,11 +326,20 @@ class _Request:
         if self.stage is _Stage.FRESH:
             self.stage, self._holder = _Stage.JOINED, state.ids[0]
             self._keyed.count(Tally.KEYS_JOINED)
-            self.group.take_over(self._keyed.clock_ns())
+            self._wait_for_take_over()
         elif (self.raw if self.stage is _Stage.SENT else self._holder) not in state.ids:
             self._look_back()
         elif self.stage is _Stage.JOINED:
             self._holder = state.ids[0]
+            self._wait_for_take_over()
+
+    def _wait_for_take_over(self) -> None:
+        """Take the key over, or be woken when the holder has had its time, if this request still waits then."""
+        now_ns, at_ns = self._keyed.clock_ns(), self.group.take_over_at_ns
+        if at_ns <= now_ns:
+            self.group.take_over(now_ns)
+        elif at_ns < self._deadline_ns:
+            self._keyed.wake(self.group, at_ns)
 
     def freed(self, state: KeyState) -> None:
         """The key has become free: by the reply in `state`, or because nothing was sent."""

@@ -38,6 +38,8 @@ PULSE_S = 1.0
 PULSE_TIMEOUT_S = 2.0
 BATCH = 1000  # records
 POLL_S = 0.1
+BUSY = 4  # records in the last batch
+GATHER_S = 0.004
 NO_TOPIC_ID = bytes(16)  # of brokers without an admin API
 
 
@@ -155,8 +157,10 @@ class TopicReader:
         }
 
     def _read_on(self, consumer: Consumer, is_over: threading.Event) -> None:
+        messages: list[Any] = []
         while not self._stopping.is_set() and not is_over.is_set():
-            batch = self._batch(consumer, _what_is_there(consumer))
+            messages = _what_is_there(consumer, len(messages) >= BUSY)
+            batch = self._batch(consumer, messages)
             if batch is not None:
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
 
@@ -248,13 +252,20 @@ class TopicReader:
         return int(mixed).to_bytes(16, "big")
 
 
-def _what_is_there(consumer: Consumer) -> list[Any]:
+def _what_is_there(consumer: Consumer, is_busy: bool) -> list[Any]:
     """Wait for a message; give it, and those that have come with it.
 
     `consume` with a timeout would wait until there are BATCH messages, or the time is over: 100 ms for each record.
+
+    Args:
+        is_busy: more come soon. A batch costs as much as three records, so it waits for them.
     """
     first = consumer.poll(POLL_S)
-    return [] if first is None else [first, *consumer.consume(BATCH - 1, 0)]
+    if first is None:
+        return []
+    if is_busy:
+        time.sleep(GATHER_S)
+    return [first, *consumer.consume(BATCH - 1, 0)]
 
 
 _MASK = (1 << 64) - 1  # the two halves of a topic id are signed numbers

@@ -532,6 +532,13 @@ def test_a_take_over_that_cannot_be_claimed_now_waits(place: Place) -> None:
     assert place.claim.attempt == 2
 
 
+def test_nobody_is_woken_for_a_take_over_that_comes_after_his_time(place: Place) -> None:
+    place.open()
+    place.is_held(OTHERS_ID, left_ms=4000)
+    place.is_held(OTHERS_ID, left_ms=6000)
+    assert len(place.keyed._due) == 1, "of a busy gateway with a long work_timeout there would be millions"
+
+
 # --- the store
 
 
