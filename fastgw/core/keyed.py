@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 from fastgw import _ctable, errors
 from fastgw.admission import Admission
 from fastgw.core import idempotency, kept
-from fastgw.core.exchange import REFUSED, Exchange
+from fastgw.core.exchange import OWN_ERROR, REFUSED, Exchange, Journal
 from fastgw.core.kept import KeptReplies
 from fastgw.core.plan import KeyRules, Plan
 from fastgw.dialects import control
@@ -68,6 +68,7 @@ class KeyedRequests:
         write: Callable[[Record], bool],
         count: Callable[[Tally], None],
         clock_ns: Callable[[], int],
+        journal: Journal,
     ) -> None:
         """
         Args:
@@ -75,6 +76,7 @@ class KeyedRequests:
             write: sends a control record without a callback; False: it was refused.
             count: counts what became of a request.
             clock_ns: the monotonic clock.
+            journal: logs unexpected errors. After one, its request is still ended and answered.
         """
         self.settings = settings
         self.secrets = secrets
@@ -83,6 +85,7 @@ class KeyedRequests:
         self.write = write
         self.count = count
         self.clock_ns = clock_ns
+        self.journal = journal
         self._make_ids = make_ids
         self._ids: dict[int, IdMaker] = {}
         self._groups: dict[bytes, _Group] = {}
@@ -219,17 +222,23 @@ class _Group:
         self.state = state
         if state.known == KeyKnown.HELD:
             self.take_over_at_ns = self._keyed.clock_ns() + state.take_over_in_ms * NS_PER_MS
+        self._each(lambda request: request.look(state))
+
+    def _each(self, tell: Callable[[_Request], None]) -> None:
+        """Tell all requests. An error with one of them must neither keep the others waiting, nor cut the store off."""
         for request in list(self._requests):
-            request.look(state)
+            try:
+                tell(request)
+            except MemoryError:
+                raise  # ends the worker
+            except Exception:
+                request.broke()
 
     def _on_freed(self, state: KeyState) -> None:
         """The key is free again. Who waited for its holder gets what has freed it; who comes later may claim."""
-        self.state = KeyState(state.number, KeyKnown.FREE, kept=state.kept)
-        for request in list(self._requests):
-            request.freed(state)
-        for request in list(self._requests):
-            if request.stage is _Stage.FRESH:
-                request.look(self.state)
+        free = self.state = KeyState(state.number, KeyKnown.FREE, kept=state.kept)
+        self._each(lambda request: request.freed(state))
+        self._each(lambda request: request.look(free) if request.stage is _Stage.FRESH else None)
 
 
 class _Request:
@@ -407,9 +416,10 @@ class _Request:
         if now_ns - self._claimed_ns > self._rules.take_over_ms * NS_PER_MS // 2:
             self._end_unsent("the claim of the key was read back too late to send the request")
             return
+        record = self._record()
         self.stage = _Stage.SENT
         self._keyed.count(Tally.KEYS_SENT if self._attempt == 1 else Tally.KEYS_TAKEN_OVER)
-        self._keyed.exchange.send(self.token, self._record(), now_ns)
+        self._keyed.exchange.send(self.token, record, now_ns)
 
     def _record(self) -> Record:
         plan, admission = self._plan, self._admission
@@ -449,6 +459,11 @@ class _Request:
 
     def _end(self, ending: Ending, detail: str) -> None:
         self._keyed.exchange.end(self.token, ending, detail)
+
+    def broke(self) -> None:
+        """An unexpected error: end the request. Called in the `except` block."""
+        self._keyed.journal.broke("request with key not handled", self._plan.name, self.raw)
+        self._end(errors.SEND_UNKNOWN if self.stage is _Stage.SENT else errors.REFUSED_SEND, OWN_ERROR)
 
     def _end_unsent(self, detail: str) -> None:
         """End a request that has sent nothing. If it was to take over, the attempt before it may be recorded."""

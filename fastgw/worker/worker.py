@@ -162,6 +162,7 @@ class Worker:
             self._link.send_untracked,
             self._count_keyed,
             time.monotonic_ns,
+            self._journal,
         )
         return KeptParts(store, later, tickets, keyed)
 

@@ -84,6 +84,7 @@ class Place:
             self.write,
             lambda tally: self.counts.update([tally]),
             lambda: self.now_ns,
+            self.house.journal,
         )
 
     def write(self, record: Record) -> bool:
@@ -537,6 +538,17 @@ def test_nobody_is_woken_for_a_take_over_that_comes_after_his_time(place: Place)
     place.is_held(OTHERS_ID, left_ms=4000)
     place.is_held(OTHERS_ID, left_ms=6000)
     assert len(place.keyed._due) == 1, "of a busy gateway with a long work_timeout there would be millions"
+
+
+def test_a_record_that_cannot_be_built_ends_its_request_and_frees_the_key(place: Place) -> None:
+    client, _ = place.open()
+    place.is_free()
+    place.house.plan.later_wire = None
+    raw = place.wins()
+    client.expect(errors.REFUSED_SEND)
+    assert place.house.journal.broken == [("request with key not handled", "POST /o", raw.decode())]
+    assert place.released == [raw]
+    place.assert_empty()
 
 
 # --- the store

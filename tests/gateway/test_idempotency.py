@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from fastgw import ids
 from fastgw.core import idempotency
@@ -449,3 +449,22 @@ def test_a_worker_that_dies_between_its_claim_and_its_record_is_replaced_by_anot
     shop.service.reply(second, b"at last")
     eventually(lambda: shop.ask(key, b"never sent", "/pay").body == b"at last", 10, "the answer is there")
     assert shop.sent(b"never sent") == 1
+
+
+def test_a_topic_with_another_number_of_partitions_serves_no_keys_and_says_so(
+    shop: Shop, kafka_admin: AdminClient
+) -> None:
+    """The last test here: Kafka cannot take the partition away again."""
+    key = new_key()
+    shop.serve(key, b"with the old topic", b"kept")
+    kafka_admin.create_partitions([NewPartitions(shop.later, LANES + 1)])[shop.later].result()
+    answer = eventually(
+        lambda: answer if (answer := shop.ask(key, b"with the old topic")).status == 503 else None, 30, "it is noticed"
+    )
+    assert_told(answer, "not_ready")
+    assert f"expected later.lanes = {LANES} partitions of {shop.later}, got {LANES + 1}" in answer.problem["detail"]
+    assert "idempotency keys are not served" in shop.gateway.log_text
+    with RawConnection(shop.gateway.port) as client:
+        client.ask("POST", "/slow", b"without a key")
+        shop.service.reply(shop.service.take(b"without a key"), b"as always")
+        assert client.answer().body == b"as always"
