@@ -19,7 +19,7 @@ Params = tuple[tuple[str, str], ...]
 PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
-KEYED = 3  # it has an idempotency key
+KEYED = 5  # it has an idempotency key
 
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 

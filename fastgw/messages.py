@@ -160,8 +160,8 @@ class Tally(IntEnum):
     # Requests with an idempotency key:
     KEYS_SENT = 10  # was sent, as the first one
     KEYS_TAKEN_OVER = 11  # was sent, as another attempt after a holder that has not answered
-    KEYS_JOINED = 12  # waits for the answer to a request that was under way
-    KEYS_REPLAYED = 13  # was answered before
+    KEYS_JOINED = 13  # waits for the answer to a request that was under way
+    KEYS_REPLAYED = 14  # was answered before
 
 
 class Gauge(IntEnum):

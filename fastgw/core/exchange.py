@@ -11,7 +11,7 @@ takes the entry, answers, counts, and releases the slot. The losers do nothing.
     abandon    refused    undelivered, expire, cancel, end_all: all other endings
 
 A request of another kind than SINGLE has a `Waiter`. It takes another way in (`prepare`, `send`), its answer comes from
-its waiter (`resolve_kept`, `respond`, `end`), and its waiter decides about its deadline and about a client that leaves.
+its waiter (`resolve_kept`, `respond`, `fail`), and its waiter decides about its deadline and about a client that leaves.
 """
 
 from __future__ import annotations
@@ -369,13 +369,6 @@ class Exchange:
         self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
         return True
 
-    def end(self, token: int, ending: Ending, detail: str) -> bool:
-        """End a request with one of the gateway's own answers. False: it has ended already."""
-        if self._slots.finish(token, _ctable.FAILED) < 0:
-            return False
-        self._end(token, ending, detail)
-        return True
-
     def drain(self) -> None:
         """The worker drains: requests with a waiter that can end well now end."""
         for waiter in list(self._waiters.values()):
@@ -401,8 +394,14 @@ class Exchange:
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
         """The record was refused, or it is unknown whether it was written: `ending` says which."""
-        if self._slots.finish(token, _ctable.FAILED) >= 0:
-            self._end(token, ending, detail)
+        self.fail(token, ending, detail)
+
+    def fail(self, token: int, ending: Ending, detail: str) -> bool:
+        """End a request with a problem. False: it has ended already."""
+        if self._slots.finish(token, _ctable.FAILED) < 0:
+            return False
+        self._end(token, ending, detail)
+        return True
 
     # The ends.
 

@@ -458,7 +458,7 @@ class _Request:
         self._keyed.exchange.resolve_kept(self.token, reply, self._keyed.clock_ns())
 
     def _end(self, ending: Ending, detail: str) -> None:
-        self._keyed.exchange.end(self.token, ending, detail)
+        self._keyed.exchange.fail(self.token, ending, detail)
 
     def broke(self) -> None:
         """An unexpected error: end the request. Called in the `except` block."""
