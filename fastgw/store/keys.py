@@ -136,7 +136,8 @@ class Keys:
         if lane is None:
             return
         event = _apply(lane, reply.offset, arrived.appended_ms, content)
-        if event is not None:
+        # What has happened long ago is no news: until the lane is read to its end, its key may have had other holders.
+        if event is not None and self._trouble(reply.partition) != KeyKnown.RESTORING:
             self._tell_event(event, arrived)
 
     def forget(self) -> None:

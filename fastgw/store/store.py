@@ -160,12 +160,12 @@ class Store:
             self._stuck_since.pop(partition, None)
         self._lag = batch.lag
         restored = batch.ends.keys() - self._restored
-        self._restored |= restored
         for arrived, content in contents:
             if self._watches.of(arrived.reply.correlation_id):
                 self._tell_all(arrived.reply.correlation_id)
             if content is not None:
                 self._keys.took(arrived, content)
+        self._restored |= restored
         self._look_at_readiness()
         if restored:
             self._tell_again(restored)

@@ -260,6 +260,21 @@ def test_before_a_lane_was_read_nothing_is_said_about_its_keys(place: Place1) ->
     assert place.follows(Worker()).known == [KeyKnown.BEHIND]
 
 
+def test_what_happened_before_the_lane_was_read_to_its_end_is_no_news(place: Place1) -> None:
+    """A store without tables reads yesterday's answer first, and then who holds the key now."""
+    place.locate(ends=(0, 3))
+    yesterday, now = new_id(), new_id()
+    worker = place.follows()
+    place.writes(claim(yesterday))
+    place.answers(yesterday, value=b"yesterday's")
+    place.now_s += KEEP_MS / 1000
+    place.writes(claim(now))
+    assert worker.known == [KeyKnown.RESTORING]
+    place.ends()
+    assert worker.known == [KeyKnown.RESTORING, KeyKnown.HELD]
+    assert worker.told[-1].ids == (now,)
+
+
 def test_a_topic_that_was_made_anew_has_no_keys(place: Place1) -> None:
     place.opens()
     place.writes(claim(place.raw))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from fastgw.kept_replies import Known, State, Topics
+from fastgw.kept_replies import KeyKnown, KeyState, Known, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
-from fastgw.mesh.store_frames import Hello, Watch
+from fastgw.mesh.store_frames import Hello, KeyWatch, Watch
 from fastgw.store.server import Connection, Server
 from fastgw.worker.store_link import StoreLink
 
@@ -32,6 +32,9 @@ class Store:
     def watch(self, connection: Connection, watch: Watch) -> None:
         self.watched.append((connection, watch))
         connection.tell(State(watch.number, Known.OPEN))
+
+    def watch_key(self, connection: Connection, watch: KeyWatch) -> None:
+        connection.tell(KeyState(watch.number, KeyKnown.FREE))
 
     def unwatch(self, _connection: Connection, number: int) -> None:
         self.unwatched.append(number)
@@ -79,6 +82,28 @@ async def watch_and_unwatch(tmp_path: Path) -> None:
     assert len(told) == 2
     link.close()
     await until(lambda: store.left == 1)
+    server.close()
+
+
+def test_keys_and_requests_are_watched_side_by_side_and_again_with_the_next_store(tmp_path: Path) -> None:
+    uvloop.run(watch_a_key(tmp_path))
+
+
+async def watch_a_key(tmp_path: Path) -> None:
+    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop()), []
+    server = await serve(tmp_path, store)
+    await until(lambda: link.topics == TOPICS, link)
+    key, request = link.watch_key(bytes(32), 3, "POST /o", told.append), link.watch(ID, 3, 1000, told.append)
+    await until(lambda: len(told) == 2)
+    assert told == [KeyState(key, KeyKnown.FREE), State(request, Known.OPEN)]
+    link.unwatch(request)
+    await until(lambda: store.unwatched == [request])
+    server.close()
+    await until(lambda: link.topics is None)
+    server = await serve(tmp_path, Store())
+    await until(lambda: len(told) == 3, link)
+    assert told[2] == KeyState(key, KeyKnown.FREE)
+    link.close()
     server.close()
 
 
