@@ -11,7 +11,7 @@ takes the entry, answers, counts, and releases the slot. The losers do nothing.
     abandon    refused    undelivered, expire, cancel, end_all: all other endings
 
 A request of another kind than SINGLE has a `Waiter`. It takes another way in (`prepare`, `send`), its answer comes from
-its waiter (`resolve_kept`, `respond`, `fail`), and its waiter decides about its deadline and about a client that leaves.
+its waiter (`resolve_kept`, `respond`, `fail`), and its waiter decides about its deadline and a client that leaves.
 """
 
 from __future__ import annotations

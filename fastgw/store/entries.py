@@ -35,7 +35,7 @@ class KeyKind(IntEnum):
     """What a key is; numbers are part of the layout."""
 
     ID = 1  # a correlation id
-    IDEMPOTENCY = 2  # the hash of scope and Idempotency-Key
+    IDEMPOTENCY = 2  # the claims and releases of idempotency keys, all of them together
     ENTITY = 3  # the key of an entity of a view
 
 

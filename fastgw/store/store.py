@@ -79,7 +79,7 @@ class Store:
         self._loop = loop
         self._server: Server | None = None
         self._watches = Watches()
-        self._keys = Keys(tables, values, self._trouble_of)
+        self._keys = Keys(tables, values, self._trouble_of, self._beat)
         self._restored: set[int] = set()  # partitions that were read to their end once
         self._next_offsets: dict[int, int] = {}
         # Partition -> up to which time it was read: that of its last record, or of the last look that found no more.
@@ -325,6 +325,9 @@ class Store:
         }
         for gauge, value in figures.items():
             self._table.set_store_gauge(gauge, value)
+        self._beat()
+
+    def _beat(self) -> None:
         self._table.store_beats(time.monotonic_ns())
 
 

@@ -303,6 +303,18 @@ class Tables:
             return []
         return self._engine.read(lambda txn: self._in_order(txn, source, log.number, offset, at_most))
 
+    def entries_with_key(self, key: Key, source: Source, offset: int, at_most: int = 1000) -> list[Kept]:
+        """The entries of one partition with this key from this offset on, in order; fewer than `at_most` if there are
+        no more.
+
+        Raises:
+            StoreDamaged: call `rebuild`, and read from the logs' beginnings.
+        """
+        log = self._logs.get(source)
+        if log is None:
+            return []
+        return self._engine.read(lambda txn: self._of_log_with_key(txn, key, source, log.number, offset, at_most))
+
     def positions(self) -> dict[Source, int]:
         """Where to read on in each partition that the tables know."""
         return {source: log.next_offset for source, log in self._logs.items()}
@@ -397,6 +409,20 @@ class Tables:
                 if (source := self._sources.get(number)) is not None:
                     found.append(Kept(source, offset, self._entry_of(txn, number, place, key)))
         found.reverse()
+        return found
+
+    def _of_log_with_key(
+        self, txn: Transaction, key: Key, source: Source, number: int, offset: int, at_most: int
+    ) -> list[Kept]:
+        prefix = index_prefix(key) + _NUMBER.pack(number)
+        found: list[Kept] = []
+        cursor = txn.cursor(self._engine.index)
+        if cursor.set_range(prefix + _OFFSET.pack(offset)):
+            for row in cursor.iternext(values=False):
+                if len(found) == at_most or not row.startswith(prefix):
+                    break
+                place = row[PREFIX_BYTES:]
+                found.append(Kept(source, PLACE.unpack(place)[1], self._entry_of(txn, number, place, key)))
         return found
 
     def _entry_of(self, txn: Transaction, number: int, place: bytes, key: Key) -> Entry:

@@ -55,6 +55,24 @@ def test_an_entry_is_found_by_each_of_its_keys_as_it_was_written(tables):
     assert tables.get(KeyKind.ENTITY, b"id") == []
 
 
+def test_the_entries_of_one_partition_with_a_key_are_read_on_from_an_offset(tables):
+    shared, other = (IDEMPOTENCY, b"hash"), Source(TOPIC, 1)
+    tables.append([part(range(0, 20, 2), keys=(shared,)), part([3], other, keys=(shared,))])
+    tables.append([part([21, 23], keys=((IDEMPOTENCY, b"another"),)), part([4], other, keys=(shared,))])
+
+    def offsets(source, offset, at_most=1000, key=shared):
+        return [kept.offset for kept in tables.entries_with_key(key, source, offset, at_most)]
+
+    assert offsets(SOURCE, 0) == list(range(0, 20, 2))
+    assert offsets(SOURCE, 5, 3) == [6, 8, 10]
+    assert offsets(SOURCE, 19) == []
+    assert offsets(other, 0) == [3, 4]
+    assert offsets(SOURCE, 0, key=(IDEMPOTENCY, b"another")) == [21, 23]
+    assert offsets(Source(OTHER_TOPIC, 0), 0) == []
+    tables.forget_partition(TOPIC, 0)
+    assert (offsets(SOURCE, 0), offsets(other, 0)) == ([], [3, 4])
+
+
 @pytest.mark.parametrize("value", [None, b"", b"x", b"x" * 4096])
 def test_a_value_of_up_to_4_kib_is_kept(tables, value):
     tables.append([part([0], value=value)])
