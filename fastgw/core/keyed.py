@@ -53,6 +53,7 @@ class KeySettings(NamedTuple):
     topic: str  # of kept replies
     lanes: int
     keep_ms: int  # how long an answer is kept
+    bodies_bytes: int  # of requests that wait for their key, in one worker
 
 
 class KeyedRequests:
@@ -90,6 +91,7 @@ class KeyedRequests:
         self._ids: dict[int, IdMaker] = {}
         self._groups: dict[bytes, _Group] = {}
         self._due: list[tuple[int, bytes]] = []  # a heap of (monotonic ns, key): when a take-over may win
+        self.held_bytes = 0  # of the bodies of requests that may still be sent
 
     def __repr__(self) -> str:
         return f"<KeyedRequests {len(self._groups)} keys>"
@@ -104,6 +106,9 @@ class KeyedRequests:
             record_key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
         except KeyMissing as missing:
             return exchange.turn_away(admission, errors.MALFORMED, str(missing), answer, len(body))
+        if self.held_bytes and self.held_bytes + len(body) > self.settings.bodies_bytes:
+            full = f"bodies of {self.held_bytes} bytes wait for their keys already (limits.body_memory)"
+            return exchange.turn_away(admission, errors.BODIES_FULL, full, answer, len(body))
         if plan.compressor is not None:
             answer = plan.compressor.wrapping(answer, admission.headers)
         deadline_ns = now_ns + admission.timeout_ns
@@ -115,6 +120,7 @@ class KeyedRequests:
         if prepared is None:
             return REFUSED
         request.token, request.raw = prepared
+        self.held_bytes += len(body)
         group = self._groups.get(request.key_hash)
         if group is None:
             group = self._groups[request.key_hash] = _Group(self, plan, request.key_hash, lane)
@@ -184,8 +190,9 @@ class _Group:
         """Let a request wait for the key."""
         request.group = self
         self._requests.append(request)
-        if self.state is not None:
-            request.look(self.state)
+        state = self.state
+        if state is not None:
+            _tell(request, lambda request: request.look(state))
 
     def remove(self, request: _Request) -> None:
         """A request has ended."""
@@ -205,15 +212,15 @@ class _Group:
         if state is None or state.known != KeyKnown.HELD or now_ns < self.take_over_at_ns or self.is_claimed:
             return
         for request in self._requests:
-            if request.stage is _Stage.JOINED:
-                request.claim(state)
+            if request.stage is _Stage.JOINED and request.has_body:
+                _tell(request, lambda request: request.claim(state))
                 return
 
     def _on_state(self, state: KeyState) -> None:
         if state.known == KeyKnown.LOST:
             for request in self._requests:
                 if request.stage is _Stage.CLAIMING and request.raw in state.ids:
-                    request.lost(self.state)
+                    _tell(request, lambda request: request.lost(self.state))
                     return
             return
         if state.known == KeyKnown.FREED:
@@ -225,20 +232,24 @@ class _Group:
         self._each(lambda request: request.look(state))
 
     def _each(self, tell: Callable[[_Request], None]) -> None:
-        """Tell all requests. An error with one of them must neither keep the others waiting, nor cut the store off."""
         for request in list(self._requests):
-            try:
-                tell(request)
-            except MemoryError:
-                raise  # ends the worker
-            except Exception:
-                request.broke()
+            _tell(request, tell)
 
     def _on_freed(self, state: KeyState) -> None:
         """The key is free again. Who waited for its holder gets what has freed it; who comes later may claim."""
         free = self.state = KeyState(state.number, KeyKnown.FREE, kept=state.kept)
         self._each(lambda request: request.freed(state))
         self._each(lambda request: request.look(free) if request.stage is _Stage.FRESH else None)
+
+
+def _tell(request: _Request, tell: Callable[[_Request], None]) -> None:
+    """Tell a request. An error must neither keep others waiting, nor cut the connection to the store."""
+    try:
+        tell(request)
+    except MemoryError:
+        raise  # ends the worker
+    except Exception:
+        request.broke()
 
 
 class _Request:
@@ -261,7 +272,7 @@ class _Request:
         self._plan = plan
         self._rules: KeyRules = plan.key_rules
         self._admission = admission
-        self._body = body
+        self._body: bytes | None = body  # None: it cannot be sent any more
         self._record_key = record_key
         self._deadline_ns = deadline_ns
         self._answer = answer
@@ -291,6 +302,16 @@ class _Request:
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         """Answer, and say so if the answer was there before."""
         self._answer(status, [*headers, REPLAYED] if self._is_replayed else headers, body, request_id)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it can still be sent."""
+        return self._body is not None
+
+    def _drop_body(self) -> None:
+        if self._body is not None:
+            self._keyed.held_bytes -= len(self._body)
+            self._body = None
 
     # What the store tells.
 
@@ -349,6 +370,8 @@ class _Request:
             self.group.take_over(now_ns)
         elif at_ns < self._deadline_ns:
             self._keyed.wake(self.group, at_ns)
+        else:
+            self._drop_body()  # or thousands that wait for one answer would fill the memory
 
     def freed(self, state: KeyState) -> None:
         """The key has become free: by the reply in `state`, or because nothing was sent."""
@@ -419,11 +442,13 @@ class _Request:
         record = self._record()
         self.stage = _Stage.SENT
         self._keyed.count(Tally.KEYS_SENT if self._attempt == 1 else Tally.KEYS_TAKEN_OVER)
+        self._drop_body()
         self._keyed.exchange.send(self.token, record, now_ns)
 
     def _record(self) -> Record:
         plan, admission = self._plan, self._admission
         assert plan.later_wire is not None, "only routes with idempotency keys come here"
+        assert self._body is not None, "only requests with a body claim a key"
         # Counted from the claim: a reply counts only before the take-over, which is counted from there, too.
         until_ns = self._claimed_ns + self._keyed.exchange.epoch_offset_ns + plan.work_timeout_ns
         headers = plan.later_wire.headers(
@@ -509,6 +534,7 @@ class _Request:
 
     def on_end(self, ending: Ending | None) -> None:
         was, self.stage = self.stage, _Stage.ENDED
+        self._drop_body()
         is_unsent = was is _Stage.SENT and ending is not None and ending.outcome is Outcome.NOT_RECORDED
         if was is _Stage.CLAIMING or is_unsent:
             self._release()

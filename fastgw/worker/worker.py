@@ -154,7 +154,7 @@ class Worker:
         plans = {plan.name: plan for plan in self._plans.all}
         tickets = Tickets(later, self._exchange, plans, self._link.send_untracked, cfg.store.max_waits)
         keyed = KeyedRequests(
-            KeySettings(cfg.later.topic, cfg.later.lanes, cfg.later.keep_ns // NS_PER_MS),
+            KeySettings(cfg.later.topic, cfg.later.lanes, cfg.later.keep_ns // NS_PER_MS, cfg.limits.body_memory_bytes),
             secrets,
             self._exchange,
             store,

@@ -31,6 +31,7 @@ EPOCH_MS = 1_800_000_000_000
 TIMEOUT_NS = 5 * S
 TAKE_OVER_MS = 15_000
 KEEP_MS = 86_400_000
+BODIES_BYTES = 10
 KEY = "key-1"
 HASH = idempotency.key_hash("POST /o", "", KEY)
 LANE = control.lane_of(HASH, LANES)
@@ -76,7 +77,7 @@ class Place:
         self.is_writing = True
         self.counts: Counter[Tally] = Counter()
         self.keyed = KeyedRequests(
-            KeySettings("shop.later", LANES, KEEP_MS),
+            KeySettings("shop.later", LANES, KEEP_MS, BODIES_BYTES),
             SECRETS,
             self.exchange,
             self.store,
@@ -162,6 +163,7 @@ class Place:
         self.house.assert_empty()
         assert (self.store.key_watches, self.store.watches) == ({}, {})
         assert repr(self.keyed) == "<KeyedRequests 0 keys>"
+        assert self.keyed.held_bytes == 0
 
 
 def fingerprint_of(body: bytes = BODY) -> bytes:
@@ -538,6 +540,35 @@ def test_nobody_is_woken_for_a_take_over_that_comes_after_his_time(place: Place)
     place.is_held(OTHERS_ID, left_ms=4000)
     place.is_held(OTHERS_ID, left_ms=6000)
     assert len(place.keyed._due) == 1, "of a busy gateway with a long work_timeout there would be millions"
+
+
+def test_bodies_that_wait_for_their_keys_are_bounded_and_those_that_only_wait_for_an_answer_are_none(
+    place: Place,
+) -> None:
+    large = b"12345678"
+    first, _ = place.open(large)
+    refused, token = place.open(large)
+    assert token == REFUSED
+    refused.expect(errors.BODIES_FULL)
+    place.is_free()
+    raw = place.claim.correlation_id
+    place.is_held(raw, fingerprint=fingerprint_of(large))
+    assert place.keyed.held_bytes == 0, "it was sent"
+    joined = [place.open(large)[0] for _ in range(3)]
+    assert place.keyed.held_bytes == 0, "another attempt would come after their time"
+    place.is_answered(raw, fingerprint=fingerprint_of(large))
+    assert [client.only[0] for client in (first, *joined)] == [201] * 4
+    place.assert_empty()
+
+
+def test_a_body_is_held_as_long_as_it_may_be_sent(place: Place) -> None:
+    place.open()
+    place.is_held(OTHERS_ID, left_ms=1000)
+    assert place.keyed.held_bytes == len(BODY)
+    place.is_held(OTHERS_ID[:-1] + b"6", OTHERS_ID, attempt=2)
+    assert place.keyed.held_bytes == 0
+    place.passes(TIMEOUT_NS + 10 * MS)
+    place.assert_empty()
 
 
 def test_a_record_that_cannot_be_built_ends_its_request_and_frees_the_key(place: Place) -> None:
