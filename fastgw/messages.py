@@ -59,6 +59,8 @@ class Head:
         hosts: every Host header, or the one :authority of HTTP/2.
         content_length: None if it is not declared.
         is_streamed: a body of unknown length may follow; the front limits it to `Admission.max_body_bytes`.
+        is_http10: the client cannot read chunks.
+        cannot_stream: the front cannot stream the answer (`admission.Sink`).
         peer: the other end of the connection.
         client: the client for which the peer sent the request; `Router.admit` sets it, None before.
     """
@@ -73,6 +75,8 @@ class Head:
         content_length: int | None,
         is_streamed: bool,
         peer: Peer = UNKNOWN_PEER,
+        is_http10: bool = False,
+        cannot_stream: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -80,6 +84,8 @@ class Head:
         self.hosts = tuple(hosts)
         self.content_length = content_length
         self.is_streamed = is_streamed
+        self.is_http10 = is_http10
+        self.cannot_stream = cannot_stream
         self.peer = peer
         self.client: Client | None = None
         self._headers = headers

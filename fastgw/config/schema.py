@@ -466,6 +466,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """Whether replies of this route may be kept."""
         return self.later
 
+    @property
+    def streams(self) -> bool:
+        """Whether answers of this route may come in pieces."""
+        return self.reply == "stream"
+
 
 # fmt: on
 

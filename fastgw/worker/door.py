@@ -6,7 +6,7 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import PLAIN, TICKET, Admission, Refusal
+from fastgw.admission import PLAIN, TICKET, Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.later import Later
@@ -116,6 +116,12 @@ class GatewayDoor:
             return self._tickets.open(admission, answer, time.monotonic_ns())
         assert self._later is not None, "the router knows a route with deferred answers"
         return self._later.open(admission, body, answer, time.monotonic_ns())
+
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:  # noqa: ARG002
+        raise AssertionError("no route streams: the router admits no request that does")
+
+    def writable(self, token: int) -> None:  # noqa: ARG002
+        raise AssertionError("no route streams, so no token belongs to a stream")
 
     def gone(self, token: int) -> None:
         if token > FIRST_TOKEN and self._tickets is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tests.fuzz import (
+    accept,
     clients,
     configuration,
     control,
@@ -49,5 +50,6 @@ TARGETS: dict[str, Target] = {
         streams,
         control,
         idempotency,
+        accept,
     )
 }
