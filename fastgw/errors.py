@@ -104,6 +104,15 @@ TICKET_UNKNOWN = Ending(39, "ticket_unknown", 404, _N, False, "This is not a sta
 TICKET_GONE = Ending(40, "ticket_gone", 410, _N, False, "The answer is no longer kept")
 TICKET_CANCELLED = Ending(41, "ticket_cancelled", 410, _R, False, "The request was cancelled")
 ANSWERS_FULL = Ending(42, "answers_full", 502, _R, False, "The memory for answers that clients have not read is full")
+NOT_ACCEPTABLE = Ending(43, "not_acceptable", 406, _N, False, "The answer has no media type that the client accepts")
+HTTP_VERSION = Ending(44, "http_version", 505, _N, False, "A streamed answer needs HTTP/1.1 or later")
+WRONG_LISTENER = Ending(45, "wrong_listener", 501, _N, False, "This listener cannot stream answers")
+BAD_ITEM = Ending(46, "bad_item", 502, _R, False, "A record of the stream breaks the rules of streams", alarming=True)
+STREAM_BROKEN = Ending(47, "stream_broken", 502, _R, False, "The stream ended before it was complete", alarming=True)
+STREAM_IDLE = Ending(48, "stream_idle", 504, _R, False, "The service sent nothing for too long", alarming=True)
+STREAM_MAX = Ending(49, "stream_max", 504, _R, False, "The stream took longer than the route allows")
+SLOW_READER = Ending(50, "slow_reader", 499, _R, False, "The client read its stream too slowly")
+OVERTAKEN = Ending(51, "overtaken", 410, _R, False, "Kafka has deleted records of the stream before they were read")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

@@ -163,6 +163,7 @@ class Tally(IntEnum):
 
     ACCESS_LOG_DROPPED = 8  # access log lines dropped because they could not be written fast enough
     OPTIONS = 9  # CORS preflights and `OPTIONS *`, answered by the gateway itself
+    STREAM_ITEMS = 12  # items of streams that were written to clients
 
 
 class Gauge(IntEnum):
@@ -172,6 +173,7 @@ class Gauge(IntEnum):
     KAFKA_WAITING_RECORDS = 1  # records that Kafka has not acknowledged, in its producers or waiting for one
     KAFKA_WAITING_BYTES = 2  # the bytes of these records
     ANSWER_BYTES = 3  # of answers that its clients have not read and that it still holds
+    STREAMS = 4  # streamed answers under way
 
 
 class StoreGauge(IntEnum):
@@ -186,6 +188,9 @@ class StoreGauge(IntEnum):
     LAG_RECORDS = 6  # records of its topic that it has not read, at the last look
     SPLIT = 7  # counts: replies found on another partition than their home, sent on to it
     GARBAGE = 8  # counts: control records without a valid MAC
+    FOLLOWS = 12  # streams that workers follow
+    FOLLOWS_BEHIND = 13  # of these, streams that are read from the log again, because their clients are slower
+    STREAM_PARTITIONS = 14  # partitions of the topic of streams that it reads for this node
 
 
 class ReplyDisposition(IntEnum):

@@ -23,6 +23,9 @@ class StoreState(NamedTuple):
     lag_records: int
     split: int
     garbage: int
+    follows: int
+    behind: int  # of the follows
+    stream_partitions: int
 
     @property
     def trouble(self) -> str:
@@ -50,4 +53,7 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.LAG_RECORDS),
         table.store_gauge(StoreGauge.SPLIT),
         table.store_gauge(StoreGauge.GARBAGE),
+        table.store_gauge(StoreGauge.FOLLOWS),
+        table.store_gauge(StoreGauge.FOLLOWS_BEHIND),
+        table.store_gauge(StoreGauge.STREAM_PARTITIONS),
     )

@@ -31,6 +31,7 @@ from fastgw.config.schema import (
     Log,
     Route,
     Store,
+    Streams,
 )
 from fastgw.config.values import is_topic, listened_on
 
@@ -244,7 +245,7 @@ def _first_with_store(routes: Routes) -> int | None:
 
 
 def _no_store_dir(store: Store, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
-    needing = _first_with_store(routes)
+    needing = _first_with_store(routes)  # streams leave nothing on the disk
     if needing is not None and store_dir(store, gateway) is None:
         expected = f"a directory for the store, because route[{needing}] has later = true"
         yield Mistake("store.dir", expected, "none", "under systemd, StateDirectory=fastgw in the unit is enough")
@@ -284,6 +285,51 @@ def _routes_among_tickets(later: Later, routes: Routes) -> Iterator[Mistake]:
     for number, route in routes.items():
         if shape_of(route.path) == taken:
             yield Mistake(f"route[{number}].path", f"no path below later.path = {shown(later.path)}", shown(route.path))
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def _stream_settings_without_stream(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if route.streams:
+            continue
+        for key in ("resume", "cancel", "end_line"):
+            if getattr(route, key):
+                yield Mistake(f"route[{number}].{key}", 'false, unless reply = "stream"', "true")
+
+
+def _unsupported_streams(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if not route.streams:
+            continue
+        if route.resume:
+            hint = "clients begin a broken stream anew"
+            yield Mistake(f"route[{number}].resume", "false: streams that resume are not supported yet", "true", hint)
+        if route.later:
+            hint = "the two cannot be combined: a deferred answer is one reply"
+            yield Mistake(f"route[{number}].later", 'false, because reply = "stream"', "true", hint)
+        if route.max_duration_ns < route.timeout_ns:
+            least = shown(units.format_duration(route.timeout_ns))
+            got = shown(units.format_duration(route.max_duration_ns))
+            yield Mistake(f"route[{number}].max_duration", f"at least timeout = {least}", got)
+
+
+def _no_listener_for_streams(gateway: Gateway, routes: Routes, listen_path: str) -> Iterator[Mistake]:
+    streaming = next((number for number, route in routes.items() if route.streams), None)
+    if streaming is not None and not any(listen.is_express for listen in gateway.listens):
+        expected = f'at least one express listener, because route[{streaming}] has reply = "stream"'
+        hint = "plain HTTP/1.1 without TLS; put a proxy in front of it for TLS"
+        yield Mistake(listen_path, expected, "none", hint)
+
+
+def _topic_of_streams(streams: Streams, later: Later, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    if streams.topic in (gateway.response_topic, later.topic):
+        other = "gateway.response_topic" if streams.topic == gateway.response_topic else "later.topic"
+        yield Mistake("streams.topic", f"another topic than {other}", shown(streams.topic))
+    for number, route in routes.items():
+        if route.topic == streams.topic:
+            yield Mistake(f"route[{number}].topic", "another topic than streams.topic", shown(route.topic))
 
 
 # --- web pages -------------------------------------------------------------------------------------------------------
@@ -330,6 +376,10 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_work_shorter_than_wait, "later routes"),
     (_topic_of_kept_replies, "later gateway routes"),
     (_routes_among_tickets, "later routes"),
+    (_stream_settings_without_stream, "routes"),
+    (_unsupported_streams, "routes"),
+    (_no_listener_for_streams, "gateway routes listen_path"),
+    (_topic_of_streams, "streams later gateway routes"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fastgw.admission import Params
 from fastgw.dialects.plain import ReplyWire, RequestWire
@@ -31,6 +31,18 @@ class Compresses(Protocol):
     def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
 
 
+class StreamRules(NamedTuple):
+    """The settings of a route that streams."""
+
+    is_json: bool  # its items are JSON; otherwise bytes
+    head_wait_ns: int
+    idle_timeout_ns: int
+    max_duration_ns: int
+    buffer_bytes: int
+    cancels: bool  # a cancel record is sent when the client leaves
+    end_line: bool
+
+
 class Plan:
     """One route at run time: its prepared settings, and how many of its requests are in flight.
 
@@ -56,6 +68,8 @@ class Plan:
         compressor: Compresses | None = None,
         later_wire: RequestWire | None = None,
         work_timeout_ns: int = 0,
+        stream_wire: RequestWire | None = None,
+        stream: StreamRules | None = None,
     ) -> None:
         """
         Args:
@@ -65,6 +79,7 @@ class Plan:
             compressor: for answers; None: answers are not compressed.
             later_wire: for requests whose reply is kept; None: the route has none.
             work_timeout_ns: how long the service may work on such a request.
+            stream_wire, stream: for requests whose answer may be streamed; None: the route has none.
         """
         self.number = number
         self.name = name
@@ -80,6 +95,8 @@ class Plan:
         self.compressor = compressor
         self.later_wire = later_wire
         self.work_timeout_ns = work_timeout_ns
+        self.stream_wire = stream_wire
+        self.stream = stream
         self.in_flight = 0
         self.has_consumer = True
         self.backlog_ns = 0

@@ -801,6 +801,9 @@ class Connection:
     def write_stream(self, parts: Sequence[bytes]) -> None:
         size = sum(map(len, parts))
         self._written_bytes += size
+        if self._unflushed:
+            self._unflushed_bytes += size
+            self._door.answers.hold(size)
         if size > COPIED_BODY_BYTES_MAX:
             self._transport.writelines(parts)
         else:

@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import structlog
+
+from fastgw.http.heads import BadAnswer
 from fastgw.messages import HeaderList
+
+log = structlog.get_logger("fastgw.http")
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -75,7 +80,13 @@ class StreamedAnswer:
             self._has_body = False
             framing = b"content-length: 0\r\n" if status == 205 else b""  # RFC 9112, 6.1 and 6.2: none with 204 and 304
         first = b"".join(_chunk(data)) if self._has_body else b""
-        carrier.begin_stream(status, headers, request_id, framing, first)
+        try:
+            carrier.begin_stream(status, headers, request_id, framing, first)
+        except BadAnswer as error:  # the core has checked it: this is the last look before the wire
+            log.error("answer not sent", error=str(error))
+            self._carrier = None
+            carrier.answer_whole(500, [], b"", request_id)
+            return True
         return not carrier.is_behind()
 
     def write(self, data: bytes) -> bool:

@@ -6,15 +6,17 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import PLAIN, TICKET, Admission, Refusal, Sink
+from fastgw.admission import PLAIN, STREAM, TICKET, Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.later import Later
 from fastgw.core.routing import Router
+from fastgw.core.streams import Streams
 from fastgw.core.tickets import FIRST_TOKEN, Tickets
 from fastgw.errors import Ending
 from fastgw.http.cors import Policies, is_preflight
 from fastgw.messages import Answer, Cut, Head
+from fastgw.worker.stream_routes import StreamRoutes
 
 
 class GatewayDoor:
@@ -33,6 +35,8 @@ class GatewayDoor:
         keeps_heads: bool = False,
         later: Later | None = None,
         tickets: Tickets | None = None,
+        streams: Streams | None = None,
+        stream_routes: StreamRoutes | None = None,
     ) -> None:
         """
         Args:
@@ -46,6 +50,7 @@ class GatewayDoor:
             keeps_heads: whether to set `Refusal.head`.
             later, tickets: take the requests whose replies are kept, and those for status URLs; None: no route has
                 any.
+            streams, stream_routes: take the requests whose answers are streamed; None: no route has any.
         """
         self._router = router
         self._exchange = exchange
@@ -58,6 +63,8 @@ class GatewayDoor:
         self._keeps_heads = keeps_heads
         self._later = later
         self._tickets = tickets
+        self._streams = streams
+        self._stream_routes = stream_routes
 
     def admit(self, head: Head) -> Admission | Refusal:
         try:
@@ -74,13 +81,21 @@ class GatewayDoor:
             return Refusal(errors.REFUSED_SEND, OWN_ERROR, head=kept)
         if isinstance(verdict, Refusal):
             refusal: Refusal | None = verdict
+        elif verdict.kind == PLAIN:
+            refusal = self._exchange.reserve(verdict)
         elif verdict.kind == TICKET:
             return verdict  # needs no slot
         else:
-            refusal = self._exchange.reserve(verdict)
+            refusal = self._refusal_of_stream(verdict) or self._exchange.reserve(verdict)
         if refusal is None:
             return verdict
         return refusal._replace(head=head) if self._keeps_heads else refusal
+
+    def _refusal_of_stream(self, admission: Admission) -> Refusal | None:
+        if admission.kind != STREAM:
+            return None
+        assert self._stream_routes is not None, "the router knows a route that streams"
+        return self._stream_routes.refusal(admission)
 
     def _preflight(self, head: Head, policies: Policies) -> Refusal | None:
         """The answer to a CORS preflight; None: the route has no policy, so the request is handled like any other."""
@@ -117,11 +132,13 @@ class GatewayDoor:
         assert self._later is not None, "the router knows a route with deferred answers"
         return self._later.open(admission, body, answer, time.monotonic_ns())
 
-    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:  # noqa: ARG002
-        raise AssertionError("no route streams: the router admits no request that does")
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
+        assert self._streams is not None, "the router knows a route that streams"
+        return self._streams.open(admission, body, sink, time.monotonic_ns())
 
-    def writable(self, token: int) -> None:  # noqa: ARG002
-        raise AssertionError("no route streams, so no token belongs to a stream")
+    def writable(self, token: int) -> None:
+        assert self._streams is not None, "only streams tell that a client is behind"
+        self._streams.writable(token)
 
     def gone(self, token: int) -> None:
         if token > FIRST_TOKEN and self._tickets is not None:

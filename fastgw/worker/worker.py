@@ -29,6 +29,7 @@ from fastgw.core.later import Later, LaterSettings
 from fastgw.core.ownership import Ownership
 from fastgw.core.reply_router import ReplyRouter
 from fastgw.core.routing import Router
+from fastgw.core.streams import Streams
 from fastgw.core.tickets import Tickets
 from fastgw.errors import Ending
 from fastgw.forwarding import Forwarding
@@ -50,6 +51,7 @@ from fastgw.worker.plans import Plans, delivery_classes, link_settings
 from fastgw.worker.replies import Replies
 from fastgw.worker.reply_path import HAND_OVER_NS, ReplyPath
 from fastgw.worker.store_link import StoreLink
+from fastgw.worker.stream_routes import StreamRoutes, encoder_of
 
 log = structlog.get_logger("fastgw.worker")
 
@@ -64,7 +66,6 @@ GRANIANS_ALLOCATOR = ("_RJEM_MALLOC_CONF", "background_thread:true")
 class KeptParts(NamedTuple):
     """What handles requests whose replies are kept."""
 
-    store: StoreLink
     later: Later
     tickets: Tickets
 
@@ -88,6 +89,7 @@ class Worker:
         self._fronts: list[Front] = []
         self._listen_fds: Sequence[int] = ()
         self._draining = False
+        self._items_shown = 0  # of streams, in the counters
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self._journal = Journal()
@@ -101,7 +103,9 @@ class Worker:
         ids = IdMaker(self._table.node, worker, generation)
         slots = self._table.open_range(self._process_index)
         self._join_requests(ids, slots)
-        self._kept = self._join_kept(worker, generation, run_dir) if cfg.needs_store else None
+        self._store = StoreLink(run_dir, self._loop) if cfg.needs_store else None
+        self._kept = self._join_kept(self._store, worker, generation) if self._store and cfg.keeps_replies else None
+        self._streams = self._join_streams(self._store, worker, generation) if self._store and cfg.has_streams else None
         self._open_door(self._kept)
         self._mesh = MeshLinks(run_dir, worker, generation, self.forwarded, on_dropped=self._count_dropped_replies)
         self._join_replies(ids, slots, worker, generation)
@@ -115,7 +119,7 @@ class Worker:
         for plan in self._plans.all:
             self._link.preload_topic(plan.delivery_class, plan.topic)
         policies = Policies(cfg.cors, cfg.routes)
-        secret_prefix = f"{cfg.later.path}/" if cfg.needs_store else ""
+        secret_prefix = f"{cfg.later.path}/" if cfg.keeps_replies else ""
         has_notes = policies or self._access_log is not None
         notes = Notes(policies, self._access_log, cfg.route_names, secret_prefix) if has_notes else None
         self._exchange = Exchange(
@@ -132,10 +136,9 @@ class Worker:
         )
         self._policies, self._keeps_heads = policies or None, notes is not None
 
-    def _join_kept(self, worker: int, generation: int, run_dir: Path) -> KeptParts:
+    def _join_kept(self, store: StoreLink, worker: int, generation: int) -> KeptParts:
         """To the store and back: requests whose replies are kept, and status URLs."""
         cfg = self._config
-        store = StoreLink(run_dir, self._loop)
         secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
         ids = IdMaker(self._table.node, worker, generation, ReplyTopic.LATER)
         settings = LaterSettings(
@@ -147,7 +150,21 @@ class Worker:
         later = Later(settings, secrets, self._exchange, store, ids, worker, time.monotonic_ns)
         plans = {plan.name: plan for plan in self._plans.all}
         tickets = Tickets(later, self._exchange, plans, self._link.send_untracked, cfg.store.max_waits)
-        return KeptParts(store, later, tickets)
+        return KeptParts(later, tickets)
+
+    def _join_streams(self, store: StoreLink, worker: int, generation: int) -> Streams:
+        """From the store to the fronts: answers that are streamed."""
+        return Streams(
+            self._exchange,
+            store,
+            IdMaker(self._table.node, worker, generation, ReplyTopic.STREAMS),
+            worker,
+            self._table.slots_per_process,
+            encoder_of,
+            self._link.send_untracked,
+            self._journal,
+            time.monotonic_ns,
+        )
 
     def _open_door(self, kept: KeptParts | None) -> None:
         cfg = self._config
@@ -163,6 +180,8 @@ class Worker:
             self._keeps_heads,
             kept.later if kept else None,
             kept.tickets if kept else None,
+            self._streams,
+            StreamRoutes(cfg) if self._streams is not None else None,
         )
 
     def _join_replies(self, ids: IdMaker, slots: SlotRange, worker: int, generation: int) -> None:
@@ -195,8 +214,13 @@ class Worker:
             self._reply_path,
             self._mesh.forward,
             self._link.send_untracked,
-            {ReplyTopic.LATER: self._config.later.topic} if self._kept else {},
+            self._other_topics(),
         )
+
+    def _other_topics(self) -> dict[int, str]:
+        """Where replies belong that a service has sent to the response topic, whatever the request said."""
+        kept: dict[int, str] = {ReplyTopic.LATER: self._config.later.topic} if self._kept else {}
+        return kept | ({ReplyTopic.STREAMS: self._config.streams.topic} if self._streams is not None else {})
 
     # Called by the Kafka link and the mesh.
 
@@ -204,6 +228,8 @@ class Worker:
         self._exchange.delivered(token, at_ns, partition)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        if self._streams is not None and self._streams.has_begun(token):
+            return  # its service has the record: items of its answer have come
         self._exchange.undelivered(token, ending, detail)
 
     def replies(self, replies: Sequence[Reply]) -> None:
@@ -230,8 +256,9 @@ class Worker:
         self._link.poll()
         self._exchange.expire(now_ns)
         self._reply_path.tick(now_ns)
+        if self._store is not None:
+            self._store.tick()
         if self._kept is not None:
-            self._kept.store.tick()
             self._kept.tickets.expire(now_ns)
         self._plans.follow_services(self._table, now_ns)
         self._plans.decide_spread(now_ns, self._reply_path.round_trip_ns)
@@ -250,6 +277,10 @@ class Worker:
         table.set_gauge(process, Gauge.KAFKA_WAITING_RECORDS, self._link.waiting())
         table.set_gauge(process, Gauge.KAFKA_WAITING_BYTES, self._link.waiting_bytes())
         table.set_gauge(process, Gauge.ANSWER_BYTES, self._answers.held_bytes)
+        if self._streams is not None:
+            table.set_gauge(process, Gauge.STREAMS, len(self._streams))
+            table.add_tally(process, Tally.STREAM_ITEMS, self._streams.items - self._items_shown)
+            self._items_shown = self._streams.items
 
     # Life.
 
@@ -336,8 +367,8 @@ class Worker:
     def _close(self) -> int:
         """Close everything; return how many records were not sent in time."""
         unsent_replies = self._mesh.close()
-        if self._kept is not None:
-            self._kept.store.close()
+        if self._store is not None:
+            self._store.close()
         unsent = self._link.close(1.0)
         if unsent_replies == 0 and unsent == 0:
             self._reply_path.hand_over()

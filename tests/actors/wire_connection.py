@@ -106,9 +106,6 @@ class FakeTransport:
         assert not self.reads
         self.reads = True
 
-    def get_write_buffer_size(self) -> int:
-        return 0 if self.accepts_writes else len(self.sent)
-
     def set_write_buffer_limits(self, high: int) -> None:
         assert high == 0
 

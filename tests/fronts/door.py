@@ -22,8 +22,8 @@ from fastgw.worker.access_log import AccessLog
 from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
 from fastgw.worker.notes import Notes
-from tests.actors.streaming import as_streaming
 from fastgw.worker.plans import Plans, delivery_classes
+from tests.actors.streaming import as_streaming
 
 ROUTES = """
 [gateway]

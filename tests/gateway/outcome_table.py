@@ -65,6 +65,15 @@ TABLE = {
     "ticket_gone": Row(410, "not_recorded"),
     "ticket_cancelled": Row(410, "recorded"),
     "answers_full": Row(502, "recorded"),
+    "not_acceptable": Row(406, "not_recorded"),
+    "http_version": Row(505, "not_recorded"),
+    "wrong_listener": Row(501, "not_recorded"),
+    "bad_item": Row(502, "recorded"),
+    "stream_broken": Row(502, "recorded"),
+    "stream_idle": Row(504, "recorded"),
+    "stream_max": Row(504, "recorded"),
+    "slow_reader": Row(499, "recorded"),
+    "overtaken": Row(410, "recorded"),
 }
 
 
