@@ -479,7 +479,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "How long the head of a streamed answer waits for the first item. Within this time, a failure is an ordinary "
         "answer with its own status.", duration("0s", "1h"))] = NS_PER_S
     idle_timeout_ns: Annotated[int, Setting(
-        "Longest time between two items of a stream. (`timeout` is the time for the first one.)",
+        "Longest time between two items of a stream; `timeout` is the time for the first one.",
         duration("10ms", "24h"))] = 30 * NS_PER_S
     max_duration_ns: Annotated[int, Setting("Longest time of a whole stream.", duration("1s", "24h"))] = 600 * NS_PER_S
     stream_buffer_bytes: Annotated[int, Setting(

@@ -232,8 +232,8 @@ class Stream:
         self.has_items = False
         # When.
         self._began_ns = self._last_item_ns = self._last_write_ns = now_ns
-        self._behind_ns = 0  # since when the client is behind by the whole buffer
-        self._caught_up_ns = 0  # when it was so last
+        self._behind_ns = -1  # since when the client is behind by the whole buffer; -1: it is not
+        self._caught_up_ns = now_ns - SLOW_NS  # when it was so last
         self._first_due_ns = now_ns + admission.timeout_ns
         self._look_ns = 0
 
@@ -435,12 +435,12 @@ class Stream:
         self._owed += credit
         if not self._is_behind:
             self._pay()
-        elif self.credit <= 0 and not self._behind_ns:
+        elif self.credit <= 0 and self._behind_ns < 0:
             self._behind_ns = now_ns
 
     def _pay(self) -> None:
         owed, self._owed = self._owed, 0
-        self._behind_ns = 0
+        self._behind_ns = -1
         if owed:
             self.credit += owed
             self._owner.store.give_credit(self._follow, owed)
@@ -448,7 +448,7 @@ class Stream:
     def on_writable(self) -> None:
         """The client has taken everything."""
         self._is_behind = False
-        if self._behind_ns:  # the service is not to blame for the silence
+        if self._behind_ns >= 0:  # the service is not to blame for the silence
             self._last_item_ns = self._caught_up_ns = self._owner.clock_ns()
         self._pay()
 
@@ -490,12 +490,14 @@ class Stream:
             return errors.EXPIRED, "no item came before the deadline"
         if now_ns >= self._began_ns + rules.max_duration_ns:
             return errors.STREAM_MAX, f"expected a stream of at most {rules.max_duration_ns / 1e9:g} s (max_duration)"
-        if self._behind_ns and now_ns >= self._behind_ns + SLOW_NS:
+        if 0 <= self._behind_ns <= now_ns - SLOW_NS:
             self._breaks_off = True
             return errors.SLOW_READER, f"the client was behind by {rules.buffer_bytes} bytes for {SLOW_NS / 1e9:g} s"
-        if self._order.is_lost(now_ns) and not self._behind_ns and now_ns >= self._caught_up_ns + SLOW_NS:
+        if self._behind_ns >= 0:
+            return None  # what the service sends waits in the log
+        if self._order.is_lost(now_ns) and now_ns >= self._caught_up_ns + SLOW_NS:
             return errors.STREAM_BROKEN, "three signs of life of the service are missing"
-        if self.has_items and not self._behind_ns and now_ns >= self._last_item_ns + rules.idle_timeout_ns:
+        if self.has_items and now_ns >= self._last_item_ns + rules.idle_timeout_ns:
             return errors.STREAM_IDLE, f"no item came for {rules.idle_timeout_ns / 1e9:g} s (idle_timeout)"
         return None
 
@@ -531,7 +533,8 @@ class Stream:
         return True
 
     def on_drain(self) -> None:
-        """Streams go on until the end of the drain."""
+        if self._record is not None:  # others go on until the end of the drain
+            self._exchange.fail(self._token, errors.DRAINING, "the worker drains, and nothing was sent")
 
     def on_end(self) -> None:
         self._record = None

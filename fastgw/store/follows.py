@@ -54,8 +54,8 @@ class Follower:
     """One follow of one worker.
 
     Attributes:
-        position: the next offset that it needs; LIVE until its partition is read. Kept up to date only while it is
-            behind.
+        position: the next offset that it needs; LIVE until its partition is read. While it is not behind, only the
+            first one: a scan may have overtaken the live reader.
     """
 
     def __init__(self, listener: Listener, follow: Follow) -> None:
@@ -204,7 +204,7 @@ class Follows:
                 if before is None:
                     self._begin(follower)
                 elif before < end and not follower.is_behind:  # what lies between was not brought
-                    self._fall_behind(follower, before)
+                    self._fall_behind(follower, max(before, follower.position))
         homes = sorted(self._owned & self._next.keys())
         if (partitions, homes) != (self.topic.partitions, self.topic.homes):
             self.topic = StreamTopic(partitions, homes)
@@ -224,7 +224,7 @@ class Follows:
         by_id = self._by_id
         for partition, correlation_id, record in seen:
             for follower in by_id.get(correlation_id, ()):
-                if follower.partition == partition and not follower.is_behind:
+                if follower.partition == partition and not follower.is_behind and record[0] >= follower.position:
                     self._deliver(follower, record)
         self._next.update(next_offsets)
         self.flush()

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from fastgw.dialects import streams
@@ -234,7 +235,7 @@ def test_who_accepts_no_format_is_told_which_there_are(shop: Shop) -> None:
 @pytest.mark.ending("http_version")
 def test_http_1_0_is_refused(shop: Shop) -> None:
     with counted(shop.gateway, "http_version"), RawConnection(shop.port) as client:
-        client.send(head("GET", "/orders", "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        client.send(head("GET", "/orders").replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert_told(client.answer(), "http_version", may_close=True)
 
 
@@ -434,6 +435,21 @@ def test_a_client_that_stays_behind_is_cut_off_and_nobody_else_notices(shop: Sho
             client.rest()
 
 
+@pytest.mark.ending("overtaken")
+def test_a_client_that_is_slower_than_the_retention_is_told(shop: Shop, kafka_admin: AdminClient) -> None:
+    with counted(shop.gateway, "overtaken"), shop.ask(receive_buffer_bytes=16_384) as client:
+        request = shop.service.take()
+        large(shop, request, 200)
+        eventually(lambda: shop.gateway.metric("fastgw_store_follows_behind") == 1, 10, "the log is its buffer")
+        home = int(request.headers["reply_partition"])
+        deleted = kafka_admin.delete_records([TopicPartition(shop.topics["streams"], home, OFFSET_END)])
+        for future in deleted.values():
+            future.result()
+        while isinstance(value := client.value(), str):
+            pass
+        assert value["fastgw"]["problem"]["type"] == "urn:fastgw:problem:overtaken"
+
+
 # ---- faults
 
 
@@ -484,7 +500,7 @@ def test_a_reload_lets_streams_end(shop: Shop) -> None:
         shop.items(request, 1, b"2")
         shop.end(request, 2)
         assert json.loads(client.rest()) == [1, 2]
-    eventually(lambda: (shop.gateway.status()["reload"] or {}).get("result") == "done", 30, "the reload is over")
+    eventually(lambda: (shop.gateway.status()["reload"] or {}).get("result") == "ok", 30, "the reload is over")
 
 
 def two_nodes(folder: Path, bootstrap: str, topics: dict[str, str], service: HandService) -> Sequence[Shop]:
@@ -545,9 +561,9 @@ def test_topics_makes_the_topic_of_streams_and_check_knows_it(
     topics["streams"] = topics["replies"] + ".streams"
     with hand_service(kafka_bootstrap, [topics["orders"]]) as service:
         shop = Shop(tmp_path, kafka_bootstrap, topics, service)
-    code, _, err = fastgw("check", "--kafka", shop.gateway.config)
+    code, out, err = fastgw("check", "--live", shop.gateway.config)
     assert code != 0
-    assert "the topic of streams" in err
+    assert "the topic of streams" in out + err
     try:
         code, out, err = fastgw("topics", shop.gateway.config)
         assert code == 0, err
@@ -556,7 +572,7 @@ def test_topics_makes_the_topic_of_streams_and_check_knows_it(
         found = kafka_admin.describe_configs([resource])[resource].result()
         assert found["retention.ms"].value == "3600000"
         assert int(found["max.message.bytes"].value) >= 8 << 20
-        assert fastgw("check", "--kafka", shop.gateway.config)[0] == 0
+        assert fastgw("check", "--live", shop.gateway.config)[0] == 0
     finally:
         for future in kafka_admin.delete_topics([topics["streams"]]).values():
             future.result()
