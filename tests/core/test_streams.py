@@ -215,8 +215,12 @@ def test_the_record_is_sent_when_the_store_follows_its_id_and_not_before(place: 
 
 @pytest.mark.parametrize(
     ("topic", "ending"),
-    [(None, errors.STORE_DOWN), (StreamTopic(8, []), errors.STORE_RESTORING), (StreamTopic(0, []), errors.STORE_RESTORING)],
-)  # fmt: skip
+    [
+        (None, errors.STORE_DOWN),
+        (StreamTopic(8, []), errors.STORE_RESTORING),
+        (StreamTopic(0, []), errors.STORE_RESTORING),
+    ],
+)
 def test_without_the_store_nothing_is_sent(place: Place, topic: StreamTopic | None, ending: errors.Ending) -> None:
     place.store.streams = topic
     place.open()

@@ -6,8 +6,10 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from tests.actors.commands import fastgw
 from tests.actors.hand_service import HandService, RecordHeaders, Taken, hand_service
 from tests.actors.raw_http import RawConnection, head
 from tests.actors.stream_client import StreamClient
+from tests.clients import fleet
 from tests.conftest import MakeTopics
 from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import assert_told, counted
+from tests.places import REPOSITORY
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -501,6 +505,103 @@ def test_a_reload_lets_streams_end(shop: Shop) -> None:
         shop.end(request, 2)
         assert json.loads(client.rest()) == [1, 2]
     eventually(lambda: (shop.gateway.status()["reload"] or {}).get("result") == "ok", 30, "the reload is over")
+
+
+SERVICE = """
+import sys, time
+from fastgw.service import Problem, Service
+bootstrap, topic, first = sys.argv[1:]
+service = Service(topic, bootstrap=bootstrap, client={"fetch.wait.max.ms": 20, "session.timeout.ms": 6000})
+@service.handle("GET /orders")
+async def count(request):
+    import asyncio
+    for number in range(int(request.query["to"])):
+        if number == int(request.query.get("fail", "-1")):
+            raise Problem(409, "that one is missing")
+        yield {"n": number, "by": first}
+        if "slow" in request.query:
+            await asyncio.sleep(0.2)
+@service.handle("GET /file")
+def file(request):
+    for number in range(100):
+        yield b"%d\\n" % number
+@service.handle("GET /soon")
+def soon(request):
+    return {"whole": True}
+service.run()
+"""
+
+
+@contextmanager
+def sdk_service(bootstrap: str, topic: str, name: str = "first") -> Iterator[subprocess.Popen[bytes]]:
+    """A service that uses `yield`; killed on the way out."""
+    started = subprocess.Popen([sys.executable, "-c", SERVICE.replace("\\\\", "\\"), bootstrap, topic, name])
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def test_a_service_that_uses_yield_streams(tmp_path: Path, kafka_bootstrap: str, make_topics: MakeTopics) -> None:
+    topics = make_topics({"replies": 8, "orders": 2, "streams": 8})
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as by_hand:
+        shop = Shop(tmp_path, kafka_bootstrap, topics, by_hand)
+    with shop.gateway, sdk_service(kafka_bootstrap, topics["orders"]):
+        with shop.ask("/orders?to=5000") as client:
+            lines = [json.loads(line) for line in client.rest().splitlines()]
+            assert [line["n"] for line in lines[:-1]] == list(range(5000))
+            assert lines[-1] == {"fastgw": {"end": True, "items": 5000, "outcome": "recorded"}}
+        with shop.ask("/orders?to=9&fail=3", headers=EVENTS) as client:
+            assert [json.loads(client.event()["data"])["n"] for _ in range(3)] == [0, 1, 2]
+            last = client.event()
+            assert (last["event"], json.loads(last["data"])["status"]) == ("error", 409)
+        with shop.ask("/orders?to=9&fail=0") as client:
+            assert (client.status, json.loads(client.rest())["detail"]) == (409, "that one is missing")
+        with shop.ask("/file", headers={}) as client:
+            assert client.rest() == b"".join(b"%d\n" % number for number in range(100))
+        with shop.ask("/soon") as client:
+            assert client.value() == {"whole": True}
+
+
+def test_a_service_that_is_killed_breaks_its_streams_and_its_successor_serves_what_had_not_begun(
+    tmp_path: Path, kafka_bootstrap: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics({"replies": 8, "orders": 1, "streams": 8})
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as by_hand:
+        shop = Shop(tmp_path, kafka_bootstrap, topics, by_hand)
+    service = sdk_service(kafka_bootstrap, topics["orders"])
+    with shop.gateway, service as first, shop.ask("/orders?to=1000&slow=1") as begun:
+        assert begun.value() == {"n": 0, "by": "first"}
+        first.kill()
+        first.wait()
+        with shop.ask("/orders?to=3") as waiting, sdk_service(kafka_bootstrap, topics["orders"], "second"):
+            lines = [json.loads(line) for line in waiting.rest().splitlines()]
+            assert lines[:-1] == [{"n": number, "by": "second"} for number in range(3)]
+            while "fastgw" not in (value := begun.value()):
+                assert value["by"] == "first", "a stream belongs to one attempt"
+        problem = value["fastgw"]["problem"]["type"].rpartition(":")[2]
+        assert problem in ("stream_idle", "stream_broken")
+
+
+@pytest.mark.needs("node-clients")
+def test_an_event_source_hears_each_event(shop: Shop) -> None:
+    environ = {**os.environ, "NO_PROXY": "*", "CLIENTS_NODE_MODULES": str(fleet.node_modules())}
+    script = REPOSITORY / "tests/clients/event_source.mjs"
+    command = ["node", str(script), f"http://127.0.0.1:{shop.port}/orders"]
+    node = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None
+    try:
+        request = shop.service.take()
+        shop.items(request, 0, b"1", b"2")
+        assert [json.loads(node.stdout.readline()) for _ in range(2)] == [["message", "1", ""], ["message", "2", ""]]
+        shop.end(request, 2)
+        assert json.loads(node.stdout.readline())[0] == "end"
+        shop.service.reply(shop.service.take(), b"", [("status", b"204")])
+        assert json.loads(node.stdout.readline()) == "closed"
+    finally:
+        node.kill()
+        node.communicate()
 
 
 def two_nodes(folder: Path, bootstrap: str, topics: dict[str, str], service: HandService) -> Sequence[Shop]:
