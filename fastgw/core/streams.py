@@ -40,7 +40,7 @@ class Encoder(Protocol):
     @property
     def has_events(self) -> bool: ...
     def head_headers(self) -> HeaderList: ...
-    def first(self) -> bytes: ...
+    def first(self, is_followed: bool = False) -> bytes: ...
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes: ...
     def comment(self) -> bytes: ...
     def end(self, total: int, outcome: str, event_id: bytes | None = None) -> bytes: ...
@@ -394,9 +394,9 @@ class Stream:
         """Send the head, made from the first record. Raises BadReply."""
         without = reply._replace(headers=streams.without_stream_headers(reply.headers))
         status, headers, _ = self._plan.reply_wire.answer(without)
-        self._send_head(status, headers, now_ns)
+        self._send_head(status, headers, now_ns, is_followed=True)
 
-    def _send_head(self, status: int, told: HeaderList, now_ns: int) -> None:
+    def _send_head(self, status: int, told: HeaderList, now_ns: int, is_followed: bool) -> None:
         content_type = dict(told).get(plain.CONTENT_TYPE, "application/octet-stream")
         self._encoder = encoder = self._owner.encoder(self._media_type, content_type, self._rules.end_line)
         own = encoder.head_headers()
@@ -404,7 +404,7 @@ class Stream:
         headers = [header for header in told if header[0] not in replaced] + own
         self._status = status
         self._last_write_ns = now_ns
-        first = encoder.first()
+        first = encoder.first(is_followed)
         self._bytes_out += len(first)
         headers = self._exchange.begin_stream(self._token, headers)
         self._is_behind = not self._sink.begin(status, headers, self.raw, first)
@@ -468,7 +468,7 @@ class Stream:
             if now_ns >= self._first_due_ns:
                 return 0  # the exchange knows what became of the record
             if self._rules.is_json and self._record is None and now_ns >= self._began_ns + self._rules.head_wait_ns:
-                self._send_head(200, [RECORDED], now_ns)
+                self._send_head(200, [RECORDED], now_ns, is_followed=False)
         elif now_ns >= self._last_write_ns + COMMENT_NS and not self._is_behind:
             self._comment(now_ns)
         return self.next_look_ns(now_ns)

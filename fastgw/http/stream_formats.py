@@ -50,8 +50,13 @@ class StreamFormat(Protocol):
     def head_headers(self) -> HeaderList:
         """The headers of the answer that depend on the format."""
 
-    def first(self) -> bytes:
-        """Sent with the head, so that clients and proxies see the beginning of the answer before its first item."""
+    def first(self, is_followed: bool = False) -> bytes:
+        """Sent with the head.
+
+        Args:
+            is_followed: an item or the end comes at once. Otherwise there are some bytes in any case, so that clients
+                and proxies see the beginning of the answer before its first item.
+        """
 
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes:
         """Items of one record.
@@ -115,10 +120,10 @@ class EventStream:
     def head_headers(self) -> HeaderList:
         return _headers(EVENT_STREAM)
 
-    def first(self) -> bytes:
+    def first(self, is_followed: bool = False) -> bytes:
         retry = b"" if self._retry_ms is None else sse.retry(self._retry_ms)
         position = b"" if self._event_id is None else sse.event(b"", event_id=self._event_id)
-        return retry + position or sse.COMMENT
+        return retry + position or (b"" if is_followed else sse.COMMENT)
 
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes:
         _check(payload, count)
@@ -158,8 +163,9 @@ class JsonLines:
     def head_headers(self) -> HeaderList:
         return _headers(self._media_type)
 
-    def first(self) -> bytes:
-        return b" "  # JSON ignores it in front of the first value; not all readers of lines ignore an empty one
+    def first(self, is_followed: bool = False) -> bytes:
+        # JSON ignores a space in front of the first value; not all readers of lines ignore an empty one.
+        return b"" if is_followed else b" "
 
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes:  # noqa: ARG002
         _check(payload, count)
@@ -190,7 +196,7 @@ class JsonArray:
     def head_headers(self) -> HeaderList:
         return _headers(JSON)
 
-    def first(self) -> bytes:
+    def first(self, is_followed: bool = False) -> bytes:  # noqa: ARG002
         return b"["
 
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes:  # noqa: ARG002
@@ -219,7 +225,7 @@ class RawBytes:
     def head_headers(self) -> HeaderList:
         return [("content-type", self._content_type), *STREAM_HEADERS]
 
-    def first(self) -> bytes:
+    def first(self, is_followed: bool = False) -> bytes:  # noqa: ARG002
         return b""
 
     def items(self, payload: bytes, count: int, first_index: int, id_prefix: bytes = b"") -> bytes:  # noqa: ARG002

@@ -178,7 +178,8 @@ def test_something_is_sent_with_the_head():
     assert EventStream().first() == b":\n\n"
     assert EventStream(2000, b"t.0").first() == b"retry: 2000\n\nid: t.0\n\n"
     assert JsonLines().first() == b" "
-    assert JsonArray().first() == b"["
+    assert EventStream().first(is_followed=True) == JsonLines().first(is_followed=True) == b""
+    assert JsonArray().first() == JsonArray().first(is_followed=True) == b"["
 
 
 def test_only_event_streams_have_comments():
