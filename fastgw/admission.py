@@ -20,6 +20,7 @@ PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
 STREAM = 3  # its answer may come in pieces: the front calls `Door.open_stream` instead of `Door.open`
+RESUME = 4  # the same, for a client that comes back to a stream
 
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
@@ -45,7 +46,8 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
-        kind: PLAIN, KEPT, TICKET or STREAM; the router sets it, and the fields after it for the kinds that need them.
+        kind: PLAIN, KEPT, TICKET, STREAM or RESUME; the router sets it (RESUME: the door), and the fields after it for
+            the kinds that need them.
         defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
         is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
         media_type: STREAM: that of the answer; "": the service's own. The door sets it.

@@ -19,5 +19,6 @@ def size_of(value: bytes) -> int:
 class StreamTopic(msgspec.Struct, array_like=True, frozen=True):
     """The topic of streams as the store of this node reads it."""
 
+    topic_id: bytes  # its Kafka topic id, 16 bytes; zeros on a broker that has none, or before it is known
     partitions: int  # 0: not known yet
     homes: list[int]  # the partitions that this node owns and whose new records the store reads

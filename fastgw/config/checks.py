@@ -299,13 +299,12 @@ def _stream_settings_without_stream(routes: Routes) -> Iterator[Mistake]:
                 yield Mistake(f"route[{number}].{key}", 'false, unless reply = "stream"', "true")
 
 
-def _unsupported_streams(routes: Routes) -> Iterator[Mistake]:
+def _contradictions_in_streams(routes: Routes) -> Iterator[Mistake]:
     for number, route in routes.items():
         if not route.streams:
             continue
-        if route.resume:
-            hint = "clients begin a broken stream anew"
-            yield Mistake(f"route[{number}].resume", "false: streams that resume are not supported yet", "true", hint)
+        if route.resume and route.items != "json":
+            yield Mistake(f"route[{number}].resume", 'false, because items = "bytes"', "true", "events are JSON")
         if route.later:
             hint = "the two cannot be combined: a deferred answer is one reply"
             yield Mistake(f"route[{number}].later", 'false, because reply = "stream"', "true", hint)
@@ -313,6 +312,14 @@ def _unsupported_streams(routes: Routes) -> Iterator[Mistake]:
             least = shown(units.format_duration(route.timeout_ns))
             got = shown(units.format_duration(route.max_duration_ns))
             yield Mistake(f"route[{number}].max_duration", f"at least timeout = {least}", got)
+
+
+def _no_secret_for_positions(gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    resuming = next((number for number, route in routes.items() if route.resume), None)
+    if resuming is not None and not gateway.secrets:
+        expected = f"a secret, because route[{resuming}] has resume = true and hands out positions"
+        hint = 'such as secrets = ["${FASTGW_SECRET}"]; `openssl rand -base64 32` prints one'
+        yield Mistake("gateway.secrets", expected, "none", hint)
 
 
 def _no_listener_for_streams(gateway: Gateway, routes: Routes, listen_path: str) -> Iterator[Mistake]:
@@ -377,7 +384,8 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_topic_of_kept_replies, "later gateway routes"),
     (_routes_among_tickets, "later routes"),
     (_stream_settings_without_stream, "routes"),
-    (_unsupported_streams, "routes"),
+    (_contradictions_in_streams, "routes"),
+    (_no_secret_for_positions, "gateway routes"),
     (_no_listener_for_streams, "gateway routes listen_path"),
     (_topic_of_streams, "streams later gateway routes"),
 )

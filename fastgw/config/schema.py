@@ -468,7 +468,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "What a stream is made of: `json` values, which clients get as lines, events or an array; or `bytes`, which "
         "they get unchanged.", choice("json", "bytes"))] = "json"
     resume: Annotated[bool, Setting(
-        "Whether clients may continue a broken stream. Not supported yet: it must be false.", _SWITCH)] = False
+        "Whether clients that read events may come back to a broken stream (`Last-Event-ID`), on any node. Their "
+        "leaving does not cancel the work.", _SWITCH)] = False
     cancel: Annotated[bool, Setting(
         "Whether a record that cancels the work is sent to the service when the client of a stream has left.",
         _SWITCH)] = False
@@ -543,6 +544,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def keeps_replies(self) -> bool:
         """Whether replies of any route may be kept."""
         return any(route.needs_store for route in self.routes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether clients of any route may come back to a stream."""
+        return any(route.resume for route in self.routes)
 
     @property
     def has_streams(self) -> bool:

@@ -377,6 +377,11 @@ class Exchange:
         _, plan, raw, _, kept, _ = waiting
         return headers if kept is None else self._dressed(kept, (200, headers, b"", raw), plan.name)[1]
 
+    def dressed(self, admission: Admission, headers: HeaderList) -> HeaderList:
+        """The headers of an answer to a request without a slot, with those that CORS adds."""
+        kept = self._note(admission.headers, admission.route_number, 0)
+        return headers if kept is None else self._dressed(kept, (200, headers, b"", b""), "")[1]
+
     def complete(self, token: int, status: int, bytes_out: int, now_ns: int) -> bool:
         """End a request whose answer its waiter has sent itself. False: it has ended already.
 

@@ -41,6 +41,7 @@ class StreamRules(NamedTuple):
     buffer_bytes: int
     cancels: bool  # a cancel record is sent when the client leaves
     end_line: bool
+    resumes: bool = False  # clients may come back to a stream of events
 
 
 class Plan:

@@ -8,25 +8,34 @@ failure is told within the stream (`Encoder.error`), or the answer breaks off.
 
 What a client has not taken is bounded by credit: the store may send `stream_buffer` more bytes than the client has
 taken, and the rest waits in the log.
+
+On a route with `resume = true`, each event has an id from which any worker of any node can go on. A client that comes
+back with one (`Last-Event-ID`) follows the same id in the log from there, as a `ResumedStream`; nothing is sent to the
+service again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from fastgw import _ctable, errors
+from fastgw import _ctable, errors, problem
 from fastgw.admission import Admission, Sink
 from fastgw.core.exchange import OWN_ERROR, REFUSED, Exchange, Journal
 from fastgw.core.plan import Plan, StreamRules
+from fastgw.core.resumed import Resumed
 from fastgw.dialects import BadReply, plain, streams
 from fastgw.dialects.streams import BadItem, End, Gap, Items, StreamOrder
 from fastgw.errors import Ending, KeyMissing
 from fastgw.followed import LIVE, FollowedRecord, StreamTopic, size_of
-from fastgw.ids import IdMaker
+from fastgw.ids import IdMaker, refusal_id
 from fastgw.messages import HeaderList, Record, Reply
+from fastgw.tokens import BadToken, ExpiredToken, Secrets, StreamPlace, StreamToken, open_event_id, seal_stream
 
 NS_PER_MS = 1_000_000
+EVENT_STREAM = "text/event-stream"
+RETRY_MS = 1000  # how long a client waits that is sent away for a moment
+UNKNOWN_PARTITION = (1 << 31) - 1  # in the token of a stream whose record was not confirmed before its first item
 LOOK_NS = 1_000_000_000  # a stream is looked at so often, at least
 COMMENT_NS = 15_000_000_000  # proxies close connections that are silent for longer
 SLOW_NS = 10_000_000_000  # how long a client may be behind by the whole buffer
@@ -45,6 +54,13 @@ class Encoder(Protocol):
     def comment(self) -> bytes: ...
     def end(self, total: int, outcome: str, event_id: bytes | None = None) -> bytes: ...
     def error(self, problem: bytes, outcome: str, event_id: bytes | None = None) -> bytes | None: ...
+
+
+class EventEncoder(Encoder, Protocol):
+    """See `http.stream_formats.EventStream`."""
+
+    def pause(self, retry_ms: int) -> bytes: ...
+    def resync(self, problem: bytes) -> bytes: ...
 
 
 MakeEncoder = Callable[[str, str, bool], Encoder]
@@ -107,9 +123,13 @@ class Streams:
         turn: int,
         slots: int,
         encoder: MakeEncoder,
+        event_encoder: Callable[[], EventEncoder],
         send_untracked: Callable[[Record], bool],
         journal: Journal,
         clock_ns: Callable[[], int],
+        secrets: Secrets | None = None,
+        keep_ms: int = 0,
+        most_resumed: int = 0,
     ) -> None:
         """
         Args:
@@ -119,10 +139,18 @@ class Streams:
             send_untracked: sends a cancel record; False: it was refused.
             journal: logs unexpected errors.
             clock_ns: the monotonic clock.
+            secrets: sign the ids of events; None: no route resumes.
+            keep_ms: how long the log keeps the records of a stream.
+            most_resumed: how many resumed streams may be open at the same time.
         """
         self.exchange = exchange
         self.store = store
+        self.secrets = secrets
+        self.keep_ms = keep_ms
+        self.resumed = Resumed(exchange, journal)
+        self._most_resumed = most_resumed
         self.encoder = encoder
+        self.event_encoder = event_encoder
         self.send_untracked = send_untracked
         self.journal = journal
         self.clock_ns = clock_ns
@@ -161,6 +189,49 @@ class Streams:
         self._open[token] = stream
         stream.begin(token, raw, Record(plan.topic, body, key, stream.headers(raw, admission), plan.partition))
         return token
+
+    def resume(self, admission: Admission, sink: Sink, now_ns: int) -> int:
+        """Take a client that comes back. Returns its token, or REFUSED if it is answered already."""
+        plan = self.exchange.plan_of(admission)
+        assert self.secrets is not None, "routes that resume need a secret"
+        text = admission.headers.get("last-event-id") or ""
+        try:
+            place = open_event_id(self.secrets, text, (now_ns + self.exchange.epoch_offset_ns) // NS_PER_MS)
+        except ExpiredToken:
+            return self._tell(admission, sink, errors.OVERTAKEN, "the time of this position is over", is_lost=True)
+        except BadToken as bad:
+            return self._tell(admission, sink, errors.MALFORMED, str(bad), is_lost=True)
+        topic = self.store.streams
+        if place.stream.route != plan.name:
+            return self._tell(admission, sink, errors.MALFORMED, "this position is one of another route", is_lost=True)
+        if topic is None or not topic.partitions:
+            ending = errors.STORE_DOWN if topic is None else errors.STORE_RESTORING
+            return self._tell(admission, sink, ending, "the store of this node cannot read streams now", is_lost=False)
+        if topic.topic_id != place.stream.topic_id:
+            detail = "the topic of streams was made anew"
+            return self._tell(admission, sink, errors.OVERTAKEN, detail, is_lost=True)
+        if len(self.resumed) >= self._most_resumed:
+            detail = f"{self._most_resumed} streams are resumed already (store.max_waits)"
+            return self._tell(admission, sink, errors.WATCH_CAP, detail, is_lost=False)
+        stream = ResumedStream(self, plan, admission, sink, place, text.rpartition(".")[0].rpartition(".")[0], now_ns)
+        raw = place.stream.correlation_id
+        token = self.resumed.add(stream, admission, plan.name, raw, stream.next_look_ns(now_ns))
+        self._open[token] = stream
+        stream.begin_again(token)
+        return token
+
+    def _tell(self, admission: Admission, sink: Sink, ending: Ending, detail: str, is_lost: bool) -> int:
+        """Answer a client that comes back and cannot go on now. `EventSource` gives up on any status but 200.
+
+        Args:
+            is_lost: it can never go on from its position, so it forgets it; otherwise it comes back later.
+        """
+        encoder = self.event_encoder()
+        raw = refusal_id()
+        body = encoder.resync(problem.answer(ending, detail, raw)[2]) if is_lost else encoder.pause(RETRY_MS)
+        response = 200, encoder.head_headers(), body, raw
+        self.exchange.answer_at_once(admission.route_number, admission.headers, sink.answer, ending, response)
+        return REFUSED
 
     def writable(self, token: int) -> None:
         """The client has taken everything that was written."""
@@ -201,14 +272,27 @@ class Streams:
 class Stream:
     """One request whose answer may be streamed. Implements `Waiter` and `Follower`."""
 
-    def __init__(self, owner: Streams, plan: Plan, admission: Admission, sink: Sink, home: int, now_ns: int) -> None:
+    def __init__(
+        self,
+        owner: Streams,
+        plan: Plan,
+        admission: Admission,
+        sink: Sink,
+        home: int,
+        now_ns: int,
+        requests: Exchange | Resumed | None = None,
+    ) -> None:
+        """
+        Args:
+            requests: ends the request; None: the exchange.
+        """
         assert plan.stream is not None, "only routes that stream come here"
         self.home = home
         self.raw = b""
         self.position = LIVE
         self.credit = plan.stream.buffer_bytes
         self._owner = owner
-        self._exchange = owner.exchange
+        self._exchange: Any = owner.exchange if requests is None else requests
         self._plan = plan
         self._rules: StreamRules = plan.stream
         self._sink = sink
@@ -218,6 +302,10 @@ class Stream:
         self._record: Record | None = None  # until it is sent
         self._partition = -1  # of the record; -1: Kafka has not confirmed it
         self._is_client_gone = False
+        # A stream that can be resumed.
+        self._resumes = plan.stream.resumes and self._media_type == EVENT_STREAM
+        self._place = ""  # the part of all ids of events that names the stream; "" before the first
+        self._is_lost = False  # the log does not have the position of the client any more
         # What has come.
         self._order = StreamOrder()
         self._start = -1  # the first offset that the store delivers
@@ -298,7 +386,8 @@ class Stream:
         self._give_back(taken, now_ns)
 
     def on_follow_end(self, why: str) -> None:
-        ending = errors.OVERTAKEN if why == "overtaken" else errors.BAD_ITEM
+        self._is_lost = why == "overtaken"
+        ending = errors.OVERTAKEN if self._is_lost else errors.BAD_ITEM
         self._exchange.fail(self._token, ending, f"the store cannot deliver the records of this stream: {why}")
 
     def _take(self, reply: Reply, now_ns: int, out: list[bytes]) -> bool:
@@ -334,8 +423,37 @@ class Stream:
         self._last_item_ns = now_ns
         if now_ns + self._rules.idle_timeout_ns < self._look_ns:
             self._look_at(now_ns + self._rules.idle_timeout_ns)
-        out.append(self._encoder.items(items.payload, items.count, items.seq))
+        out.append(self._encoder.items(items.payload, items.count, items.seq, self._id_prefix(reply.offset)))
         self._owner.items += items.count
+
+    def _id_prefix(self, offset: int) -> bytes:
+        """What stands before the number of an item in the id of its event; b"": events have no ids."""
+        if not self._resumes:
+            return b""
+        if not self._place:
+            self._place = self._sealed()
+        return b"%b.%d." % (self._place.encode(), offset)
+
+    def _sealed(self) -> str:
+        owner = self._owner
+        assert owner.secrets is not None, "routes that resume need a secret"
+        assert owner.store.streams is not None, "a record of the stream has come"
+        ends_ns = self._began_ns + self._rules.max_duration_ns + owner.exchange.epoch_offset_ns
+        token = StreamToken(
+            self.raw,
+            owner.store.streams.topic_id,
+            self.home,
+            self._start,
+            UNKNOWN_PARTITION if self._partition < 0 else self._partition,
+            self._plan.name,
+            "",
+            ends_ns // NS_PER_MS + owner.keep_ms,
+        )
+        return seal_stream(owner.secrets, token)
+
+    def _end_id(self, reply: Reply, total: int) -> bytes | None:
+        """The id of the last event: who comes back with it is told that the stream is over."""
+        return self._id_prefix(reply.offset) + b"%d" % total if self._resumes else None
 
     def _take_end(self, end: End, reply: Reply, now_ns: int, out: list[bytes]) -> None:
         if not end.is_ok and self._encoder is None:  # nothing was sent: it is an ordinary answer
@@ -349,13 +467,15 @@ class Stream:
             return
         assert self._encoder is not None, "the head was sent"
         if end.items is not None:
-            out.append(self._encoder.items(end.items.payload, end.items.count, end.items.seq))
+            prefix = self._id_prefix(reply.offset)
+            out.append(self._encoder.items(end.items.payload, end.items.count, end.items.seq, prefix))
             self._owner.items += end.items.count
         if end.is_ok:
-            self._end_with(self._encoder.end(end.total, RECORDED[1]), out)
+            self._end_with(self._encoder.end(end.total, RECORDED[1], self._end_id(reply, end.total)), out)
             self._exchange.complete(self._token, self._status, self._bytes_out, now_ns)
         else:
-            self._end_with(self._encoder.error(end.body, RECORDED[1]), out)
+            last_id = self._end_id(reply, self._order.next_seq)
+            self._end_with(self._encoder.error(end.body, RECORDED[1], last_id), out)
             self._exchange.complete(self._token, end.status, self._bytes_out, now_ns)
 
     def _take_ordinary(self, reply: Reply, now_ns: int) -> None:
@@ -383,12 +503,23 @@ class Stream:
 
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         """Implements `messages.Answer`: an ordinary answer, or after the head a failure within the stream."""
+        if self._is_lost and self._resumes:
+            self._tell_lost(body)
+            return
         if self._encoder is None:
             vary = [] if self._media_type == "" or VARY in headers else [VARY]
             self._sink.answer(status, [*headers, *vary], body, request_id)
             return
         outcome = dict(headers).get("fastgw-outcome", RECORDED[1])
         self._end_with(None if self._breaks_off else self._encoder.error(body, outcome), [])
+
+    def _tell_lost(self, problem_document: bytes) -> None:
+        """The client forgets its position, and begins anew if it wants to."""
+        encoder = self._owner.event_encoder()
+        if self._encoder is not None:
+            self._end_with(encoder.resync(problem_document), [])
+            return
+        self._sink.answer(200, encoder.head_headers(), encoder.resync(problem_document), self.raw)
 
     def _begin_with(self, reply: Reply, now_ns: int) -> None:
         """Send the head, made from the first record. Raises BadReply."""
@@ -490,7 +621,7 @@ class Stream:
             return errors.EXPIRED, "no item came before the deadline"
         if now_ns >= self._began_ns + rules.max_duration_ns:
             return errors.STREAM_MAX, f"expected a stream of at most {rules.max_duration_ns / 1e9:g} s (max_duration)"
-        if 0 <= self._behind_ns <= now_ns - SLOW_NS:
+        if 0 <= self._behind_ns <= now_ns - SLOW_NS and not self._resumes:
             self._breaks_off = True
             return errors.SLOW_READER, f"the client was behind by {rules.buffer_bytes} bytes for {SLOW_NS / 1e9:g} s"
         if self._behind_ns >= 0:
@@ -524,7 +655,7 @@ class Stream:
         if self._record is not None:
             self._exchange.withdraw(self._token)
             return True
-        if not self._rules.cancels:
+        if not self._rules.cancels or self._resumes:  # a client that can resume may come back
             return True
         if self._partition < 0:
             return False  # until it is known where the record is
@@ -535,8 +666,53 @@ class Stream:
     def on_drain(self) -> None:
         if self._record is not None:  # others go on until the end of the drain
             self._exchange.fail(self._token, errors.DRAINING, "the worker drains, and nothing was sent")
+        elif self._place and self._encoder is not None:
+            self._end_with(self._owner.event_encoder().pause(RETRY_MS), [])
+            self._exchange.complete(self._token, self._status, self._bytes_out, self._owner.clock_ns())
 
     def on_end(self) -> None:
         self._record = None
         self._owner.store.unfollow(self._follow)
         self._owner.ended(self._token)
+
+
+class ResumedStream(Stream):
+    """The rest of a stream, for a client that comes back. It has no slot, and nothing was sent for it."""
+
+    def __init__(
+        self, owner: Streams, plan: Plan, admission: Admission, sink: Sink, place: StreamPlace, text: str, now_ns: int
+    ) -> None:
+        """
+        Args:
+            place: the last event that the client got.
+            text: the part of its id that names the stream.
+        """
+        super().__init__(owner, plan, admission, sink, place.stream.partition, now_ns, owner.resumed)
+        self.raw = place.stream.correlation_id
+        self.position = place.offset
+        self._start = place.stream.start_offset
+        self._place = text
+        self._resumes = True
+        self._at = place
+        self._order = StreamOrder(place.item + 1)
+        self.has_items = True  # what has time is the next one
+
+    def begin_again(self, token: int) -> None:
+        """Follow the stream."""
+        self._token = token
+        self._follow = self._owner.store.follow(self)
+
+    def _take(self, reply: Reply, now_ns: int, out: list[bytes]) -> bool:
+        if reply.offset == self._at.offset and self._has_seen_the_end(reply):
+            self._sink.answer(204, [RECORDED], b"", self.raw)  # it makes an `EventSource` stop
+            self._exchange.complete(self._token, 204, 0, now_ns)
+            return False
+        return super()._take(reply, now_ns, out)
+
+    def _has_seen_the_end(self, reply: Reply) -> bool:
+        """Whether the last event that the client got was the end of the stream."""
+        try:
+            end = streams.decode(reply, self._rules.is_json)
+        except BadItem:
+            return False
+        return isinstance(end, End) and (end.items is None or self._at.item >= end.items.end)

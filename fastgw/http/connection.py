@@ -483,7 +483,7 @@ class Connection:
         self._state = _WAITING
         self._token = -1
         try:
-            if admission.kind == STREAM:
+            if admission.kind >= STREAM:
                 self._open_stream(admission, body)
             else:
                 self._token = self._door.open(admission, body, self._answer)

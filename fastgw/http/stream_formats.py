@@ -144,6 +144,10 @@ class EventStream:
     def error(self, problem: bytes, outcome: str, event_id: bytes | None = None) -> bytes | None:  # noqa: ARG002
         return sse.event(problem, b"error", event_id)
 
+    def pause(self, retry_ms: int) -> bytes:
+        """The last bytes of an answer whose stream goes on: the client connects again, and resumes."""
+        return sse.retry(retry_ms)
+
     def resync(self, problem: bytes) -> bytes:
         """The client's position cannot be used: it forgets it, and must begin anew."""
         return sse.event(problem, b"resync", b"")

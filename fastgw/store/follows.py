@@ -94,7 +94,7 @@ class Follows:
             on_scan: `next_scan` may have something.
             on_topic: `topic` has changed.
         """
-        self.topic = StreamTopic(0, [])
+        self.topic = StreamTopic(bytes(16), 0, [])
         self.queued_bytes = 0
         self._on_wanted = on_wanted
         self._on_scan = on_scan
@@ -187,11 +187,11 @@ class Follows:
         """The partitions whose new records are needed: those of this node, and those that have followers."""
         return self._owned | {one.partition for each in self._numbers.values() for one in each.values()}
 
-    def located(self, partitions: int, ends: Mapping[int, int], dropped: Iterable[int]) -> None:
+    def located(self, topic_id: bytes, partitions: int, ends: Mapping[int, int], dropped: Iterable[int]) -> None:
         """The live reader has changed what it reads.
 
         Args:
-            partitions: of the topic.
+            topic_id, partitions: of the topic.
             ends: partitions that it reads from now on, and the first offset of each.
             dropped: partitions that it does not read any more.
         """
@@ -206,14 +206,15 @@ class Follows:
                 elif before < end and not follower.is_behind:  # what lies between was not brought
                     self._fall_behind(follower, max(before, follower.position))
         homes = sorted(self._owned & self._next.keys())
-        if (partitions, homes) != (self.topic.partitions, self.topic.homes):
-            self.topic = StreamTopic(partitions, homes)
+        told = StreamTopic(topic_id, partitions, homes)
+        if told != self.topic:
+            self.topic = told
             self._on_topic()
 
     def lost(self) -> None:
         """The topic is not there, or Kafka does not answer: no new streams."""
         if self.topic.homes:
-            self.topic = StreamTopic(self.topic.partitions, [])
+            self.topic = StreamTopic(self.topic.topic_id, self.topic.partitions, [])
             self._on_topic()
 
     def took(self, seen: Sequence[Seen], next_offsets: Mapping[int, int]) -> None:

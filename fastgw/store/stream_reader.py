@@ -27,6 +27,7 @@ from fastgw.kafka.properties import store_consumer_properties
 from fastgw.messages import Reply
 from fastgw.store.follows import Follows, Scan, Seen
 from fastgw.store.split_replies import SplitReplies
+from fastgw.store.topic_reader import NO_TOPIC_ID, topic_id_of
 from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.store")
@@ -120,39 +121,41 @@ class StreamReader:
     def _follow_topic(self, consumer: Consumer) -> None:
         """Read on until the offsets that are read do not exist any more."""
         reading: dict[int, int] = {}
-        map_version, partitions = -1, 0
+        map_version, partitions, topic_id = -1, 0, NO_TOPIC_ID
         next_look_s = 0.0
         while not self._stopping.is_set():
             now_s = time.monotonic()
             if now_s >= next_look_s:
-                partitions = self._count_partitions(consumer) or partitions
+                topic_id, partitions = self._look(consumer) or (topic_id, partitions)
                 next_look_s = now_s + (LOOK_EVERY_S if partitions else LOOK_AGAIN_S)
                 map_version = -1
             if partitions and (self._is_stale or map_version != self._table.map_version()):
                 map_version = self._table.map_version()
-                if not self._assign_wanted(consumer, reading, partitions):
+                if not self._assign_wanted(consumer, reading, topic_id, partitions):
                     next_look_s = now_s + LOOK_AGAIN_S
             if not reading:
                 self._stopping.wait(POLL_S)
             elif not self._take_live(consumer, reading):
                 return
 
-    def _count_partitions(self, consumer: Consumer) -> int:
-        """The partitions of the topic; 0: Kafka does not say."""
+    def _look(self, consumer: Consumer) -> tuple[bytes, int] | None:
+        """Id and partitions of the topic; None: Kafka does not say."""
         try:
-            topic = consumer.list_topics(self._topic, timeout=LOOK_TIMEOUT_S).topics[self._topic]
-            if topic.error is not None:
-                raise KafkaException(topic.error)
+            metadata = consumer.list_topics(timeout=LOOK_TIMEOUT_S)
+            topic = metadata.topics.get(self._topic)
+            if topic is None or topic.error is not None:
+                raise KafkaException(topic.error if topic else KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            topic_id = topic_id_of(self._config, self._topic) if cluster.has_admin(metadata) else NO_TOPIC_ID
         except KafkaException as error:
             # Once, and not every second of an outage, in which the error may change.
             if self._troubles.begins(("streams",), "cannot be looked at"):
                 log.warning("cannot look up the topic of streams", topic=self._topic, error=cluster.reason(error))
             self._on_loop(self.follows.lost)
-            return 0
+            return None
         self._troubles.begins(("streams",), "")
-        return len(topic.partitions)
+        return topic_id, len(topic.partitions)
 
-    def _assign_wanted(self, consumer: Consumer, reading: dict[int, int], partitions: int) -> bool:
+    def _assign_wanted(self, consumer: Consumer, reading: dict[int, int], topic_id: bytes, partitions: int) -> bool:
         """Begin with the partitions that are wanted now, and end with the others. False: Kafka does not answer."""
         self._is_stale = False
         _, owners = self._table.read_map()
@@ -173,7 +176,7 @@ class StreamReader:
         for one in dropped:
             del reading[one]
         reading.update(ends)
-        self._on_loop(lambda: self.follows.located(partitions, ends, dropped))
+        self._on_loop(lambda: self.follows.located(topic_id, partitions, ends, dropped))
         if gained or dropped:
             log.info("reads streams", topic=self._topic, partitions=len(reading))
         return True

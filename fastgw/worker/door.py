@@ -6,10 +6,11 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import PLAIN, STREAM, TICKET, Admission, Refusal, Sink
+from fastgw.admission import PLAIN, RESUME, STREAM, TICKET, Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.later import Later
+from fastgw.core.resumed import FIRST_RESUMED
 from fastgw.core.routing import Router
 from fastgw.core.streams import Streams
 from fastgw.core.tickets import FIRST_TOKEN, Tickets
@@ -86,7 +87,9 @@ class GatewayDoor:
         elif verdict.kind == TICKET:
             return verdict  # needs no slot
         else:
-            refusal = self._refusal_of_stream(verdict) or self._exchange.reserve(verdict)
+            refusal = self._refusal_of_stream(verdict)
+            if refusal is None and verdict.kind != RESUME:  # which needs no slot either
+                refusal = self._exchange.reserve(verdict)
         if refusal is None:
             return verdict
         return refusal._replace(head=head) if self._keeps_heads else refusal
@@ -115,7 +118,7 @@ class GatewayDoor:
         self._exchange.refuse(refusal, answer)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        if admission.kind != TICKET:
+        if admission.kind not in (TICKET, RESUME):
             self._exchange.abandon(admission, ending, detail, answer)
         elif answer is not None:  # it has no slot
             self._exchange.refuse(Refusal(ending, detail, admission.route_number, head=admission.headers), answer)
@@ -134,6 +137,8 @@ class GatewayDoor:
 
     def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
         assert self._streams is not None, "the router knows a route that streams"
+        if admission.kind == RESUME:
+            return self._streams.resume(admission, sink, time.monotonic_ns())
         return self._streams.open(admission, body, sink, time.monotonic_ns())
 
     def writable(self, token: int) -> None:
@@ -141,10 +146,18 @@ class GatewayDoor:
         self._streams.writable(token)
 
     def gone(self, token: int) -> None:
-        if token > FIRST_TOKEN and self._tickets is not None:
-            self._tickets.gone(token)
+        if token > FIRST_TOKEN:
+            self._gone_without_slot(token)
         else:
             self._exchange.cancel(token)
+
+    def _gone_without_slot(self, token: int) -> None:
+        if token > FIRST_RESUMED:
+            assert self._streams is not None, "only it gives such tokens"
+            self._streams.resumed.cancel(token)
+        else:
+            assert self._tickets is not None, "only it gives such tokens"
+            self._tickets.gone(token)
 
     def cut(self, why: Cut) -> None:
         self._table.add_tally(self._process_index, why, 1)

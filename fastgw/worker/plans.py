@@ -122,6 +122,7 @@ def _stream_rules(route: Route) -> StreamRules:
         route.stream_buffer_bytes,
         route.cancel,
         route.end_line,
+        route.resume,
     )
 
 

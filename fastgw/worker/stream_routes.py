@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastgw import errors
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import RESUME, Admission, Refusal
 from fastgw.config import Config
-from fastgw.core.streams import Encoder
+from fastgw.core.streams import Encoder  # the protocol of what `encoder_of` returns
 from fastgw.http import negotiation
 from fastgw.http.stream_formats import EVENT_STREAM, JSON, OFFERS, EventStream, JsonArray, JsonLines, RawBytes
 
@@ -15,6 +15,7 @@ class StreamRoutes:
 
     def __init__(self, cfg: Config) -> None:
         self._is_json = {route.number: route.items == "json" for route in cfg.routes if route.streams}
+        self._resuming = {route.number for route in cfg.routes if route.resume}
         self._express = " or ".join(listen.bind for listen in cfg.gateway.listens if listen.is_express)
 
     def refusal(self, admission: Admission) -> Refusal | None:
@@ -33,6 +34,8 @@ class StreamRoutes:
             why = negotiation.why_none(accept, OFFERS)
             return Refusal(errors.NOT_ACCEPTABLE, why, number, list(negotiation.VARY_ACCEPT))
         admission.media_type = chosen
+        if chosen == EVENT_STREAM and number in self._resuming and head.get("last-event-id"):
+            admission.kind = RESUME
         return None
 
 

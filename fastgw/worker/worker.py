@@ -36,6 +36,7 @@ from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
 from fastgw.http.front import Front
+from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.kafka import open_link
 from fastgw.mesh.links import MeshLinks
@@ -154,6 +155,7 @@ class Worker:
 
     def _join_streams(self, store: StoreLink, worker: int, generation: int) -> Streams:
         """From the store to the fronts: answers that are streamed."""
+        cfg = self._config
         return Streams(
             self._exchange,
             store,
@@ -161,9 +163,13 @@ class Worker:
             worker,
             self._table.slots_per_process,
             encoder_of,
+            EventStream,
             self._link.send_untracked,
             self._journal,
             time.monotonic_ns,
+            Secrets([secret.encode() for secret in cfg.gateway.secrets]) if cfg.resumes else None,
+            cfg.streams.keep_ns // NS_PER_MS,
+            cfg.store.max_waits,
         )
 
     def _open_door(self, kept: KeptParts | None) -> None:
@@ -260,6 +266,8 @@ class Worker:
             self._store.tick()
         if self._kept is not None:
             self._kept.tickets.expire(now_ns)
+        if self._streams is not None:
+            self._streams.resumed.expire(now_ns)
         self._plans.follow_services(self._table, now_ns)
         self._plans.decide_spread(now_ns, self._reply_path.round_trip_ns)
         self._journal.sum_up(now_ns)
@@ -327,6 +335,8 @@ class Worker:
         self._exchange.drain()
         if self._kept is not None:
             self._kept.tickets.drain()
+        if self._streams is not None:
+            self._streams.resumed.drain()
         lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
         for front in self._fronts:
             front.drain(lame_duck_s)

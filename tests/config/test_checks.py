@@ -46,7 +46,12 @@ MISTAKES = {
     # streams
     MINIMAL + "cancel = true\n": ["route[0].cancel:", 'false, unless reply = "stream"'],
     MINIMAL + "end_line = true\n": ["route[0].end_line:", 'false, unless reply = "stream"'],
-    MINIMAL + 'reply = "stream"\nresume = true\n': ["route[0].resume:", "not supported yet"],
+    MINIMAL + "resume = true\n": ["route[0].resume:", 'false, unless reply = "stream"'],
+    MINIMAL + 'reply = "stream"\nresume = true\n': ["gateway.secrets:", "hands out positions"],
+    GATEWAY + f'secrets = ["{"s" * 32}"]\n' + KAFKA + ROUTE + 'reply = "stream"\nresume = true\nitems = "bytes"\n': [
+        "route[0].resume:",
+        'items = "bytes"',
+    ],
     MINIMAL + 'reply = "stream"\nmax_duration = "1s"\n': ["route[0].max_duration:", 'at least timeout = "5s"'],
     GATEWAY + 'listen = [{ bind = "a:1", front = "granian" }]\n' + KAFKA + ROUTE + 'reply = "stream"\n': [
         "gateway.listen:",

@@ -6,21 +6,26 @@ import orjson
 import pytest
 
 from fastgw import errors, ids
-from fastgw.admission import STREAM, Admission
+from fastgw.admission import RESUME, STREAM, Admission
 from fastgw.core.exchange import REFUSED
 from fastgw.core.plan import StreamRules
 from fastgw.core.streams import COMMENT_NS, LOOK_NS, SLOW_NS, Stream, Streams
 from fastgw.dialects import streams
 from fastgw.dialects.plain import RequestWire
 from fastgw.followed import LIVE, StreamTopic, size_of
+from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
-from fastgw.messages import HeaderList, Record
+from fastgw.messages import Head, HeaderList, Record
+from fastgw.tokens import Secrets
 from fastgw.worker.stream_routes import encoder_of
 from tests.core.test_exchange import HEAD, MS, House
+from tests.core.test_routing import FakeHeaders
 
 S = 1000 * MS
+TOPIC_ID = bytes(range(16))
 EPOCH_MS = 1_800_000_000_000
 BUFFER = 1000
+SECRETS = Secrets([b"a secret that has at least 32 bytes"])
 RULES = StreamRules(True, 1 * S, 3 * S, 20 * S, BUFFER, True, True)
 A, B = b"a", b"b"  # attempts
 
@@ -29,7 +34,7 @@ class FakeStore:
     """The store of the node, as a worker's link shows it."""
 
     def __init__(self) -> None:
-        self.streams: StreamTopic | None = StreamTopic(8, [1, 4])
+        self.streams: StreamTopic | None = StreamTopic(TOPIC_ID, 8, [1, 4])
         self.followers: dict[int, Stream] = {}
         self.asked: list[tuple[int, int]] = []  # position and credit of each follow
         self.credits: list[int] = []
@@ -90,6 +95,11 @@ class FakeSink:
         return self.data.lstrip().splitlines()
 
     @property
+    def ids(self) -> list[str]:
+        """Of all events so far."""
+        return [line[4:].decode() for line in self.data.splitlines() if line.startswith(b"id: ")]
+
+    @property
     def end_line(self) -> dict:
         return orjson.loads(self.lines[-1])["fastgw"]
 
@@ -123,9 +133,13 @@ class Place:
             turn=1,
             slots=slots,
             encoder=encoder_of,
+            event_encoder=EventStream,
             send_untracked=self.take_cancel,
             journal=self.house.journal,
             clock_ns=lambda: self.now_ns,
+            secrets=SECRETS,
+            keep_ms=60_000,
+            most_resumed=2,
         )
         self.sink = FakeSink()
         self.token = REFUSED
@@ -174,6 +188,15 @@ class Place:
         while self.now_ns < ends:
             self.now_ns = min(ends, self.now_ns + 50 * MS)
             self.exchange.expire(self.now_ns)
+            self.streams.resumed.expire(self.now_ns)
+
+    def comes_back(self, event_id: str) -> None:
+        """A client with this `Last-Event-ID`."""
+        head = Head("GET", "/o", "", FakeHeaders({"last-event-id": [event_id]}), ["shop.test"], 0, False)
+        admission = Admission(0, "POST", "/o", "", (), head, 0, 5 * S)
+        admission.kind, admission.media_type = RESUME, "text/event-stream"
+        self.sink = FakeSink()
+        self.token = self.streams.resume(admission, self.sink, self.now_ns)
 
     def counted(self, ending: errors.Ending) -> int:
         return self.house.table.endings(0)[ending.number]
@@ -217,8 +240,8 @@ def test_the_record_is_sent_when_the_store_follows_its_id_and_not_before(place: 
     ("topic", "ending"),
     [
         (None, errors.STORE_DOWN),
-        (StreamTopic(8, []), errors.STORE_RESTORING),
-        (StreamTopic(0, []), errors.STORE_RESTORING),
+        (StreamTopic(TOPIC_ID, 8, []), errors.STORE_RESTORING),
+        (StreamTopic(TOPIC_ID, 0, []), errors.STORE_RESTORING),
     ],
 )
 def test_without_the_store_nothing_is_sent(place: Place, topic: StreamTopic | None, ending: errors.Ending) -> None:
@@ -605,3 +628,187 @@ def test_a_drain_refuses_what_was_not_sent(place: Place) -> None:
     place.exchange.drain()
     place.sink.expect(errors.DRAINING)
     place.is_over(errors.DRAINING)
+
+
+# ---- clients that come back
+
+
+RESUMING = RULES._replace(resumes=True)
+EVENTS = "text/event-stream"
+
+
+@pytest.fixture
+def lasting() -> Place:
+    """A route whose streams can be resumed; a stream has sent two items, and its client has left."""
+    place = Place(RESUMING)
+    place.sent(EVENTS)
+    place.items(0, b"1", b"2")
+    return place
+
+
+def test_each_event_has_an_id_and_a_client_that_leaves_cancels_nothing(lasting: Place) -> None:
+    first, second = lasting.sink.ids
+    assert (first.rpartition(".")[2], second.rpartition(".")[2]) == ("0", "1")
+    assert first.rpartition(".")[0] == second.rpartition(".")[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.is_over(errors.CANCELLED)
+    assert lasting.cancels == []
+
+
+def test_lines_have_no_positions(lasting: Place) -> None:
+    lasting.exchange.cancel(lasting.token)
+    lasting.sent("application/x-ndjson")
+    lasting.offset = 100
+    lasting.items(0, b"1")
+    lasting.exchange.cancel(lasting.token)
+    assert len(lasting.cancels) == 1, "such a client cannot come back"
+
+
+def test_a_client_that_comes_back_gets_the_rest_and_nothing_is_sent_for_it(lasting: Place) -> None:
+    before = len(lasting.house.send.records)
+    came_with = lasting.sink.ids[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(came_with)
+    assert lasting.store.asked[-1] == (100, BUFFER), "from the record with the last item on"
+    assert lasting.exchange.in_flight == 0
+    lasting.offset = 100
+    lasting.items(0, b"1", b"2")
+    assert lasting.sink.data == f"id: {came_with[:-1]}1\ndata: 2\n\n".encode()
+    lasting.items(2, b"3")
+    lasting.end(3)
+    assert lasting.sink.ended == "complete"
+    assert [one.rpartition(".")[2] for one in lasting.sink.ids] == ["1", "2", "3"]
+    assert len(lasting.house.send.records) == before
+    assert lasting.counted(errors.ANSWERED) == 1
+    assert len(lasting.streams.resumed) == 0
+    assert lasting.store.followers == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_has_seen_the_end_is_told_to_stop(lasting: Place, fails: bool) -> None:
+    end = [*streams.end_headers(A, not fails, 2), *([("status", b"500")] if fails else [])]
+    lasting.comes((end, b""))
+    last, offset = lasting.sink.ids[-1], lasting.offset - 1
+    lasting.comes_back(last)
+    lasting.offset = offset
+    lasting.comes((end, b""))
+    status, _, body = lasting.sink.whole
+    assert (status, body) == (204, b"")
+    assert len(lasting.streams.resumed) == 0
+
+
+def test_who_has_seen_the_last_item_but_not_the_end_gets_the_end(lasting: Place) -> None:
+    last_item = lasting.sink.ids[-1]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(last_item)
+    lasting.offset = 100
+    lasting.items(0, b"1", b"2")
+    assert lasting.sink.head is None
+    lasting.end(2)
+    assert b"event: end" in lasting.sink.data
+    assert lasting.sink.ended == "complete"
+
+
+def test_items_in_the_record_of_the_end_have_their_own_positions(lasting: Place) -> None:
+    end = [*streams.items_headers(A, 2, 2), ("stream_end", b"ok"), ("stream_total", b"4")]
+    lasting.comes((end, b"3\n4"))
+    third, fourth, last = lasting.sink.ids[-3:]
+    for came_with, gets in ((third, [b"data: 4", b"event: end"]), (fourth, [b"event: end"]), (last, None)):
+        lasting.comes_back(came_with)
+        lasting.offset = 101
+        lasting.comes((end, b"3\n4"))
+        if gets is None:
+            assert lasting.sink.whole[0] == 204
+        else:
+            wanted = [line for line in lasting.sink.data.splitlines() if line in (b"data: 4", b"event: end")]
+            assert wanted == gets
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda one: one[:-6] + "AA.0.0", lambda _: "x" * 10_000, lambda _: "\x00", str.upper]
+)
+def test_an_id_that_is_none_makes_the_client_forget_it(lasting: Place, spoil) -> None:
+    lasting.comes_back(spoil(lasting.sink.ids[0]))
+    status, headers, body = lasting.sink.whole
+    assert (status, dict(headers)["content-type"]) == (200, EVENTS)
+    assert body.startswith(b"id:\nevent: resync\n")
+    assert lasting.counted(errors.MALFORMED) == 1
+    assert lasting.token == REFUSED
+
+
+def test_an_id_of_another_time_topic_or_route_makes_the_client_forget_it(lasting: Place) -> None:
+    came_with = lasting.sink.ids[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.store.streams = StreamTopic(bytes(16), 8, [1])
+    lasting.comes_back(came_with)
+    assert b"event: resync" in lasting.sink.whole[2]
+    lasting.store.streams = StreamTopic(TOPIC_ID, 8, [1])
+    lasting.now_ns += 20 * S + 61 * S
+    lasting.comes_back(came_with)
+    assert b"event: resync" in lasting.sink.whole[2]
+    assert lasting.counted(errors.OVERTAKEN) == 2
+
+
+def test_who_cannot_be_served_now_comes_back_later(lasting: Place) -> None:
+    came_with = lasting.sink.ids[0]
+    lasting.store.streams = None
+    lasting.comes_back(came_with)
+    assert (lasting.sink.whole[0], lasting.sink.whole[2]) == (200, b"retry: 1000\n\n")
+    lasting.store.streams = StreamTopic(TOPIC_ID, 8, [])
+    for _ in range(3):
+        lasting.comes_back(came_with)
+    assert lasting.sink.whole[2] == b"retry: 1000\n\n"
+    assert lasting.counted(errors.WATCH_CAP) == 1
+    assert len(lasting.streams.resumed) == 2
+
+
+def test_what_the_log_has_lost_cannot_be_resumed(lasting: Place) -> None:
+    came_with = lasting.sink.ids[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(came_with)
+    lasting.stream.on_follow_end("overtaken")
+    assert lasting.sink.whole[2].startswith(b"id:\nevent: resync\n")
+    lasting.comes_back(came_with)
+    lasting.offset = 100
+    lasting.items(0, b"1", b"2")
+    lasting.stream.on_follow_end("overtaken")
+    assert b"id:\nevent: resync\n" in lasting.sink.data
+    assert lasting.sink.ended == "complete"
+
+
+def test_a_drain_sends_clients_away_that_can_come_back(lasting: Place) -> None:
+    lasting.exchange.drain()
+    assert lasting.sink.data.endswith(b"retry: 1000\n\n")
+    assert lasting.sink.ended == "complete"
+    lasting.is_over(errors.ANSWERED)
+    lasting.comes_back(lasting.sink.ids[0])
+    lasting.offset = 100
+    lasting.items(0, b"1", b"2")
+    lasting.streams.resumed.drain()
+    assert lasting.sink.data.endswith(b"retry: 1000\n\n")
+    assert len(lasting.streams.resumed) == 0
+
+
+def test_a_resumed_stream_ends_as_others_do(lasting: Place) -> None:
+    came_with = lasting.sink.ids[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(came_with)
+    lasting.passes(2 * S)
+    assert lasting.sink.head[0] == 200, "the head does not wait for ever"
+    lasting.passes(2 * S)
+    assert b"stream_idle" in lasting.sink.data
+    assert lasting.counted(errors.STREAM_IDLE) == 1
+    lasting.comes_back(came_with)
+    lasting.streams.resumed.cancel(lasting.token)
+    lasting.streams.resumed.cancel(lasting.token)
+    assert lasting.counted(errors.CANCELLED) == 2
+    assert (len(lasting.streams.resumed), lasting.store.followers) == (0, {})
+
+
+def test_a_slow_client_that_could_come_back_is_not_cut_off() -> None:
+    place = Place(RESUMING._replace(max_duration_ns=60 * S))
+    place.sent(EVENTS)
+    place.sink.takes = False
+    place.items(0, b"1" * BUFFER)
+    place.passes(2 * SLOW_NS)
+    assert not place.sink.ended

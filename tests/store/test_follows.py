@@ -15,6 +15,7 @@ from fastgw.store import follows as follows_module
 from fastgw.store.follows import Follows, Scan, Seen
 
 VALUE = b"x" * 100
+TOPIC_ID = bytes(range(16))
 SIZE = size_of(VALUE)
 
 
@@ -65,7 +66,7 @@ class Place:
         """The live reader does what is wanted."""
         ends = {one: len(self.log[one]) for one in self.follows.wanted()}
         self.read_to.update(ends)
-        self.follows.located(self.partitions, ends, self.log.keys() - ends.keys())
+        self.follows.located(TOPIC_ID, self.partitions, ends, self.log.keys() - ends.keys())
 
     def append(self, correlation_id: bytes, partition: int = 0, times: int = 1) -> None:
         self.log[partition] += [correlation_id] * times
@@ -151,13 +152,13 @@ def test_a_follow_from_an_offset_begins_in_the_log(place: Place) -> None:
 def test_a_partition_of_another_node_is_read_while_it_has_a_follower() -> None:
     place, worker = Place(), Worker()
     place.own(1)
-    assert place.follows.topic == StreamTopic(2, [1])
+    assert place.follows.topic == StreamTopic(TOPIC_ID, 2, [1])
     place.follow(worker, partition=0)
     assert worker.frames == []
     assert place.follows.wanted() == {0, 1}
     place.locate()
     assert worker.start == 0
-    assert place.follows.topic == StreamTopic(2, [1]), "it is no home for new streams"
+    assert place.follows.topic == StreamTopic(TOPIC_ID, 2, [1]), "it is no home for new streams"
     place.follows.unfollow(worker, Unfollow(1))
     assert place.follows.wanted() == {1}
 
@@ -278,9 +279,9 @@ def test_nothing_is_left_of_a_connection_that_has_ended(place: Place) -> None:
 
 def test_without_kafka_no_partition_is_a_home(place: Place) -> None:
     place.follows.lost()
-    assert place.follows.topic == StreamTopic(2, [])
+    assert place.follows.topic == StreamTopic(TOPIC_ID, 2, [])
     place.locate()
-    assert place.follows.topic == StreamTopic(2, [0, 1])
+    assert place.follows.topic == StreamTopic(TOPIC_ID, 2, [0, 1])
 
 
 @settings(max_examples=300, deadline=None)
