@@ -33,6 +33,7 @@ LINES = {"Accept": "application/x-ndjson"}
 EVENTS = {"Accept": "text/event-stream"}
 ARRAY = {"Accept": "application/json"}
 BUFFER_BYTES = 64 << 10
+SECRETS = 'secrets = ["the secret of all tests about streams"]'
 ROUTES = """
 [[route]]
 name = "orders"
@@ -65,6 +66,14 @@ topic = "{orders}"
 reply = "stream"
 items = "bytes"
 [[route]]
+name = "lasting"
+method = "GET"
+path = "/lasting"
+topic = "{orders}"
+reply = "stream"
+resume = true
+cancel = true
+[[route]]
 name = "plain"
 method = "POST"
 path = "/plain"
@@ -95,8 +104,9 @@ class Shop:
         self.port, self.granian = free_port(), free_port()
         routes = ROUTES.format(**topics, express=self.port, granian=self.granian)
         self.gateway = Gateway(
-            folder, bootstrap, topics["replies"], [], workers=workers, more=routes + more, drain_timeout="5s"
-        )
+            folder, bootstrap, topics["replies"], [], workers=workers, more=routes + more, drain_timeout="5s",
+            settings=SECRETS,
+        )  # fmt: skip
 
     def ask(self, path: str = "/orders", headers: dict[str, str] | None = None, **options: int) -> StreamClient:
         return StreamClient(self.port, path, headers=LINES if headers is None else headers, **options)
@@ -650,6 +660,98 @@ def test_a_drain_waits_for_streams_and_then_says_that_they_are_not_complete(
             ends = sorted((stream.rest() for stream in (first, second)), key=len)
             assert ends[0].split(b"\n", 1)[0] == b"2"
             assert json.loads(ends[1])["fastgw"]["problem"]["type"] == "urn:fastgw:problem:stream_broken"
+
+
+# ---- clients that come back
+
+
+def test_a_client_that_comes_back_gets_the_rest_once_and_the_service_hears_nothing_of_it(shop: Shop) -> None:
+    with shop.ask("/lasting", EVENTS) as client:
+        request = shop.service.take()
+        shop.items(request, 0, b"0", b"1")
+        first, _ = client.event(), client.event()
+    shop.items(request, 2, b"2")
+    with shop.ask("/lasting", EVENTS | {"Last-Event-ID": first["id"]}) as client:
+        assert [client.event()["data"], client.event()["data"]] == ["1", "2"]
+        shop.items(request, 3, b"3")
+        shop.end(request, 4)
+        assert client.event()["data"] == "3"
+        last = client.event()
+        assert (last["event"], client.event()) == ("end", {})
+    with shop.ask("/lasting", EVENTS | {"Last-Event-ID": last["id"]}) as client:
+        assert (client.status, client.rest()) == (204, b"")
+    with shop.ask(headers=ARRAY) as client:  # the next record of the request topic is this one
+        shop.end(shop.service.take(), 0)
+        assert client.rest() == b"[]\n"
+
+
+def test_a_stream_survives_the_death_of_every_process(shop: Shop) -> None:
+    with shop.ask("/lasting", EVENTS) as client:
+        request = shop.service.take()
+        shop.items(request, 0, b"0", b"1")
+        position = client.event()["id"]
+        shop.gateway.signal_all(signal.SIGKILL)
+        assert shop.gateway.process is not None
+        shop.gateway.process.wait(10)
+    shop.items(request, 2, b"2")
+    shop.end(request, 3)
+    shop.gateway.start()
+    with shop.ask("/lasting", EVENTS | {"Last-Event-ID": position}) as client:
+        assert [client.event().get("data") for _ in range(2)] == ["1", "2"]
+        assert client.event()["event"] == "end"
+
+
+def test_a_position_that_is_none_is_forgotten(shop: Shop) -> None:
+    for position in ("x", "x.1.2", "A" * 5000):
+        with shop.ask("/lasting", EVENTS | {"Last-Event-ID": position}) as client:
+            event = client.event()
+            assert (event["event"], event["id"]) == ("resync", "")
+            assert client.event() == {}
+
+
+@pytest.mark.needs("node-clients")
+def test_an_event_source_comes_back_through_reloads_and_gets_every_event_once(shop: Shop) -> None:
+    environ = {**os.environ, "NO_PROXY": "*", "CLIENTS_NODE_MODULES": str(fleet.node_modules())}
+    script = REPOSITORY / "tests/clients/event_source.mjs"
+    command = ["node", str(script), f"http://127.0.0.1:{shop.port}/lasting"]
+    node = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None
+    try:
+        request, number = shop.service.take(), 0
+        for reload in range(2):
+            for _ in range(5):
+                shop.items(request, number, b"%d" % number)
+                assert json.loads(node.stdout.readline())[:2] == ["message", str(number)]
+                number += 1
+            ended = len(shop.gateway.log_text.split('"drained"'))
+            shop.gateway.signal(signal.SIGHUP)
+            eventually(lambda ended=ended: len(shop.gateway.log_text.split('"drained"')) == ended + 2, 30, f"{reload}")
+        shop.items(request, number, b'"last"')
+        assert json.loads(node.stdout.readline())[:2] == ["message", '"last"']
+        shop.end(request, number + 1)
+        assert json.loads(node.stdout.readline())[0] == "end"
+        assert json.loads(node.stdout.readline()) == "closed"
+    finally:
+        node.kill()
+        node.communicate()
+
+
+def test_a_stream_is_resumed_on_another_node(tmp_path: Path, kafka_bootstrap: str, make_topics: MakeTopics) -> None:
+    topics = make_topics({"replies": 8, "orders": 1, "streams": 8})
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as service, ExitStack() as stack:
+        here, there = two_nodes(tmp_path, kafka_bootstrap, topics, service)
+        for shop in (here, there):
+            stack.enter_context(shop.gateway)
+        with here.ask("/lasting", EVENTS) as client:
+            request = service.take()
+            here.items(request, 0, b"0", b"1")
+            position = client.event()["id"]
+        with there.ask("/lasting", EVENTS | {"Last-Event-ID": position}) as client:
+            assert client.event()["data"] == "1"
+            here.items(request, 2, b"2")
+            assert client.event()["data"] == "2"
+            here.end(request, 3)
+            assert client.event()["event"] == "end"
 
 
 # ---- commands
