@@ -297,11 +297,13 @@ class Stream:
         self._rules: StreamRules = plan.stream
         self._sink = sink
         self._media_type = admission.media_type
+        self._is_head = admission.method == "HEAD"
         self._token = -1
         self._follow = -1
         self._record: Record | None = None  # until it is sent
         self._partition = -1  # of the record; -1: Kafka has not confirmed it
         self._is_client_gone = False
+        self._has_ended = False
         # A stream that can be resumed.
         self._resumes = plan.stream.resumes and self._media_type == EVENT_STREAM
         self._place = ""  # the part of all ids of events that names the stream; "" before the first
@@ -378,7 +380,7 @@ class Stream:
         for offset, headers, value in records:
             taken += size_of(value)
             self.position = offset + 1
-            if not self._take(Reply(self.raw, self.home, offset, headers, value), now_ns, out):
+            if not self._take(Reply(self.raw, self.home, offset, headers, value), now_ns, out) or self._has_ended:
                 return
         self.credit -= taken
         if out:
@@ -539,6 +541,10 @@ class Stream:
         self._bytes_out += len(first)
         headers = self._exchange.begin_stream(self._token, headers)
         self._is_behind = not self._sink.begin(status, headers, self.raw, first)
+        if self._is_head:  # its answer is the head: what comes now is for nobody
+            self._sink.end()
+            self._cancel()
+            self._exchange.complete(self._token, status, self._bytes_out, now_ns)
 
     def _write(self, data: bytes, now_ns: int) -> None:
         self._bytes_out += len(data)
@@ -659,9 +665,14 @@ class Stream:
             return True
         if self._partition < 0:
             return False  # until it is known where the record is
-        headers, value = streams.cancel_record(self.raw)
-        self._owner.send_untracked(Record(self._plan.topic, value, None, headers, self._partition))
+        self._cancel()
         return True
+
+    def _cancel(self) -> None:
+        """Tell the service that its work is for nobody, if its route wants that."""
+        if self._rules.cancels and self._partition >= 0:
+            headers, value = streams.cancel_record(self.raw)
+            self._owner.send_untracked(Record(self._plan.topic, value, None, headers, self._partition))
 
     def on_drain(self) -> None:
         if self._record is not None:  # others go on until the end of the drain
@@ -671,6 +682,7 @@ class Stream:
             self._exchange.complete(self._token, self._status, self._bytes_out, self._owner.clock_ns())
 
     def on_end(self) -> None:
+        self._has_ended = True
         self._record = None
         self._owner.store.unfollow(self._follow)
         self._owner.ended(self._token)

@@ -20,6 +20,7 @@ from tests.fuzz import (
     proxy,
     replies,
     services,
+    store_frames,
     streams,
     tokens,
 )
@@ -51,5 +52,6 @@ TARGETS: dict[str, Target] = {
         control,
         idempotency,
         accept,
+        store_frames,
     )
 }
