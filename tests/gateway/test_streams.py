@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from fastgw.dialects import streams
 from tests.actors.commands import fastgw
 from tests.actors.hand_service import HandService, RecordHeaders, Taken, hand_service
-from tests.actors.raw_http import RawConnection, head
+from tests.actors.raw_http import Answer, RawConnection, head
 from tests.actors.stream_client import StreamClient
 from tests.clients import fleet
 from tests.conftest import MakeTopics
@@ -612,6 +612,58 @@ def test_an_event_source_hears_each_event(shop: Shop) -> None:
     finally:
         node.kill()
         node.communicate()
+
+
+LATER = """
+[[route]]
+method = "POST"
+path = "/reports"
+topic = "{orders}"
+later = true
+[store]
+dir = "{store}"
+[later]
+topic = "{later}"
+[streams]
+topic = "{streams}"
+"""
+STREAM = """
+[[route]]
+method = "GET"
+path = "/orders"
+topic = "{orders}"
+reply = "stream"
+"""
+
+
+def test_a_reload_may_bring_the_first_stream(tmp_path: Path, kafka_bootstrap: str, make_topics: MakeTopics) -> None:
+    """The store runs already, for kept replies; its successor reads streams as well."""
+    topics = make_topics({"replies": 4, "orders": 1, "streams": 4})
+    topics |= make_topics({"later": 8}, {"message.timestamp.type": "LogAppendTime"})
+    more = LATER.format(**topics, store=tmp_path / "store")
+    gateway = Gateway(tmp_path, kafka_bootstrap, topics["replies"], [], more=more, settings=SECRETS)
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as service, gateway:
+        gateway.config.write_text(gateway.config.read_text() + STREAM.format(**topics))
+        code, _, err = fastgw("reload", gateway.config)
+        assert code == 0, err
+        eventually(lambda: gateway.status()["store"]["streams"]["partitions"] == 4, 20, "the store reads streams")
+        with RawConnection(gateway.port) as client:
+
+            def deferred() -> Answer | None:
+                answer = client.request("POST", "/reports", b"1", ["Prefer: respond-async"])
+                return answer if answer.status == 202 else None
+
+            answer = eventually(deferred, 20, "the store has read its topic again")
+            assert answer is not None
+            service.reply(service.take(b"1"), b"done")
+            location = answer.headers["location"]
+            assert client.request("GET", location, headers=["Prefer: wait=10"]).body == b"done"
+        with StreamClient(gateway.port, "/orders", headers=LINES) as stream:
+            request = service.take()
+            service.reply(request, b"7", streams.items_headers(b"a", 0, 1))
+            assert stream.value() == 7
+            service.reply(request, b"", streams.end_headers(b"a", True, 1))
+            assert stream.rest() == b""
 
 
 def two_nodes(folder: Path, bootstrap: str, topics: dict[str, str], service: HandService) -> Sequence[Shop]:
