@@ -254,7 +254,7 @@ class Streams:
             return errors.STORE_DOWN, "expected the store of this node to answer, got no connection to it"
         if not topic.homes:
             return errors.STORE_RESTORING, "the store of this node does not read the topic of streams yet"
-        if len(self) >= self._most:
+        if len(self) - len(self.resumed) >= self._most:
             return errors.TABLE_FULL, f"{self._most} streams are open, a quarter of this worker's slots"
         return None
 
@@ -624,7 +624,8 @@ class Stream:
         if self._encoder is None:
             return None
         if not self.has_items and now_ns >= self._first_due_ns:
-            return errors.EXPIRED, "no item came before the deadline"
+            is_recorded = self._partition >= 0
+            return errors.EXPIRED if is_recorded else errors.EXPIRED_UNKNOWN, "no item came before the deadline"
         if now_ns >= self._began_ns + rules.max_duration_ns:
             return errors.STREAM_MAX, f"expected a stream of at most {rules.max_duration_ns / 1e9:g} s (max_duration)"
         if 0 <= self._behind_ns <= now_ns - SLOW_NS and not self._resumes:

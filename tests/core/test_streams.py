@@ -488,6 +488,14 @@ def test_after_the_head_the_first_item_has_the_time_of_the_route(place: Place) -
     place.is_over(errors.EXPIRED)
 
 
+def test_a_record_that_kafka_has_not_confirmed_may_or_may_not_be_there(place: Place) -> None:
+    place.open()
+    place.stream.on_following(100)
+    place.passes(6 * S)
+    place.sink.expect(errors.EXPIRED_UNKNOWN)
+    place.is_over(errors.EXPIRED_UNKNOWN)
+
+
 def test_each_item_has_the_idle_timeout(place: Place) -> None:
     place.sent()
     for number in range(4):
