@@ -4,9 +4,9 @@
     python -m bench.questions.streams --streams 100 --rounds 3
 
 The service is one of `fastgw.service` that yields JSON items of about 200 bytes. `one`: a single stream, as fast as it
-goes. `many`: streams of 10 items a second each, all at once. Prints a JSON line for each round: items a second, and the
-CPU of an item in µs for the worker, the store and the service, the kernel's share included. Everything runs on this
-machine, the broker and the clients as well.
+goes. `many`: streams of 10 items a second each, all at once. Prints a JSON line for each round: items a second, the CPU
+of an item in µs for the worker, the store and the service, the kernel's share included, and what the memory of worker
+and store grew by, in kB for each stream. Everything runs on this machine, the broker and the clients as well.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from bench.rig.commands import run
 from bench.rig.gateways import free_port
-from bench.rig.processes import BenchError, Running, cpu_us, tree, wait_for
+from bench.rig.processes import BenchError, Running, cpu_us, memory, tree, wait_for
 from bench.rig.stage import Stage
 
 READY_S = 60.0
@@ -83,6 +84,10 @@ class Setup(NamedTuple):
     def cpu(self) -> dict[str, float]:
         return {name: cpu_us(pid) for name, pid in self.pids.items()}
 
+    def memory_kb(self) -> float:
+        """Of worker and store together."""
+        return sum(memory(self.pids[name]).rss_mb * 1000 for name in ("worker", "store"))
+
 
 def set_up(stage: Stage) -> Setup:
     topics = {name: stage.topic(name) for name in ("replies", "requests", "streams")}
@@ -140,13 +145,18 @@ class Reader:
             self._selector.register(one, selectors.EVENT_READ, bytearray())
             self._open += 1
 
-    def run(self) -> None:
-        ends = time.monotonic() + STREAM_S
+    def run(self, memory_kb: Callable[[], float]) -> float:
+        """Read everything; returns the most that `memory_kb` said meanwhile."""
+        ends, most, look_s = time.monotonic() + STREAM_S, 0.0, 0.0
         while self._open:
+            if time.monotonic() > look_s:
+                look_s = time.monotonic() + 1
+                most = max(most, memory_kb())
             if time.monotonic() > ends:
                 raise BenchError(f"{self._open} streams have not ended within {STREAM_S:g} s")
             for key, _ in self._selector.select(1.0):
                 self._read(key)
+        return most
 
     def _read(self, key: Any) -> None:
         one, tail = key.fileobj, key.data
@@ -164,8 +174,9 @@ class Reader:
 def measured(setup: Setup, question: str, path: str, streams: int, items: int) -> dict[str, Any]:
     """One round."""
     before, began = setup.cpu(), time.monotonic()
+    small_kb = setup.memory_kb()
     reader = Reader(setup.port, path, streams)
-    reader.run()
+    large_kb = reader.run(setup.memory_kb)
     took_s = time.monotonic() - began
     after = setup.cpu()
     if reader.bad:
@@ -173,7 +184,8 @@ def measured(setup: Setup, question: str, path: str, streams: int, items: int) -
     if abs(reader.items - streams * items) > streams:  # a note may be cut in two by a read
         raise BenchError(f"expected {streams * items} items, got {reader.items}")
     cpu = {f"{name}_us": round((after[name] - before[name]) / (streams * items), 2) for name in sorted(setup.pids)}
-    return {"question": question, "streams": streams, "items_s": round(streams * items / took_s), **cpu}
+    grown = {"grown_kb": round((large_kb - small_kb) / streams, 1)}
+    return {"question": question, "streams": streams, "items_s": round(streams * items / took_s), **cpu, **grown}
 
 
 def main(
