@@ -19,3 +19,4 @@ cdef class Admission:
     cdef public int kind
     cdef public int64_t defer_after_ns
     cdef public bint is_async
+    cdef public str media_type

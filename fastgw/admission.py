@@ -19,6 +19,8 @@ Params = tuple[tuple[str, str], ...]
 PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
+STREAM = 3  # its answer may come in pieces: the front calls `Door.open_stream` instead of `Door.open`
+RESUME = 4  # the same, for a client that comes back to a stream
 KEYED = 5  # it has an idempotency key
 
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
@@ -45,9 +47,11 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
-        kind: PLAIN, KEPT, TICKET or KEYED; the router sets it, and the fields after it for the kinds that need them.
+        kind: PLAIN, KEPT, TICKET, STREAM, RESUME or KEYED; the router sets it (RESUME: the door), and the fields after
+            it for the kinds that need them.
         defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
         is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
+        media_type: STREAM: that of the answer; "": the service's own. The door sets it.
         connection: a front sets it if the connection can carry several requests at once: what identifies the
             connection in `Door.bodies` and `Door.answers`.
     """
@@ -76,7 +80,50 @@ class Admission:
         self.kind = PLAIN
         self.defer_after_ns = 0
         self.is_async = False
+        self.media_type = ""
         self.connection: Hashable | None = None
+
+
+class Sink(Protocol):
+    """The answer to one request whose route streams, as the core writes it through a front.
+
+        ┌─> answer                          an ordinary answer: the stream did not begin
+        ├─> begin ──> write ... ──> end     a complete stream
+        └─> abort, instead of any of these  an incomplete one
+
+    Each of `answer`, `end` and `abort` is the last call. After the client has disconnected (`Door.gone`) all calls have
+    no effect. Call it on the event loop.
+    """
+
+    def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
+        """Answer without a stream, as `messages.Answer` does. Only before `begin`."""
+
+    def begin(self, status: int, headers: HeaderList, request_id: bytes = b"", data: bytes = b"") -> bool:
+        """Send the head, and `data` behind it in the same packet. Call it once.
+
+        Args:
+            status: 200-599. 204, 205 and 304 have no body, and the answer to HEAD has none: what is written is dropped.
+            headers: lower-case names, those of CORS included. The front adds the framing, `date`, and `connection`
+                where it is needed. It does not compress.
+            request_id: ASCII, sent as `x-request-id`; b"": no such header.
+
+        Returns:
+            As `write`.
+        """
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body. The front keeps all of it, whatever it returns: the caller bounds what it writes.
+
+        Returns:
+            False: the client is behind. `Door.writable(token)` is called once it has taken everything.
+        """
+
+    def end(self, data: bytes = b"") -> None:
+        """The answer is complete with `data`. The connection can carry the next request."""
+
+    def abort(self) -> None:
+        """The answer is incomplete, and the client can tell: the connection ends without the last chunk (RFC 9112,
+        section 8). Data that waits for the client is lost."""
 
 
 class Door(Protocol):
@@ -86,9 +133,15 @@ class Door(Protocol):
 
     admit ──> Refusal: refuse
           └─> Admission ──> body complete: open ──> token ──> gone, if the client disconnects before the answer
+                        │   the same, if it streams: open_stream ──> token ──> writable ... ──> gone, if the client
+                        │                                                      disconnects before the end
                         └─> body incomplete: abandon
 
     A front that cannot parse a Head calls `refuse` without `admit`.
+
+    A door admits no request that streams if `Head.cannot_stream`, because granian neither reports back-pressure nor
+    can end an answer as incomplete, and none with `Head.is_http10`, because to HTTP/1.0 each end looks like a complete
+    answer. So these fronts and clients never see `open_stream`.
     """
 
     bodies: BodyMemory
@@ -109,6 +162,13 @@ class Door(Protocol):
         Returns:
             A token for `gone`; negative: the request is already answered.
         """
+
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
+        """A request that streams is complete; it is answered through `sink`. Returns a token, negative if `sink` has
+        already ended."""
+
+    def writable(self, token: int) -> None:
+        """The client has taken everything that was written, after a call of the sink returned False."""
 
     def gone(self, token: int) -> None:
         """The client has disconnected. Has no effect after the answer."""

@@ -111,6 +111,15 @@ KEY_BUSY = Ending(
 )
 CLAIM_LATE = Ending(46, "claim_late", 503, _N, True, "The Idempotency-Key was not claimed in time", RETRY_AFTER_S)
 KEPT_CAP = Ending(47, "kept_cap", 503, _N, True, "This route keeps too many idempotency keys", RETRY_AFTER_S)
+NOT_ACCEPTABLE = Ending(48, "not_acceptable", 406, _N, False, "The answer has no media type that the client accepts")
+HTTP_VERSION = Ending(49, "http_version", 505, _N, False, "A streamed answer needs HTTP/1.1 or later")
+WRONG_LISTENER = Ending(50, "wrong_listener", 501, _N, False, "This listener cannot stream answers")
+BAD_ITEM = Ending(51, "bad_item", 502, _R, False, "A record of the stream breaks the rules of streams", alarming=True)
+STREAM_BROKEN = Ending(52, "stream_broken", 502, _R, False, "The stream ended before it was complete", alarming=True)
+STREAM_IDLE = Ending(53, "stream_idle", 504, _R, False, "The service sent nothing for too long", alarming=True)
+STREAM_MAX = Ending(54, "stream_max", 504, _R, False, "The stream took longer than the route allows")
+SLOW_READER = Ending(55, "slow_reader", 499, _R, False, "The client read its stream too slowly")
+OVERTAKEN = Ending(56, "overtaken", 410, _R, False, "Kafka has deleted records of the stream before they were read")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

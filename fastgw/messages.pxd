@@ -8,7 +8,7 @@ cdef class Head:
     cdef public str path, query
     cdef readonly tuple hosts
     cdef readonly object content_length
-    cdef readonly bint is_streamed
+    cdef readonly bint is_streamed, is_http10, cannot_stream
     cdef public object peer, client
     cdef object _headers
     cpdef get(self, str key)

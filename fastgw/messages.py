@@ -59,6 +59,8 @@ class Head:
         hosts: every Host header, or the one :authority of HTTP/2.
         content_length: None if it is not declared.
         is_streamed: a body of unknown length may follow; the front limits it to `Admission.max_body_bytes`.
+        is_http10: the client cannot read chunks.
+        cannot_stream: the front cannot stream the answer (`admission.Sink`).
         peer: the other end of the connection.
         client: the client for which the peer sent the request; `Router.admit` sets it, None before.
     """
@@ -73,6 +75,8 @@ class Head:
         content_length: int | None,
         is_streamed: bool,
         peer: Peer = UNKNOWN_PEER,
+        is_http10: bool = False,
+        cannot_stream: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -80,6 +84,8 @@ class Head:
         self.hosts = tuple(hosts)
         self.content_length = content_length
         self.is_streamed = is_streamed
+        self.is_http10 = is_http10
+        self.cannot_stream = cannot_stream
         self.peer = peer
         self.client: Client | None = None
         self._headers = headers
@@ -162,6 +168,7 @@ class Tally(IntEnum):
     KEYS_TAKEN_OVER = 11  # was sent, as another attempt after a holder that has not answered
     KEYS_JOINED = 13  # waits for the answer to a request that was under way
     KEYS_REPLAYED = 14  # was answered before
+    STREAM_ITEMS = 12  # items of streams that were written to clients
 
 
 class Gauge(IntEnum):
@@ -171,6 +178,7 @@ class Gauge(IntEnum):
     KAFKA_WAITING_RECORDS = 1  # records that Kafka has not acknowledged, in its producers or waiting for one
     KAFKA_WAITING_BYTES = 2  # the bytes of these records
     ANSWER_BYTES = 3  # of answers that its clients have not read and that it still holds
+    STREAMS = 4  # streamed answers under way
 
 
 class StoreGauge(IntEnum):
@@ -186,6 +194,9 @@ class StoreGauge(IntEnum):
     SPLIT = 7  # counts: replies found on another partition than their home, sent on to it
     GARBAGE = 8  # counts: control records without a valid MAC
     KEYS = 9  # idempotency keys that it knows
+    FOLLOWS = 12  # streams that workers follow
+    FOLLOWS_BEHIND = 13  # of these, streams that are read from the log again, because their clients are slower
+    STREAM_PARTITIONS = 14  # partitions of the topic of streams that it reads for this node
 
 
 class ReplyDisposition(IntEnum):

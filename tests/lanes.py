@@ -16,6 +16,7 @@ LONG = (
     "tests/faults/test_broker_faults.py",
     "tests/docs/test_pages.py",
     "tests/supervisor/test_supervisor.py",
+    "tests/gateway/test_streams.py",
     "tests/faults/test_worker_faults.py",
     "tests/faults/test_node_faults.py",
     "tests/gateway/test_gateway.py",

@@ -19,7 +19,7 @@ from granian import Granian
 from granian.constants import Interfaces, Loops
 
 from fastgw import config
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.routing import Router
 from fastgw.errors import Ending
@@ -67,6 +67,13 @@ class EchoDoor:
     def open(self, _admission: Admission, body: bytes, answer: Answer) -> int:
         answer(200, HEADERS, body, REQUEST_ID)
         return -1  # it is answered already
+
+    def open_stream(self, _admission: Admission, body: bytes, sink: Sink) -> int:
+        sink.answer(200, HEADERS, body, REQUEST_ID)
+        return -1
+
+    def writable(self, token: int) -> None:
+        raise AssertionError(f"nothing streams here, and yet a client of {token} has caught up")
 
     def cut(self, why: Cut) -> None:
         """Nobody counts."""

@@ -169,6 +169,8 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
         ("store_watches", "Requests that wait for what the store reads.", store.watches),
         ("store_lag_records", "Records of its topic that the store has not read.", store.lag_records),
         ("store_keys", "Idempotency keys that the store knows.", store.keys),
+        ("store_follows", "Streams that the store delivers to workers.", store.follows),
+        ("store_follows_behind", "Of these, streams whose clients are slower than their services.", store.behind),
     )
     for name, text, value in figures:
         yield from _gauge(name, text, [((), value)])
@@ -306,6 +308,9 @@ def _processes(table: Table, supervisor: State | None) -> Iterator[str]:
     yield from _gauge("kafka_waiting_bytes", text, of_workers(Gauge.KAFKA_WAITING_BYTES))
     text = "Bytes of answers that clients have not read and that the process still holds."
     yield from _gauge("answer_bytes", text, of_workers(Gauge.ANSWER_BYTES))
+    yield from _gauge("streams", "Streamed answers under way.", of_workers(Gauge.STREAMS))
+    text = "Items of streams that were written to clients."
+    yield from _counter("stream_items_total", text, [((), table.tally(Tally.STREAM_ITEMS))])
     usages = [((("process", name),), usage) for name, pid in pids.items() if (usage := usage_of(pid))]
     yield from _gauge(
         "process_resident_bytes", "Memory of the process.", [(labels, one.resident_bytes) for labels, one in usages]

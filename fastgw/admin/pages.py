@@ -17,9 +17,9 @@ from fastgw import __version__, _ctable
 from fastgw._ctable import Table
 from fastgw.admin import metrics
 from fastgw.admin.metrics import ServiceState
-from fastgw.admin.store_state import store_state
+from fastgw.admin.store_state import StoreState, store_state
 from fastgw.config import Config
-from fastgw.messages import Gauge, HeaderList
+from fastgw.messages import Gauge, HeaderList, Tally
 from fastgw.state_file import State
 from fastgw.table import log_of, worker_of
 
@@ -155,7 +155,7 @@ class Admin:
     def _store(self, now_ns: int) -> dict[str, Any]:
         store = store_state(self._table, now_ns)
         return {
-            "topic": self.config.later.topic,
+            "topic": self.config.later.topic if self.config.keeps_replies else None,
             "trouble": store.trouble or None,
             "heartbeat_age_ms": _ms(store.heartbeat_age_ns) if store.heartbeat_age_ns >= 0 else None,
             "entries": store.entries,
@@ -167,6 +167,18 @@ class Admin:
             "garbage": store.garbage,
             "keys": store.keys,
             "requests_with_key": {result: self._table.tally(tally) for tally, result in metrics.KEY_RESULTS.items()},
+            "streams": self._streams(store) if self.config.has_streams else None,
+        }
+
+    def _streams(self, store: StoreState) -> dict[str, Any]:
+        living = [one.process for one in map(self._table.process_info, range(self._table.processes)) if one]
+        return {
+            "topic": self.config.streams.topic,
+            "partitions": store.stream_partitions,
+            "open": sum(self._table.gauge(process, Gauge.STREAMS) for process in living),
+            "items": self._table.tally(Tally.STREAM_ITEMS),
+            "follows": store.follows,
+            "behind": store.behind,
         }
 
     def _services(self) -> list[dict[str, Any]]:

@@ -24,6 +24,9 @@ class StoreState(NamedTuple):
     split: int
     garbage: int
     keys: int
+    follows: int
+    behind: int  # of the follows
+    stream_partitions: int
 
     @property
     def trouble(self) -> str:
@@ -52,4 +55,7 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.SPLIT),
         table.store_gauge(StoreGauge.GARBAGE),
         table.store_gauge(StoreGauge.KEYS),
+        table.store_gauge(StoreGauge.FOLLOWS),
+        table.store_gauge(StoreGauge.FOLLOWS_BEHIND),
+        table.store_gauge(StoreGauge.STREAM_PARTITIONS),
     )

@@ -30,6 +30,7 @@ from fastgw.config.schema import (
     Log,
     Route,
     Store,
+    Streams,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Log",
     "Route",
     "Store",
+    "Streams",
     "cores",
     "from_json",
     "json_schema",

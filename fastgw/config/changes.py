@@ -7,9 +7,16 @@ from typing import Any
 import msgspec
 
 from fastgw.config.kinds import fields_of
-from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Later, Listen, Store
+from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Later, Listen, Store, Streams
 
-_SECTIONS = (("gateway", Gateway), ("cluster", Cluster), ("admin", Admin), ("store", Store), ("later", Later))
+_SECTIONS = (
+    ("gateway", Gateway),
+    ("cluster", Cluster),
+    ("admin", Admin),
+    ("store", Store),
+    ("later", Later),
+    ("streams", Streams),
+)
 
 
 def restart_only_changes(old: Config, new: Config) -> list[str]:

@@ -31,6 +31,7 @@ from fastgw.config.schema import (
     Log,
     Route,
     Store,
+    Streams,
 )
 from fastgw.config.values import is_topic, listened_on
 
@@ -250,7 +251,7 @@ def _why_store(found: tuple[str, Route]) -> str:
 
 
 def _no_store_dir(store: Store, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
-    needing = _first_with_store(routes)
+    needing = _first_with_store(routes)  # streams leave nothing on the disk
     if needing is not None and store_dir(store, gateway) is None:
         expected = f"a directory for the store, {_why_store(needing)}"
         yield Mistake("store.dir", expected, "none", "under systemd, StateDirectory=fastgw in the unit is enough")
@@ -308,6 +309,61 @@ def _fingerprint_of_nothing(routes: Routes) -> Iterator[Mistake]:
             yield Mistake(path, 'nothing, unless idempotency = "accept" or "require"', 'idempotency = "off"')
 
 
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def _stream_settings_without_stream(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if route.streams:
+            continue
+        for key in ("resume", "cancel", "end_line"):
+            if getattr(route, key):
+                yield Mistake(f"route[{number}].{key}", 'false, unless reply = "stream"', "true")
+
+
+def _contradictions_in_streams(routes: Routes) -> Iterator[Mistake]:
+    for number, route in routes.items():
+        if not route.streams:
+            continue
+        if route.resume and route.items != "json":
+            yield Mistake(f"route[{number}].resume", 'false, because items = "bytes"', "true", "events are JSON")
+        if route.later:
+            hint = "the two cannot be combined: a deferred answer is one reply"
+            yield Mistake(f"route[{number}].later", 'false, because reply = "stream"', "true", hint)
+        if route.idempotency != "off":
+            got, hint = shown(route.idempotency), "the two cannot be combined: a kept answer is one reply"
+            yield Mistake(f"route[{number}].idempotency", '"off", because reply = "stream"', got, hint)
+        if route.max_duration_ns < route.timeout_ns:
+            least = shown(units.format_duration(route.timeout_ns))
+            got = shown(units.format_duration(route.max_duration_ns))
+            yield Mistake(f"route[{number}].max_duration", f"at least timeout = {least}", got)
+
+
+def _no_secret_for_positions(gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    resuming = next((number for number, route in routes.items() if route.resume), None)
+    if resuming is not None and not gateway.secrets:
+        expected = f"a secret, because route[{resuming}] has resume = true and hands out positions"
+        hint = 'such as secrets = ["${FASTGW_SECRET}"]; `openssl rand -base64 32` prints one'
+        yield Mistake("gateway.secrets", expected, "none", hint)
+
+
+def _no_listener_for_streams(gateway: Gateway, routes: Routes, listen_path: str) -> Iterator[Mistake]:
+    streaming = next((number for number, route in routes.items() if route.streams), None)
+    if streaming is not None and not any(listen.is_express for listen in gateway.listens):
+        expected = f'at least one express listener, because route[{streaming}] has reply = "stream"'
+        hint = "plain HTTP/1.1 without TLS; put a proxy in front of it for TLS"
+        yield Mistake(listen_path, expected, "none", hint)
+
+
+def _topic_of_streams(streams: Streams, later: Later, gateway: Gateway, routes: Routes) -> Iterator[Mistake]:
+    if streams.topic in (gateway.response_topic, later.topic):
+        other = "gateway.response_topic" if streams.topic == gateway.response_topic else "later.topic"
+        yield Mistake("streams.topic", f"another topic than {other}", shown(streams.topic))
+    for number, route in routes.items():
+        if route.topic == streams.topic:
+            yield Mistake(f"route[{number}].topic", "another topic than streams.topic", shown(route.topic))
+
+
 # --- web pages -------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +410,11 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_routes_among_tickets, "later routes"),
     (_keys_and_status_urls, "routes"),
     (_fingerprint_of_nothing, "routes"),
+    (_stream_settings_without_stream, "routes"),
+    (_contradictions_in_streams, "routes"),
+    (_no_secret_for_positions, "gateway routes"),
+    (_no_listener_for_streams, "gateway routes listen_path"),
+    (_topic_of_streams, "streams later gateway routes"),
 )
 
 

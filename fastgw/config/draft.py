@@ -27,10 +27,11 @@ from fastgw.config.schema import (
     Log,
     Route,
     Store,
+    Streams,
     read_cors,
 )
 
-_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression, Store, Later)
+_SectionT = TypeVar("_SectionT", Limits, Kafka, Cluster, Admin, Log, Compression, Store, Later, Streams)
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,7 @@ class Draft:
     compression: Compression | None
     store: Store | None
     later: Later | None
+    streams: Streams | None
     listen_path: str  # the table or key that lists the listeners
     routes: dict[int, Route] = field(default_factory=dict)
     sound_routes: set[int] = field(default_factory=set)  # routes without mistakes
@@ -73,6 +75,7 @@ def read_draft(tree: Mapping[str, Any], mistakes: Mistakes) -> Draft:
         compression=_section(Compression, tree, "compression", mistakes),
         store=_section(Store, tree, "store", mistakes),
         later=_section(Later, tree, "later", mistakes, topic=f"{gateway.name}.later" if gateway else ""),
+        streams=_section(Streams, tree, "streams", mistakes, topic=f"{gateway.name}.streams" if gateway else ""),
         listen_path="listen" if "listen" in tree else "gateway.listen",
     )
     if "route" in tree:
@@ -157,6 +160,7 @@ def finished(draft: Draft, source: str) -> Config:
     assert draft.compression is not None
     assert draft.store is not None
     assert draft.later is not None
+    assert draft.streams is not None
     return Config(
         gateway=draft.gateway,
         limits=_with_body_memory(draft.limits, draft.routes.values()),
@@ -168,6 +172,7 @@ def finished(draft: Draft, source: str) -> Config:
         compression=draft.compression,
         store=draft.store,
         later=draft.later,
+        streams=draft.streams,
         routes=_with_head(draft.routes.values()),
         source=source,
     )

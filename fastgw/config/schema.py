@@ -393,6 +393,16 @@ class Later(msgspec.Struct, frozen=True, kw_only=True):
         "How long a client should wait before it asks a status URL again.", duration("1s", "1h"))] = 2 * NS_PER_S
 
 
+class Streams(msgspec.Struct, frozen=True, kw_only=True):
+    """Streamed answers: the service replies with many records, and the client gets each as it comes."""
+
+    topic: Annotated[str, Setting(
+        "The topic of the records of streams.", _TOPIC, default='`gateway.name` + `".streams"`', restart=True)] = ""
+    keep_ns: Annotated[int, Setting(
+        "How long these records are kept: a node that is behind by more loses its streams.",
+        duration("1m", "24h"))] = 3600 * NS_PER_S
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route: sends the matching requests to a topic."""
 
@@ -461,6 +471,31 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_kept: Annotated[int, Setting(
         "Keys of this route that may be under way or answered at the same time, on all nodes together (503 beyond "
         "it).", integer(1, 100_000_000))] = 100_000
+    reply: Annotated[str, Setting(
+        "How services answer: `single` is one record; `stream` allows many, which the client gets as they come "
+        "(`[streams]`).", choice("single", "stream"))] = "single"
+    items: Annotated[str, Setting(
+        "What a stream is made of: `json` values, which clients get as lines, events or an array; or `bytes`, which "
+        "they get unchanged.", choice("json", "bytes"))] = "json"
+    resume: Annotated[bool, Setting(
+        "Whether clients that read events may come back to a broken stream (`Last-Event-ID`), on any node. Their "
+        "leaving does not cancel the work.", _SWITCH)] = False
+    cancel: Annotated[bool, Setting(
+        "Whether a record that cancels the work is sent to the service when the client of a stream has left.",
+        _SWITCH)] = False
+    end_line: Annotated[bool, Setting(
+        "Whether a complete stream of lines ends with a line of the gateway, which has the number of items. A failed "
+        "one always does.", _SWITCH)] = False
+    head_wait_ns: Annotated[int, Setting(
+        "How long the head of a streamed answer waits for the first item. Within this time, a failure is an ordinary "
+        "answer with its own status.", duration("0s", "1h"))] = NS_PER_S
+    idle_timeout_ns: Annotated[int, Setting(
+        "Longest time between two items of a stream; `timeout` is the time for the first one.",
+        duration("10ms", "24h"))] = 30 * NS_PER_S
+    max_duration_ns: Annotated[int, Setting("Longest time of a whole stream.", duration("1s", "24h"))] = 600 * NS_PER_S
+    stream_buffer_bytes: Annotated[int, Setting(
+        "What the gateway keeps of one stream while its client is behind. A client that stays behind by so much for "
+        "10s is disconnected.", size("4KiB", "64MiB"), key="stream_buffer")] = 256 << 10
     dialect: Annotated[str, Setting("The format of requests and replies as records.", choice("plain"))] = "plain"
 
     def __post_init__(self) -> None:
@@ -484,6 +519,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """
         return self.work_timeout_ns + self.timeout_ns + TAKE_OVER_MARGIN_NS
 
+    @property
+    def streams(self) -> bool:
+        """Whether answers of this route may come in pieces."""
+        return self.reply == "stream"
+
 
 # fmt: on
 
@@ -501,6 +541,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     compression: Compression = Compression()
     store: Store = Store()
     later: Later = Later()
+    streams: Streams = Streams()
     routes: tuple[Route, ...]
     source: str = ""  # the file's name, for messages
 
@@ -508,11 +549,29 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if not self.later.topic:
             topic = f"{self.gateway.name}.later"
             msgspec.structs.force_setattr(self, "later", msgspec.structs.replace(self.later, topic=topic))
+        if not self.streams.topic:
+            topic = f"{self.gateway.name}.streams"
+            msgspec.structs.force_setattr(self, "streams", msgspec.structs.replace(self.streams, topic=topic))
 
     @property
     def needs_store(self) -> bool:
         """Whether a store process runs."""
+        return self.keeps_replies or self.has_streams
+
+    @property
+    def keeps_replies(self) -> bool:
+        """Whether replies of any route may be kept."""
         return any(route.needs_store for route in self.routes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether clients of any route may come back to a stream."""
+        return any(route.resume for route in self.routes)
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether answers of any route may be streamed."""
+        return any(route.streams for route in self.routes)
 
     @property
     def tickets(self) -> Route | None:
@@ -553,6 +612,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "compression": Compression,
     "store": Store,
     "later": Later,
+    "streams": Streams,
     "route": Route,
 }
 TABLE_LISTS = ("listen", "route")

@@ -135,7 +135,7 @@ def servers(value: str) -> str:
     return value
 
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "QUERY")
 
 
 def no_single_method(value: str) -> str:

@@ -369,6 +369,45 @@ class Exchange:
         self._respond(plan.name, raw, answer, (ending.status, headers, body, raw), ending, kept, times)
         return True
 
+    def begin_stream(self, token: int, headers: HeaderList) -> HeaderList:
+        """The first part of the answer is sent next. Returns its headers, with those that CORS adds."""
+        self._slots.streaming(token)
+        waiting = self._waiting[(token & SLOT_MASK) - self._first_slot]
+        assert waiting is not None, "a stream begins before it ends"
+        _, plan, raw, _, kept, _ = waiting
+        return headers if kept is None else self._dressed(kept, (200, headers, b"", raw), plan.name)[1]
+
+    def dressed(self, admission: Admission, headers: HeaderList) -> HeaderList:
+        """The headers of an answer to a request without a slot, with those that CORS adds."""
+        kept = self._note(admission.headers, admission.route_number, 0)
+        return headers if kept is None else self._dressed(kept, (200, headers, b"", b""), "")[1]
+
+    def complete(self, token: int, status: int, bytes_out: int, now_ns: int) -> bool:
+        """End a request whose answer its waiter has sent itself. False: it has ended already.
+
+        Args:
+            status: that of the service, for the counters.
+            bytes_out: for the access log.
+        """
+        if self._slots.finish(token, _ctable.ANSWERED) < 0:
+            return False
+        _, plan, raw, _, kept, _ = self._take(token)
+        self._quota.give(plan)
+        times = None if kept is None else self._slots.times(token)
+        self._slots.settle_answered(token, status, now_ns)
+        if self._notes is not None and kept is not None:
+            self._notes.ended(kept, _ANSWERED, status, raw, bytes_out, times)
+        return True
+
+    def withdraw(self, token: int) -> None:
+        """End a prepared request whose client has left before its record was sent."""
+        if self._slots.finish(token, _ctable.CANCELLED) >= 0:
+            self._end(token, errors.CANCELLED_EARLY, "the client left", is_heard=False)
+
+    def extend(self, token: int, deadline_ns: int) -> None:
+        """Change when the waiter of a request is asked about its deadline."""
+        self._slots.extend(token, deadline_ns)
+
     def drain(self) -> None:
         """The worker drains: requests with a waiter that can end well now end."""
         for waiter in list(self._waiters.values()):
@@ -477,6 +516,8 @@ class Exchange:
         state = self._slots.finish(token, _ctable.EXPIRED)
         if state == _ctable.RECORDED:
             self._end(token, errors.EXPIRED, f"{why}: the record is in its topic, no reply came")
+        elif state == _ctable.STREAMING:
+            self._end(token, errors.STREAM_BROKEN, f"{why}: the stream was not complete")
         elif state >= 0 and self._is_unsent(token):
             self._end(token, errors.NOT_SENT, f"{why}: the record had not been sent")
         elif state >= 0:
@@ -491,7 +532,7 @@ class Exchange:
         state = self._slots.finish(token, _ctable.CANCELLED)
         if state < 0:
             return
-        if state == _ctable.RECORDED:
+        if state in (_ctable.RECORDED, _ctable.STREAMING):
             self._end(token, errors.CANCELLED, "the client left", is_heard=False)
         else:
             ending = errors.CANCELLED_EARLY if self._is_unsent(token) else errors.CANCELLED_UNKNOWN

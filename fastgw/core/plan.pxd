@@ -13,10 +13,10 @@ cdef class Plan:
     cdef public int64_t backlog_ns
     cdef public bint has_consumer
     cdef public str name, topic
-    cdef public RequestWire wire, later_wire
+    cdef public RequestWire wire, later_wire, stream_wire
     cdef public int64_t work_timeout_ns
     cdef public ReplyWire reply_wire
-    cdef public object learner, spread, key_of, compressor, key_rules
+    cdef public object learner, spread, key_of, compressor, key_rules, stream
 
 
 @cython.final

@@ -40,6 +40,19 @@ class Compresses(Protocol):
     def wrapping(self, answer: Answer, head: Head, /) -> Answer: ...
 
 
+class StreamRules(NamedTuple):
+    """The settings of a route that streams."""
+
+    is_json: bool  # its items are JSON; otherwise bytes
+    head_wait_ns: int
+    idle_timeout_ns: int
+    max_duration_ns: int
+    buffer_bytes: int
+    cancels: bool  # a cancel record is sent when the client leaves
+    end_line: bool
+    resumes: bool = False  # clients may come back to a stream of events
+
+
 class Plan:
     """One route at run time: its prepared settings, and how many of its requests are in flight.
 
@@ -66,6 +79,8 @@ class Plan:
         later_wire: RequestWire | None = None,
         work_timeout_ns: int = 0,
         key_rules: KeyRules | None = None,
+        stream_wire: RequestWire | None = None,
+        stream: StreamRules | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +91,7 @@ class Plan:
             later_wire: for requests whose reply is kept; None: the route has none.
             work_timeout_ns: how long the service may work on such a request.
             key_rules: for requests with an idempotency key; None: the route takes no keys.
+            stream_wire, stream: for requests whose answer may be streamed; None: the route has none.
         """
         self.number = number
         self.name = name
@@ -92,6 +108,8 @@ class Plan:
         self.later_wire = later_wire
         self.work_timeout_ns = work_timeout_ns
         self.key_rules = key_rules
+        self.stream_wire = stream_wire
+        self.stream = stream
         self.in_flight = 0
         self.has_consumer = True
         self.backlog_ns = 0

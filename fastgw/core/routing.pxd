@@ -9,7 +9,8 @@ from fastgw.messages cimport Head
 
 @cython.final
 cdef class Router:
-    cdef object _limits, _hosts, _root
+    cdef object _hosts, _root
+    cdef Py_ssize_t _max_target_bytes
     cdef Forwarding _forwarding
     cdef set _served_hosts, _methods
     cdef dict _static
@@ -21,7 +22,7 @@ cdef class Router:
     @cython.locals(target_bytes=Py_ssize_t, admission=Admission)
     cpdef admit(self, Head head)
     cdef tuple _place_of(self, str path)
-    cdef _about_kept(self, route, Admission admission)
+    cdef _about_unusual(self, route, Admission admission)
     cdef _refuse_path(self, Head head, str why)
     cdef _check_host(self, Head head)
     cdef _options_of_all(self)

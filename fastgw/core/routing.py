@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import KEPT, KEYED, TICKET, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, STREAM, TICKET, UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
 from fastgw.core import idempotency, preferences
 from fastgw.core.idempotency import BadKey
@@ -31,7 +31,8 @@ _HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients, and bounded against h
 class _Node:
     """One place in the path: literal segments, at most one parameter, and the routes that end here.
 
-    `rest` holds the routes that take all remaining segments.
+    `rest` holds the routes that take all remaining segments. `routes` has for each method the route, the names of its
+    parameters, and whether `_about_unusual` must look at its requests.
     """
 
     literals: dict[str, _Node] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Router:
             forwarding: finds out the client's address.
             tickets: the route of the status URLs; None: no route has deferred answers.
         """
-        self._limits = limits
+        self._max_target_bytes = limits.max_target_bytes
         self._forwarding = forwarding
         self._hosts = frozenset(hosts)
         self._served_hosts: set[str] = set()  # spellings already checked: most requests need one set look-up
@@ -82,7 +83,7 @@ class Router:
         return len(self._served_hosts)
 
     def _add(self, route: Route) -> None:
-        is_kept = route.needs_store or route.number == self._tickets_number
+        is_unusual = route.needs_store or route.streams or route.number == self._tickets_number
         node, names = self._root, []
         for segment in route.path.split("/")[1:]:
             if segment.endswith("...}"):
@@ -94,7 +95,7 @@ class Router:
             else:
                 node = node.literals.setdefault(segment, _Node())
         for method in route.methods:
-            node.routes[method] = (route, tuple(names), is_kept)
+            node.routes[method] = (route, tuple(names), is_unusual or method == "QUERY")
         if not names:
             self._static[route.path] = node, ()
 
@@ -106,8 +107,8 @@ class Router:
         """Admit or refuse a request, from its head alone."""
         self.identify(head)
         target_bytes = len(head.path) + len(head.query)
-        if target_bytes > self._limits.max_target_bytes:
-            expected = f"expected a target of at most {self._limits.max_target_bytes} bytes, got {target_bytes}"
+        if target_bytes > self._max_target_bytes:
+            expected = f"expected a target of at most {self._max_target_bytes} bytes, got {target_bytes}"
             return self._check_host(head) or Refusal(errors.TARGET_TOO_LONG, expected)
         try:
             place = self._place_of(head.path)
@@ -126,7 +127,7 @@ class Router:
             allow = ", ".join(sorted(node.routes))
             headers = [("allow", allow), *(_closing(head.method) or ())]
             return Refusal(errors.WRONG_METHOD, f"expected one of {allow}, got {head.method[:20]!r}", headers=headers)
-        route, names, is_kept = entry
+        route, names, is_unusual = entry
         body_bytes = head.content_length
         if body_bytes is None:
             body_bytes = UNKNOWN if head.is_streamed else 0
@@ -134,7 +135,7 @@ class Router:
             return Refusal(
                 errors.BODY_TOO_LARGE, f"expected at most {route.max_body_bytes} bytes, got {body_bytes}", route.number
             )
-        timeout_ns = route.timeout_ns if is_kept else _timeout_ns(route.timeout_ns, head)
+        timeout_ns = route.timeout_ns if is_unusual else _timeout_ns(route.timeout_ns, head)
         if timeout_ns == 0:  # no service could reply in time
             return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
         admission = Admission(
@@ -148,10 +149,12 @@ class Router:
             timeout_ns,
             route.max_body_bytes,
         )
-        return self._about_kept(route, admission) if is_kept else admission
+        return self._about_unusual(route, admission) if is_unusual else admission
 
-    def _about_kept(self, route: Route, admission: Admission) -> Admission | Refusal:
-        """The admission for a route whose replies may be kept, or for a status URL."""
+    def _about_unusual(self, route: Route, admission: Admission) -> Admission | Refusal:
+        """The admission for a QUERY, for a route that streams or whose replies may be kept, or for a status URL."""
+        if admission.method == "QUERY" and admission.headers.get("content-type") is None:  # RFC 10008, section 2
+            return Refusal(errors.MALFORMED, "expected a QUERY with Content-Type", route.number)
         prefer = preferences.of(admission.headers)
         if route.number == self._tickets_number:
             admission.kind = TICKET
@@ -164,6 +167,8 @@ class Router:
             admission.timeout_ns = min(route.timeout_ns, prefer.wait_ns)
             if admission.timeout_ns == 0:
                 return Refusal(errors.MALFORMED, "expected Prefer: wait of 1 second or more, got 0", route.number)
+        if route.streams:
+            admission.kind = STREAM
         return admission if route.idempotency == "off" else _about_key(route, admission)
 
     def _place_of(self, path: str) -> _Place | None:

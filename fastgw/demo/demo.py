@@ -60,10 +60,12 @@ class Route(NamedTuple):
     response_headers: tuple[str, ...] = ()
     later: bool = False
     idempotency: str = "off"
+    streams: bool = False
 
 
 ROUTES = (
     Route("POST", "/orders", "orders", response_headers=("location",)),
+    Route("GET", "/orders", "orders", streams=True),
     Route("GET", "/orders/{id}", "orders", probe="/orders/0"),
     Route("POST", "/reports", "orders", later=True),
     Route("POST", "/payments", "orders", idempotency="require"),
@@ -85,6 +87,11 @@ Paste these into another terminal:
 curl -i -w '\\n' -X POST {url}/orders -H 'content-type: application/json' -d '{{"customer": "ada", "items": ["tea"]}}'
 curl -i -w '\\n' {url}/customers/ada
 curl -i -w '\\n' -X PUT {url}/baskets/ada -H 'content-type: application/json' -d '{{"items": ["tea", "scones"]}}'
+
+All orders, and each new one for 10 seconds, as lines and as events:
+
+curl -N {url}/orders
+curl -N {url}/orders -H 'accept: text/event-stream'
 
 A slow report, answered at once with 202; then its status URL, which waits for the report:
 
@@ -168,6 +175,10 @@ def config_text(bootstrap: str, listen: str, admin: str, workers: int, store_dir
             lines.append(
                 f"idempotency = {json.dumps(route.idempotency)}  # a request that is repeated is not sent again"
             )
+        if route.streams:
+            lines.append(
+                'reply = "stream"  # the service replies with many records, and the client gets each as it comes'
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -204,6 +215,7 @@ def _check_address(address: str, option: str) -> None:
 def _broker(workers: int) -> Iterator[EmbeddedBroker]:
     replies = 1 << (4 * workers - 1).bit_length()  # a power of two, at least 4 for each worker
     topics = dict.fromkeys(TOPICS, REQUEST_PARTITIONS) | {f"{NAME}.replies": replies, f"{NAME}.later": LANES}
+    topics[f"{NAME}.streams"] = replies
     broker = EmbeddedBroker(topics)
     try:
         broker.start()

@@ -11,7 +11,8 @@ import argparse
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from setproctitle import setproctitle
@@ -19,12 +20,14 @@ from setproctitle import setproctitle
 from fastgw.service import Problem, Reply, Request, Service
 
 REPORT_S = 5.0
+FOLLOW_S, FOLLOW_STEP_S = 10.0, 0.1
 
 
 def add_orders(service: Service) -> None:
     """`POST /orders` accepts {"customer": text, "items": [...]}; `GET /orders/{id}` returns it.
 
-    `POST /reports` counts them, slowly. `POST /payments` numbers payments.
+    `GET /orders` streams all of them, and then each new one for a while. `POST /reports` counts them, slowly. `POST
+    /payments` numbers payments.
     """
     orders: dict[str, dict[str, Any]] = {}
     numbers = itertools.count(1)
@@ -38,6 +41,16 @@ def add_orders(service: Service) -> None:
         number = str(next(numbers))
         orders[number] = {**order, "id": number, "status": "accepted"}
         return Reply(orders[number], status=201, headers={"location": f"/orders/{number}"})
+
+    @service.handle("GET /orders")
+    async def follow(_request: Request) -> AsyncIterator[dict[str, Any]]:
+        ends = time.monotonic() + FOLLOW_S
+        told = 0
+        while time.monotonic() < ends:
+            for order in list(orders.values())[told:]:
+                yield order
+                told += 1
+            await asyncio.sleep(FOLLOW_STEP_S)
 
     @service.handle("GET /orders/{id}")
     def show(request: Request) -> dict[str, Any]:

@@ -308,8 +308,8 @@ def judge_workers(workers: int, cores: int) -> Finding:
 
 
 def judge_store_folder(config: Config, room_for: Callable[[Path], Room] = room_for) -> Iterator[Finding]:
-    """Whether the disk has room for all that the store may keep. No finding if no route needs the store."""
-    if not config.needs_store:
+    """Whether the disk has room for all that the store may keep. No finding if no route needs that."""
+    if not config.keeps_replies:  # streams leave nothing on the disk
         return
     folder = store_dir(config.store, config.gateway)
     if folder is None:
@@ -404,6 +404,17 @@ def judge_store(store: Mapping[str, Any]) -> Iterator[Finding]:
         advice = 'each is sent on: let services reply to the partition in the header "reply_partition"'
         yield Finding("warning", "store", f"{split} replies arrived on another partition than their request's", advice)
     yield Finding("ok", "store", f"{store['entries']} entries, {store['bytes'] >> 20} MiB")
+    if store.get("streams"):
+        yield _judge_streams(store["streams"])
+
+
+def _judge_streams(streams: Mapping[str, Any]) -> Finding:
+    if not streams["partitions"]:
+        text = f"this node reads no partition of {streams['topic']}"
+        advice = "requests for streams get 503: give the topic as many partitions as the response topic has"
+        return Finding("error", "streams", text, advice)
+    found = f"{streams['open']} open, {streams['behind']} of them with clients that are behind"
+    return Finding("ok", "streams", f"{found}; {streams['items']} items so far")
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ cdef class RequestHead(Head):
     cdef readonly str fault
     cdef readonly str target
     cdef readonly bint is_plain
-    cdef readonly bint is_http10
+    cdef readonly bint is_head
     cdef readonly bint is_kept_alive
     cdef readonly bint is_expecting
     cdef int _read_request_line(self, span line) except -1

@@ -24,7 +24,8 @@ class RequestHead(Head):
     def is_plain(self) -> bool:
         """HTTP/1.1 or 1.0, a path without fragment, and no other protocol is offered."""
     @property
-    def is_http10(self) -> bool: ...
+    def is_head(self) -> bool:
+        """The method is HEAD."""
     @property
     def is_kept_alive(self) -> bool:
         """The client does not want the connection to end behind the answer."""

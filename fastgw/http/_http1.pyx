@@ -28,7 +28,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     LENGTH_DIGITS_MAX = 18   # fits 63 bits
-    KNOWN_METHODS = 7
+    KNOWN_METHODS = 8
+    HEAD = 5                 # its place among them
     ID_NAME_SIZE = 14        # "x-request-id: "
     LENGTH_NAME_SIZE = 16    # "content-length: "
 
@@ -36,7 +37,7 @@ cdef struct line_parts:      # of a header line; without a colon the name is the
     span name
     span value
 
-cdef tuple _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+cdef tuple _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "QUERY")
 
 
 cdef inline char lower(char character) noexcept nogil:
@@ -233,6 +234,7 @@ cdef class RequestHead:
         if not is_visible(word):
             return self._find_fault("expected a method")  # llhttp would skip a CR before it
         self.method = method_in(word)
+        self.is_head = self.method is _METHODS[HEAD]
         word.start = blank + 1
         word.stop = <const char*>memchr(word.start, c" ", line.stop - word.start)
         if word.stop == NULL or word.stop == word.start:

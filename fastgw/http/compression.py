@@ -17,6 +17,7 @@ import structlog
 import zstandard
 
 from fastgw.config import Compression
+from fastgw.http.negotiation import weight_of
 from fastgw.messages import Answer, Head, HeaderList
 
 log = structlog.get_logger("fastgw.http")
@@ -36,7 +37,6 @@ _KEEPS_ITS_BYTES = frozenset(
 )
 
 _NO_TRANSFORM = re.compile(r"(?:^|[,\s])no-transform(?:$|[,\s])", re.IGNORECASE).search
-_WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)").fullmatch
 
 
 class Compressor:
@@ -129,8 +129,7 @@ def _weight(parameters: Iterable[str]) -> float:
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip(" \t") == "q":
-            value = value.strip(" \t")
-            return float(value) if _WEIGHT(value) else 0.0
+            return weight_of(value.strip(" \t"))
     return 1.0
 
 

@@ -2,11 +2,14 @@
 
 cimport cython
 
+from libc.stdint cimport int64_t
+
 from fastgw.admission cimport Admission
 from fastgw.http._http1 cimport MessageEnd, RequestHead, scan, whole_answer
 from fastgw.http.chunked cimport ChunkedBody
+from fastgw.http.streamed_answer cimport StreamedAnswer
 
-cdef int _CARRIAGE_RETURN, _HEAD, _BODY, _WAITING, _STALLED, _ENDED
+cdef int _CARRIAGE_RETURN, _HEAD, _BODY, _WAITING, _STREAMING, _STALLED, _ENDED
 
 
 @cython.final
@@ -23,6 +26,8 @@ cdef class Connection:
     cdef bint _unflushed, _keep_alive, _is_head, _is_http10, _is_followed
     cdef Py_ssize_t _left, _held_bytes, _unflushed_bytes, _small_head_bytes
     cdef object _token
+    cdef StreamedAnswer _stream
+    cdef int64_t _written_bytes, _taken_bytes
 
     @cython.locals(at=Py_ssize_t)
     cpdef data_received(self, bytes data)

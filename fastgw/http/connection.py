@@ -4,7 +4,8 @@ One request at a time, without a queue: llhttp is fed up to the end of one messa
 message is answered. So an answer can only belong to the request before it, memory is bounded even if a client sends
 ahead, and after an error nothing is left that could be served by mistake.
 
-    HEAD ──> BODY ──> WAITING ──> HEAD ...    the normal course
+    HEAD ──> BODY ──> WAITING ──> HEAD ...                   the normal course
+                              ──> STREAMING ──> HEAD ...     an answer that comes in pieces (`streamed_answer`)
 
 The table shows what an event does in each state. The next state follows the arrow; without an arrow the state stays
 the same; `.` is impossible.
@@ -26,7 +27,14 @@ the same; `.` is impossible.
     drain          close, if no byte   .                    .                  .              .
                    came -> ENDED
 
-An answer leads from WAITING to HEAD, and
+STREAMING is as WAITING, but for these events:
+
+    end of the stream              -> HEAD, or as below
+    stream is aborted              cut -> ENDED
+    client took everything         the door may go on (`writable`)
+    deadline of a slow client      begins again, if the client took anything since it began; otherwise cut
+
+An answer, or the end of a stream, leads to HEAD, and
 
     to BODY      if the request was refused and a short rest of its body must be skipped; its deadline then cuts
     to STALLED   if the client must read its answer first, or if input that was sent ahead waits for the next loop turn
@@ -39,7 +47,7 @@ sent, and the request of a disconnected client must not hold its slot until the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -47,7 +55,7 @@ from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserU
 
 from fastgw import errors
 from fastgw.addresses import as_told
-from fastgw.admission import UNKNOWN, Admission, Door, Refusal
+from fastgw.admission import STREAM, UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.errors import Ending
 from fastgw.http import heads as http1_wire
@@ -55,6 +63,8 @@ from fastgw.http._http1 import MessageEnd, RequestHead, scan, whole_answer
 from fastgw.http.chunked import ChunkedBody
 from fastgw.http.deadlines import Deadlines
 from fastgw.http.heads import CLOSE, HEAD_END, AnswerHeads, BadAnswer, BadHead
+from fastgw.http.slow_clients import queued_bytes
+from fastgw.http.streamed_answer import StreamedAnswer
 from fastgw.ids import refusal_id
 from fastgw.messages import UNKNOWN_PEER, HeaderList, Peer, no_head
 
@@ -66,8 +76,8 @@ SKIPPED_BODY_BYTES_MAX = 65_536  # of a refused request: skipping them is cheape
 COPIED_BODY_BYTES_MAX = 16_384  # a larger body is passed to the transport separately, not copied
 
 _CARRIAGE_RETURN = 13
-_HEAD, _BODY, _WAITING, _STALLED, _ENDED = range(5)
-_STATES = ("head", "body", "waiting", "stalled", "ended")
+_HEAD, _BODY, _WAITING, _STREAMING, _STALLED, _ENDED = range(6)
+_STATES = ("head", "body", "waiting", "streaming", "stalled", "ended")
 
 
 class Owner(Protocol):
@@ -128,6 +138,10 @@ class Connection:
         self._chunks: ChunkedBody | None = None  # reads a chunked body
         self._token = -1
         self._held_bytes = 0  # memory reserved in the worker's limit for bodies
+        # A streamed answer.
+        self._stream: StreamedAnswer | None = None
+        self._written_bytes = 0
+        self._taken_bytes = 0  # of these, received by the client when the running deadline began
 
     def __repr__(self) -> str:
         return f"<Connection {_STATES[self._state]}, {len(self._unread)} bytes unread>"
@@ -157,7 +171,10 @@ class Connection:
         self._count_flushed()
         self._front.deaf.discard(self)
         self._front.let_go(self)
-        if state == _WAITING and self._token >= 0:
+        if self._stream is not None:
+            self._stream.let_go()
+            self._stream = None
+        if _WAITING <= state <= _STREAMING and self._token >= 0:
             self._door.gone(self._token)
         elif state == _BODY and self._admission is not None:
             self._door.abandon(self._admission, errors.CANCELLED_EARLY, "the client disconnected during the body", None)
@@ -170,6 +187,8 @@ class Connection:
         self._unflushed_bytes = self._transport.get_write_buffer_size()
         self._door.answers.hold(self._unflushed_bytes)
         if self._watch is None:
+            if self._state == _STREAMING:
+                self._taken_bytes = self._count_taken()
             self._start(self._front.writes_due)
 
     def resume_writing(self) -> None:
@@ -179,6 +198,8 @@ class Connection:
             self._stop_watch()
         if self._state == _STALLED:
             self._go_on()
+        elif self._state == _STREAMING:
+            self._door.writable(self._token)
         elif self._state == _ENDED and not self._transport.is_closing():
             self._start(self._front.lingers_due)
 
@@ -248,7 +269,7 @@ class Connection:
     @property
     def is_busy(self) -> bool:
         """Whether a request is arriving or waits for its answer."""
-        return self._state == _WAITING or self._state == _BODY
+        return _BODY <= self._state <= _STREAMING
 
     @property
     def quiet_since(self) -> float:
@@ -256,8 +277,8 @@ class Connection:
         return self._quiet_since
 
     def has_been_answered_since(self, moment: float) -> bool:
-        """Whether no request waits and the last answer was after this time of the loop's clock."""
-        return self._state != _WAITING and self._quiet_since > moment
+        """Whether no answer is due or under way, and the last one was after this time of the loop's clock."""
+        return not _WAITING <= self._state <= _STREAMING and self._quiet_since > moment
 
     def cut(self) -> None:
         """Abort the connection; unsent data is lost."""
@@ -278,6 +299,22 @@ class Connection:
         timeout_s = self._front.bodies_due.timeout_s
         got = len(self._body)
         self._break_off(errors.BODY_TIMEOUT, f"expected the whole body within {timeout_s:g} s, got {got} bytes")
+
+    def reader_is_late(self) -> bool:
+        """The client did not take in time what was written. Cuts it, unless it is slow in taking a stream.
+
+        A stream that is long or fast keeps data waiting for its client for any length of time. So a client is too slow
+        only if it has taken nothing at all; the core decides how long it goes on with one that takes little.
+        """
+        self._watch = None
+        if self._state == _STREAMING:
+            taken_bytes = self._count_taken()
+            if taken_bytes > self._taken_bytes:
+                self._taken_bytes = taken_bytes
+                self._start(self._front.writes_due)
+                return False
+        self.cut()
+        return True
 
     # Deadlines: at most one runs.
 
@@ -393,7 +430,7 @@ class Connection:
         self._left = left
         self._is_followed = end < available
         self._keep_alive = head.is_kept_alive
-        self._is_head = head.method == "HEAD"
+        self._is_head = head.is_head
         self._is_http10 = head.is_http10
         head.peer = self._peer
         return end
@@ -446,12 +483,21 @@ class Connection:
         self._state = _WAITING
         self._token = -1
         try:
-            self._token = self._door.open(admission, body, self._answer)
+            if admission.kind >= STREAM:
+                self._open_stream(admission, body)
+            else:
+                self._token = self._door.open(admission, body, self._answer)
         except MemoryError:
             raise  # ends the worker
         except Exception:
             log.exception("request not opened", route=admission.route_number)
             self._take_answer(500, [], b"", refusal_id())
+
+    def _open_stream(self, admission: Admission, body: bytes) -> None:
+        assert not self._is_http10, "the door refuses HTTP/1.0 on a route that streams"
+        self._written_bytes = self._taken_bytes = 0
+        self._stream = StreamedAnswer(self, self._is_head)
+        self._token = self._door.open_stream(admission, body, self._stream)
 
     # Special heads.
 
@@ -681,27 +727,30 @@ class Connection:
     def _write_unusual(self, status: int, head: bytes, body: bytes, request_id: bytes, closes: bool) -> None:
         if status == 205:  # RFC 9110, 15.3.6: its content length is 0
             body = b""
+        has_body = status != 204 and status != 304
+        framing = b"content-length: %d\r\n" % len(body) if has_body else b""
         keeps = self._keep_alive and not closes and not self._front.draining
+        self._write_head(head, request_id, framing, keeps, body if has_body and not self._is_head else b"")
+        if keeps:
+            self._after_answer()
+        else:
+            self._end()
+
+    def _write_head(self, head: bytes, request_id: bytes, framing: bytes, keeps: bool, body: bytes) -> None:
+        """Writes a head with this framing header, and the body or its beginning."""
         lines = [head]
         if request_id:
             lines.append(b"x-request-id: %b\r\n" % request_id)
-        if status != 204 and status != 304:
-            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(framing)
         if not keeps:
             lines.append(b"connection: close\r\n")
         elif self._is_http10:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
-        if self._is_head or status == 204 or status == 304:
-            body = b""
         if len(body) > COPIED_BODY_BYTES_MAX:
             self._transport.writelines([b"".join(lines), body])
         else:
             self._write(b"".join([*lines, body]))
-        if keeps:
-            self._after_answer()
-        else:
-            self._end()
 
     def _after_answer(self) -> None:
         """Continues after an answer."""
@@ -734,6 +783,57 @@ class Connection:
         self._transport.write_eof()
         if not self._unflushed:
             self._start(self._front.lingers_due)
+
+    # Streamed answers: `streamed_answer.Carrier`.
+
+    def answer_whole(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
+        self._stream = None
+        self._take_answer(status, headers, body, request_id)
+
+    def begin_stream(self, status: int, headers: HeaderList, request_id: bytes, framing: bytes, data: bytes) -> None:
+        front = self._front
+        head, _ = self._heads_made.get((status, *headers)) or front.answer_heads.make(status, headers)
+        self._keep_alive = self._keep_alive and not (CLOSE in headers or front.draining)
+        self._state = _STREAMING
+        self._written_bytes += len(data)
+        self._write_head(head, request_id, framing, self._keep_alive, data)
+
+    def write_stream(self, parts: Sequence[bytes]) -> None:
+        size = sum(map(len, parts))
+        self._written_bytes += size
+        if self._unflushed:
+            self._unflushed_bytes += size
+            self._door.answers.hold(size)
+        if size > COPIED_BODY_BYTES_MAX:
+            self._transport.writelines(parts)
+        else:
+            self._write(b"".join(parts))
+
+    def is_behind(self) -> bool:
+        return self._unflushed
+
+    def end_stream(self) -> None:
+        self._stream = None
+        self._stop_watch()
+        if self._unflushed:  # from here on, what is left has the time of an ordinary answer
+            self._start(self._front.writes_due)
+        if self._keep_alive and not self._front.draining:
+            self._after_answer()
+        else:
+            self._end()
+
+    def abort_stream(self) -> None:
+        self._stream = None
+        self._state = _ENDED
+        self.cut()
+
+    def _count_taken(self) -> int:
+        """How many bytes of the stream have reached the client, up to a constant: what waits here or in the kernel is
+        subtracted. On Unix sockets the kernel counts its own overhead, so the result is lower than it should be."""
+        fd = self.fileno()
+        if fd < 0:
+            return 0
+        return self._written_bytes - int(self._transport.get_write_buffer_size()) - queued_bytes(fd)
 
 
 def _peer_of(transport: Any) -> Peer:

@@ -173,8 +173,8 @@ class ExpressFront(Front):
             self.call_soon(self._end_quiet)
 
     def _reader_is_late(self, connection: Connection) -> None:
-        self.door.cut(Cut.SLOW_READER)
-        connection.cut()
+        if connection.reader_is_late():
+            self.door.cut(Cut.SLOW_READER)
 
     # Called by `slow_clients`.
 

@@ -6,13 +6,16 @@ two fronts: `express` and `granian`. tests/fronts runs the same tests with both;
 What the worker calls
 
     start    accept connections
-    drain    stop accepting, close idle connections, close each other connection after its answer
+    drain    stop accepting, close idle connections, close each other connection after its answer; the core decides
+             when a stream ends, and its connection stays open until then
     closed   returns when the last connection has ended
 
 What the front calls, for each request in this order (`admission.Door` has the signatures)
 
     admit ──> Refusal ────> refuse     answers it
           └─> Admission ──> open       the request is complete; its answer follows, once
+                        ├─> open_stream, instead of `open` for a request that streams: its answer comes in pieces
+                        │              (`admission.Sink`); then `writable`, each time its client has caught up
                         ├─> abandon    its body is incomplete, too large or malformed; answers it, if the client is
                         │              still connected
                         └─> gone       after `open`: the client disconnected before its answer
@@ -20,9 +23,9 @@ What the front calls, for each request in this order (`admission.Door` has the s
     refuse alone    the input is not a request: no Head can be made from it
     cut             the front closed a connection because of its client's behaviour (`messages.Cut`)
 
-After an Admission exactly one of `open` and `abandon` must follow, or its slot is lost. `door.bodies` limits the memory
-for bodies: a front reserves memory before it keeps a part, and releases it after `open` or `abandon`. Every answer,
-except interim ones, comes from the door, so that it is counted and has a request id.
+After an Admission exactly one of `open`, `open_stream` and `abandon` must follow, or its slot is lost. `door.bodies`
+limits the memory for bodies: a front reserves memory before it keeps a part, and releases it after that call. Every
+answer, except interim ones, comes from the door, so that it is counted and has a request id.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ either the whole body or parts that look complete when they are not. ASGI costs 
 This front adds what granian lacks: a deadline and a limit for bodies, a deadline and a limit for answers that clients
 do not read (`_MeteredAnswer`), an idle timeout separate from the timeout for heads, `slow_clients` for slow readers.
 
+It does not stream answers. granian does not tell when a client is behind, and it cannot end an answer as incomplete.
+All its heads say `cannot_stream`, so the door refuses their requests to streaming routes and `open_stream` is never
+called.
+
 The list has the behaviour of granian that this front must cope with. It was found by experiments and is not documented,
 so the version is pinned, and each entry has a test: in tests/http/test_granian.py, or in the named file.
 
@@ -97,7 +101,7 @@ WATCH_AFTER_S = 0.25  # requests answered sooner are not watched for a disconnec
 SMALL_BODY_BYTES = 16_384  # usually arrives at once: memory is checked only when a part has arrived
 STOP_CHECK_S, STOP_PATIENCE_S = 0.005, 1.0  # how often, and how long, to wait until all requests are watched
 RESET_CHECK_S = 0.01  # a reset stream is reported within this time after the end of its body; see `_Body`
-BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})  # other methods usually have no body
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "QUERY"})  # other methods usually have no body
 # Each part of a body is a round trip through granian's threads (measured: 50 us): small ones must be few.
 SMALL_PARTS_MAX, PART_BYTES = 1024, 64
 HEADS_REMEMBERED_MAX, HEAD_REMEMBERED_BYTES_MAX = 1024, 1024
@@ -795,6 +799,8 @@ def _head_of(scope: dict[str, Any], headers: _Headers, version: str, peer: Peer)
         # granian does not show whether an HTTP/2 stream has ended with its headers.
         version == "2" or headers.first(b"transfer-encoding") is not None,
         peer,
+        version == "1",
+        cannot_stream=True,
     )
 
 

@@ -104,6 +104,16 @@ def all_descriptors() -> Iterator[int]:
         yield int(entry.name)
 
 
+def queued_bytes(fd: int) -> int:
+    """What the kernel has for the other end of this connection: not yet sent, or not yet acknowledged.
+
+    Raises:
+        OSError: it is no open socket.
+    """
+    (size,) = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))
+    return int(size)
+
+
 class SlowClients:
     """Watches the clients of one listening TCP socket, from `start` to `stop`.
 
@@ -270,8 +280,7 @@ class SlowClients:
         cookie = _cookie_of(one)
         mark = self._queued.get(cookie)
         if mark is None or acknowledged >= mark.position:
-            (queued_bytes,) = _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
-            mark = _Mark(now, acknowledged + queued_bytes, now if mark is None else mark.queued_s)
+            mark = _Mark(now, acknowledged + queued_bytes(one.fileno()), now if mark is None else mark.queued_s)
         self._still_queued[cookie] = mark
         return mark
 

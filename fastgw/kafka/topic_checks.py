@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from confluent_kafka import KafkaException
 
 from fastgw.config import Config
+from fastgw.config.units import NS_PER_MS
 from fastgw.errors import StartError
 from fastgw.ids import PARTITIONS_MAX
 from fastgw.kafka import cluster, groups
@@ -20,8 +21,10 @@ from fastgw.kafka.topics import (
     REQUEST_PARTITIONS,
     groups_of,
     kept_ms,
+    least_stream_partitions,
     processes,
     recommended_partitions,
+    stream_partitions,
     users_of,
 )
 
@@ -107,6 +110,8 @@ def judge(config: Config, facts: Facts) -> Iterator[TopicFinding]:
             yield from _judge_response(config, topic, facts.has_admin)
         elif name == config.later.topic:
             yield from _judge_kept(config, topic, facts.has_admin)
+        elif name == config.streams.topic:
+            yield from _judge_streams(config, topic, facts.has_admin)
     for pair, users in groups_of(config).items():
         if pair in facts.absences:
             yield _judge_absence(pair[0], users, facts.absences[pair])
@@ -135,7 +140,7 @@ def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) ->
         return TopicFinding("error", f"topic {topic.name}", text, advice)
     count = REQUEST_PARTITIONS
     if not users:
-        count = config.later.lanes if topic.name == config.later.topic else recommended_partitions(config)
+        count = _own_partitions(config, topic.name)
     command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
     return TopicFinding(
         "error", f"topic {topic.name}", f"expected it to exist ({who}), got no such topic", f"`{command}` creates it"
@@ -143,7 +148,15 @@ def _missing(config: Config, topic: Topic, users: list[str], has_admin: bool) ->
 
 
 def _purpose(config: Config, topic: str) -> str:
-    return "the topic of kept replies" if topic == config.later.topic else "the response topic"
+    purposes = {config.later.topic: "the topic of kept replies", config.streams.topic: "the topic of streams"}
+    return purposes.get(topic, "the response topic")
+
+
+def _own_partitions(config: Config, topic: str) -> int:
+    """How many partitions one of the gateway's own topics should have."""
+    if topic == config.later.topic:
+        return config.later.lanes
+    return stream_partitions(config) if topic == config.streams.topic else recommended_partitions(config)
 
 
 def _names(users: list[str]) -> str:
@@ -212,6 +225,26 @@ def _judge_kept(config: Config, topic: Topic, has_admin: bool) -> Iterator[Topic
         text = f"expected retention.ms of at least {wanted_ms}, got {retention_ms}"
         advice = "raise it to later.keep and the longest work_timeout, or replies end before their status URLs"
         yield TopicFinding("warning", about, text, advice)
+
+
+def _judge_streams(config: Config, topic: Topic, has_admin: bool) -> Iterator[TopicFinding]:
+    """The topic of streams: each node needs a partition of it, and its records must outlive a slow reader."""
+    about, least = f"topic {topic.name}", least_stream_partitions(config)
+    if topic.partitions < least:
+        text = f"expected at least {least} partitions, one for each node, got {topic.partitions}"
+        count = stream_partitions(config)
+        command = f"fastgw topics {config.source}" if has_admin else f"fastgw broker {topic.name}:{count}"
+        yield TopicFinding("error", about, text, f"`{command}` creates enough")
+    settings = topic.settings
+    if settings is None:
+        return
+    if "compact" in settings.get("cleanup.policy", ""):
+        text = "cleanup.policy = compact deletes items of streams that have not been read"
+        yield TopicFinding("error", about, text, "set it to delete")
+    retention_ms, wanted_ms = int(settings.get("retention.ms", "-1")), config.streams.keep_ns // NS_PER_MS
+    if 0 <= retention_ms < wanted_ms:
+        text = f"expected retention.ms of at least {wanted_ms} (streams.keep), got {retention_ms}"
+        yield TopicFinding("warning", about, text, "raise it, or slow clients lose their streams")
 
 
 def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:

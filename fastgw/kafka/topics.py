@@ -53,6 +53,16 @@ def recommended_partitions(config: Config) -> int:
     return min(PARTITIONS_MAX, _power_of_two(4 * nodes * processes(config)))
 
 
+def least_stream_partitions(config: Config) -> int:
+    """For the topic of streams: one for each node at least. A node that owns none cannot stream."""
+    return config.cluster.node_count if config.cluster.mode == "static" else 1
+
+
+def stream_partitions(config: Config) -> int:
+    """For the topic of streams: as for the response topic, because the owners of that one own this one, too."""
+    return recommended_partitions(config)
+
+
 def _power_of_two(least: int) -> int:
     return 1 << max(0, least - 1).bit_length()
 
@@ -66,8 +76,9 @@ def users_of(config: Config) -> dict[str, list[str]]:
 
 
 def own_topics(config: Config) -> list[str]:
-    """The topics that the gateway reads: the response topic, and that of kept replies if a route needs it."""
-    return [config.gateway.response_topic, *([config.later.topic] if config.needs_store else [])]
+    """The topics that the gateway reads: the response topic, and those of kept replies and streams if needed."""
+    kept = [config.later.topic] if config.keeps_replies else []
+    return [config.gateway.response_topic, *kept, *([config.streams.topic] if config.has_streams else [])]
 
 
 def kept_ms(config: Config) -> int:
@@ -122,6 +133,8 @@ def create(
                 least = max(processes(config), response_partitions or 0)
             elif name == config.later.topic:
                 wanted = least = config.later.lanes
+            elif name == config.streams.topic:
+                wanted, least = stream_partitions(config), least_stream_partitions(config)
             present = len(metadata.topics[name].partitions) if name in metadata.topics else 0
             step = _ensure(
                 admin, NewTopic(name, wanted, copies, config=_topic_config(config, name)), present, least, timeout_s
@@ -147,6 +160,13 @@ def _topic_config(config: Config, name: str) -> dict[str, str]:
             "segment.ms": str(SEGMENT_MS),  # a segment is deleted as a whole, so a large one would be kept for longer
             "cleanup.policy": "delete",
             "message.timestamp.type": "LogAppendTime",  # one clock orders what all nodes and services write
+            "max.message.bytes": str(max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)),
+        }
+    if name == config.streams.topic:
+        return {
+            "retention.ms": str(config.streams.keep_ns // NS_PER_MS),
+            "cleanup.policy": "delete",
+            "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)),
         }
     needed = record_bytes(config.limits, [route for route in config.routes if route.topic == name])

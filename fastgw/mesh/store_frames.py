@@ -14,9 +14,18 @@ may append fields: readers ignore those that they do not know, and give defaults
                                            <──     KEY_STATE    number, again whenever it changes
       UNWATCH  number                      ──>
 
+                                           <──     STREAMS     the topic of streams, and the partitions that are read
+      FOLLOW   number, id, from where ...  ──>
+                                           <──     FOLLOWING   number, the first offset that will be delivered
+                                           <──     ITEMS       number, records, as long as there is credit
+      CREDIT   number, bytes               ──>
+                                           <──     FOLLOW_END  number, why nothing more will come
+      UNFOLLOW number                      ──>
+
 A watch is registered before its first STATE is made, so no change between the two is missed. Its number is chosen by
-the worker, and means something on this connection only. Watches end with the connection. Nothing is dropped: a side
-that is too far behind is disconnected, and the worker connects and registers its watches again.
+the worker, and means something on this connection only; the same holds for follows. Both end with the connection.
+Nothing is dropped: a side that is too far behind is disconnected, and the worker connects and registers its watches and
+follows again.
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.followed import FollowedRecord, StreamTopic
 from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh.framing import LENGTH, MAX_FRAME_BYTES, FrameError, FrameReader
 
@@ -63,18 +73,63 @@ class Unwatch(msgspec.Struct, array_like=True, frozen=True):
     number: int
 
 
-Frame = Hello | Topics | Watch | Unwatch | State | KeyWatch | KeyState
+class Follow(msgspec.Struct, array_like=True, frozen=True):
+    """Deliver the records of one id."""
+
+    number: int
+    correlation_id: bytes
+    partition: int  # its home in `<name>.streams`
+    position: int  # the first offset to be delivered; `followed.LIVE`: records that are appended from now on
+    credit: int  # bytes that may be sent before the first CREDIT
+
+
+class Credit(msgspec.Struct, array_like=True, frozen=True):
+    """So many more bytes may be sent."""
+
+    number: int
+    credit: int
+
+
+class Unfollow(msgspec.Struct, array_like=True, frozen=True):
+    """The end of a follow."""
+
+    number: int
+
+
+class Following(msgspec.Struct, array_like=True, frozen=True):
+    """Every record of the id from this offset on will be delivered."""
+
+    number: int
+    start: int
+
+
+class Items(msgspec.Struct, array_like=True, frozen=True):
+    """Records of a followed id, in the order of the log."""
+
+    number: int
+    records: list[FollowedRecord]
+
+
+class FollowEnd(msgspec.Struct, array_like=True, frozen=True):
+    """Nothing more will be delivered: the log does not have the records any more."""
+
+    number: int
+    why: str
+
+
+Frame = (
+    Hello | Topics | Watch | Unwatch | State | KeyWatch | KeyState
+    | Follow | Credit | Unfollow | StreamTopic | Following | Items | FollowEnd
+)  # fmt: skip
 
 # The kinds 1 to 15 are for frames between workers.
 KINDS: Final[Mapping[type[msgspec.Struct], int]] = {
-    Hello: 16,
-    Topics: 17,
-    Watch: 18,
-    Unwatch: 19,
-    State: 20,
-    KeyWatch: 21,
-    KeyState: 22,
-}
+    Hello: 16, Topics: 17, Watch: 18, Unwatch: 19, State: 20, KeyWatch: 21, KeyState: 22,
+    Follow: 25, Credit: 26, Unfollow: 27, StreamTopic: 28, Following: 29, Items: 30, FollowEnd: 31,
+}  # fmt: skip
+
+_OF_WORKERS = (Hello, Watch, Unwatch, KeyWatch, Follow, Credit, Unfollow)
+_OF_STORES = (Topics, State, KeyState, StreamTopic, Following, Items, FollowEnd)
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -99,7 +154,7 @@ def encode(frame: Frame) -> bytes:
 
 def reader(of_worker: bool) -> FrameReader[Any]:
     """A reader of the frames that a worker sends, or of those that a store sends."""
-    kinds = (Hello, Watch, Unwatch, KeyWatch) if of_worker else (Topics, State, KeyState)
+    kinds: tuple[type[msgspec.Struct], ...] = _OF_WORKERS if of_worker else _OF_STORES
     return FrameReader({KINDS[kind]: _decoder(kind) for kind in kinds})
 
 

@@ -11,26 +11,32 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
 from setproctitle import setproctitle
 
 from fastgw import logs, ready_pipe, table
+from fastgw._ctable import Table
 from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
 from fastgw.errors import FastgwError, StartError, StoreError
+from fastgw.messages import StoreGauge
+from fastgw.store.follows import Follows
 from fastgw.store.log_values import LogValues
 from fastgw.store.server import Server
 from fastgw.store.store import Store
+from fastgw.store.stream_reader import StreamReader
 from fastgw.store.tables import Tables
 from fastgw.store.topic_reader import TopicReader
 from fastgw.tokens import Secrets
 
 STOP_READING_S = 3.0
+FIGURES_S = 0.25
 
 log = structlog.get_logger("fastgw.store")
 
@@ -68,35 +74,94 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
         failures.append(error)
         loop.call_soon_threadsafe(stopping.set)
 
-    tables = _open_tables(config)
-    values = LogValues(config, loop)
-    store = Store(config, Secrets(_secrets(config)), tables, values, table.attach(table_fd), loop)
-    server = Server(run_dir, store, loop)
-    reader = TopicReader(config, store, _runner(loop), fail)
+    shared, on_loop = table.attach(table_fd), _runner(loop)
+    kept = KeptReplies(config, shared, loop, on_loop, fail) if config.keeps_replies else None
+    streams = StreamReader(config, shared, on_loop, fail, lambda: server.tell_topics()) if config.has_streams else None
+    server = Server(run_dir, kept.store if kept else None, loop, streams.follows if streams else None)
+    figures = Figures(shared, streams.follows if streams else None, kept is not None, loop)
 
     def read_again() -> None:
-        store.config = inherited.read(config_fd)
+        again = inherited.read(config_fd)
+        if (again.keeps_replies, again.has_streams) != (config.keeps_replies, config.has_streams):
+            stopping.set()  # a successor has other parts
+        elif kept is not None:
+            kept.store.config = again
 
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, read_again)
     loop.add_reader(life_fd, stopping.set)
     await server.start()
-    store.start(server)
-    reader.start()
+    if kept is not None:
+        kept.start(server)
+    if streams is not None:
+        streams.start()
+    figures.start()
     ready_pipe.tell(ready_fd, "ready\n")
     await stopping.wait()
     loop.remove_reader(life_fd)  # it would stay readable: the other end is closed
     server.close()
-    await loop.run_in_executor(None, reader.stop, STOP_READING_S)
-    values.close()
-    try:
-        tables.close()
-    except (StoreError, OSError) as error:  # such as a directory that was removed meanwhile
-        log.warning("store not closed in order", error=str(error))
+    if streams is not None:
+        await loop.run_in_executor(None, streams.stop, STOP_READING_S)
+    if kept is not None:
+        await kept.stop(loop)
     if failures:
         log.error("store failed", error=repr(failures[0]))
         return 1
     return 0
+
+
+class KeptReplies:
+    """The parts that read the topic of kept replies, and keep what they read."""
+
+    def __init__(
+        self,
+        config: Config,
+        shared: Table,
+        loop: asyncio.AbstractEventLoop,
+        on_loop: Callable[[Callable[[], Any]], Any],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._tables = _open_tables(config)
+        self._values = LogValues(config, loop)
+        self.store = Store(config, Secrets(_secrets(config)), self._tables, self._values, shared, loop)
+        self._reader = TopicReader(config, self.store, on_loop, fail)
+
+    def start(self, server: Server) -> None:
+        self.store.start(server)
+        self._reader.start()
+
+    async def stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop reading, and bring the tables to the disk."""
+        await loop.run_in_executor(None, self._reader.stop, STOP_READING_S)
+        self._values.close()
+        try:
+            self._tables.close()
+        except (StoreError, OSError) as error:  # such as a directory that was removed meanwhile
+            log.warning("store not closed in order", error=str(error))
+
+
+class Figures:
+    """Shows the figures of streams in the table, and a heartbeat if there are no kept replies, which have their own."""
+
+    def __init__(
+        self, shared: Table, follows: Follows | None, keeps_replies: bool, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._table = shared
+        self._follows = follows
+        self._keeps_replies = keeps_replies
+        self._loop = loop
+
+    def start(self) -> None:
+        """Show them now, and again and again."""
+        if self._follows is None:
+            return
+        self._table.set_store_gauge(StoreGauge.FOLLOWS, len(self._follows))
+        self._table.set_store_gauge(StoreGauge.FOLLOWS_BEHIND, self._follows.behind)
+        self._table.set_store_gauge(StoreGauge.STREAM_PARTITIONS, len(self._follows.topic.homes))
+        if not self._keeps_replies:
+            self._table.set_store_gauge(StoreGauge.READY, int(bool(self._follows.topic.homes)))
+            self._table.store_beats(time.monotonic_ns())
+        self._loop.call_later(FIGURES_S, self.start)
 
 
 def _open_tables(config: Config) -> Tables:

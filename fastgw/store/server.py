@@ -12,7 +12,8 @@ from fastgw.errors import StartError
 from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
+from fastgw.mesh.store_frames import Credit, Follow, Hello, KeyWatch, Unfollow, Unwatch, Watch
+from fastgw.store.follows import Follows
 
 BACKLOG = 512
 BEHIND_BYTES = 16 << 20  # unsent bytes above which a worker is disconnected; it connects and asks again
@@ -34,9 +35,17 @@ class Answerer(Protocol):
 class Server:
     """Listens for workers."""
 
-    def __init__(self, run_dir: Path, store: Answerer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, run_dir: Path, store: Answerer | None, loop: asyncio.AbstractEventLoop, follows: Follows | None = None
+    ) -> None:
+        """
+        Args:
+            store: knows the kept replies; None: no route keeps any.
+            follows: knows the streams; None: no route streams.
+        """
         self._path = store_frames.socket_path(run_dir)
-        self._store = store
+        self.store = store
+        self.follows = follows
         self._loop = loop
         self._server: asyncio.Server | None = None
         self.connections: set[Connection] = set()
@@ -52,14 +61,19 @@ class Server:
         except OSError as error:
             raise StartError(f"store socket {self._path}: {error}") from error
         self._server = await self._loop.create_unix_server(
-            lambda: Connection(self, self._store, self._loop), sock=listening, backlog=BACKLOG
+            lambda: Connection(self, self._loop), sock=listening, backlog=BACKLOG
         )
 
     def tell_topics(self) -> None:
-        """Tell every worker what has changed about the topic."""
-        frame = store_frames.encode(self._store.topics)
+        """Tell every worker what has changed about a topic."""
+        frame = b"".join(self.topics())
         for connection in self.connections:
             connection.send(frame)
+
+    def topics(self) -> list[bytes]:
+        """The frames about all topics."""
+        about_store = [] if self.store is None else [store_frames.encode(self.store.topics)]
+        return about_store + ([] if self.follows is None else [store_frames.encode(self.follows.topic)])
 
     def close(self) -> None:
         """Disconnect all workers, and listen no more."""
@@ -73,9 +87,8 @@ class Server:
 class Connection(asyncio.Protocol):
     """The connection of one worker. A malformed frame ends it."""
 
-    def __init__(self, server: Server, store: Answerer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
-        self._store = store
         self._loop = loop
         self._reader = store_frames.reader(of_worker=True)
         self._transport: Any = None
@@ -109,15 +122,30 @@ class Connection(asyncio.Protocol):
                 return
             self._is_known = True
             self._server.connections.add(self)
-            self.send(store_frames.encode(self._store.topics))
+            self.send(b"".join(self._server.topics()))
         elif not self._is_known:
             self.cut("expected HELLO as the first frame")
+        elif isinstance(frame, Follow | Credit | Unfollow):
+            self._take_follow(frame)
+        elif self._server.store is None:
+            return  # the worker has another configuration, and will end soon
         elif isinstance(frame, Watch):
-            self._store.watch(self, frame)
+            self._server.store.watch(self, frame)
         elif isinstance(frame, KeyWatch):
-            self._store.watch_key(self, frame)
+            self._server.store.watch_key(self, frame)
         elif isinstance(frame, Unwatch):
-            self._store.unwatch(self, frame.number)
+            self._server.store.unwatch(self, frame.number)
+
+    def _take_follow(self, frame: Follow | Credit | Unfollow) -> None:
+        follows = self._server.follows
+        if follows is None:
+            return
+        if isinstance(frame, Credit):
+            follows.credit(self, frame)
+        elif isinstance(frame, Follow):
+            follows.follow(self, frame)
+        else:
+            follows.unfollow(self, frame)
 
     def tell(self, state: State | KeyState) -> None:
         """Send what is known about the request or the key of a watch."""
@@ -149,4 +177,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
         self._server.connections.discard(self)
-        self._store.gone(self)
+        if self._server.store is not None:
+            self._server.store.gone(self)
+        if self._server.follows is not None:
+            self._server.follows.gone(self)

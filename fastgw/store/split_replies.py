@@ -1,4 +1,4 @@
-"""Kept replies on another partition than their home: they are sent there, once.
+"""Records of kept replies and of streams on another partition than their home: they are sent there, once.
 
 Only a request's home partition decides, because only one log gives all readers the same order. A service whose client
 chose another partition would leave its request undecided. The node that owns the partition of arrival sends the reply
@@ -32,8 +32,15 @@ class SplitReplies:
         count: replies sent home so far.
     """
 
-    def __init__(self, config: Config, table: Table) -> None:
+    def __init__(self, config: Config, table: Table, topic: str, kind: ReplyTopic) -> None:
+        """
+        Args:
+            topic: where the replies arrive.
+            kind: how ids name this topic.
+        """
         self.count = 0
+        self._topic = topic
+        self._kind = kind
         self._config = config
         self._table = table
         self._producer: Producer | None = None  # most stores never need one
@@ -54,7 +61,7 @@ class SplitReplies:
             assert cid is not None, "`_is_split` has parsed it"
             try:
                 producer.produce(
-                    self._config.later.topic,
+                    self._topic,
                     reply.value,
                     reply.correlation_id,
                     cid.home,
@@ -62,16 +69,16 @@ class SplitReplies:
                     on_delivery=lambda error, _message: failed.append(error) if error is not None else None,
                 )
             except (KafkaException, BufferError) as error:
-                raise StoreError(f"a kept reply could not be sent to its partition: {error}") from error
+                raise StoreError(f"a record of {self._topic} could not be sent to its partition: {error}") from error
         left = producer.flush(TIMEOUT_S)
         if left or failed:
             why = failed[0] if failed else f"no confirmation within {TIMEOUT_S:g} s"
-            raise StoreError(f"{left + len(failed)} kept replies did not reach their partition: {why}")
+            raise StoreError(f"{left + len(failed)} records of {self._topic} did not reach their partition: {why}")
         self.count += len(split)
 
     def _is_split(self, reply: Reply) -> bool:
         cid = ids.parse(reply.correlation_id)
-        if cid is None or cid.topic != ReplyTopic.LATER or cid.home == reply.partition or plain.has_hopped(reply):
+        if cid is None or cid.topic != self._kind or cid.home == reply.partition or plain.has_hopped(reply):
             return False
         return self._is_ours(reply.partition)
 

@@ -22,6 +22,7 @@ from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import control
 from fastgw.dialects.control import BadControl, Cancelled, Control
 from fastgw.errors import StoreDamaged, StoreError
+from fastgw.ids import ReplyTopic
 from fastgw.kept_replies import KeyKnown, Known, State, Topics
 from fastgw.mesh.store_frames import KeyWatch, Watch
 from fastgw.messages import Reply, StoreGauge
@@ -74,7 +75,7 @@ class Store:
         self._secrets = secrets
         self._tables = tables
         self._values = values
-        self._split = SplitReplies(config, table)
+        self._split = SplitReplies(config, table, config.later.topic, ReplyTopic.LATER)
         self._table = table
         self._loop = loop
         self._server: Server | None = None

@@ -230,7 +230,7 @@ class TopicReader:
             topic = metadata.topics.get(self._topic)
             if topic is None or topic.error is not None:
                 raise KafkaException(topic.error if topic else KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-            topic_id = self._topic_id() if cluster.has_admin(metadata) else NO_TOPIC_ID
+            topic_id = topic_id_of(self._config, self._topic) if cluster.has_admin(metadata) else NO_TOPIC_ID
             bounds = {
                 number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=LOOK_TIMEOUT_S)
                 for number in topic.partitions
@@ -244,12 +244,18 @@ class TopicReader:
         self._troubles.begins(("topic",), "")
         return Located(topic_id, bounds)
 
-    def _topic_id(self) -> bytes:
-        with cluster.admin_client(self._config) as (admin, _):
-            described = admin.describe_topics(TopicCollection([self._topic]), request_timeout=LOOK_TIMEOUT_S)
-            found = described[self._topic].result().topic_id
-        mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
-        return int(mixed).to_bytes(16, "big")
+
+def topic_id_of(config: Config, topic: str) -> bytes:
+    """The id of a topic, 16 bytes.
+
+    Raises:
+        KafkaException: Kafka does not say.
+    """
+    with cluster.admin_client(config) as (admin, _):
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_TIMEOUT_S)
+        found = described[topic].result().topic_id
+    mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
+    return int(mixed).to_bytes(16, "big")
 
 
 def _what_is_there(consumer: Consumer, is_busy: bool) -> list[Any]:

@@ -15,5 +15,5 @@ cdef class GatewayDoor:
     cdef Exchange _exchange
     cdef Table _table
     cdef int _process_index
-    cdef object _journal, _policies, _later, _tickets, _keyed
+    cdef object _journal, _policies, _later, _tickets, _keyed, _streams, _stream_routes
     cdef bint _keeps_heads

@@ -6,16 +6,19 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import KEYED, PLAIN, TICKET, Admission, Refusal
+from fastgw.admission import KEYED, PLAIN, RESUME, STREAM, TICKET, Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.keyed import KeyedRequests
 from fastgw.core.later import Later
+from fastgw.core.resumed import FIRST_RESUMED
 from fastgw.core.routing import Router
+from fastgw.core.streams import Streams
 from fastgw.core.tickets import FIRST_TOKEN, Tickets
 from fastgw.errors import Ending
 from fastgw.http.cors import Policies, is_preflight
 from fastgw.messages import Answer, Cut, Head
+from fastgw.worker.stream_routes import StreamRoutes
 
 
 class GatewayDoor:
@@ -35,6 +38,8 @@ class GatewayDoor:
         later: Later | None = None,
         tickets: Tickets | None = None,
         keyed: KeyedRequests | None = None,
+        streams: Streams | None = None,
+        stream_routes: StreamRoutes | None = None,
     ) -> None:
         """
         Args:
@@ -48,6 +53,7 @@ class GatewayDoor:
             keeps_heads: whether to set `Refusal.head`.
             later, tickets, keyed: take the requests whose replies are kept, those for status URLs, and those with an
                 idempotency key; None: no route has any.
+            streams, stream_routes: take the requests whose answers are streamed; None: no route has any.
         """
         self._router = router
         self._exchange = exchange
@@ -61,6 +67,8 @@ class GatewayDoor:
         self._later = later
         self._tickets = tickets
         self._keyed = keyed
+        self._streams = streams
+        self._stream_routes = stream_routes
 
     def admit(self, head: Head) -> Admission | Refusal:
         try:
@@ -77,13 +85,23 @@ class GatewayDoor:
             return Refusal(errors.REFUSED_SEND, OWN_ERROR, head=kept)
         if isinstance(verdict, Refusal):
             refusal: Refusal | None = verdict
+        elif verdict.kind == PLAIN:
+            refusal = self._exchange.reserve(verdict)
         elif verdict.kind == TICKET:
             return verdict  # needs no slot
         else:
-            refusal = self._exchange.reserve(verdict)
+            refusal = self._refusal_of_stream(verdict)
+            if refusal is None and verdict.kind != RESUME:  # which needs no slot either
+                refusal = self._exchange.reserve(verdict)
         if refusal is None:
             return verdict
         return refusal._replace(head=head) if self._keeps_heads else refusal
+
+    def _refusal_of_stream(self, admission: Admission) -> Refusal | None:
+        if admission.kind != STREAM:
+            return None
+        assert self._stream_routes is not None, "the router knows a route that streams"
+        return self._stream_routes.refusal(admission)
 
     def _preflight(self, head: Head, policies: Policies) -> Refusal | None:
         """The answer to a CORS preflight; None: the route has no policy, so the request is handled like any other."""
@@ -103,7 +121,7 @@ class GatewayDoor:
         self._exchange.refuse(refusal, answer)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        if admission.kind != TICKET:
+        if admission.kind not in (TICKET, RESUME):
             self._exchange.abandon(admission, ending, detail, answer)
         elif answer is not None:  # it has no slot
             self._exchange.refuse(Refusal(ending, detail, admission.route_number, head=admission.headers), answer)
@@ -123,11 +141,29 @@ class GatewayDoor:
         assert self._later is not None, "the router knows a route with deferred answers"
         return self._later.open(admission, body, answer, time.monotonic_ns())
 
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
+        assert self._streams is not None, "the router knows a route that streams"
+        if admission.kind == RESUME:
+            return self._streams.resume(admission, sink, time.monotonic_ns())
+        return self._streams.open(admission, body, sink, time.monotonic_ns())
+
+    def writable(self, token: int) -> None:
+        assert self._streams is not None, "only streams tell that a client is behind"
+        self._streams.writable(token)
+
     def gone(self, token: int) -> None:
-        if token > FIRST_TOKEN and self._tickets is not None:
-            self._tickets.gone(token)
+        if token > FIRST_TOKEN:
+            self._gone_without_slot(token)
         else:
             self._exchange.cancel(token)
+
+    def _gone_without_slot(self, token: int) -> None:
+        if token > FIRST_RESUMED:
+            assert self._streams is not None, "only it gives such tokens"
+            self._streams.resumed.cancel(token)
+        else:
+            assert self._tickets is not None, "only it gives such tokens"
+            self._tickets.gone(token)
 
     def cut(self, why: Cut) -> None:
         self._table.add_tally(self._process_index, why, 1)

@@ -12,7 +12,7 @@ from fastgw.config import Compression, Config, Route
 from fastgw.config.units import NS_PER_MS
 from fastgw.core import record_key
 from fastgw.core.partitioner_learner import PartitionerLearner
-from fastgw.core.plan import KeyRules, Plan
+from fastgw.core.plan import KeyRules, Plan, StreamRules
 from fastgw.core.spread import Spread
 from fastgw.dialects import plain
 from fastgw.kafka import properties
@@ -75,6 +75,8 @@ class Plans:
             self._request_wire(route, self._config.later.topic) if route.needs_store else None,
             route.work_timeout_ns,
             _key_rules(route),
+            self._request_wire(route, self._config.streams.topic) if route.streams else None,
+            _stream_rules(route) if route.streams else None,
         )
 
     def _request_wire(self, route: Route, reply_topic: str) -> plain.RequestWire:
@@ -117,6 +119,19 @@ def _compressor(settings: Compression) -> Compressor | None:
     from fastgw.http.compression import Compressor
 
     return Compressor(settings)
+
+
+def _stream_rules(route: Route) -> StreamRules:
+    return StreamRules(
+        route.items == "json",
+        route.head_wait_ns,
+        route.idle_timeout_ns,
+        route.max_duration_ns,
+        route.stream_buffer_bytes,
+        route.cancel,
+        route.end_line,
+        route.resume,
+    )
 
 
 def _partition(has_key: bool, is_even: bool) -> int:

@@ -1,8 +1,9 @@
 """The connection of one worker to the store of its node.
 
-Watches outlive a connection: when the store has ended and its successor listens, the link connects again and registers
-them anew. So a waiting request does not notice a restart of the store. Nothing is dropped silently: a store that is
-disconnected has no watches, and the first state after a registration is complete.
+Watches and follows outlive a connection: when the store has ended and its successor listens, the link connects again
+and registers them anew, a follow from the next record that its follower needs. So a waiting request does not notice a
+restart of the store. Nothing is dropped silently: a store that is disconnected has no watches, and the first state
+after a registration is complete.
 """
 
 from __future__ import annotations
@@ -15,10 +16,23 @@ import structlog
 
 from fastgw.back_off import BackOff
 from fastgw.core.kept import OnKeyState, OnState
+from fastgw.core.streams import Follower
+from fastgw.followed import StreamTopic
 from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
+from fastgw.mesh.store_frames import (
+    Credit,
+    Follow,
+    FollowEnd,
+    Following,
+    Hello,
+    Items,
+    KeyWatch,
+    Unfollow,
+    Unwatch,
+    Watch,
+)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
 BEHIND_BYTES = 8 << 20  # unsent bytes above which the connection is given up and made anew
@@ -27,26 +41,34 @@ log = structlog.get_logger("fastgw.worker")
 
 
 class StoreLink:
-    """Implements `core.kept.KeptReplies`. Everything runs on the loop.
+    """Implements `core.kept.KeptReplies` and `core.streams.FollowedStreams`. Everything runs on the loop.
 
     Attributes:
-        topics: what the store has said about its topic; None: there is no connection.
+        topics: what the store has said about the topic of kept replies; None: there is no connection.
+        streams: the same about the topic of streams.
     """
 
     def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.topics: Topics | None = None
+        self.streams: StreamTopic | None = None
         self._path = store_frames.socket_path(run_dir)
         self._loop = loop
         self._connection: _Connection | None = None
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
         self._watches: dict[int, tuple[Watch | KeyWatch, Any]] = {}  # each with its OnState or OnKeyState
+        self._followers: dict[int, Follower] = {}
         self._number = 0
         self._unsent: list[bytes] = []
         self._is_closed = False
         self._connecting: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
-        return f"<StoreLink {'up' if self.topics else 'down'}, {len(self._watches)} watches>"
+        state = "up" if self._is_up else "down"
+        return f"<StoreLink {state}, {len(self._watches)} watches, {len(self._followers)} follows>"
+
+    @property
+    def _is_up(self) -> bool:
+        return self.topics is not None or self.streams is not None
 
     @property
     def watches(self) -> int:
@@ -87,9 +109,25 @@ class StoreLink:
         if self._watches.pop(number, None) is not None:
             self._send(store_frames.encode(Unwatch(number)))
 
+    def follow(self, follower: Follower) -> int:
+        """See `FollowedStreams.follow`."""
+        self._number += 1
+        self._followers[self._number] = follower
+        self._send(_follow(self._number, follower))
+        return self._number
+
+    def give_credit(self, number: int, credit: int) -> None:
+        """See `FollowedStreams.give_credit`."""
+        self._send(store_frames.encode(Credit(number, credit)))
+
+    def unfollow(self, number: int) -> None:
+        """See `FollowedStreams.unfollow`."""
+        if self._followers.pop(number, None) is not None:
+            self._send(store_frames.encode(Unfollow(number)))
+
     def _send(self, frame: bytes) -> None:
         if self._connection is None or not self._connection.is_made:
-            return  # `connected` sends all watches
+            return  # `connected` sends all watches and follows
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(frame)
@@ -101,20 +139,21 @@ class StoreLink:
             self._connection.write(b"".join(frames))
 
     def connected(self) -> None:
-        """The connection is made: introduce this worker, and register all watches."""
+        """The connection is made: introduce this worker, and register all watches and follows."""
         assert self._connection is not None
         self._unsent = []
         watches = [store_frames.encode(frame) for frame, _ in self._watches.values()]
-        self._connection.write(b"".join([store_frames.encode(Hello(store_frames.LAYOUT)), *watches]))
+        follows = [_follow(number, follower) for number, follower in self._followers.items()]
+        self._connection.write(b"".join([store_frames.encode(Hello(store_frames.LAYOUT)), *watches, *follows]))
 
     def disconnected(self, why: str) -> None:
         """The connection has ended."""
         self._connection = None
         self._unsent = []
         now = self._loop.time()
-        if self.topics is not None:  # it had worked: its back-off starts again
+        if self._is_up:  # it had worked: its back-off starts again
             self._back_off.succeeded(now)
-            self.topics = None
+            self.topics = self.streams = None
             if not self._is_closed:
                 log.warning("store not connected", why=why)
         self._back_off.failed(now)
@@ -127,12 +166,32 @@ class StoreLink:
             watch = self._watches.get(frame.number)
             if watch is not None:
                 watch[1](frame)
+        elif isinstance(frame, StreamTopic):
+            self.streams = frame
+        else:
+            self._received_follow(frame)
+
+    def _received_follow(self, frame: Items | Following | FollowEnd) -> None:
+        follower = self._followers.get(frame.number)
+        if follower is None:
+            return  # it has ended meanwhile
+        if isinstance(frame, Items):
+            follower.on_records(frame.records)
+        elif isinstance(frame, Following):
+            follower.on_following(frame.start)
+        else:
+            del self._followers[frame.number]
+            follower.on_follow_end(frame.why)
 
     def close(self) -> None:
         """Close the connection."""
         self._is_closed = True
         if self._connection is not None:
             self._connection.close()
+
+
+def _follow(number: int, follower: Follower) -> bytes:
+    return store_frames.encode(Follow(number, follower.raw, follower.home, follower.position, follower.credit))
 
 
 class _Connection(asyncio.Protocol):

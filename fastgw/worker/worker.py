@@ -30,12 +30,14 @@ from fastgw.core.later import Later, LaterSettings
 from fastgw.core.ownership import Ownership
 from fastgw.core.reply_router import ReplyRouter
 from fastgw.core.routing import Router
+from fastgw.core.streams import Streams
 from fastgw.core.tickets import Tickets
 from fastgw.errors import Ending
 from fastgw.forwarding import Forwarding
 from fastgw.http.cors import Policies
 from fastgw.http.express import ExpressFront
 from fastgw.http.front import Front
+from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.kafka import open_link
 from fastgw.mesh.links import MeshLinks
@@ -51,6 +53,7 @@ from fastgw.worker.plans import Plans, delivery_classes, link_settings
 from fastgw.worker.replies import Replies
 from fastgw.worker.reply_path import HAND_OVER_NS, ReplyPath
 from fastgw.worker.store_link import StoreLink
+from fastgw.worker.stream_routes import StreamRoutes, encoder_of
 
 log = structlog.get_logger("fastgw.worker")
 
@@ -65,7 +68,6 @@ GRANIANS_ALLOCATOR = ("_RJEM_MALLOC_CONF", "background_thread:true")
 class KeptParts(NamedTuple):
     """What handles requests whose replies are kept."""
 
-    store: StoreLink
     later: Later
     tickets: Tickets
     keyed: KeyedRequests
@@ -90,6 +92,7 @@ class Worker:
         self._fronts: list[Front] = []
         self._listen_fds: Sequence[int] = ()
         self._draining = False
+        self._items_shown = 0  # of streams, in the counters
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self._journal = Journal()
@@ -103,7 +106,9 @@ class Worker:
         ids = IdMaker(self._table.node, worker, generation)
         slots = self._table.open_range(self._process_index)
         self._join_requests(ids, slots)
-        self._kept = self._join_kept(worker, generation, run_dir) if cfg.needs_store else None
+        self._store = StoreLink(run_dir, self._loop) if cfg.needs_store else None
+        self._kept = self._join_kept(self._store, worker, generation) if self._store and cfg.keeps_replies else None
+        self._streams = self._join_streams(self._store, worker, generation) if self._store and cfg.has_streams else None
         self._open_door(self._kept)
         self._mesh = MeshLinks(run_dir, worker, generation, self.forwarded, on_dropped=self._count_dropped_replies)
         self._join_replies(ids, slots, worker, generation)
@@ -117,7 +122,7 @@ class Worker:
         for plan in self._plans.all:
             self._link.preload_topic(plan.delivery_class, plan.topic)
         policies = Policies(cfg.cors, cfg.routes)
-        secret_prefix = f"{cfg.later.path}/" if cfg.needs_store else ""
+        secret_prefix = f"{cfg.later.path}/" if cfg.keeps_replies else ""
         has_notes = policies or self._access_log is not None
         notes = Notes(policies, self._access_log, cfg.route_names, secret_prefix) if has_notes else None
         self._exchange = Exchange(
@@ -134,11 +139,10 @@ class Worker:
         )
         self._policies, self._keeps_heads = policies or None, notes is not None
 
-    def _join_kept(self, worker: int, generation: int, run_dir: Path) -> KeptParts:
+    def _join_kept(self, store: StoreLink, worker: int, generation: int) -> KeptParts:
         """To the store and back: requests whose replies are kept, and status URLs."""
         cfg = self._config
         self._link.preload_topic(0, cfg.later.topic)  # of control records
-        store = StoreLink(run_dir, self._loop)
         secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
 
         def make_ids() -> IdMaker:
@@ -164,7 +168,26 @@ class Worker:
             time.monotonic_ns,
             self._journal,
         )
-        return KeptParts(store, later, tickets, keyed)
+        return KeptParts(later, tickets, keyed)
+
+    def _join_streams(self, store: StoreLink, worker: int, generation: int) -> Streams:
+        """From the store to the fronts: answers that are streamed."""
+        cfg = self._config
+        return Streams(
+            self._exchange,
+            store,
+            IdMaker(self._table.node, worker, generation, ReplyTopic.STREAMS),
+            worker,
+            self._table.slots_per_process,
+            encoder_of,
+            EventStream,
+            self._link.send_untracked,
+            self._journal,
+            time.monotonic_ns,
+            Secrets([secret.encode() for secret in cfg.gateway.secrets]) if cfg.resumes else None,
+            cfg.streams.keep_ns // NS_PER_MS,
+            cfg.store.max_waits,
+        )
 
     def _open_door(self, kept: KeptParts | None) -> None:
         cfg = self._config
@@ -181,6 +204,8 @@ class Worker:
             kept.later if kept else None,
             kept.tickets if kept else None,
             kept.keyed if kept else None,
+            self._streams,
+            StreamRoutes(cfg) if self._streams is not None else None,
         )
 
     def _join_replies(self, ids: IdMaker, slots: SlotRange, worker: int, generation: int) -> None:
@@ -213,8 +238,13 @@ class Worker:
             self._reply_path,
             self._mesh.forward,
             self._link.send_untracked,
-            {ReplyTopic.LATER: self._config.later.topic} if self._kept else {},
+            self._other_topics(),
         )
+
+    def _other_topics(self) -> dict[int, str]:
+        """Where replies belong that a service has sent to the response topic, whatever the request said."""
+        kept: dict[int, str] = {ReplyTopic.LATER: self._config.later.topic} if self._kept else {}
+        return kept | ({ReplyTopic.STREAMS: self._config.streams.topic} if self._streams is not None else {})
 
     # Called by the Kafka link and the mesh.
 
@@ -222,6 +252,8 @@ class Worker:
         self._exchange.delivered(token, at_ns, partition)
 
     def undelivered(self, token: int, ending: Ending, detail: str) -> None:
+        if self._streams is not None and self._streams.has_begun(token):
+            return  # its service has the record: items of its answer have come
         self._exchange.undelivered(token, ending, detail)
 
     def replies(self, replies: Sequence[Reply]) -> None:
@@ -251,10 +283,13 @@ class Worker:
         self._link.poll()
         self._exchange.expire(now_ns)
         self._reply_path.tick(now_ns)
+        if self._store is not None:
+            self._store.tick()
         if self._kept is not None:
-            self._kept.store.tick()
             self._kept.tickets.expire(now_ns)
             self._kept.keyed.tick(now_ns)
+        if self._streams is not None:
+            self._streams.resumed.expire(now_ns)
         self._plans.follow_services(self._table, now_ns)
         self._plans.decide_spread(now_ns, self._reply_path.round_trip_ns)
         self._journal.sum_up(now_ns)
@@ -272,6 +307,10 @@ class Worker:
         table.set_gauge(process, Gauge.KAFKA_WAITING_RECORDS, self._link.waiting())
         table.set_gauge(process, Gauge.KAFKA_WAITING_BYTES, self._link.waiting_bytes())
         table.set_gauge(process, Gauge.ANSWER_BYTES, self._answers.held_bytes)
+        if self._streams is not None:
+            table.set_gauge(process, Gauge.STREAMS, len(self._streams))
+            table.add_tally(process, Tally.STREAM_ITEMS, self._streams.items - self._items_shown)
+            self._items_shown = self._streams.items
 
     # Life.
 
@@ -318,6 +357,8 @@ class Worker:
         self._exchange.drain()
         if self._kept is not None:
             self._kept.tickets.drain()
+        if self._streams is not None:
+            self._streams.resumed.drain()
         lame_duck_s = min(LAME_DUCK_S, self._config.gateway.drain_timeout_ns / 2e9)
         for front in self._fronts:
             front.drain(lame_duck_s)
@@ -358,8 +399,8 @@ class Worker:
     def _close(self) -> int:
         """Close everything; return how many records were not sent in time."""
         unsent_replies = self._mesh.close()
-        if self._kept is not None:
-            self._kept.store.close()
+        if self._store is not None:
+            self._store.close()
         unsent = self._link.close(1.0)
         if unsent_replies == 0 and unsent == 0:
             self._reply_path.hand_over()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastgw import config, problem
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.routing import Router
 from fastgw.errors import Ending
@@ -14,6 +15,7 @@ from fastgw.http.connection import Connection
 from fastgw.http.deadlines import Deadlines
 from fastgw.http.heads import SMALL_HEAD_BYTES, AnswerHeads
 from fastgw.messages import Answer, Cut, Head, HeaderList
+from tests.actors.streaming import as_streaming
 
 ROUTES = """
 [gateway]
@@ -37,10 +39,17 @@ max_body = "1MiB"
 method = "GET"
 path = "/items/{id}"
 topic = "echo"
+[[route]]
+method = ["GET", "HEAD", "POST", "QUERY"]
+path = "/stream"
+topic = "stream"
 """
 CONFIG = config.loads(ROUTES, "test.toml")
 REQUEST_ID = b"00000000-0000-8000-8000-000000000001"
 INTAKE = Router(CONFIG.routes, CONFIG.limits, ())
+
+
+_SILENT, _OTHER_END = socket.socketpair()  # the kernel has nothing for its other end
 
 
 class FakeTransport:
@@ -50,7 +59,9 @@ class FakeTransport:
         self.sent = bytearray()
         self.reads = True
         self.accepts_writes = True
+        self.waiting_bytes = 0  # written, and not taken by the client
         self.ended = ""  # "eof", "closed" or "aborted"
+        self.writes = 0
         self.parts = 1  # of the last write
         self.protocol: Any = None
 
@@ -58,12 +69,17 @@ class FakeTransport:
         self.protocol = protocol
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.7", 40_000) if name == "peername" else None
+        return {"peername": ("192.0.2.7", 40_000), "socket": _SILENT}.get(name)
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting_bytes
 
     def write(self, data: bytes) -> None:
         assert not self.ended, f"written after {self.ended}"
         self.sent += data
+        self.writes += 1
         if not self.accepts_writes:
+            self.waiting_bytes += len(data)
             self.protocol.pause_writing()
 
     def writelines(self, parts: Sequence[bytes]) -> None:
@@ -90,25 +106,31 @@ class FakeTransport:
         assert not self.reads
         self.reads = True
 
-    def get_write_buffer_size(self) -> int:
-        return 0 if self.accepts_writes else len(self.sent)
-
     def set_write_buffer_limits(self, high: int) -> None:
         assert high == 0
 
 
 class RecordingDoor:
-    """The real verdicts of the intake; /held waits for `answer_held`, everything else is echoed at once."""
+    """The real verdicts of the intake; /held waits for `answer_held`, /stream for what the test does with `sink`,
+    everything else is echoed at once."""
 
     def __init__(self) -> None:
         self.bodies = BodyMemory(1 << 20, 1 << 20)
         self.answers = AnswerMemory()
         self.calls: list[tuple[Any, ...]] = []
         self.held: list[tuple[Answer, bytes]] = []
+        self.sinks: list[tuple[Sink, bytes]] = []  # of streams that nobody has ended, oldest first
+
+    @property
+    def sink(self) -> Sink:
+        """Of the one open stream."""
+        ((sink, _),) = self.sinks
+        return sink
 
     def admit(self, head: Head) -> Admission | Refusal:
         self.calls.append(("admit", head.method, head.path, head.query, tuple(head.hosts), head.content_length))
-        return INTAKE.admit(head)
+        verdict = INTAKE.admit(head)
+        return as_streaming(verdict, head) if head.path == "/stream" else verdict
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self.calls.append(("refuse", refusal.ending.name))
@@ -126,6 +148,14 @@ class RecordingDoor:
             return len(self.calls)
         answer(200, [("x-told", "yes")], body, REQUEST_ID)
         return -1
+
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
+        self.calls.append(("open", admission.path, body))
+        self.sinks.append((sink, body))
+        return len(self.calls)
+
+    def writable(self, token: int) -> None:
+        self.calls.append(("writable",))
 
     def cut(self, why: Cut) -> None:
         self.calls.append(("cut", why))
@@ -152,7 +182,7 @@ class FakeFront:
         self.deaf: set[Connection] = set()
         self.heads_due = Deadlines(10.0, Connection.head_is_late)
         self.bodies_due = Deadlines(10.0, Connection.body_is_late)
-        self.writes_due = Deadlines(20.0, Connection.cut)
+        self.writes_due = Deadlines(20.0, Connection.reader_is_late)
         self.lingers_due = Deadlines(2.0, Connection.cut)
         self.is_full = self.crowded = False
         self.ended = 0
@@ -192,24 +222,37 @@ class Wire:
         for part in parts:
             if part and not self.transport.is_closing():
                 self.connection.data_received(part)
-                self._run_soon()
+                self.run_soon()
         return self
 
     def answer_held(self, status: int = 200, headers: HeaderList | None = None, body: bytes | None = None) -> None:
         """The service answers the request that waits; None sends its body back."""
         answer, asked = self.door.held.pop(0)
         answer(status, headers or [], asked if body is None else body, REQUEST_ID)
-        self._run_soon()
+        self.run_soon()
 
     def answer_all_held(self) -> None:
-        while self.door.held:
-            self.answer_held()
+        """The service answers all requests that wait; streams have their request's body as their only piece."""
+        while self.door.held or self.door.sinks:
+            if self.door.held:
+                self.answer_held()
+            else:
+                sink, asked = self.door.sinks.pop(0)
+                sink.begin(200, [], REQUEST_ID)
+                sink.end(asked)
+                self.run_soon()
+
+    def take_some(self, size_bytes: int) -> None:
+        """The client has taken a part of what was written."""
+        assert size_bytes < self.transport.waiting_bytes
+        self.transport.waiting_bytes -= size_bytes
 
     def take(self) -> None:
         """The client has taken all that was written."""
         self.transport.accepts_writes = True
+        self.transport.waiting_bytes = 0
         self.connection.resume_writing()
-        self._run_soon()
+        self.run_soon()
 
     def end_if_idle(self, for_s: float = 0.0) -> bool:
         """The front ends a connection that has been idle for so long; whether it did."""
@@ -222,6 +265,7 @@ class Wire:
         """The client's end is closed."""
         self.connection.connection_lost(None)
 
-    def _run_soon(self) -> None:
+    def run_soon(self) -> None:
+        """The loop's next turns."""
         while self.front.soon:
             self.front.soon.pop(0)()

@@ -29,6 +29,7 @@ def test_a_reload_names_what_it_cannot_change() -> None:
         "cluster.group_id",
         "admin.listen",
         "later.topic",
+        "streams.topic",
     ]
     assert changes.restart_only_changes(old, old) == []
 

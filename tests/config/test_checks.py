@@ -46,6 +46,22 @@ MISTAKES = {
     # words
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\nhttp = "2"\n': ["listen[0].front:", "HTTP/2 is set"],
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\ntls_cert = "c"\ntls_key = "k"\n': ["TLS is set"],
+    # streams
+    MINIMAL + "cancel = true\n": ["route[0].cancel:", 'false, unless reply = "stream"'],
+    MINIMAL + "end_line = true\n": ["route[0].end_line:", 'false, unless reply = "stream"'],
+    MINIMAL + "resume = true\n": ["route[0].resume:", 'false, unless reply = "stream"'],
+    MINIMAL + 'reply = "stream"\nresume = true\n': ["gateway.secrets:", "hands out positions"],
+    GATEWAY + f'secrets = ["{"s" * 32}"]\n' + KAFKA + ROUTE + 'reply = "stream"\nresume = true\nitems = "bytes"\n': [
+        "route[0].resume:",
+        'items = "bytes"',
+    ],
+    MINIMAL + 'reply = "stream"\nmax_duration = "1s"\n': ["route[0].max_duration:", 'at least timeout = "5s"'],
+    GATEWAY + 'listen = [{ bind = "a:1", front = "granian" }]\n' + KAFKA + ROUTE + 'reply = "stream"\n': [
+        "gateway.listen:",
+        "at least one express listener",
+    ],
+    MINIMAL + '[streams]\ntopic = "shop.replies"\n': ["streams.topic:", "gateway.response_topic"],
+    MINIMAL + '[streams]\ntopic = "orders"\n': ["route[0].topic:", "another topic than streams.topic"],
     # names and addresses
     f'[gateway]\nname = "{"n" * 245}"\n' + KAFKA + ROUTE: ["gateway.response_topic:", "249"],
     GATEWAY + "listen = []\n" + KAFKA + ROUTE: ["gateway.listen:", "at least one"],
@@ -204,3 +220,21 @@ def test_a_single_secret_of_several_nodes_is_warned_about(secrets: str, mode: st
         'gateway.secrets: expected two secrets, because cluster.mode = "group", got one; the nodes cannot all replace'
     )
     assert [warning.startswith(told) for warning in warnings] == [True] * warns
+
+
+def test_streams_need_neither_a_secret_nor_a_directory() -> None:
+    streaming = loads(MINIMAL + 'reply = "stream"\n')
+    assert (streaming.needs_store, streaming.keeps_replies, streaming.tickets) == (True, False, None)
+    assert streaming.streams.topic == f"{streaming.gateway.name}.streams"
+
+
+def test_a_route_that_streams_does_not_defer_its_answers() -> None:
+    kept = GATEWAY + f'secrets = ["{"s" * 32}"]\n' + KAFKA + ROUTE
+    with pytest.raises(ConfigError, match=r"route\[0\]\.later: expected false"):
+        loads(kept + 'reply = "stream"\nlater = true\n[store]\ndir = "store"\n')
+
+
+def test_a_route_that_streams_takes_no_idempotency_keys() -> None:
+    kept = GATEWAY + f'secrets = ["{"s" * 32}"]\n' + KAFKA + ROUTE
+    with pytest.raises(ConfigError, match=r'route\[0\]\.idempotency: expected "off"'):
+        loads(kept + 'reply = "stream"\nidempotency = "accept"\n[store]\ndir = "store"\n')

@@ -49,6 +49,10 @@ topic = "orders"
 method = "GET"
 path = "/straße/7"
 topic = "orders"
+[[route]]
+method = ["QUERY", "GET"]
+path = "/search"
+topic = "orders"
 """
 
 
@@ -231,7 +235,7 @@ def test_a_body_of_unknown_length_is_taken_with_any_method(method, path):
 
 def test_options_of_everything_is_answered_with_all_methods_and_has_no_record():
     verdict = refused("OPTIONS", "*")
-    assert (verdict.is_options, verdict.headers) == (True, [("allow", "GET, HEAD, POST")])
+    assert (verdict.is_options, verdict.headers) == (True, [("allow", "GET, HEAD, POST, QUERY")])
     assert refused("OPTIONS", "*", hosts=()).ending is errors.MALFORMED
     assert refused("GET", "*").ending is errors.MALFORMED
 
@@ -362,7 +366,25 @@ def test_head_is_taken_wherever_get_is_unless_it_is_switched_off():
     ]
 
 
-@given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT"]))
+def test_a_query_has_a_body_of_a_known_type():
+    """RFC 10008, section 2."""
+    verdict = admitted("QUERY", "/search", length=10, **{"content-type": "application/sql"})
+    assert (verdict.method, verdict.body_bytes) == ("QUERY", 10)
+    assert admitted("QUERY", "/search", **{"content-type": "application/sql"}).body_bytes == 0
+    assert refused("QUERY", "/search", length=10).ending is errors.MALFORMED
+    assert admitted("GET", "/search").method == "GET"
+
+
+def test_a_path_that_does_not_take_queries_says_so_and_keeps_the_connection():
+    verdict = refused("QUERY", "/orders", **{"content-type": "application/sql"})
+    assert (verdict.ending, verdict.headers) == (errors.WRONG_METHOD, [("allow", "POST")])
+
+
+def test_no_request_streams_unless_its_route_does():
+    assert admitted("GET", "/orders/7").kind == PLAIN
+
+
+@given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT", "QUERY"]))
 def test_any_path_gets_a_verdict(path, query, method):
     assert isinstance(INTAKE.admit(head(method, path, query)), Admission | Refusal)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -164,6 +165,15 @@ def test_three_requests_can_be_pasted_as_they_are(running: Demo) -> None:
     assert [answer.json().get("customer") for answer in answers] == ["ada", None, None]
     assert answers[1].json()["name"] == "Ada Lovelace"
     assert answers[2].json() == {"id": "ada", "items": ["tea", "scones"]}
+
+
+def test_orders_are_streamed_as_they_come(running: Demo) -> None:
+    lines = [line for line in running.told.splitlines() if line.startswith("curl -N ")]
+    assert lines == [f"curl -N {running.url}/orders", f"curl -N {running.url}/orders -H 'accept: text/event-stream'"]
+    with httpx.Client(base_url=running.url, timeout=20) as client, client.stream("GET", "/orders") as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        made = client.post("/orders", json={"customer": "grace", "items": [7]}).json()
+        assert any(json.loads(line) == made for line in answer.iter_lines() if line.strip())
 
 
 @pytest.mark.needs("curl")

@@ -326,6 +326,18 @@ def test_a_store_in_order_is_one_line() -> None:
     assert only(doctor.judge_store({**IN_ORDER, "split": 0})) == Finding("ok", "store", "7 entries, 3 MiB")
 
 
+def test_the_streams_of_the_running_store() -> None:
+    figures = {"topic": "shop.streams", "partitions": 2, "open": 3, "behind": 1, "items": 40}
+    *_, told = doctor.judge_store({**IN_ORDER, "split": 0, "streams": figures})
+    assert told == Finding("ok", "streams", "3 open, 1 of them with clients that are behind; 40 items so far")
+    *_, told = doctor.judge_store({**IN_ORDER, "split": 0, "streams": {**figures, "partitions": 0}})
+    assert (told.level, told.found) == ("error", "this node reads no partition of shop.streams")
+
+
+def test_streams_need_no_room_on_the_disk() -> None:
+    assert list(doctor.judge_store_folder(configured(more='reply = "stream"'))) == []
+
+
 def test_a_gateway_without_an_admin_port_is_not_asked() -> None:
     assert only(doctor.judge_node(configured(), None)) == Finding("ok", "gateway", "not asked: admin.listen is empty")
 

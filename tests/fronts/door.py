@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from fastgw import config, errors, ids, table
-from fastgw.admission import Admission, Refusal
+from fastgw.admission import Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.config import Config
 from fastgw.core.exchange import REFUSED, Exchange
@@ -23,6 +23,7 @@ from fastgw.worker.door import GatewayDoor
 from fastgw.worker.journal import Journal
 from fastgw.worker.notes import Notes
 from fastgw.worker.plans import Plans, delivery_classes
+from tests.actors.streaming import as_streaming
 
 ROUTES = """
 [gateway]
@@ -34,7 +35,7 @@ bootstrap = "localhost:9092"
 [limits]
 {limits}
 [[route]]
-method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"]
 path = "/echo"
 topic = "echo"
 request_headers = ["x-asked"]
@@ -51,6 +52,10 @@ topic = "raw"
 method = ["GET", "POST"]
 path = "/defect"
 topic = "echo"
+[[route]]
+method = ["GET", "HEAD", "POST", "QUERY"]
+path = "/stream"
+topic = "stream"
 [[route]]
 method = "GET"
 path = "/items/{{id}}"
@@ -74,6 +79,7 @@ topic = "echo"
 """Further routes: every path of up to four segments, so that nothing is refused for its path alone."""
 
 HOME, PARTITIONS = 2, 4
+STREAM_TOKENS = 1 << 60  # of streams, which have no place in the exchange
 
 
 def configuration(limits: dict[str, str | int], hosts: Sequence[str] = (), more_routes: str = "") -> Config:
@@ -92,6 +98,7 @@ class ScriptedDoor:
     /echo, /items/{id}, /small   replies at once with the request's body
     /held                        waits in `held` until the test calls `reply`
     /defect                      `open` raises, as a defect of the core would
+    /stream                      waits in `sinks` for what the test writes
     /raw                         `raw_answer` and `raw_id` go to the front as they are, past all that checks replies
 
     Everything is called on the loop; the lists may be read from anywhere.
@@ -133,9 +140,11 @@ class ScriptedDoor:
         self.opened: list[tuple[Admission, bytes]] = []
         self.abandoned: list[tuple[Ending, str]] = []
         self.gone_tokens: list[int] = []
+        self.writable_tokens: list[int] = []
         self.cuts: list[Cut] = []
         self.cut_s: list[float] = []  # when, by the loop's clock
         self.answered_s: list[float] = []  # when /raw was answered
+        self.sinks: list[Sink] = []
         # What is in Kafka, what of it the service has not answered, and what it says.
         self.records: list[Record] = []
         self.held: list[Record] = []
@@ -157,7 +166,12 @@ class ScriptedDoor:
 
     def admit(self, head: Head) -> Admission | Refusal:
         self.heads.append(head)
-        return self._entrance.admit(head)
+        verdict = self._entrance.admit(head)
+        if head.path != "/stream":
+            return verdict
+        if isinstance(verdict, Admission):
+            self.exchange.abandon(verdict, errors.ANSWERED, "", None)  # frees its place
+        return as_streaming(verdict, head)
 
     def refuse(self, refusal: Refusal, answer: Answer) -> None:
         self.refused.append(refusal)
@@ -179,13 +193,22 @@ class ScriptedDoor:
             return REFUSED
         return self.exchange.open(admission, body, answer, time.monotonic_ns())
 
+    def open_stream(self, admission: Admission, body: bytes, sink: Sink) -> int:
+        self.opened.append((admission, body))
+        self.sinks.append(sink)
+        return STREAM_TOKENS + len(self.sinks)
+
+    def writable(self, token: int) -> None:
+        self.writable_tokens.append(token)
+
     def cut(self, why: Cut) -> None:
         self.cut_s.append(self._loop.time())
         self.cuts.append(why)
 
     def gone(self, token: int) -> None:
         self.gone_tokens.append(token)
-        self.exchange.cancel(token)
+        if token < STREAM_TOKENS:
+            self.exchange.cancel(token)
 
     # The service.
 

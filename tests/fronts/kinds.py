@@ -17,6 +17,7 @@ HTTP2, TLS, UNIX, CHUNKED = "HTTP/2", "TLS", "Unix sockets", "chunked bodies"
 HALF_CLOSE = "answers a client that has ended its sending"  # without it, such a client counts as gone
 TELLS_BOTH = "sees a length beside chunks"  # without it, the length is hidden and the connection ends
 REFUSES = "answers a connection beyond the limit"  # without it, such a connection waits
+STREAMS = "streams answers"  # without it, a route that streams is refused
 
 
 class FrontKind(NamedTuple):
@@ -29,7 +30,7 @@ class FrontKind(NamedTuple):
 
 FRONTS = (
     FrontKind("granian", GranianFront, frozenset({HTTP2, TLS, UNIX, CHUNKED})),
-    FrontKind("express", ExpressFront, frozenset({UNIX, CHUNKED, REFUSES, TELLS_BOTH})),
+    FrontKind("express", ExpressFront, frozenset({UNIX, CHUNKED, REFUSES, TELLS_BOTH, STREAMS})),
 )
 
 

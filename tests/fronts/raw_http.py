@@ -110,6 +110,21 @@ class RawClient:
         assert self._until(b"\r\n") == b"", "expected no trailers"
         return body
 
+    def up_to(self, mark: bytes) -> bytes:
+        """What comes next, up to the end of `mark`."""
+        return self._until(mark) + mark
+
+    @property
+    def unused_bytes(self) -> int:
+        """How much has been received and was not asked for."""
+        return len(self._got)
+
+    def read(self, size_bytes: int) -> None:
+        """Receives at least so much, and keeps it."""
+        enough = len(self._got) + size_bytes
+        while len(self._got) < enough:
+            assert self._receive(), "the connection has ended"
+
     def rest(self) -> bytes:
         """Everything up to the end of the connection, which must come; a reset is an end as well.
 

@@ -11,7 +11,7 @@ from tests.waiting import eventually
 pytestmark = fronts()
 
 POST = b"POST /echo?a=1&b=%20 HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\nX-Asked: yes\r\n\r\nhello"
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"]
 
 
 def get(path: str, *lines: str, method: str = "GET") -> bytes:
@@ -48,11 +48,21 @@ def test_a_request_may_come_in_two_parts(house, at):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_a_route_reaches_the_service(house, method):
     client = house.client()
-    client.send(get("/echo", "Connection: close", method=method))
+    client.send(get("/echo", "Content-Type: text/plain", "Connection: close", method=method))
     answer = client.answer(method)
     assert answer.status == 200
     assert house.door.opened[0][0].method == method
     assert client.rest() == b"", "nothing may follow the answer"
+
+
+def test_a_query_has_a_body_and_says_what_it_is(house):
+    """RFC 10008, section 2: a server must fail a QUERY that does not say of what media type its content is."""
+    client = house.client()
+    client.send(get("/echo", "Content-Type: application/sql", "Content-Length: 8", method="QUERY") + b"select 1")
+    assert client.answer().body == b"select 1"
+    client.send(get("/echo", "Content-Length: 8", method="QUERY") + b"select 1")
+    assert client.answer().status == 400
+    assert len(house.door.opened) == 1
 
 
 @pytest.mark.parametrize("size", [1, 1000, 65_536, 1 << 20])

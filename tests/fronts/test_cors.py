@@ -79,6 +79,12 @@ def test_a_preflight_is_answered_without_a_record(house):
     assert house.empty()
 
 
+def test_a_preflight_may_ask_for_query(house):
+    """No page may send it without asking: the Fetch standard lists GET, HEAD and POST alone."""
+    answer = ask(house, path="/echo", wants="QUERY")
+    assert "QUERY" in told(answer)["access-control-allow-methods"].split(", ")
+
+
 def test_a_connection_goes_on_behind_a_preflight(house):
     client = house.client()
     preflight = get("/echo", ORIGIN, "Access-Control-Request-Method: GET", method="OPTIONS")

@@ -173,6 +173,13 @@ def test_a_body_without_a_length_is_the_requests_whatever_its_method(house, clie
     assert [body for _, body in house.door.opened] == [b"hello", b""]
 
 
+def test_a_query_has_a_body(house, client):
+    content_type = [("content-type", "application/sql")]
+    assert client.answer(client.request("/echo", "QUERY", content_type, body=b"select 1")).body == b"select 1"
+    assert client.answer(client.request("/echo", "QUERY", body=b"select 1")).status == 400
+    assert [body for _, body in house.door.opened] == [b"select 1"]
+
+
 def test_a_body_without_a_length_beyond_the_limit_is_413_and_not_read_on(house, client):
     stream = client.request("/small", "POST", body=bytes(17), complete=False)
     assert client.answer(stream).status == 413

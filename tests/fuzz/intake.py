@@ -22,7 +22,7 @@ bootstrap = "a:1"
 [limits]
 max_target = "200B"
 [[route]]
-method = ["GET", "POST"]
+method = ["GET", "POST", "QUERY"]
 path = "/orders/{id}"
 topic = "a"
 request_headers = ["x-a"]
@@ -59,7 +59,7 @@ class Headers(dict[str, list[str]]):
 
 def target(data: bytes) -> None:
     draw = Draw(data)
-    method = draw.choice(["GET", "POST", "HEAD", "", "get", "TRACE"])
+    method = draw.choice(["GET", "POST", "HEAD", "", "get", "TRACE", "QUERY"])
     path, query = draw.some_text(80), draw.some_text(30)
     hosts = [draw.some_text(20) for _ in range(draw.number(2))]
     headers = Headers()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tests.fuzz import (
+    accept,
     clients,
     configuration,
     control,
@@ -19,6 +20,7 @@ from tests.fuzz import (
     proxy,
     replies,
     services,
+    store_frames,
     streams,
     tokens,
 )
@@ -49,5 +51,7 @@ TARGETS: dict[str, Target] = {
         streams,
         control,
         idempotency,
+        accept,
+        store_frames,
     )
 }

@@ -70,6 +70,15 @@ TABLE = {
     "key_busy": Row(409, "unknown", retryable=True, retry_after=True),
     "claim_late": Row(503, "not_recorded", retryable=True, retry_after=True),
     "kept_cap": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "not_acceptable": Row(406, "not_recorded"),
+    "http_version": Row(505, "not_recorded"),
+    "wrong_listener": Row(501, "not_recorded"),
+    "bad_item": Row(502, "recorded"),
+    "stream_broken": Row(502, "recorded"),
+    "stream_idle": Row(504, "recorded"),
+    "stream_max": Row(504, "recorded"),
+    "slow_reader": Row(499, "recorded"),
+    "overtaken": Row(410, "recorded"),
 }
 
 

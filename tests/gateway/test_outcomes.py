@@ -17,7 +17,7 @@ from fastgw import errors
 from tests.actors.hand_service import hand_service, values_in
 from tests.actors.raw_http import RawConnection, head
 from tests.fronts.http2_client import Http2Client
-from tests.gateway import test_drain, test_idempotency, test_kafka_faults, test_later, test_services
+from tests.gateway import test_drain, test_idempotency, test_kafka_faults, test_later, test_services, test_streams
 from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import TABLE, assert_told, counted
 from tests.ports import free_port
@@ -447,7 +447,7 @@ BY_UNITS = {"work_expired", "ticket_gone", "store_restoring", "store_behind", "s
 
 @pytest.mark.real_kafka  # where tests with a broker are left out, it cannot know
 def test_every_row_of_the_table_is_shown_by_a_test_on_a_real_gateway(request):
-    modules = [request.module, test_kafka_faults, test_drain, test_idempotency, test_later, test_services]
+    modules = [request.module, test_kafka_faults, test_drain, test_idempotency, test_later, test_services, test_streams]
     marks = [mark for module in modules for test in vars(module).values() for mark in getattr(test, "pytestmark", [])]
     shown = {name for mark in marks if mark.name == "ending" for name in mark.args}
     assert shown | BY_UNITS == {row.name for row in errors.ENDINGS}

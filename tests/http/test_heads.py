@@ -47,7 +47,7 @@ LINES = [
 ]  # fmt: skip
 REQUEST_LINES = st.builds(
     "{} {} HTTP/1.{}".format,
-    st.sampled_from(["GET", "POST", "HEAD", "PATCH", "CONNECT", "OPTIONS"]),
+    st.sampled_from(["GET", "POST", "HEAD", "PATCH", "CONNECT", "OPTIONS", "QUERY"]),
     st.sampled_from(["/", "/a?b", "/a?b?c", "*", "a:1", "http://a/b?c", "/%2F", "/a#b", "?", "/?"]),
     st.sampled_from("01"),
 )
@@ -85,6 +85,8 @@ def test_what_both_accept_both_have_read_alike(raw):
     assert head.is_streamed is ("transfer-encoding" in by_name)
     assert head.content_length == (int(by_name["content-length"]) if "content-length" in by_name else None)
     assert head.is_expecting is ("expect" in by_name)
+    assert head.is_head is (head.method == "HEAD")
+    assert not head.cannot_stream
     assert heard.is_kept_alive or not head.is_kept_alive, "ours may be stricter, never more generous"
 
 

@@ -55,6 +55,7 @@ KNOWN_TO = {
         "demo.broker",
         "store.log_values",
         "store.split_replies",
+        "store.stream_reader",
         "store.topic_reader",
     },
 }

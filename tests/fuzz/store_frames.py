@@ -1,0 +1,80 @@
+"""Promise: any stream of bytes from a worker, cut anywhere, gives frames or a FrameError; the cuts make no difference;
+a frame that was read is written as one that is read the same. Whatever the frames say, the follows of the store hold no
+more than their limits, and nothing is left of a connection that has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastgw.followed import LIVE
+from fastgw.mesh import store_frames
+from fastgw.mesh.framing import FrameError, FrameReader
+from fastgw.mesh.store_frames import Credit, Follow, Hello, Unfollow, Unwatch, Watch
+from fastgw.store.follows import QUEUES_BYTES, Follows, Seen
+from tests.fuzz.drawing import Draw
+
+ID = b"00000000-0000-8000-8000-000000000001"
+_FRAMES = [
+    Hello(1),
+    Watch(1, ID, 3, 1_800_000_000_000),
+    Unwatch(1),
+    Follow(1, ID, 0, LIVE, 1000),
+    Follow(2, ID, 1, 1, 0),
+    Credit(2, 1 << 20),
+    Unfollow(1),
+]
+SEEDS = [b"\1" + b"".join(map(store_frames.encode, _FRAMES)), b"\7" + store_frames.encode(_FRAMES[3])]
+SEEDS += [b"\0\0\0\0\x02\xc8x", b"\1GET / HTTP/1.1\r\n"]
+
+
+class Worker:
+    """A connection that only counts."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def send(self, frame: bytes) -> None:
+        self.sent += len(frame)
+
+
+def feed(reader: FrameReader[Any], parts: list[bytes]) -> tuple[list[Any], bool]:
+    """All frames of a stream, and whether it broke."""
+    frames: list[Any] = []
+    for part in parts:
+        try:
+            frames += reader.feed(part)
+        except FrameError as error:
+            return frames + list(error.before), True
+    return frames, False
+
+
+def target(data: bytes) -> None:
+    draw = Draw(data)
+    step = 1 + draw.number(40)
+    stream = draw.rest()
+    frames, broke = feed(store_frames.reader(of_worker=True), [stream])
+    parts = [stream[at : at + step] for at in range(0, len(stream), step)]
+    assert feed(store_frames.reader(of_worker=True), parts) == (frames, broke)
+    for frame in frames:
+        assert store_frames.reader(of_worker=True).feed(store_frames.encode(frame)) == [frame]
+    _obey(frames)
+
+
+def _obey(frames: list[Any]) -> None:
+    """Let a store do what the frames say, while records come."""
+    follows, worker = Follows(lambda: None, lambda: None, lambda: None), Worker()
+    follows.owns([0, 1])
+    follows.located(bytes(16), 2, {0: 0, 1: 0}, [])
+    for offset, frame in enumerate(frames):
+        if isinstance(frame, Follow):
+            follows.follow(worker, frame)
+        elif isinstance(frame, Credit):
+            follows.credit(worker, frame)
+        elif isinstance(frame, Unfollow):
+            follows.unfollow(worker, frame)
+        seen = [Seen(partition, ID, (offset, [], b"value")) for partition in (0, 1)]
+        follows.took(seen, {0: offset + 1, 1: offset + 1})
+        follows.next_scan()
+    assert 0 <= follows.queued_bytes <= QUEUES_BYTES
+    follows.gone(worker)
+    assert (len(follows), follows.behind, follows.queued_bytes) == (0, 0, 0)
