@@ -13,7 +13,7 @@ import concurrent.futures
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -22,7 +22,7 @@ from setproctitle import setproctitle
 from fastgw import logs, ready_pipe, table
 from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
-from fastgw.errors import FastgwError, StartError, StoreError
+from fastgw.errors import FastgwError, StartError, StoreDamaged, StoreError
 from fastgw.store.log_values import LogValues
 from fastgw.store.server import Server
 from fastgw.store.store import Store
@@ -77,6 +77,15 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
     def read_again() -> None:
         store.config = inherited.read(config_fd)
 
+    def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, StoreDamaged | StoreError):
+            # Met by a look for a worker, or by the sweep. The successor builds the tables again, or reads on.
+            fail(error)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(unhandled)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, read_again)
     loop.add_reader(life_fd, stopping.set)
@@ -103,7 +112,7 @@ def _open_tables(config: Config) -> Tables:
     path = store_dir(config.store, config.gateway)
     if path is None:
         raise StartError("store.dir: expected a directory, got none; $STATE_DIRECTORY is not set either")
-    tables = Tables(path, config.store.max_bytes)
+    tables = Tables(path, config.store.max_bytes, note_crashes=True)
     if tables.rebuilt:
         log.warning("kept replies are read again", why=tables.rebuilt)
     return tables
