@@ -7,10 +7,13 @@ its 202 may not fail: its client asks until it is told, on whatever node.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
+from mmap import PAGESIZE
 from pathlib import Path
 
 from tests.faults.clients import Clients, Habits
@@ -26,11 +29,12 @@ TWO_NODES = HOUSE._replace(nodes=2, cluster="static")
 BROKERS = HOUSE._replace(kafka="cluster")
 
 # Some replies come 2 s after their request, so that every fault meets requests that are deferred and not answered.
-DEFERS = Habits(defers=True, manners=(b"now", b"now", b"now", b"slow"), silent_after_s=20.0)
-TWICE = Habits(defers=True, manners=(b"twice",), silent_after_s=20.0)
+DEFERS = Habits(connections=24, defers=True, manners=(b"now",) * 7 + (b"slow",), silent_after_s=20.0)
+TWICE = Habits(connections=24, defers=True, manners=(b"twice",), silent_after_s=20.0)
 PLAIN = Habits(connections=4, rests=True)
 CONNECTIONS = DEFERS.connections + PLAIN.connections
 ENDED_S = 20.0
+READ_AGAIN = "kept replies are read again"  # in the log
 
 # What is refused before it is recorded: the store of a node is away for a while, and then reads its topic.
 NO_STORE = {"store_down": ANY, "store_restoring": ANY, "store_behind": ANY}
@@ -81,7 +85,7 @@ def frozen_stores(stage: Stage) -> None:
                 finally:
                     os.kill(frozen, signal.SIGCONT)
             stage.progress(
-                f"p99 of plain requests: {p99_s(before) * 1e3:.1f} ms, frozen {p99_s(meanwhile) * 1e3:.1f} ms"
+                f"p99 of plain requests: {p99_s(before) * 1e3:.1f} ms, store frozen: {p99_s(meanwhile) * 1e3:.1f} ms"
             )
             assert p99_s(meanwhile) < P99_TIMES * p99_s(before) + P99_MORE_S
     assert {one.ending for one in plain.told} == {ANSWERED}, "plain requests do not notice"
@@ -113,34 +117,38 @@ def killed_nodes(stage: Stage) -> None:
 
 def killed_everything(stage: Stage) -> None:
     """SIGKILL for every process of every node, then a start over the same stores."""
-    _restart_all(stage, lambda _dir: None)
+    for _ in range(stage.faults_wanted):
+        _restart_all(stage, lambda _index: None)
 
 
 def deleted_stores(stage: Stage) -> None:
     """The same, and the directories of the stores are deleted meanwhile: they are read again from the topic."""
-    _restart_all(stage, shutil.rmtree)
+    for _ in range(stage.faults_wanted):
+        _restart_all(stage, lambda index: shutil.rmtree(stage.furniture.store_dir(index)))
 
 
 def damaged_stores(stage: Stage) -> None:
-    """The same, and the files of the stores are overwritten in the middle: that is noticed, reported and repaired."""
-    reports = [node.log_text.count("read again") for node in stage.gateways]
-    _restart_all(stage, damage)
-    for node, before in zip(stage.gateways, reports, strict=True):
-        assert node.log_text.count("read again") >= before + stage.faults_wanted, "each damage is reported"
+    """The same, and the files of the stores are damaged meanwhile: that is noticed, reported and repaired."""
+    for number in range(stage.faults_wanted):
+        ways = dict(enumerate(islice(cycle(DAMAGES), number, number + len(stage.gateways))))
+        reported = [node.log_text.count(READ_AGAIN) for node in stage.gateways]
+        _restart_all(stage, lambda index, ways=ways: ways[index](data_file(stage.furniture.store_dir(index))))
+        for index, node in enumerate(stage.gateways):
+            if ways[index] is not overwrite_a_page:  # it may be one that nobody reads
+                assert node.log_text.count(READ_AGAIN) > reported[index], f"a report after {ways[index].__name__}"
 
 
-def _restart_all(stage: Stage, meanwhile: Callable[[Path], object]) -> None:
-    for _ in range(stage.faults_wanted):
-        stage.some_moment()
-        with stage.fault():
-            for node in stage.gateways:
-                kill(node)
-            for index in range(len(stage.gateways)):
-                meanwhile(stage.furniture.store_dir(index))
-            for node in stage.gateways:
-                node.launch()
-            for node in stage.gateways:
-                node.await_ready()
+def _restart_all(stage: Stage, meanwhile: Callable[[int], object]) -> None:
+    """One fault; `meanwhile` gets the number of each node while none runs."""
+    stage.some_moment()
+    with stage.fault():
+        for node in stage.gateways:
+            kill(node)
+        for index, node in enumerate(stage.gateways):
+            meanwhile(index)
+            node.launch()
+        for node in stage.gateways:
+            node.await_ready()
 
 
 def killed_brokers(stage: Stage) -> None:
@@ -194,14 +202,32 @@ def no_store_in(children: dict[int, str]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid, title in children.items() if title.endswith(" store"))
 
 
-def damage(folder: Path) -> None:
-    """Overwrites pages in the middle of the tables' file."""
+def data_file(folder: Path) -> Path:
+    """The file of a store's tables."""
     (file,) = folder.rglob("data.mdb")
-    size = file.stat().st_size
+    return file
+
+
+def cut_off(file: Path) -> None:
+    """The second half is gone."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def overwrite_the_rest(file: Path) -> None:
+    """Only the two pages are left in which LMDB says where the others are."""
     with file.open("r+b") as opened:
-        for part in range(2, 8):
-            opened.seek(size * part // 8 // 4096 * 4096)
-            opened.write(os.urandom(4096))
+        opened.seek(2 * PAGESIZE)
+        opened.write(os.urandom(file.stat().st_size - 2 * PAGESIZE))
+
+
+def overwrite_a_page(file: Path) -> None:
+    """Any page but those two."""
+    with file.open("r+b") as opened:
+        opened.seek(random.randrange(2, file.stat().st_size // PAGESIZE) * PAGESIZE)
+        opened.write(os.urandom(PAGESIZE))
+
+
+DAMAGES = (cut_off, overwrite_a_page, overwrite_the_rest)
 
 
 def during(clients: Clients, act: Callable[[], object]) -> list[Told]:
