@@ -25,4 +25,5 @@ SCENARIOS: list[Scenario] = [
     *overload_scenarios.SCENARIOS,
     *front_scenarios.SCENARIOS,
     *ticket_scenarios.SCENARIOS,
+    *ticket_scenarios.WITH_BROKERS,
 ]
