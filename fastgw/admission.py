@@ -19,9 +19,10 @@ Params = tuple[tuple[str, str], ...]
 PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
-STREAM = 3  # its answer may come in pieces: the front calls `Door.open_stream` instead of `Door.open`
-RESUME = 4  # the same, for a client that comes back to a stream
-KEYED = 5  # it has an idempotency key
+KEYED = 3  # it has an idempotency key
+# From here on, the answer may come in pieces: the front calls `Door.open_stream` instead of `Door.open`.
+STREAM = 4
+RESUME = 5  # for a client that comes back to a stream
 
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
@@ -47,7 +48,7 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
-        kind: PLAIN, KEPT, TICKET, STREAM, RESUME or KEYED; the router sets it (RESUME: the door), and the fields after
+        kind: PLAIN, KEPT, TICKET, KEYED, STREAM or RESUME; the router sets it (RESUME: the door), and the fields after
             it for the kinds that need them.
         defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
         is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).

@@ -24,7 +24,7 @@ from fastgw import logs, ready_pipe, table
 from fastgw._ctable import Table
 from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
-from fastgw.errors import FastgwError, StartError, StoreError
+from fastgw.errors import FastgwError, StartError, StoreDamaged, StoreError
 from fastgw.messages import StoreGauge
 from fastgw.store.follows import Follows
 from fastgw.store.log_values import LogValues
@@ -87,6 +87,15 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
         elif kept is not None:
             kept.store.config = again
 
+    def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, StoreDamaged | StoreError):
+            # Met by a look for a worker, or by the sweep. The successor builds the tables again, or reads on.
+            fail(error)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(unhandled)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, read_again)
     loop.add_reader(life_fd, stopping.set)
@@ -168,7 +177,7 @@ def _open_tables(config: Config) -> Tables:
     path = store_dir(config.store, config.gateway)
     if path is None:
         raise StartError("store.dir: expected a directory, got none; $STATE_DIRECTORY is not set either")
-    tables = Tables(path, config.store.max_bytes)
+    tables = Tables(path, config.store.max_bytes, note_crashes=True)
     if tables.rebuilt:
         log.warning("kept replies are read again", why=tables.rebuilt)
     return tables

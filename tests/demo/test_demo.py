@@ -158,7 +158,7 @@ def run_curl(line: str) -> httpx.Response:
 
 
 def test_three_requests_can_be_pasted_as_they_are(running: Demo) -> None:
-    curls = [line for line in running.told.splitlines() if line.startswith("curl ")]
+    curls = [line for line in running.told.splitlines() if line.startswith("curl -i")]
     lines = [line for line in curls if "$location" not in line and "/payments" not in line]
     answers = [run_curl(line) for line in lines]
     assert [answer.status_code for answer in answers] == [201, 200, 201]

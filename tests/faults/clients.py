@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.actors.load import Connection
@@ -41,6 +41,7 @@ class Habits:
     once: bool = False  # each client sends one request and leaves
     rests: bool = False  # the clients take it easy when `stir` was long ago
     manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
+    defers: bool = False  # the clients ask for deferred answers and follow their status URLs, see ticket_clients.py
 
 
 class Clients:
@@ -154,17 +155,36 @@ class Clients:
     async def _ask(self, connection: Connection, body: bytes, began_s: float) -> Told:
         try:
             async with asyncio.timeout(self._habits.silent_after_s):
-                status, headers, answer = await connection.request("POST", self._path, body, self._habits.headers)
+                status, headers, answer = await connection.request("POST", self._path, body, self._headers())
         except (ConnectionError, asyncio.IncompleteReadError):
             return Told(body, began_s, time.monotonic(), CUT, port=connection.port)
         except TimeoutError:
             return Told(body, began_s, time.monotonic(), SILENT, port=connection.port)
+        return await self._told(body, began_s, connection.port, status, headers, answer)
+
+    def _headers(self) -> Sequence[str]:
+        """The headers of the next request."""
+        return self._habits.headers
+
+    async def _told(
+        self, body: bytes, began_s: float, port: int, status: int, headers: Mapping[str, str], answer: bytes
+    ) -> Told:
+        """What the log says of an answer."""
         ended_s = time.monotonic()
         outcome = headers.get("fastgw-outcome", "")
-        if headers.get("content-type") != "application/problem+json":
+        problem = problem_of(headers, answer)
+        if problem is None:
             ending = ANSWERED if outcome else f"http_{status}"
-            return Told(body, began_s, ended_s, ending, outcome, status, b"", answer, connection.port)
-        problem = json.loads(answer)
-        ending = problem["type"].removeprefix(PROBLEM_TYPE)
+            return Told(body, began_s, ended_s, ending, outcome, status, b"", answer, port)
         request_id = problem.get("request_id", "").encode()
-        return Told(body, began_s, ended_s, ending, problem["outcome"], status, request_id, answer, connection.port)
+        return Told(body, began_s, ended_s, ending_of(problem), problem["outcome"], status, request_id, answer, port)
+
+
+def problem_of(headers: Mapping[str, str], answer: bytes) -> dict[str, str] | None:
+    """The gateway's problem document; None: the answer is none."""
+    return json.loads(answer) if headers.get("content-type") == "application/problem+json" else None
+
+
+def ending_of(problem: Mapping[str, str]) -> str:
+    """The name of the gateway's ending that a problem document tells."""
+    return problem["type"].removeprefix(PROBLEM_TYPE)

@@ -18,6 +18,9 @@ CUT = "cut"  # the connection ended without an answer
 REFUSED = "refused"  # no connection: nothing was sent
 SILENT = "silent"  # the connection lived on, long after every deadline, and nothing came
 
+TICKET_CANCELLED = "ticket_cancelled"  # a deferred request that its own client has cancelled
+AS_ASKED = {ANSWERED, TICKET_CANCELLED}  # not a failure
+
 OFFENDERS_SHOWN = 5  # of each kind of lie
 
 
@@ -39,10 +42,15 @@ class Told(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One record of a topic."""
+    """One record of a topic; the fields after the body are needed for deferred answers."""
 
     correlation_id: bytes
     body: bytes
+    partition: int = 0
+    offset: int = 0
+    appended_ms: int = 0  # its timestamp
+    deadline_ms: int = 0  # what its header says; 0: it has none
+    kind: bytes = b""  # of a control record; empty: it is none
 
 
 class Lie(StrEnum):
@@ -55,6 +63,10 @@ class Lie(StrEnum):
     SILENCE = "no answer while the connection lived"
     INVENTED = "a service's answer that no service gave"
     UNASKED = "a record that no client asked for"
+    UNDECIDED = "a status URL told what the first record in its partition does not say"
+    CHANGED = "a status URL told two different final answers"
+    FORGOTTEN = "a status URL that the gateway does not know, or no longer"
+    UNSETTLED = "a status URL that never told a final answer"
 
 
 @dataclass

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from math import floor
 
 from tests.faults.clients import Clients, Habits
-from tests.faults.oracle import ANSWERED, Told, Verdict, judge
-from tests.faults.stage import Fault, Furniture, House, Stage
+from tests.faults.oracle import AS_ASKED, Told, Verdict, judge
+from tests.faults.stage import LATER_PATH, Fault, Furniture, House, Stage
+from tests.faults.ticket_clients import TicketClients
+from tests.faults.ticket_oracle import judge_tickets
 from tests.faults.topic_slice import TopicSlice
 from tests.waiting import eventually
 
@@ -123,7 +125,8 @@ def play(
     asked = TopicSlice(bootstrap, furniture.requests)
     told = TopicSlice(bootstrap, furniture.replies) if scenario.replies_kept else None
     began_s = time.monotonic()
-    clients = Clients(furniture.ports, f"/{furniture.requests}", scenario.habits)
+    kept = TopicSlice(bootstrap, furniture.later) if scenario.habits.defers else None
+    clients = clients_of(furniture, scenario.habits)
     stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random())
     watch(stage)
     with clients:
@@ -134,9 +137,23 @@ def play(
             clients.sent(missing, timeout_s=LONG_S)
     seconds = time.monotonic() - began_s
     settle(furniture)
-    log = [one for group in (clients, *stage.more_clients) for one in group.told]
-    verdict = judge(log, asked.read(), told.read() if told else None)
+    groups = (clients, *stage.more_clients)
+    tickets = [ticket for group in groups if isinstance(group, TicketClients) for ticket in group.tickets]
+    for group in groups:
+        if isinstance(group, TicketClients):
+            group.ask_again()
+    log = [one for group in groups for one in group.told]
+    records, kept_records = asked.read(), kept.read() if kept else []
+    verdict = judge(log, records, [*told.read(), *kept_records] if told else None)
+    judge_tickets(verdict, tickets, records, kept_records)
     return report_of(scenario, verdict, log, stage.faults, seconds)
+
+
+def clients_of(furniture: Furniture, habits: Habits) -> Clients:
+    """Clients with these habits; not yet at work."""
+    if habits.defers:
+        return TicketClients(furniture.ports, LATER_PATH, habits)
+    return Clients(furniture.ports, f"/{furniture.requests}", habits)
 
 
 def settle(furniture: Furniture) -> None:
@@ -148,7 +165,7 @@ def settle(furniture: Furniture) -> None:
 
 def report_of(scenario: Scenario, verdict: Verdict, told: list[Told], faults: list[Fault], seconds: float) -> Report:
     """The report on a verdict."""
-    failed = {ending: count for ending, count in verdict.endings.items() if ending != ANSWERED}
+    failed = {ending: count for ending, count in verdict.endings.items() if ending not in AS_ASKED}
     not_allowed = {
         ending: count
         for ending, count in failed.items()
@@ -176,7 +193,7 @@ def worst_recovery_s(told: list[Told], faults: list[Fault]) -> float:
 
 def _aftermaths(told: list[Told], faults: list[Fault]) -> list[tuple[Fault, list[float]]]:
     """Each fault with the times at which requests began, between its end and the next fault, that failed."""
-    failed = [one.began_s for one in told if one.ending != ANSWERED]
+    failed = [one.began_s for one in told if one.ending not in AS_ASKED]
     ends = [*(fault.began_s for fault in faults[1:]), float("inf")][: len(faults)]
     return [
         (fault, [at_s for at_s in failed if fault.over_s <= at_s < end_s])
@@ -191,7 +208,7 @@ def story_of_the_worst(told: list[Told], faults: list[Fault]) -> str:
         return "no faults"
     worst, _ = max(aftermaths, key=lambda pair: max([pair[0].recovered_s, *pair[1]]) - pair[0].over_s)
     end_s = next((fault.began_s for fault in faults if fault.began_s > worst.began_s), float("inf"))
-    around = [one for one in told if one.ending != ANSWERED and worst.began_s <= one.began_s < end_s]
+    around = [one for one in told if one.ending not in AS_ASKED and worst.began_s <= one.began_s < end_s]
     seconds = Counter((floor(one.began_s - worst.over_s), one.ending) for one in around)
     failures = ", ".join(f"{second:+d} s: {count} {ending}" for (second, ending), count in sorted(seconds.items()))
     lasted_s, recovered_s = worst.over_s - worst.began_s, worst.recovered_s - worst.over_s

@@ -10,6 +10,7 @@ from tests.faults import (
     overload_scenarios,
     protocol_scenarios,
     reply_scenarios,
+    ticket_scenarios,
     worker_scenarios,
 )
 from tests.faults.play import Scenario
@@ -23,4 +24,6 @@ SCENARIOS: list[Scenario] = [
     *drain_scenarios.SCENARIOS,
     *overload_scenarios.SCENARIOS,
     *front_scenarios.SCENARIOS,
+    *ticket_scenarios.SCENARIOS,
+    *ticket_scenarios.WITH_BROKERS,
 ]

@@ -29,6 +29,24 @@ from tests.waiting import eventually
 TOPIC_S = 30.0
 RECOVERY_S = 60.0
 REPLY_BYTES_MAX = 12 << 20
+LANES = 8  # partitions of the topic of kept replies
+LATER_PATH = "/later"
+LATER = """
+[store]
+dir = "{dir}"
+max_bytes = "256MiB"
+[later]
+topic = "{topic}"
+[[route]]
+name = "later"
+method = "POST"
+path = "{path}"
+topic = "{requests}"
+timeout = "{timeout}"
+work_timeout = "5m"
+later = true
+"""
+SECRETS = 'secrets = ["the secret of all scenarios about status URLs"]'
 
 
 def wait(seconds: float) -> None:
@@ -52,6 +70,7 @@ class House(NamedTuple):
     kafka_settings: str = ""
     drain_timeout: str = "10s"
     is_astray: bool = False  # the service answers to any partition
+    defers: bool = False  # it has a route with deferred answers, at LATER_PATH, and each node a store
     requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
 
 
@@ -75,6 +94,9 @@ class Furniture:
         self.requests, self.replies = f"asked-{tag}", f"told-{tag}"
         self.make_topic(self.requests, house.request_partitions)
         self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
+        self.later = f"{self.replies}.later" if house.defers else ""  # the topic of kept replies
+        if house.defers:
+            self.make_topic(self.later, LANES, {"message.timestamp.type": "LogAppendTime"})
         self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, house.is_astray))
         self._folder = folder
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
@@ -101,6 +123,14 @@ class Furniture:
         admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
         eventually(lambda: have_leaders(admin, {name: partitions}), TOPIC_S, f"leaders for {name}")
 
+    def store_dir(self, index: int) -> Path:
+        """Where the store of a node keeps its files."""
+        return self._folder / f"store-{index}"
+
+    def _later_route(self, index: int) -> str:
+        values = {"dir": self.store_dir(index), "topic": self.later, "path": LATER_PATH}
+        return LATER.format(**values, requests=self.requests, timeout=self.house.timeout)
+
     def new_gateway(self, index: int, count: int | None = None) -> Gateway:
         """A node that is not started yet."""
         house = self.house
@@ -118,8 +148,8 @@ class Furniture:
             [self.requests],
             workers=house.workers,
             timeout=house.timeout,
-            more=cluster,
-            settings=house.gateway_settings,
+            more=cluster + (self._later_route(index) if house.defers else ""),
+            settings=house.gateway_settings + (f"\n{SECRETS}" if house.defers else ""),
             kafka=house.kafka_settings,
             drain_timeout=house.drain_timeout,
             front=house.front,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.oracle import ANSWERED, CUT, OFFENDERS_SHOWN, REFUSED, SILENT, Found, Lie, Told, judge
+from tests.faults.test_ticket_oracle import LIES as LIES_OF_STATUS_URLS
 
 
 def told(body: bytes, ending: str, outcome: str = "", request_id: bytes = b"", answer: bytes = b"") -> Told:
@@ -75,6 +76,16 @@ def test_every_lie_is_counted_and_the_first_few_are_shown():
     assert verdict.offenders[Lie.SILENCE] == [str(one) for one in many[:OFFENDERS_SHOWN]]
 
 
-def test_every_kind_of_lie_is_shown_here():
-    shown = {kind for _, kinds in LIES.values() for kind in kinds} | {Lie.TWICE, Lie.UNASKED}
-    assert shown == set(Lie)
+def test_every_kind_of_lie_is_shown():
+    shown = {kind for _, kinds in [*LIES.values(), *LIES_OF_STATUS_URLS.values()] for kind in kinds}
+    assert shown | {Lie.TWICE, Lie.UNASKED} == set(Lie)
+
+
+def test_a_request_that_was_told_202_has_exactly_one_record():
+    def deferred(body: bytes, answer: bytes = b"") -> Told:
+        return told(body, ANSWERED if answer else "unsettled", "recorded", request_id=b"id-2", answer=answer)
+
+    assert judge([TRUTH[0], deferred(b"two", b"two"), TRUTH[2]], REQUESTS, REPLIES).lies == {}
+    assert judge([deferred(b"seven")], [], REPLIES).lies == {Lie.LOST: 1}
+    assert judge([deferred(b"two")], [REQUESTS[1], Found(b"id-9", b"two")], REPLIES).lies == {Lie.TWICE: 1}
+    assert judge([deferred(b"three")], REQUESTS[2:], REPLIES).lies == {Lie.STRANGER: 1}

@@ -93,7 +93,15 @@ class TopicSlice:
 
 def _found(message: Message) -> Found:
     try:
-        correlation_id = dict(message.headers() or []).get("correlation_id")
+        headers = dict(message.headers() or [])
     except UnicodeDecodeError:  # some scenarios write such header names
-        correlation_id = None
-    return Found(correlation_id or message.key() or b"", message.value() or b"")
+        headers = {}
+    return Found(
+        headers.get("correlation_id") or message.key() or b"",
+        message.value() or b"",
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        int(headers.get("deadline") or 0),
+        headers.get("fastgw_kind") or b"",
+    )

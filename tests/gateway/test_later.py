@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +234,36 @@ def test_a_store_that_dies_is_replaced_and_plain_requests_do_not_notice(shop: Sh
             assert client.answer().body == b"as always"
         shop.service.reply(request, b"found again")
         assert waiting.answer().body == b"found again"
+
+
+def test_a_store_that_crashed_over_its_tables_builds_them_again(shop: Shop) -> None:
+    """LMDB reads its file as memory, so a bad page ends the process: the next one must not read the same page."""
+    location = shop.deferred(b"crash")
+    shop.service.reply(shop.service.take(b"crash"), b"still here")
+    assert shop.state(location, wait_s=10).body == b"still here"
+    crashed = shop.pid("store")
+    os.kill(crashed, signal.SIGSEGV)
+    eventually(
+        lambda: "kept replies are read again" in shop.gateway.log_text, 30, "the successor reads the topic again"
+    )
+    assert "the last store's process crashed" in shop.gateway.log_text
+    eventually(lambda: shop.state(location).body == b"still here", 30, "the answer is there again")
+
+
+def test_a_store_that_finds_damage_when_it_is_asked_builds_its_tables_again(shop: Shop) -> None:
+    location = shop.deferred(b"damage")
+    shop.service.reply(shop.service.take(b"damage"), b"damage me")
+    assert shop.state(location, wait_s=10).body == b"damage me"
+    damaged = shop.pid("store")
+    (file,) = shop.gateway.config.parent.rglob("data.mdb")
+    with file.open("r+b") as opened:  # the store sees the change: it has mapped the file
+        content = opened.read()
+        for found in re.finditer(b"damage me", content):
+            opened.seek(found.start())
+            opened.write(b"DAMAGE ME")
+    eventually(lambda: shop.state(location).body == b"damage me", 30, "the answer is there again")
+    assert shop.pid("store") != damaged
+    assert "the checksum" in shop.gateway.log_text
 
 
 @pytest.mark.ending("store_down")
