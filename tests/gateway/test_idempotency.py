@@ -7,7 +7,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,16 @@ class Shop:
         workers = [worker for worker in self.gateway.status()["workers"] if worker["ready"]]
         return len(workers) == 2 and not {worker["pid"] for worker in workers} & set(without)
 
+    def is_back(self, key: str, body: bytes) -> None:
+        """Wait until every process is there, and both workers have found the store: each connects when it can."""
+
+        def is_there() -> bool:
+            if not (self.gateway.ready and self.workers_serve() and self.gateway.status()["store"]["trouble"] is None):
+                return False
+            return all(self.ask(key, body).status == 200 for _ in range(8))
+
+        eventually(is_there, 30, "every process is there")
+
     def pid(self, title: str) -> int:
         return next(pid for pid, named in self.gateway.children().items() if named.endswith(title))
 
@@ -167,15 +177,26 @@ def shop(
                 future.result()
 
 
+@pytest.fixture(scope="module")
+def probe(shop: Shop) -> str:
+    """A key that is answered."""
+
+    def are_sent() -> bool:
+        with ExitStack() as opened:
+            asking = [shop.asking(new_key(), b"of nobody", "/slow", "Prefer: wait=1") for _ in range(8)]
+            clients = [opened.enter_context(one) for one in asking]
+            return {client.answer().status for client in clients} == {504}
+
+    eventually(are_sent, 30, "both workers have found the store")
+    key = new_key()
+    shop.serve(key, b"probe", b"here")
+    return key
+
+
 @pytest.fixture(autouse=True)
-def everything_is_there(shop: Shop) -> None:
+def everything_is_there(shop: Shop, probe: str) -> None:
     """A test before this one may have killed a process."""
-
-    def is_there() -> bool:
-        status = shop.gateway.status()
-        return shop.gateway.ready and status["store"]["trouble"] is None and shop.workers_serve()
-
-    eventually(is_there, 30, "every process is there")
+    shop.is_back(probe, b"probe")
 
 
 def test_a_request_with_a_key_says_so_on_its_record_and_a_repeated_one_gets_the_same_answer(shop: Shop) -> None:
@@ -356,6 +377,7 @@ def test_a_store_that_dies_loses_neither_who_waits_nor_what_is_kept(shop: Shop) 
             os.kill(shop.pid("store"), signal.SIGKILL)
             shop.service.reply(request, b"after")
             assert [client.answer().body for client in (first, second)] == [b"after", b"after"]
+    shop.is_back(kept, b"kept")
     assert shop.ask(kept, b"kept").body == b"before"
     assert (shop.sent(b"waits"), shop.sent(b"kept")) == (1, 1)
 
@@ -378,6 +400,7 @@ def test_answers_survive_the_death_of_every_process(shop: Shop) -> None:
     assert shop.gateway.process is not None
     shop.gateway.process.wait(10)
     shop.gateway.start()
+    shop.is_back(key, b"survives")
     assert shop.ask(key, b"survives").body == b"kept"
     assert_told(shop.ask(key, b"another"), "key_reused")
     assert shop.serve(failed, b"failed", b"now").body == b"now"
