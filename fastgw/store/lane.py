@@ -11,9 +11,9 @@ same records, so all nodes come to the same result. Nothing else decides: no con
                holder, has its fingerprint, and was appended
                `take_over` or more after it
     held       a reply below 500, or one that cannot be decoded,    answered
-               to the holder or an attempt that it replaced,
-               appended before the holder's `take_over`, and
-               within `GRACE_MS` after that of its own attempt
+               to the holder, or to the attempt that its claim
+               replaces, appended before the holder's `take_over`;
+               to the latter, within `GRACE_MS` after the claim
     held       a reply of 500 or more to the holder, before then    free
     held       the holder's release                                 free
     held       time: `keep` after the claim, at least `take_over`   free
@@ -28,6 +28,9 @@ are remembered for `RELEASE_MS`.
 **No state outlives its records in Kafka**, because a node that rebuilds its tables sees only what Kafka has kept:
 `keep`, the longest `take_over`, and an hour. So a held key becomes free after `keep`, even if nobody takes it over, and
 a reply counts only for a limited time after the claim.
+
+**What a claim does not say counts for nothing.** A node whose log begins between two attempts knows the second one
+alone. So replies count to the attempt that the holder's own claim names, and to none before it.
 
 **A claim that has lost is released, too**, by the worker that wrote it. Kafka may have deleted the record to which it
 lost but not yet the claim: without the release, the claim would then look as if it had won.
@@ -49,8 +52,7 @@ from fastgw.dialects.control import Cancelled, Claim, Released
 
 RELEASE_MS: Final = 3_600_000  # a producer gives up a claim after the timeout of its route, which is at most an hour
 CLOCK_SLACK_MS: Final = 3_600_000
-GRACE_MS: Final = 1_800_000  # after its own `take_over`, in which a reply to a replaced attempt counts
-ATTEMPTS_MAX: Final = 8  # of one holding whose replies count: the holder and those before it
+GRACE_MS: Final = 1_800_000  # after the claim that replaces an attempt, in which a reply to that attempt counts
 
 
 class Grade(IntEnum):
@@ -79,7 +81,6 @@ class Held(msgspec.Struct, frozen=True, tag=True):
     claim: Claim  # of the holder
     offset: int  # of the claim
     appended_ms: int  # when the broker appended it
-    replaced: tuple[tuple[bytes, int], ...] = ()  # earlier attempts, latest first; until when their replies count
 
     @property
     def take_over_ms(self) -> int:
@@ -92,13 +93,14 @@ class Held(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def attempts(self) -> tuple[bytes, ...]:
-        """The ids of this holding, the holder first."""
-        return (self.claim.correlation_id, *(correlation_id for correlation_id, _ in self.replaced))
+        """The ids whose replies can answer: of the holder, and of the attempt that it replaces, if there is one."""
+        claim = self.claim
+        return (claim.correlation_id, claim.replaces) if claim.replaces else (claim.correlation_id,)
 
     def counts(self, correlation_id: bytes, time_ms: int) -> bool:
         """Whether a reply to one of these attempts counts if it is appended at this time."""
-        is_in_time = all(time_ms < until for replaced, until in self.replaced if replaced == correlation_id)
-        return is_in_time and time_ms < self.take_over_ms
+        is_holder = correlation_id == self.claim.correlation_id
+        return time_ms < self.take_over_ms and (is_holder or time_ms < self.appended_ms + GRACE_MS)
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):
@@ -216,11 +218,7 @@ def judge_claim(key: Key, claim: Claim, offset: int, appended_ms: int) -> tuple[
         why = _refused_take_over(holding, claim, appended_ms)
     if why is not None:
         return key, Lost(claim.key_hash, claim.correlation_id, why, holding)
-    replaced: tuple[tuple[bytes, int], ...] = ()
-    if isinstance(holding, Held):
-        replaced = ((holding.claim.correlation_id, holding.take_over_ms + GRACE_MS), *holding.replaced)
-        replaced = replaced[: ATTEMPTS_MAX - 1]
-    held = Held(claim, offset, appended_ms, replaced)
+    held = Held(claim, offset, appended_ms)
     return Key(held, key.releases), Won(claim.key_hash, held)
 
 
@@ -262,13 +260,6 @@ def judge_reply(
 
 
 # --- many keys ------------------------------------------------------------------------------------------------------
-
-
-class _Saved(msgspec.Struct, frozen=True):
-    next_offset: int
-    newest_ms: int
-    lanes_met: set[int]
-    keys: list[tuple[bytes, Key]]
 
 
 class Lane:
@@ -386,24 +377,3 @@ class Lane:
     def _look_again(self, key_hash: bytes, at_ms: int) -> None:
         self._forget_at[key_hash] = at_ms
         heapq.heappush(self._to_forget, (at_ms, key_hash))
-
-    # --- the way to another process ---
-
-    def save(self) -> bytes:
-        """Everything that `restore` needs to continue at `next_offset`."""
-        saved = _Saved(self.next_offset, self.newest_ms, self.lanes_met, list(self._keys.items()))
-        return msgspec.msgpack.encode(saved)
-
-    @classmethod
-    def restore(cls, data: bytes) -> Lane:
-        """The lane that `save` has written.
-
-        Raises:
-            msgspec.MsgspecError: the bytes are something else.
-        """
-        saved = msgspec.msgpack.decode(data, type=_Saved)
-        lane = cls()
-        lane.next_offset, lane.newest_ms, lane.lanes_met = saved.next_offset, saved.newest_ms, saved.lanes_met
-        for key_hash, key in saved.keys:
-            lane._keep(key_hash, _FREE, key)
-        return lane

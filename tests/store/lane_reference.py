@@ -63,9 +63,9 @@ def _claim(log: Sequence[Entry], wins: list[int], at: int, claim: Claim) -> Said
         return "lost", me, "answered" if same else "other_fingerprint"
     holder = _holder(log, wins, at, claim.key_hash)
     if holder is None:
-        return "won", me, None
+        return "won", me
     held = _claim_of(log, holder)
-    if me in _attempts(log, wins, holder):
+    if me in _attempts(log, holder):
         return ("nothing",)
     if claim.fingerprint != held.fingerprint:
         return "lost", me, "other_fingerprint"
@@ -73,13 +73,13 @@ def _claim(log: Sequence[Entry], wins: list[int], at: int, claim: Claim) -> Said
         return "lost", me, "held"
     if now - log[holder].appended_ms < held.take_over_ms:
         return "lost", me, "too_early"
-    return "won", me, held.correlation_id
+    return "won", me
 
 
 def _reply(log: Sequence[Entry], wins: list[int], at: int, reply: GradedReply) -> Said:
     for key_hash in {_claim_of(log, win).key_hash for win in wins}:
         holder = _holder(log, wins, at, key_hash)
-        attempts = _attempts(log, wins, holder) if holder is not None else {}
+        attempts = _attempts(log, holder) if holder is not None else {}
         if holder is None or not _counts(attempts, reply.correlation_id, log[at].appended_ms):
             continue
         held = _claim_of(log, holder)
@@ -108,7 +108,7 @@ def _lasts_ms(claim: Claim) -> int:
 
 def _end(log: Sequence[Entry], wins: list[int], win: int, before: int) -> int | None:
     """The record that ended what this win began; None if none did before `before`, whatever the time."""
-    holder, attempts = _claim_of(log, win), _attempts(log, wins, win)
+    holder, attempts = _claim_of(log, win), _attempts(log, win)
     for at in range(win + 1, before):
         appended_ms, record = log[at]
         if appended_ms >= log[win].appended_ms + _lasts_ms(holder):
@@ -147,17 +147,12 @@ def _answer(log: Sequence[Entry], wins: list[int], at: int, key_hash: bytes) -> 
     return (win, end) if is_kept else None
 
 
-def _attempts(log: Sequence[Entry], wins: list[int], win: int) -> dict[bytes, int]:
-    """The ids whose replies count for this win, and until when: its own and up to seven that were taken over."""
-    own = _claim_of(log, win)
-    attempts = {own.correlation_id: log[win].appended_ms + own.take_over_ms}
-    while len(attempts) < 8:
-        before = _last_win(log, wins, win, own.key_hash)
-        if before is None or _holder(log, wins, win, own.key_hash) != before:
-            break
-        replaced = _claim_of(log, before)
-        attempts[replaced.correlation_id] = log[before].appended_ms + replaced.take_over_ms + HOUR_MS // 2
-        win = before
+def _attempts(log: Sequence[Entry], win: int) -> dict[bytes, int]:
+    """The ids whose replies count for this win, and until when: its own, and that which its claim replaces."""
+    own, appended_ms = _claim_of(log, win), log[win].appended_ms
+    attempts = {own.correlation_id: appended_ms + own.take_over_ms}
+    if own.replaces:
+        attempts.setdefault(own.replaces, appended_ms + HOUR_MS // 2)
     return attempts
 
 
