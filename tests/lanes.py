@@ -1,6 +1,6 @@
 """In which order the modules of a run begin, when several processes share it.
 
-`make test` runs four processes (pytest-xdist, `--dist loadfile`): a module's tests share fixtures (a gateway, a
+`make test` runs three processes (pytest-xdist, `--dist loadfile`): a module's tests share fixtures (a gateway, a
 broker), so they stay together, and the next free process takes the next module. Modules that take long begin first.
 What is left at the end is short, and the processes end together.
 """

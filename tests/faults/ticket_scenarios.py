@@ -243,22 +243,24 @@ def p99_s(told: list[Told]) -> float:
     return sorted(one.ended_s - one.began_s for one in told)[len(told) * 99 // 100]
 
 
-def _row(name: str, house: House, play: Play, may_fail: dict[str, int], habits: Habits = DEFERS) -> Scenario:
-    return Scenario(f"deferred answers: {name}", house, play, may_fail, long=8, habits=habits)
+def _row(
+    name: str, house: House, play: Play, may_fail: dict[str, int], habits: Habits = DEFERS, only_soak: bool = False
+) -> Scenario:
+    return Scenario(f"deferred answers: {name}", house, play, may_fail, long=8, habits=habits, only_soak=only_soak)
 
 
 SCENARIOS = [
     _row("worker killed", HOUSE, plain_too(killed_workers), {CUT: CONNECTIONS}),
     _row("store killed", HOUSE, killed_stores, NO_STORE),
     _row("store frozen", HOUSE, frozen_stores, NO_STORE),
-    _row("agent killed", HOUSE, plain_too(dead_agents), {}),
+    _row("agent killed", HOUSE, plain_too(dead_agents), {}, only_soak=True),
     _row("supervisor killed and started again", HOUSE, plain_too(dead_supervisors), NO_NODE),
     _row("two replies to each request", HOUSE, two_replies, NO_NODE, TWICE),
-    _row("one of two nodes killed", TWO_NODES, plain_too(killed_nodes), NO_NODE),
+    _row("one of two nodes killed", TWO_NODES, plain_too(killed_nodes), NO_NODE, only_soak=True),
     _row("all processes killed", TWO_NODES, plain_too(killed_everything), NO_NODE),
     _row("all processes killed, stores deleted", TWO_NODES, plain_too(deleted_stores), NO_NODE),
     _row("all processes killed, stores damaged", TWO_NODES, plain_too(damaged_stores), NO_NODE),
 ]
 
 # Played with the others that need three brokers.
-WITH_BROKERS = [_row("broker killed", BROKERS, plain_too(killed_brokers), NO_BROKER)]
+WITH_BROKERS = [_row("broker killed", BROKERS, plain_too(killed_brokers), NO_BROKER, only_soak=True)]
