@@ -80,13 +80,17 @@ class Secrets:
         ids: 8 bytes for each secret, in order. They tell two processes whether they have the same secrets.
     """
 
-    def __init__(self, secrets: Iterable[bytes]) -> None:
+    def __init__(self, secrets: Iterable[bytes | str]) -> None:
         """
+        Args:
+            secrets: text counts as its UTF-8.
+
         Raises:
             ValueError: there is no secret, or one has fewer than `SECRET_BYTES_MIN` bytes.
         """
         keys = []
-        for number, secret in enumerate(secrets, 1):
+        for number, given in enumerate(secrets, 1):
+            secret = given.encode() if isinstance(given, str) else given
             if len(secret) < SECRET_BYTES_MIN:
                 raise ValueError(f"secret {number}: expected at least {SECRET_BYTES_MIN} bytes, got {len(secret)}")
             # BLAKE2b takes keys of at most 64 bytes; a secret may be longer.

@@ -132,7 +132,7 @@ class KeptReplies:
     ) -> None:
         self._tables = _open_tables(config)
         self._values = LogValues(config, loop)
-        self.store = Store(config, Secrets(_secrets(config)), self._tables, self._values, shared, loop)
+        self.store = Store(config, Secrets(config.gateway.secrets), self._tables, self._values, shared, loop)
         self._reader = TopicReader(config, self.store, on_loop, fail)
 
     def start(self, server: Server) -> None:
@@ -181,10 +181,6 @@ def _open_tables(config: Config) -> Tables:
     if tables.rebuilt:
         log.warning("kept replies are read again", why=tables.rebuilt)
     return tables
-
-
-def _secrets(config: Config) -> list[bytes]:
-    return [secret.encode() for secret in config.gateway.secrets]
 
 
 def _runner(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], Result]], Result]:

@@ -27,7 +27,7 @@ from fastgw.kafka.properties import store_consumer_properties
 from fastgw.messages import Reply
 from fastgw.store.follows import Follows, Scan, Seen
 from fastgw.store.split_replies import SplitReplies
-from fastgw.store.topic_reader import NO_TOPIC_ID, topic_id_of
+from fastgw.store.topic import LOOK_TIMEOUT_S, NO_TOPIC_ID, look_up, next_messages
 from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.store")
@@ -36,7 +36,6 @@ BATCH = 64  # records: small, because those who follow give credit between two b
 POLL_S = 0.05
 LOOK_EVERY_S = 10.0
 LOOK_AGAIN_S = 0.5  # after a look that failed
-LOOK_TIMEOUT_S = 5.0
 IDLE_S = 0.5  # how long the scan reader sleeps if nobody wakes it
 
 OnLoop = Callable[[Callable[[], Any]], Any]
@@ -141,11 +140,7 @@ class StreamReader:
     def _look(self, consumer: Consumer) -> tuple[bytes, int] | None:
         """Id and partitions of the topic; None: Kafka does not say."""
         try:
-            metadata = consumer.list_topics(timeout=LOOK_TIMEOUT_S)
-            topic = metadata.topics.get(self._topic)
-            if topic is None or topic.error is not None:
-                raise KafkaException(topic.error if topic else KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-            topic_id = topic_id_of(self._config, self._topic) if cluster.has_admin(metadata) else NO_TOPIC_ID
+            topic_id, partitions = look_up(consumer, self._config, self._topic)
         except KafkaException as error:
             # Once, and not every second of an outage, in which the error may change.
             if self._troubles.begins(("streams",), "cannot be looked at"):
@@ -153,7 +148,7 @@ class StreamReader:
             self._on_loop(self.follows.lost)
             return None
         self._troubles.begins(("streams",), "")
-        return topic_id, len(topic.partitions)
+        return topic_id, len(partitions)
 
     def _assign_wanted(self, consumer: Consumer, reading: dict[int, int], topic_id: bytes, partitions: int) -> bool:
         """Begin with the partitions that are wanted now, and end with the others. False: Kafka does not answer."""
@@ -192,7 +187,7 @@ class StreamReader:
 
     def _take_live(self, consumer: Consumer, reading: dict[int, int]) -> bool:
         """Take the next records. False: the log was cut, and reading begins anew."""
-        messages = _next(consumer)
+        messages = next_messages(consumer, BATCH, POLL_S)
         seen, next_offsets = [], {}
         replies = []
         for message in messages:
@@ -242,7 +237,7 @@ class StreamReader:
     def _take_again(self, consumer: Consumer, scan: Scan) -> Scan | None:
         """Take the next records of a scan. Returns where the consumer stands; None: nowhere."""
         seen, next_offset = [], scan.offset
-        for message in _next(consumer):
+        for message in next_messages(consumer, BATCH, POLL_S):
             error = message.error()
             if error is None:
                 seen.append(_seen(decode_reply(message)))
@@ -266,12 +261,6 @@ class StreamReader:
             self._stopping.wait(LOOK_AGAIN_S)
             return
         self._on_loop(lambda: self.follows.overtaken(scan.partition, max(first, scan.offset + 1)))
-
-
-def _next(consumer: Consumer) -> list[Any]:
-    """What is there, or what comes next. (`consume` alone would wait until it has as many as it may bring.)"""
-    first = consumer.poll(POLL_S)
-    return [] if first is None else [first, *consumer.consume(BATCH - 1, 0)]
 
 
 def _seen(reply: Reply) -> Seen:

@@ -20,27 +20,26 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from fastgw.config import Config
 from fastgw.dialects.plain import decode_reply
 from fastgw.kafka import client_log, cluster
 from fastgw.kafka.properties import store_consumer_properties
 from fastgw.messages import Reply
+from fastgw.store.topic import LOOK_TIMEOUT_S, look_up, next_messages
 from fastgw.throttle import Troubles
 
 log = structlog.get_logger("fastgw.store")
 
 LOOK_EVERY_S = 10.0
 LOOK_AGAIN_S = 1.0  # after a look that failed
-LOOK_TIMEOUT_S = 5.0
 PULSE_S = 1.0
 PULSE_TIMEOUT_S = 2.0
 BATCH = 1000  # records
 POLL_S = 0.1
-BUSY = 4  # records in the last batch
-GATHER_S = 0.004
-NO_TOPIC_ID = bytes(16)  # of brokers without an admin API
+# After so many records, more come soon. A batch costs as much as three records, so the next one waits for them.
+BUSY, GATHER_S = 4, 0.004
 
 
 class Located(NamedTuple):
@@ -159,7 +158,8 @@ class TopicReader:
     def _read_on(self, consumer: Consumer, is_over: threading.Event) -> None:
         messages: list[Any] = []
         while not self._stopping.is_set() and not is_over.is_set():
-            messages = _what_is_there(consumer, len(messages) >= BUSY)
+            is_busy = len(messages) >= BUSY
+            messages = next_messages(consumer, BATCH, POLL_S, GATHER_S if is_busy else 0.0)
             batch = self._batch(consumer, messages)
             if batch is not None:
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
@@ -226,14 +226,10 @@ class TopicReader:
     def _look(self, consumer: Consumer) -> Located | None:
         """The topic as it is now; None: Kafka does not say."""
         try:
-            metadata = consumer.list_topics(timeout=LOOK_TIMEOUT_S)
-            topic = metadata.topics.get(self._topic)
-            if topic is None or topic.error is not None:
-                raise KafkaException(topic.error if topic else KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-            topic_id = topic_id_of(self._config, self._topic) if cluster.has_admin(metadata) else NO_TOPIC_ID
+            topic_id, partitions = look_up(consumer, self._config, self._topic)
             bounds = {
                 number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=LOOK_TIMEOUT_S)
-                for number in topic.partitions
+                for number in partitions
             }
         except KafkaException as error:
             # Once, and not every second of an outage, in which the error may change.
@@ -243,35 +239,3 @@ class TopicReader:
             return None
         self._troubles.begins(("topic",), "")
         return Located(topic_id, bounds)
-
-
-def topic_id_of(config: Config, topic: str) -> bytes:
-    """The id of a topic, 16 bytes.
-
-    Raises:
-        KafkaException: Kafka does not say.
-    """
-    with cluster.admin_client(config) as (admin, _):
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_TIMEOUT_S)
-        found = described[topic].result().topic_id
-    mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
-    return int(mixed).to_bytes(16, "big")
-
-
-def _what_is_there(consumer: Consumer, is_busy: bool) -> list[Any]:
-    """Wait for a message; give it, and those that have come with it.
-
-    `consume` with a timeout would wait until there are BATCH messages, or the time is over: 100 ms for each record.
-
-    Args:
-        is_busy: more come soon. A batch costs as much as three records, so it waits for them.
-    """
-    first = consumer.poll(POLL_S)
-    if first is None:
-        return []
-    if is_busy:
-        time.sleep(GATHER_S)
-    return [first, *consumer.consume(BATCH - 1, 0)]
-
-
-_MASK = (1 << 64) - 1  # the two halves of a topic id are signed numbers

@@ -90,18 +90,19 @@ class StoreLink:
 
     def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
         """See `KeptReplies.watch`."""
-        self._number += 1
-        frame = Watch(self._number, correlation_id, partition, until_ms)
-        self._watches[self._number] = frame, on_state
-        self._send(store_frames.encode(frame))
-        return self._number
+        return self._register(Watch(self._next_number(), correlation_id, partition, until_ms), on_state)
 
     def watch_key(self, key_hash: bytes, lane: int, route: str, on_state: OnKeyState) -> int:
         """See `KeptReplies.watch_key`."""
-        self._number += 1
-        frame = KeyWatch(self._number, key_hash, lane, route)
-        self._watches[self._number] = frame, on_state
+        return self._register(KeyWatch(self._next_number(), key_hash, lane, route), on_state)
+
+    def _register(self, frame: Watch | KeyWatch, on_state: OnState | OnKeyState) -> int:
+        self._watches[frame.number] = frame, on_state
         self._send(store_frames.encode(frame))
+        return frame.number
+
+    def _next_number(self) -> int:
+        self._number += 1
         return self._number
 
     def unwatch(self, number: int) -> None:
@@ -111,10 +112,10 @@ class StoreLink:
 
     def follow(self, follower: Follower) -> int:
         """See `FollowedStreams.follow`."""
-        self._number += 1
-        self._followers[self._number] = follower
-        self._send(_follow(self._number, follower))
-        return self._number
+        number = self._next_number()
+        self._followers[number] = follower
+        self._send(_follow(number, follower))
+        return number
 
     def give_credit(self, number: int, credit: int) -> None:
         """See `FollowedStreams.give_credit`."""

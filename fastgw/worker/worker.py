@@ -143,7 +143,7 @@ class Worker:
         """To the store and back: requests whose replies are kept, and status URLs."""
         cfg = self._config
         self._link.preload_topic(0, cfg.later.topic)  # of control records
-        secrets = Secrets([secret.encode() for secret in cfg.gateway.secrets])
+        secrets = Secrets(cfg.gateway.secrets)
 
         def make_ids() -> IdMaker:
             return IdMaker(self._table.node, worker, generation, ReplyTopic.LATER)
@@ -184,7 +184,7 @@ class Worker:
             self._link.send_untracked,
             self._journal,
             time.monotonic_ns,
-            Secrets([secret.encode() for secret in cfg.gateway.secrets]) if cfg.resumes else None,
+            Secrets(cfg.gateway.secrets) if cfg.resumes else None,
             cfg.streams.keep_ns // NS_PER_MS,
             cfg.store.max_waits,
         )

@@ -56,6 +56,7 @@ KNOWN_TO = {
         "store.log_values",
         "store.split_replies",
         "store.stream_reader",
+        "store.topic",
         "store.topic_reader",
     },
 }
