@@ -336,7 +336,10 @@ class _Sender:
 
     def flush(self, timeout_s: float) -> int:
         """Send all records and wait for their reports; return how many are left."""
-        return int(self._producer.flush(timeout_s))
+        try:
+            return int(self._producer.flush(timeout_s))
+        except KafkaException:  # a fatal error: what is left cannot be sent
+            return len(self._producer)
 
     def _on_delivery(
         self, count: int, token: int | None, size_bytes: int, error: KafkaError | None, message: Message
