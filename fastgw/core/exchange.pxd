@@ -44,7 +44,7 @@ cdef class Exchange:
 
     @cython.locals(token=int64_t, plan=Plan, response=tuple, raw=bytes, body=bytes, ack_to_reply_ns=int64_t)
     cdef int64_t _answer(self, tuple waiting, reply, int64_t now_ns) except -2
-    cdef tuple _take(self, int64_t token)
+    cdef tuple _take(self, int64_t token, ending=*)
 
     @cython.locals(plan=Plan)
     cdef _end(self, int64_t token, ending, detail, bint is_heard=*)

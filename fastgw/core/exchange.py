@@ -565,10 +565,7 @@ class Exchange:
 
     def _close(self, token: int, ending: Ending) -> tuple[_Waiting, tuple[int, int, int, int] | None]:
         """Count a request whose slot has its final state, and free the slot. Returns its entry, and its times."""
-        waiter = self._waiters.pop(token, None) if self._waiters else None
-        if waiter is not None:
-            waiter.on_end(ending)
-        waiting = self._take(token)
+        waiting = self._take(token, ending)
         _, plan, _, _, kept, _ = waiting
         times = None if kept is None else self._slots.times(token)
         self._table.count(self._process_index, plan.number, ending.number)
@@ -629,7 +626,8 @@ class Exchange:
             self._journal.broke("CORS headers not added", route, raw)
             return response
 
-    def _take(self, token: int) -> _Waiting:
+    def _take(self, token: int, ending: Ending | None = None) -> _Waiting:
+        """The entry of a request that ends, removed; its waiter is told first. `ending` None: a reply ends it."""
         at = (token & SLOT_MASK) - self._first_slot
         waiting = self._waiting[at]
         assert waiting is not None, "only the winner of the slot's state takes the entry"
@@ -637,7 +635,7 @@ class Exchange:
         if self._waiters:
             waiter = self._waiters.pop(token, None)
             if waiter is not None:
-                waiter.on_end(None)
+                waiter.on_end(ending)
         return waiting
 
 

@@ -75,7 +75,7 @@ Record = Claim | Released | Cancelled | GradedReply
 # --- the state of a key ---------------------------------------------------------------------------------------------
 
 
-class Held(msgspec.Struct, frozen=True, tag=True):
+class Held(msgspec.Struct, frozen=True):
     """A request with this key may be under way."""
 
     claim: Claim  # of the holder
@@ -103,7 +103,7 @@ class Held(msgspec.Struct, frozen=True, tag=True):
         return time_ms < self.take_over_ms and (is_holder or time_ms < self.appended_ms + GRACE_MS)
 
 
-class Answered(msgspec.Struct, frozen=True, tag=True):
+class Answered(msgspec.Struct, frozen=True):
     """A reply has answered this key."""
 
     claim: Claim  # of the last holder
