@@ -7,6 +7,7 @@ media type, the shape of problem documents, the `Allow` of a 405. Exit code 1 wh
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def main() -> int:
     for kind in FRONTS:
         house = House(loop_thread, kind, {}, (), "127.0.0.1:0")
         with tempfile.TemporaryDirectory() as folder:
-            good, said = run(sys.argv[1], house.address, Path(folder))
+            good, said = run(os.path.abspath(sys.argv[1]), house.address, Path(folder))
         opened = len(house.door.opened)
         house.leave()
         assert opened > EXAMPLES, f"schemathesis did not run: {said}"
