@@ -63,7 +63,7 @@ def description() -> dict[str, Any]:
     item = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     writing = {"parameters": [prefer, asked, query], "requestBody": body, "responses": responses}
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "echo", "version": "1"},
         "paths": {
             "/echo": {
@@ -74,6 +74,7 @@ def description() -> dict[str, Any]:
                 "delete": {"parameters": [prefer, query], "responses": responses},
                 "head": {"parameters": [query], "responses": {"200": ANSWERED}},
                 "options": {"parameters": [query], "responses": responses},
+                "query": writing,
             },
             "/items/{id}": {
                 "get": {"parameters": [item, query], "responses": responses},
