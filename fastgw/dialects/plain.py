@@ -26,6 +26,9 @@ CONTENT_TYPE = "content-type"
 HOPS = "fastgw_hops"  # set on a reply that was sent to its home partition, so that this happens only once
 FIRST_HOP = b"1"
 READ_AGAIN = b"again"  # the reply was read by a successor, and its predecessor may have passed it on already
+# Each part of a stream has one of them (`dialects.streams`). Only a streaming request may be answered with parts.
+STREAM_SEQ, STREAM_BEAT, STREAM_END = "stream_seq", "stream_beat", "stream_end"
+_OF_PARTS = frozenset({STREAM_SEQ, STREAM_BEAT, STREAM_END})
 
 CLIENT_REQUEST_ID = "x-request-id"
 # Headers that describe a body (RFC 9110, sections 8 and 14.4, RFC 6266, RFC 9530).
@@ -237,8 +240,8 @@ class ReplyWire:
         """See `dialects.ReplyWire`.
 
         Raises:
-            BadReply: an invalid status (a front would abort on it), a value that could inject a header, or headers or
-                a body above their limit.
+            BadReply: an invalid status (a front would abort on it), a value that could inject a header, headers or a
+                body above their limit, or a part of a stream, which is not the whole answer.
         """
         if len(reply.value) > self._max_body_bytes:
             raise BadReply(f"expected a reply of at most {self._max_body_bytes} bytes, got {len(reply.value)}")
@@ -261,6 +264,8 @@ class ReplyWire:
             value = _read(name, raw)
             if not value:
                 continue
+            if name in _OF_PARTS:
+                raise _part(name)
             if name == STATUS:
                 status = _status(value)
             elif name in ONCE:
@@ -301,13 +306,22 @@ def status_of(headers: Iterable[tuple[str, bytes]]) -> int:
     """The HTTP status of a reply, from its headers alone.
 
     Raises:
-        BadReply: the status is none.
+        BadReply: the status is none, or the reply is a part of a stream.
     """
     status = 200
-    for name, raw in headers:
-        if name.lower() == STATUS and (value := _read(STATUS, raw)):
+    for cased_name, raw in headers:
+        name = cased_name.lower()
+        if name in _OF_PARTS and _read(name, raw):
+            raise _part(name)
+        if name == STATUS and (value := _read(STATUS, raw)):
             status = _status(value)
     return status
+
+
+def _part(name: str) -> BadReply:
+    return BadReply(
+        f'expected a whole reply, got a part of a stream ({name!r}); only routes with reply = "stream" take it'
+    )
 
 
 def _read(name: str, value: bytes) -> bytes:

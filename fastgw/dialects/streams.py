@@ -24,15 +24,15 @@ from typing import NamedTuple
 import msgspec
 
 from fastgw.dialects import RecordHeaders
-from fastgw.dialects.plain import CONTENT_TYPE, STATUS
+from fastgw.dialects.plain import CONTENT_TYPE, STATUS, STREAM_BEAT, STREAM_END, STREAM_SEQ
 from fastgw.messages import Reply
 
 # On replies, written by services.
-SEQ = "stream_seq"
+SEQ = STREAM_SEQ
 COUNT = "stream_count"
 ATTEMPT = "stream_attempt"
-BEAT = "stream_beat"  # the interval between two of them, in ms
-END = "stream_end"
+BEAT = STREAM_BEAT  # the interval between two of them, in ms
+END = STREAM_END
 TOTAL = "stream_total"
 # `stream_until` is not among them: some services copy the headers of their request to the reply.
 OF_REPLIES = frozenset({SEQ, COUNT, ATTEMPT, BEAT, END, TOTAL})

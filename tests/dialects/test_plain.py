@@ -21,6 +21,7 @@ from fastgw.dialects.plain import (
     RequestWire,
     decode_reply,
     has_hopped,
+    status_of,
 )
 from fastgw.messages import Head, Reply
 
@@ -257,6 +258,16 @@ def test_an_answer_without_content_gets_no_content_type_that_its_service_did_not
 def test_a_status_that_no_front_could_send_is_a_bad_reply(status):
     with pytest.raises(BadReply, match="200 to 599"):
         ReplyWire((), LARGEST).answer(reply([("status", status)]))
+
+
+@pytest.mark.parametrize("name", ["stream_seq", "Stream_Beat", "stream_end"])
+def test_a_part_of_a_stream_is_no_whole_answer(name):
+    headers = [("status", b"200"), (name, b"0")]
+    with pytest.raises(BadReply, match="a part of a stream"):
+        ReplyWire((), LARGEST).answer(reply(headers))
+    with pytest.raises(BadReply, match="a part of a stream"):
+        status_of(headers)
+    assert ReplyWire((), LARGEST).answer(reply([(name, b"")]))[0] == status_of([(name, b"")]) == 200
 
 
 def test_a_reply_above_the_limit_is_a_bad_one():
