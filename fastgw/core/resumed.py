@@ -8,14 +8,27 @@ table. This object has for a `Stream` the methods that the exchange has for one 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
+from urllib.parse import parse_qs
 
 from fastgw import errors, problem
 from fastgw.admission import Admission
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.errors import Ending
-from fastgw.messages import Answer, HeaderList, Reply
+from fastgw.messages import Answer, Head, HeaderList, Reply
 
 FIRST_RESUMED = 3 << 61  # above all tokens of slots, and of requests for status URLs
+POSITION_PARAMETER = "last_event_id"
+
+
+def last_event_id(head: Head) -> str:
+    """The position of a client that comes back, from its header or its query; "": it has none.
+
+    The query is for clients that cannot set a header, such as pages that make a new `EventSource`.
+    """
+    position = head.get("last-event-id") or ""
+    if not position and POSITION_PARAMETER in head.query:
+        position = parse_qs(head.query).get(POSITION_PARAMETER, [""])[-1]
+    return position
 
 
 class Waits(Protocol):

@@ -23,7 +23,7 @@ from fastgw import _ctable, errors, problem
 from fastgw.admission import Admission, Sink
 from fastgw.core.exchange import OWN_ERROR, REFUSED, Exchange, Journal
 from fastgw.core.plan import Plan, StreamRules
-from fastgw.core.resumed import Resumed
+from fastgw.core.resumed import Resumed, last_event_id
 from fastgw.dialects import BadReply, plain, streams
 from fastgw.dialects.streams import BadItem, End, Gap, Items, StreamOrder
 from fastgw.errors import Ending, KeyMissing
@@ -194,7 +194,7 @@ class Streams:
         """Take a client that comes back. Returns its token, or REFUSED if it is answered already."""
         plan = self.exchange.plan_of(admission)
         assert self.secrets is not None, "routes that resume need a secret"
-        text = admission.headers.get("last-event-id") or ""
+        text = last_event_id(admission.headers)
         try:
             place = open_event_id(self.secrets, text, (now_ns + self.exchange.epoch_offset_ns) // NS_PER_MS)
         except ExpiredToken:

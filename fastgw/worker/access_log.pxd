@@ -31,4 +31,7 @@ cdef class AccessLog:
     cdef str _now(self)
 
 
+cdef str _shown(str query)
+
+
 cdef str _trace_id(str traceparent)

@@ -40,6 +40,7 @@ REPORT_PERIOD_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?").fullmatch
+_POSITION = re.compile(r"((?:^|&)last_event_id=)[^&]*")
 _chance = random.random
 _REPLIED = frozenset({errors.ANSWERED.number, errors.BAD_REPLY.number})
 _OUTCOMES = {outcome: outcome.value for outcome in Outcome}  # faster than `.value` of an enumeration
@@ -161,7 +162,7 @@ class AccessLog:
                 note.route,
                 note.method[:METHOD_CHARACTERS_MAX],
                 note.path[:TARGET_CHARACTERS_MAX] if self._has_path else "",
-                note.query[:TARGET_CHARACTERS_MAX] if self._has_query else "",
+                _shown(note.query) if self._has_query else "",
                 note.client,
                 note.bytes_in,
                 0 if note.method == "HEAD" else bytes_out,
@@ -285,6 +286,13 @@ class LineWriter:
             self._fd = -1
         self._fd = os.open(self._target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._looked_at = now
+
+
+def _shown(query: str) -> str:
+    """The query for the log. A position in a stream grants access to it, so it is not written."""
+    if "last_event_id" in query:
+        query = _POSITION.sub(r"\1...", query)
+    return query[:TARGET_CHARACTERS_MAX]
 
 
 def _trace_id(traceparent: str) -> str:

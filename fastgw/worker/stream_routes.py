@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastgw import errors
 from fastgw.admission import RESUME, Admission, Refusal
 from fastgw.config import Config
+from fastgw.core.resumed import last_event_id
 from fastgw.core.streams import Encoder  # the protocol of what `encoder_of` returns
 from fastgw.http import negotiation
 from fastgw.http.stream_formats import EVENT_STREAM, JSON, OFFERS, EventStream, JsonArray, JsonLines, RawBytes
@@ -28,13 +29,16 @@ class StreamRoutes:
             return Refusal(errors.HTTP_VERSION, "expected HTTP/1.1: a stream is sent in chunks", number)
         if not self._is_json[number]:
             return None
+        # A client that comes back gets events, whatever it prefers: nothing else has a position.
+        is_back = number in self._resuming and bool(last_event_id(head))
+        offers = (EVENT_STREAM,) if is_back else OFFERS
         accept = head.get("accept")
-        chosen = negotiation.chosen(accept, OFFERS)
+        chosen = negotiation.chosen(accept, offers)
         if chosen is None:
-            why = negotiation.why_none(accept, OFFERS)
+            why = negotiation.why_none(accept, offers)
             return Refusal(errors.NOT_ACCEPTABLE, why, number, list(negotiation.VARY_ACCEPT))
         admission.media_type = chosen
-        if chosen == EVENT_STREAM and number in self._resuming and head.get("last-event-id"):
+        if is_back:
             admission.kind = RESUME
         return None
 

@@ -100,6 +100,13 @@ def test_the_query_may_hold_secrets_and_is_logged_only_where_that_is_asked_for(t
     assert lines.read()[0].keys() & {"path", "query"} == keys
 
 
+@pytest.mark.parametrize("query", ["last_event_id={}", "a=1&last_event_id={}", "last_event_id={}&last_event_id={}"])
+def test_a_position_in_a_stream_is_logged_nowhere(tmp_path, query):
+    lines = Lines(tmp_path / "access.log", access_target="full")
+    lines.write(note=Note("GET /o", "GET", "/o", query.replace("{}", "v1.secret"), "", 0, "", ""))
+    assert lines.read()[0]["query"] == query.replace("{}", "...")
+
+
 @pytest.mark.parametrize("path", ['/"\\\n\r\t\0', "/\x7f\x80\xff\u2028", "/" + "x" * 100_000, "/" + "\0" * 9000])
 def test_no_path_breaks_its_line_or_makes_it_longer_than_a_pipe_takes_at_once(lines, path):
     note = Note("r" * 100, "POST", path, "", "::1", 1, "c" * 128, f"00-{TRACE}-b7ad6b7169203331-01")
