@@ -1,7 +1,7 @@
 """Asks a Kafka cluster for its brokers and topics, and checks whether each advertised address can be reached.
 
-This module collects facts; `topic_checks` evaluates them. The embedded broker has no admin API (its controller is none
-of its brokers), so for it there is only the metadata.
+This module collects facts; `topic_checks` evaluates them. The embedded broker has no admin API, so for it there is only
+the metadata.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fastgw.kafka.properties import client_properties, consumer_properties, prod
 REACH_TIMEOUT_S = 5.0
 MEET_LOOK_S = 0.05  # pause between two checks whether all brokers have answered
 MEET_AGAIN_S = 1.5  # how long to retry a broker that cannot be reached
+EMBEDDED_CLUSTER = "mockCluster"  # how the ids of librdkafka's mock clusters begin
 UNRESOLVED = "Failed to resolve"  # part of librdkafka's error text
 # librdkafka's error about an advertised address. It contains the broker's id, which bootstrap addresses do not have.
 _ADVERTISED = re.compile(r"(?:[a-z_]+://)?(\S+:\d+)/\d+: (.*)").match
@@ -137,9 +138,9 @@ def metadata_of(config: Config, admin: Any, troubles: Sequence[str], timeout_s: 
 
 
 def has_admin(metadata: Any) -> bool:
-    """Whether the cluster can be asked for more than its metadata."""
-    # The embedded broker names a controller that is none of its brokers; admin calls would wait for that controller.
-    return metadata.controller_id in metadata.brokers
+    """Whether the cluster can be asked for more than its metadata: the embedded broker cannot."""
+    # Not by the controller: a cluster that elects one has none for a moment.
+    return not (metadata.cluster_id or "").startswith(EMBEDDED_CLUSTER)
 
 
 def meet(admin: Any, brokers: Iterable[Any], troubles: Sequence[str], timeout_s: float) -> Met:

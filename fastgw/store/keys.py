@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from heapq import heappop, heappush
+from math import inf
 from typing import Final, Protocol
 
 import msgspec
@@ -130,24 +131,21 @@ class Keys:
 
     def _built(self, partition: int) -> Lane:
         lane, source = Lane(), Source(self._topic_id, partition)
-        replies: list[tuple[int, Kept]] = []  # a heap, by offset: those to the ids of the claims so far
-        for kept in self._about_keys(source):
-            while replies and replies[0][0] < kept.offset:
-                _apply_again(lane, heappop(replies)[1])
+        replies = _Merged()  # to the ids of the claims so far
+        for kept in self._with_key(_ABOUT_KEYS, source, 0):
+            for reply in replies.before(kept.offset):
+                _apply_again(lane, reply)
             content = _apply_again(lane, kept)
             if isinstance(content, Claim):
-                for reply in self._tables.get(KeyKind.ID, content.correlation_id):
-                    if reply.source == source and reply.entry.kind == RecordKind.REPLY:
-                        heappush(replies, (reply.offset, reply))
-        while replies:
-            _apply_again(lane, heappop(replies)[1])
+                replies.add(self._with_key((int(KeyKind.ID), content.correlation_id), source, kept.offset))
+        for reply in replies.before(inf):
+            _apply_again(lane, reply)
         lane.forget()
         return lane
 
-    def _about_keys(self, source: Source) -> Iterator[Kept]:
-        """The claims and releases of a lane that the tables have, in order."""
-        offset = 0
-        while entries := self._tables.entries_with_key(_ABOUT_KEYS, source, offset, READ_AT_ONCE):
+    def _with_key(self, key: Key, source: Source, offset: int) -> Iterator[Kept]:
+        """The entries of a lane with this key from this offset on, in order."""
+        while entries := self._tables.entries_with_key(key, source, offset, READ_AT_ONCE):
             self._beat()
             yield from entries
             offset = entries[-1].offset + 1
@@ -277,6 +275,27 @@ class Keys:
 
     def _kept(self, route: str) -> int:
         return sum(lane.kept[route] for lane in self.lanes.values())
+
+
+class _Merged:
+    """Entries of several keys of one lane, in order. Holds one page of each key at most."""
+
+    def __init__(self) -> None:
+        self._next: list[tuple[int, int, Kept, Iterator[Kept]]] = []  # a heap, by offset; the number decides a tie
+        self._number = 0
+
+    def add(self, entries: Iterator[Kept]) -> None:
+        kept = next(entries, None)
+        if kept is not None:
+            self._number += 1
+            heappush(self._next, (kept.offset, self._number, kept, entries))
+
+    def before(self, offset: float) -> Iterator[Kept]:
+        """Take the entries below this offset."""
+        while self._next and self._next[0][0] < offset:
+            _, _, kept, entries = heappop(self._next)
+            yield kept
+            self.add(entries)
 
 
 _NONE: Mapping[tuple[KeyListener, int], KeyWatch] = {}

@@ -25,17 +25,16 @@ class RecordKind(IntEnum):
 _DECIDES = {RecordKind.REPLY: Known.ANSWERED, RecordKind.CANCELLED: Known.CANCELLED}
 
 
-def decided(records: Sequence[Kept], home: int, until_ms: int) -> tuple[Known, Kept] | None:
+def decided(records: Sequence[Kept], until_ms: int) -> tuple[Known, Kept] | None:
     """The record that decides a request, and what it decides; None: none does yet.
 
     Args:
-        records: of one request; those of one partition in order.
-        home: the request's partition.
+        records: of one request on its home partition, in order; the first one is enough.
         until_ms: records appended at this time or later do not count (epoch); 0: no limit.
     """
     for record in records:
         kind = record.entry.kind
-        if record.source.partition != home or kind not in _DECIDES:
+        if kind not in _DECIDES:
             continue
         if until_ms and record.entry.timestamp_ms >= until_ms:
             return None  # the broker's clock never goes back within a partition

@@ -246,9 +246,9 @@ class Store:
     def _tell(self, watching: Watching, is_news: bool) -> None:
         """Tell a worker what is known about the request of a watch; if nothing is decided, only when it asks."""
         watch = watching.watch
-        records = self._tables.get(KeyKind.ID, watch.correlation_id)
-        mine = [one for one in records if one.source.topic == self.topics.later_id]
-        found = decided(mine, watch.partition, watch.until_ms)
+        home = Source(self.topics.later_id, watch.partition)
+        first = self._tables.entries_with_key((KeyKind.ID, watch.correlation_id), home, 0, 1)
+        found = decided(first, watch.until_ms)
         if found is not None:
             self._tell_decision(watching, *found)
         elif not is_news or self._is_over(watch):

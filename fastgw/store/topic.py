@@ -33,7 +33,7 @@ def look_up(consumer: Consumer, config: Config, topic: str) -> tuple[bytes, Coll
 def _id_of(config: Config, topic: str) -> bytes:
     with cluster.admin_client(config) as (admin, _):
         described = admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_TIMEOUT_S)
-        found = described[topic].result().topic_id
+    found = described[topic].result().topic_id
     mixed = (found.get_most_significant_bits() & _MASK) << 64 | (found.get_least_significant_bits() & _MASK)
     return int(mixed).to_bytes(16, "big")
 

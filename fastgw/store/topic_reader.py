@@ -167,7 +167,8 @@ class TopicReader:
     def _ask(self, located: Located, is_over: threading.Event) -> None:
         """Ask Kafka about the topic until `is_over`; set it when the topic is another one."""
         try:
-            consumer = Consumer(self._client_settings())
+            # The ends of read_committed would hide that the store waits for an open transaction.
+            consumer = Consumer({**self._client_settings(), "isolation.level": "read_uncommitted"})
             try:
                 self._ask_on(consumer, located, is_over)
             finally:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from tests.actors.commands import fastgw
@@ -172,6 +173,21 @@ def test_a_service_that_always_replies_to_the_response_topic_is_understood(shop:
         shop.service.post(topics["replies"], partition, request.correlation_id, b"at the old place")
     assert shop.state(location, wait_s=10).body == b"at the old place"
     assert shop.gateway.replies("elsewhere") >= 1
+
+
+@pytest.mark.ending("store_behind")
+def test_an_open_transaction_hides_a_reply_and_nothing_is_said_until_it_ends(shop: Shop) -> None:
+    location = shop.deferred(b"in a transaction")
+    request = shop.service.take(b"in a transaction")
+    producer = Producer({"bootstrap.servers": shop.bootstrap, "transactional.id": shop.later})
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce(shop.later, b"committed", request.correlation_id, int(request.headers["reply_partition"]))
+    producer.flush(10)
+    eventually(lambda: shop.state(location).status == 503, 15, "the store knows that there is more to read")
+    assert_told(shop.state(location), "store_behind")
+    producer.commit_transaction(10)
+    eventually(lambda: shop.state(location).body == b"committed", 15, "the reply counts")
 
 
 @pytest.mark.ending("ticket_cancelled")

@@ -15,6 +15,8 @@ from fastgw.kept_replies import KeyKnown, KeyState
 from fastgw.mesh.store_frames import KeyWatch
 from fastgw.messages import Reply, StoreGauge
 from fastgw.store.store import Store
+from fastgw.store.tables import PLACES_MAX
+from fastgw.store.topic_reader import Arrived, Batch
 from fastgw.tokens import Secrets
 from tests.store import test_store
 from tests.store.test_store import PARTITIONS, SECRETS, TOPIC_ID
@@ -225,6 +227,19 @@ def test_a_successor_knows_what_is_held_answered_released_and_replaced(place: Pl
     place.successor()
     answered = place.follows(Worker()).told[0]
     assert (answered.known, answered.ids, answered.value) == (KeyKnown.ANSWERED, (first,), b"of the first")
+
+
+def test_a_successor_knows_the_first_reply_whatever_number_of_others_came_after_it(place: Place1) -> None:
+    place.opens()
+    place.writes(claim(place.raw))
+    place.answers(place.raw, value=b"first")
+    after, many = place.offsets[LANE], PLACES_MAX + 1
+    replies = [Arrived(Reply(place.raw, LANE, after + n, [], b"again"), place.now_ms) for n in range(many)]
+    place.offsets[LANE] = after + many
+    place.store.took(Batch(replies, {LANE: place.offsets[LANE]}, {}, 0))
+    place.successor()
+    (answered,) = place.follows().told
+    assert (answered.known, answered.offset, answered.value) == (KeyKnown.ANSWERED, after - 1, b"first")
 
 
 def test_a_successor_knows_a_reply_whose_value_is_only_in_the_topic(place: Place1) -> None:

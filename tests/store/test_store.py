@@ -17,7 +17,7 @@ from fastgw.mesh.store_frames import Watch
 from fastgw.messages import Reply, StoreGauge
 from fastgw.store import store as store_module
 from fastgw.store.store import FINAL_MS, Store
-from fastgw.store.tables import Tables
+from fastgw.store.tables import PLACES_MAX, Tables
 from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
 from fastgw.tokens import Secrets
 
@@ -153,6 +153,16 @@ def test_only_the_first_reply_and_only_at_home_counts(place: Place1) -> None:
     place.reply(b"elsewhere", partition=0, headers=[("fastgw_hops", b"1")])
     place.reply(b"first")
     place.reply(b"second")
+    place.watch()
+    assert [state.value for state in place.worker.told] == [b"first"]
+
+
+def test_the_first_reply_counts_whatever_number_of_others_came_after_it(place: Place1) -> None:
+    place.locate()
+    place.reply(b"first")
+    replies = [Arrived(Reply(ID, HOME, offset, [], b"again"), place.now_ms) for offset in range(1, PLACES_MAX + 2)]
+    place.offsets[HOME] = PLACES_MAX + 2
+    place.store.took(Batch(replies, {HOME: place.offsets[HOME]}, {}, 0))
     place.watch()
     assert [state.value for state in place.worker.told] == [b"first"]
 
