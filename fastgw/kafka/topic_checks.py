@@ -24,6 +24,7 @@ from fastgw.kafka.topics import (
     least_stream_partitions,
     processes,
     recommended_partitions,
+    reply_record_bytes,
     stream_partitions,
     users_of,
 )
@@ -214,6 +215,9 @@ def _judge_kept(config: Config, topic: Topic, has_admin: bool) -> Iterator[Topic
         yield TopicFinding("error", about, text, advice)
     settings = topic.settings
     if settings is None:
+        if has_admin:
+            text = "expected to see its settings, on which status URLs and idempotency keys depend, got none"
+            yield TopicFinding("warning", about, text, f"{GRANT} DESCRIBE_CONFIGS on it")
         return
     if settings.get("message.timestamp.type", "LogAppendTime") != "LogAppendTime":
         text = f"expected message.timestamp.type = LogAppendTime, got {settings['message.timestamp.type']}"
@@ -225,6 +229,7 @@ def _judge_kept(config: Config, topic: Topic, has_admin: bool) -> Iterator[Topic
         text = f"expected retention.ms of at least {wanted_ms}, got {retention_ms}"
         advice = "raise it to later.keep and the longest work_timeout, or replies end before their status URLs"
         yield TopicFinding("warning", about, text, advice)
+    yield from _judge_record_size(config, about, settings)
 
 
 def _judge_streams(config: Config, topic: Topic, has_admin: bool) -> Iterator[TopicFinding]:
@@ -245,6 +250,15 @@ def _judge_streams(config: Config, topic: Topic, has_admin: bool) -> Iterator[To
     if 0 <= retention_ms < wanted_ms:
         text = f"expected retention.ms of at least {wanted_ms} (streams.keep), got {retention_ms}"
         yield TopicFinding("warning", about, text, "raise it, or slow clients lose their streams")
+    yield from _judge_record_size(config, about, settings)
+
+
+def _judge_record_size(config: Config, about: str, settings: Mapping[str, str]) -> Iterator[TopicFinding]:
+    wanted = reply_record_bytes(config)
+    got = int(settings.get("max.message.bytes", wanted))
+    if got < wanted:
+        text = f"expected max.message.bytes of at least {wanted} (limits.max_reply and headers), got {got}"
+        yield TopicFinding("warning", about, text, "raise it, or lower limits.max_reply: Kafka refuses larger replies")
 
 
 def look(config: Config, timeout_s: float = REACH_TIMEOUT_S) -> Facts:

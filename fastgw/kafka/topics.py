@@ -81,6 +81,11 @@ def own_topics(config: Config) -> list[str]:
     return [config.gateway.response_topic, *kept, *([config.streams.topic] if config.has_streams else [])]
 
 
+def reply_record_bytes(config: Config) -> int:
+    """The `max.message.bytes` with which a topic takes the largest reply."""
+    return max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)
+
+
 def kept_ms(config: Config) -> int:
     """Retention of the topic of kept replies: a reply is kept for `later.keep`, counted from the end of the work."""
     return (config.later.keep_ns + config.longest_work_ns) // NS_PER_MS + RESPONSE_RETENTION_MS
@@ -160,14 +165,14 @@ def _topic_config(config: Config, name: str) -> dict[str, str]:
             "segment.ms": str(SEGMENT_MS),  # a segment is deleted as a whole, so a large one would be kept for longer
             "cleanup.policy": "delete",
             "message.timestamp.type": "LogAppendTime",  # one clock orders what all nodes and services write
-            "max.message.bytes": str(max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)),
+            "max.message.bytes": str(reply_record_bytes(config)),
         }
     if name == config.streams.topic:
         return {
             "retention.ms": str(config.streams.keep_ns // NS_PER_MS),
             "cleanup.policy": "delete",
             "message.timestamp.type": "LogAppendTime",
-            "max.message.bytes": str(max(BROKER_RECORD_BYTES, config.limits.max_reply_bytes + RECORD_HEADS_BYTES)),
+            "max.message.bytes": str(reply_record_bytes(config)),
         }
     needed = record_bytes(config.limits, [route for route in config.routes if route.topic == name])
     return {"max.message.bytes": str(needed)} if needed > BROKER_RECORD_BYTES else {}

@@ -82,6 +82,99 @@ def test_a_response_topic_is_judged(cfg: Config, replies: dict[str, object], tol
     assert told in finding
 
 
+OWN = """
+[[route]]
+method = "POST"
+path = "/reports"
+topic = "orders"
+later = true
+work_timeout = "1h"
+[[route]]
+method = "GET"
+path = "/orders"
+topic = "orders"
+reply = "stream"
+[store]
+dir = "/var/lib/fastgw"
+[later]
+keep = "24h"
+[streams]
+keep = "2h"
+"""
+LATER_SETTINGS = {
+    "message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", "retention.ms": str(26 * 3_600_000),
+    "max.message.bytes": str((8 << 20) + (64 << 10)),
+}  # fmt: skip
+STREAM_SETTINGS = LATER_SETTINGS | {"retention.ms": str(2 * 3_600_000)}
+
+
+def judged_own(later: dict[str, object], streams: dict[str, object]) -> list[str]:
+    """The findings about a configuration with kept replies and streams, in a cluster where all else is well."""
+    cfg = config.loads(
+        CONFIG.replace("workers = 2", 'workers = 2\nsecrets = ["a secret that has 32 bytes or more"]') + OWN
+    )
+    well: dict[str, object] = {"partitions": 8, "replicas": 3, "in_sync": 3, "operations": RIGHTS, "settings": {}}
+    topics = {
+        "orders": Topic("orders", **well),  # type: ignore[arg-type]
+        "shop.replies": Topic("shop.replies", **well),  # type: ignore[arg-type]
+        "shop.later": Topic("shop.later", **well | {"settings": LATER_SETTINGS} | later),  # type: ignore[arg-type]
+        "shop.streams": Topic("shop.streams", **well | {"settings": STREAM_SETTINGS} | streams),  # type: ignore[arg-type]
+    }
+    return [f"{finding.level}: {finding}" for finding in topic_checks.judge(cfg, Facts(3, topics, has_admin=True))]
+
+
+def test_topics_of_kept_replies_and_streams_as_they_are_created_give_no_findings() -> None:
+    assert judged_own({}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ({"partitions": 0}, "error: topic shop.later: expected it to exist (the topic of kept replies)"),
+        ({"partitions": 4}, "error: topic shop.later: expected later.lanes = 8 partitions, got 4; `fastgw topics"),
+        ({"partitions": 9}, "got 9; set later.topic to a new name"),
+        ({"operations": frozenset({"WRITE"})}, "error: topic shop.later: expected the right to READ"),
+        (
+            {"settings": LATER_SETTINGS | {"message.timestamp.type": "CreateTime"}},
+            "error: topic shop.later: expected message.timestamp.type = LogAppendTime, got CreateTime",
+        ),
+        ({"settings": LATER_SETTINGS | {"cleanup.policy": "compact"}}, "error: topic shop.later: cleanup.policy"),
+        (
+            {"settings": LATER_SETTINGS | {"retention.ms": "3600000"}},
+            "warning: topic shop.later: expected retention.ms of at least 93600000, got 3600000",
+        ),
+        (
+            {"settings": LATER_SETTINGS | {"max.message.bytes": "1048588"}},
+            "warning: topic shop.later: expected max.message.bytes of at least 8454144",
+        ),
+        ({"settings": None}, "warning: topic shop.later: expected to see its settings"),
+    ],
+)
+def test_the_topic_of_kept_replies_is_judged(later: dict[str, object], told: str) -> None:
+    (finding,) = judged_own(later, {})
+    assert told in finding
+
+
+@pytest.mark.parametrize(
+    ("streams", "told"),
+    [
+        ({"partitions": 0}, "error: topic shop.streams: expected it to exist (the topic of streams)"),
+        ({"settings": STREAM_SETTINGS | {"cleanup.policy": "compact,delete"}}, "error: topic shop.streams: cleanup"),
+        (
+            {"settings": STREAM_SETTINGS | {"retention.ms": "3600000"}},
+            "warning: topic shop.streams: expected retention.ms of at least 7200000 (streams.keep), got 3600000",
+        ),
+        (
+            {"settings": STREAM_SETTINGS | {"max.message.bytes": "1048588"}},
+            "warning: topic shop.streams: expected max.message.bytes of at least 8454144",
+        ),
+    ],
+)
+def test_the_topic_of_streams_is_judged(streams: dict[str, object], told: str) -> None:
+    (finding,) = judged_own({}, streams)
+    assert told in finding
+
+
 def test_a_broker_that_is_away_is_a_warning_and_an_error_when_no_broker_is_left(cfg: Config) -> None:
     (finding,) = judged(cfg, met=Met({"kafka-1:9092": "Connection refused"}))
     assert finding.startswith("warning: broker kafka-1:9092: expected to reach it at the address that it advertises")
