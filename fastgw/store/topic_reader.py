@@ -4,8 +4,8 @@ The thread waits for Kafka; everything else happens on the store's loop. The thr
 until the loop has taken it, so no queue can grow between the two.
 
     look up the topic ──> the store says where to read on ──> read ──> look it up again every 10 s ...
-         ^                                                                  │ another id, or more partitions
-         └──────────────────────────────────────────────────────────────────┘
+         ^                                                                  │ another id, or more partitions,
+         └──────────────────────────────────────────────────────────────────┘ or an offset that does not exist
 
 While one thread reads, another one asks Kafka where the partitions end, and whether the topic is still the same. It has
 a client of its own: a broker answers the requests of one connection in order, so a question would wait for the fetch
@@ -151,7 +151,7 @@ class TopicReader:
             **store_consumer_properties(self._config, "fastgw-store"),
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",  # below the start of the log: what is left of it
+            "auto.offset.reset": "error",  # it may be another topic with this name: look it up again
             **client_log.listening(),
         }
 
@@ -163,6 +163,9 @@ class TopicReader:
             batch = self._batch(consumer, messages)
             if batch is not None:
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
+            if any(_is_reset(message.error()) for message in messages):
+                log.error("kept replies are looked up again: the topic does not have what was to be read")
+                return
 
     def _ask(self, located: Located, is_over: threading.Event) -> None:
         """Ask Kafka about the topic until `is_over`; set it when the topic is another one."""
@@ -211,7 +214,7 @@ class TopicReader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 batch.ends[message.partition()] = message.offset()
                 batch.next_offsets[message.partition()] = message.offset()
-            else:
+            elif not _is_reset(error):
                 client_log.CLIENT_LOG.client_error(error)
         if not batch.next_offsets:
             return None
@@ -240,3 +243,8 @@ class TopicReader:
             return None
         self._troubles.begins(("topic",), "")
         return Located(topic_id, bounds)
+
+
+def _is_reset(error: KafkaError | None) -> bool:
+    """Whether the topic does not have the offset from which it is read: its log was cut, or it was made anew."""
+    return error is not None and error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)

@@ -72,6 +72,10 @@ class Shop:
         assert answer.status == 202, answer
         return answer.headers["location"]
 
+    def serves(self) -> bool:
+        """Whether answers can be deferred now. /status and the metrics say so up to a quarter of a second later."""
+        return self.ask("POST", "/report", b"probe", ASYNC).status == 202
+
     def state(self, location: str, wait_s: int = 0) -> Answer:
         return self.ask("GET", location, headers=[f"Prefer: wait={wait_s}"] if wait_s else [])
 
@@ -105,7 +109,7 @@ def shop(
 @pytest.fixture(autouse=True)
 def store_is_there(shop: Shop) -> None:
     """A test before this one may have killed the store."""
-    eventually(lambda: shop.gateway.status()["store"]["trouble"] is None, 30, "the store can answer")
+    eventually(shop.serves, 30, "the store can answer")
 
 
 def test_the_topic_of_kept_replies_has_the_clock_of_the_broker(shop: Shop, kafka_admin: AdminClient) -> None:
@@ -294,6 +298,28 @@ def test_without_its_store_a_node_promises_nothing(shop: Shop) -> None:
         os.kill(shop.pid("store"), signal.SIGCONT)
     shop.service.reply(shop.service.take(b"into the void"), b"kept all the same")
     assert shop.state(location_answer.headers["location"], wait_s=10).body == b"kept all the same"
+
+
+@pytest.mark.ending("ticket_gone")
+def test_a_topic_that_is_made_anew_is_noticed_at_once(shop: Shop, kafka_admin: AdminClient) -> None:
+    location = shop.deferred(b"of the old topic")
+    shop.service.reply(shop.service.take(b"of the old topic"), b"old")
+    assert shop.state(location, wait_s=10).body == b"old"
+    for future in kafka_admin.delete_topics([shop.later]).values():
+        future.result()
+    eventually(lambda: shop.later not in kafka_admin.list_topics(timeout=10).topics, 10, "the topic is gone")
+    code, _, err = fastgw("topics", shop.gateway.config)
+    assert code == 0, err
+    assert_told(eventually(lambda: gone(shop.state(location)), 30, "the store has seen it"), "ticket_gone")
+    assert "the topic does not have what was to be read" in shop.gateway.log_text
+    eventually(shop.serves, 30, "the store has read the new topic")
+    new = shop.deferred(b"of the new topic")
+    shop.service.reply(shop.service.take(b"of the new topic"), b"new")
+    assert shop.state(new, wait_s=10).body == b"new"
+
+
+def gone(answer: Answer) -> Answer | None:
+    return answer if answer.status == 410 else None
 
 
 def test_no_log_contains_a_status_url(shop: Shop) -> None:

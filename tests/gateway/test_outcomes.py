@@ -442,7 +442,7 @@ def test_the_table_in_the_source_is_the_one_that_answers_are_held_to():
 
 
 # These are shown by tests/core/test_later.py alone: they need a full disk, an open transaction, or hours.
-BY_UNITS = {"work_expired", "ticket_gone", "store_restoring", "store_full", "watch_cap"}
+BY_UNITS = {"work_expired", "store_restoring", "store_full", "watch_cap"}
 
 
 @pytest.mark.real_kafka  # where tests with a broker are left out, it cannot know
