@@ -27,6 +27,7 @@ cdef class ReplyWire:
     cdef object _allowed
     cdef dict _made, _made_of_nothing
     cdef object _memory
+    cdef list _always
     cdef Py_ssize_t _max_body_bytes, _max_header_bytes
     cdef bint _shows_id
     cpdef tuple answer(self, reply)

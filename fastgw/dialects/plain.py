@@ -215,6 +215,7 @@ class ReplyWire:
         max_body_bytes: int,
         max_header_bytes: int = 16 << 10,
         memory: Memory | None = None,
+        always: Iterable[tuple[str, str]] = (),
     ) -> None:
         """
         Args:
@@ -222,10 +223,12 @@ class ReplyWire:
             max_body_bytes: the largest body of a reply; a larger one raises BadReply.
             max_header_bytes: limit for the headers copied from a reply, in the size that they have in HTTP/1.1.
             memory: shared with the other routes.
+            always: headers of every answer, besides those of the reply.
         """
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
         self._memory = memory or Memory()
+        self._always = list(always)
         self._allowed = frozenset(allowed) - header_names.OF_THE_GATEWAY
         self._shows_id = CORRELATION_ID in self._allowed  # like any other header, but it is a field of Reply
         self._made: dict[tuple[tuple[str, bytes], ...], _Made] = {}
@@ -281,7 +284,7 @@ class ReplyWire:
         if not has_content:
             told = [header for header in told if header[0] not in ABOUT_CONTENT]
         self._check_size(told)
-        return status, [_OUTCOME, *told], has_content
+        return status, [_OUTCOME, *self._always, *told], has_content
 
     def _check_size(self, headers: HeaderList) -> None:
         size = sum(len(name) + len(value) + LINE_BYTES for name, value in headers)

@@ -11,6 +11,7 @@ from fastgw._ctable import NO_CONSUMER, Table
 from fastgw.config import Compression, Config, Route
 from fastgw.config.units import NS_PER_MS
 from fastgw.core import record_key
+from fastgw.core.later import VARY
 from fastgw.core.partitioner_learner import PartitionerLearner
 from fastgw.core.plan import KeyRules, Plan, StreamRules
 from fastgw.core.spread import Spread
@@ -66,7 +67,11 @@ class Plans:
             spread,
             route.max_in_flight,
             plain.ReplyWire(
-                route.response_headers, limits.max_reply_bytes, limits.max_reply_headers_bytes, self._memory
+                route.response_headers,
+                limits.max_reply_bytes,
+                limits.max_reply_headers_bytes,
+                self._memory,
+                [VARY] if route.later else [],  # a client with another Prefer gets another answer
             ),
             record_key.key_of(route.key),
             class_of(self._classes, route.timeout_ns),

@@ -136,9 +136,10 @@ def test_a_request_is_deferred_and_its_status_url_answers_as_the_service_did(sho
     assert (again.status, again.body) == (201, b"ready")
 
 
-def test_an_answer_in_time_needs_no_status_url(shop: Shop) -> None:
+@pytest.mark.parametrize("prefer", [["Prefer: respond-async, wait=10"], ["Prefer: wait=10"], []])
+def test_an_answer_in_time_needs_no_status_url(shop: Shop, prefer: list[str]) -> None:
     with RawConnection(shop.gateway.port) as client:
-        client.ask("POST", "/report", b"quick", ["Prefer: respond-async, wait=10"])
+        client.ask("POST", "/report", b"quick", prefer)
         shop.service.reply(shop.service.take(b"quick"), b"here")
         answer = client.answer()
     assert (answer.status, answer.body, answer.headers["vary"]) == (200, b"here", "Prefer")
