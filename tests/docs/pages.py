@@ -68,6 +68,13 @@ def all_pages() -> list[Path]:
     return [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md")), *(page for page in more if page.exists())]
 
 
+def navigation() -> list[str]:
+    """The pages of the site in order, relative to docs/."""
+    _, _, rest = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:\n")
+    nav, _, _ = rest.partition("\n\n")
+    return re.findall(r": ([\w/-]+\.md)$", nav, re.MULTILINE)
+
+
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page in order; a text block behind a command is its `expected` and not a block of its own.
 
