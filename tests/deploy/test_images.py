@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from fastgw import __version__, config
 from fastgw.config import Config, units
+from fastgw.config.directories import store_dir
 from fastgw.supervisor.times import TIMES
 from tests.places import REPOSITORY
 from tests.surroundings import HADOLINT
@@ -139,6 +141,16 @@ def test_names_fit_together() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
     assert mounts["config"] + "/fastgw.toml" in DOCKERFILE.read_text()
     assert {volume["name"] for volume in spec["template"]["spec"]["volumes"]} == set(mounts)
+
+
+def test_the_store_has_a_place_that_the_image_names_and_that_is_larger_than_it_may_become() -> None:
+    (state,) = re.findall(r"STATE_DIRECTORY=(\S+)", DOCKERFILE.read_text())
+    loaded = configuration()
+    assert store_dir(loaded.store, loaded.gateway, {"STATE_DIRECTORY": state}) == Path(state, loaded.gateway.name)
+    (name,) = [mount["name"] for mount in container()["volumeMounts"] if mount["mountPath"] == state]
+    volumes = {volume["name"]: volume for volume in deployment()["spec"]["template"]["spec"]["volumes"]}
+    assert "medium" not in volumes[name]["emptyDir"], "a store in memory is refused"
+    assert units.parse_bytes(volumes[name]["emptyDir"]["sizeLimit"] + "B") > loaded.store.max_bytes
 
 
 # --- deploy/README.md ------------------------------------------------------------------------------------------------
