@@ -373,17 +373,19 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
         "Largest size of the files. Above 90 % of it, new requests that need the store get 503.",
         size("16MiB", "16384GiB"), key="max_bytes", restart=True)] = 8 << 30
     max_waits: Annotated[int, Setting(
-        "Requests of one worker that may wait for the state of a kept request (`GET` with `Prefer: wait`).",
+        "Requests of one worker that may wait at status URLs; also, counted for themselves, streams that clients have "
+        "resumed.",
         integer(1, 1_000_000))] = 16384
 
 
 class Later(msgspec.Struct, frozen=True, kw_only=True):
-    """Deferred answers: a request gets 202 and a status URL, and its reply is kept."""
+    """Kept replies: those of deferred answers, which have a status URL, and those of idempotent requests."""
 
     topic: Annotated[str, Setting(
         "The topic of the replies that are kept.", _TOPIC, default='`gateway.name` + `".later"`', restart=True)] = ""
     keep_ns: Annotated[int, Setting(
-        "How long a reply is kept, and its status URL is valid.", duration("1m", "720h"))] = 24 * 3600 * NS_PER_S
+        "How long a reply is kept, so that its status URL or its idempotency key gives it.",
+        duration("1m", "720h"))] = 24 * 3600 * NS_PER_S
     lanes: Annotated[int, Setting(
         "Partitions of the topic. A topic with another number of lanes needs a new name.", integer(1, 64),
         restart=True)] = 8
@@ -399,7 +401,8 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
     topic: Annotated[str, Setting(
         "The topic of the records of streams.", _TOPIC, default='`gateway.name` + `".streams"`', restart=True)] = ""
     keep_ns: Annotated[int, Setting(
-        "How long these records are kept: a node that is behind by more loses its streams.",
+        "How long these records are kept: clients can resume a stream for so long, and no client can be further "
+        "behind.",
         duration("1m", "24h"))] = 3600 * NS_PER_S
 
 
@@ -460,7 +463,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "What happens at the end of `timeout`: `error` answers 504; `later` answers 202 and a status URL, and sets "
         "`later`.", choice("error", "later"))] = "error"
     work_timeout_ns: Annotated[int, Setting(
-        "How long the service may work on a request whose answer can be deferred.", duration("1s", "720h"),
+        "How long the service may work on a request whose reply is kept.", duration("1s", "720h"),
         default="`1h` with `later`, otherwise `timeout`")] = 0
     idempotency: Annotated[str, Setting(
         "Whether requests have an `Idempotency-Key`: a repeated request is then not sent again, and gets the first "
