@@ -6,6 +6,7 @@ Used only if one of them is switched on. Otherwise there are no notes, and a req
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from fastgw.dialects.plain import client_request_id
 from fastgw.errors import Ending
@@ -61,7 +62,7 @@ class Notes:
 
     def _shown(self, path: str) -> str:
         """The path for the log. A status URL grants access to an answer, so it is not written whole."""
-        if self._secret_prefix and path.startswith(self._secret_prefix):
+        if self._secret_prefix and unquote(path).startswith(self._secret_prefix):  # the router decodes it as well
             return self._secret_prefix + "..."
         return path
 

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from fastgw import ids
 from tests.actors.commands import fastgw
 from tests.actors.hand_service import HandService, hand_service
 from tests.actors.raw_http import Answer, RawConnection
@@ -47,6 +48,10 @@ topic = "{orders}"
 dir = "{store}"
 [later]
 topic = "{later}"
+[log]
+access = "all"
+access_file = "stderr"
+access_target = "full"
 """
 SECRETS = 'secrets = ["the secret of all tests about status URLs"]'
 
@@ -73,8 +78,14 @@ class Shop:
         return answer.headers["location"]
 
     def serves(self) -> bool:
-        """Whether answers can be deferred now. /status and the metrics say so up to a quarter of a second later."""
-        return self.ask("POST", "/report", b"probe", ASYNC).status == 202
+        """Whether each worker defers answers now; each finds a new store by itself. /status says so a moment later."""
+        found = set()
+        for _ in range(16):  # until each of them has got a connection
+            answer = self.ask("POST", "/report", b"probe", ASYNC)
+            if answer.status != 202:
+                return False
+            found.add(ids.parse(answer.headers["x-request-id"].encode()).worker)
+        return found == {0, 1}
 
     def state(self, location: str, wait_s: int = 0) -> Answer:
         return self.ask("GET", location, headers=[f"Prefer: wait={wait_s}"] if wait_s else [])
@@ -324,9 +335,13 @@ def gone(answer: Answer) -> Answer | None:
 
 
 def test_no_log_contains_a_status_url(shop: Shop) -> None:
-    location = shop.deferred(b"secret")
+    location, before = shop.deferred(b"secret"), shop.gateway.log_text.count("/_later/...")
+    ticket = location.rpartition("/")[2]
     shop.state(location)
     shop.ask("POST", location)
     shop.ask("DELETE", location[:-3])
-    ticket = location.rpartition("/")[2]
+    for escaped in ("/%5Flater/", "/_lat%65r/"):
+        assert shop.state(escaped + ticket).status == 202
+    hidden = '"path":"/_later/..."'
+    eventually(lambda: shop.gateway.log_text.count(hidden) == before + 5, 10, "the access log has all requests")
     assert ticket[:60] not in shop.gateway.log_text
