@@ -3,8 +3,12 @@
 Workers only add to their own counters in shared memory. A scrape sums the counters here, so it costs the workers
 nothing, and a counter keeps its value when its worker is replaced.
 
-The number of series is bounded: label values are configured names and constants (never an id, a path or a header). A
-route shows the endings and phases that occurred at least once. All other series exist from the start.
+The number of series is bounded: label values are configured names and constants (never an id, a path or a header).
+
+Series exist from the start with the value 0: `rate` and `increase` miss the first event of a counter that appears with
+it (Prometheus, "Instrumentation", "Avoid missing metrics"). There are two exceptions. An ending that is not common
+(`COMMON`, `COMMON_UNROUTED`) appears when it occurs. And if there are more than `FEW_ROUTES` routes, the endings and
+durations of a route appear, all at once, with its first request: 2,000 routes have 142,000 such series.
 
 `worker` is a worker slot, independent of its process. `process` is one process, named as in the log: `supervisor`,
 `agent`, or `worker 0.3` for the process of generation 3 in slot 0. During a reload a slot has two.
@@ -16,7 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from fastgw import __version__, _ctable
+from fastgw import __version__, _ctable, errors
 from fastgw._ctable import ProcessInfo, Table
 from fastgw.admin.process_usage import usage_of
 from fastgw.admin.store_state import StoreState
@@ -35,6 +39,35 @@ PHASE_NAMES = {
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
 CLIENT_LEFT = 499  # the status of endings without a response
 NO_ROUTE_NAME = ""  # the route label of requests that matched no route (an empty label is no label)
+
+FEW_ROUTES = 200  # 14,200 series of endings and durations: about what an instance may have without a reason
+# Endings that every route shows from the start: those that mean a fault, and the limits that operators set. Alerts ask
+# for no others.
+COMMON = frozenset(
+    ending.number
+    for ending in (
+        errors.ANSWERED,
+        errors.CANCELLED,
+        errors.BODIES_FULL,
+        errors.TABLE_FULL,
+        errors.IN_FLIGHT_CAP,
+        errors.QUEUE_FULL,
+        errors.NOT_READY,
+        errors.NO_CONSUMER,
+        errors.BACKLOG,
+        *(ending for ending in ENDINGS if ending.alarming),
+    )
+)
+COMMON_UNROUTED = frozenset(
+    ending.number
+    for ending in (
+        errors.MALFORMED,
+        errors.NO_ROUTE,
+        errors.WRONG_METHOD,
+        errors.HEADER_TIMEOUT,
+        errors.CONNECTION_CAP,
+    )
+)
 
 # What became of requests with an idempotency key.
 KEY_RESULTS = {
@@ -129,12 +162,14 @@ def render(
     """
     states = worker_states(table, now_ns)
     named = {**routes, _ctable.UNROUTED: NO_ROUTE_NAME}
+    endings = {number: table.endings(number) for number in named}
+    shown = {number: name for number, name in routes.items() if len(routes) <= FEW_ROUTES or any(endings[number])}
     lines: list[str] = []
     for family in (
         _service(table, states, name),
-        _requests(table, named),
-        _responses(table, named),
-        _durations(table, routes),
+        _requests(shown, endings),
+        _responses(table, named, endings),
+        _durations(table, shown),
         _replies(table),
         _connections(table),
         _workers(table, states),
@@ -183,53 +218,59 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
     yield from _counter("idempotency_total", text, samples)
 
 
-def _requests(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
-    samples = [
-        ((("route", name), ("ending", ending.name), ("outcome", ending.outcome.value)), count)
-        for number, name in routes.items()
-        for ending, count in zip(ENDINGS, table.endings(number), strict=False)
-        if count
-    ]
-    text = "Requests by route, ending, and outcome of their record."
-    yield from _counter("requests_total", text, samples)
+Endings = Mapping[int, tuple[int, ...]]  # route number -> requests by ending number
 
 
-def _responses(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
+def _requests(shown: Mapping[int, str], endings: Endings) -> Iterator[str]:
+    name = "fastgw_requests_total"
+    yield from _head(name, "counter", "Requests by route, ending, and outcome of their record.")
+    for number, route in shown.items():
+        yield from _endings(f"{name}{{{_labels((('route', route),))},", endings[number], COMMON)
+    yield from _endings(f'{name}{{route="{NO_ROUTE_NAME}",', endings[_ctable.UNROUTED], COMMON_UNROUTED)
+
+
+def _endings(start: str, counts: tuple[int, ...], common: frozenset[int]) -> Iterator[str]:
+    for number, labels in enumerate(_ENDING_LABELS):
+        if counts[number] or number in common:
+            yield f"{start}{labels}}} {counts[number]}"
+
+
+def _responses(table: Table, routes: Mapping[int, str], endings: Endings) -> Iterator[str]:
     samples: list[Sample] = [
         ((("route", name), ("class", status_class)), count)
         for number, name in routes.items()
-        for status_class, count in zip(CLASSES, _by_class(table, number), strict=True)
+        for status_class, count in zip(CLASSES, _by_class(table, number, endings[number]), strict=True)
     ]
     text = "HTTP responses to clients, by route and status class; from services and from the gateway."
     yield from _counter("http_responses_total", text, samples)
 
 
-def _by_class(table: Table, route: int) -> list[int]:
+def _by_class(table: Table, route: int, endings: tuple[int, ...]) -> list[int]:
     """The number of responses of each class to a route's clients."""
     counts = list(table.answered(route))
-    for ending, count in zip(ENDINGS, table.endings(route), strict=False):
-        if ending is not ANSWERED and ending.status != CLIENT_LEFT:
+    for ending, count in zip(ENDINGS, endings, strict=False):
+        if count and ending is not ANSWERED and ending.status != CLIENT_LEFT:
             counts[ending.status // 100 - 2] += count
     if route == _ctable.UNROUTED:
         counts[0] += table.tally(Tally.OPTIONS)  # these got 204 and have no ending
     return counts
 
 
-def _durations(table: Table, routes: Mapping[int, str]) -> Iterator[str]:
+def _durations(table: Table, shown: Mapping[int, str]) -> Iterator[str]:
     name = "fastgw_request_duration_seconds"
     yield from _head(name, "histogram", "Time of requests by phase: queue to ack, ack to reply, and in total.")
-    for number, route in routes.items():
+    for number, route in shown.items():
         for phase, phase_name in PHASE_NAMES.items():
-            counts, sum_ns = table.histogram(number, phase)
-            if any(counts):
-                yield from _histogram(name, _labels((("route", route), ("phase", phase_name))), counts, sum_ns)
+            labels = _labels((("route", route), ("phase", phase_name)))
+            yield from _histogram(name, labels, *table.histogram(number, phase))
 
 
 def _histogram(name: str, labels: str, counts: tuple[int, ...], sum_ns: int) -> Iterator[str]:
+    start = f"{name}_bucket{{{labels}"
     reached = 0
-    for bound, count in zip(_BOUNDS, counts, strict=True):
+    for bound, count in zip(_BOUND_LABELS, counts, strict=True):
         reached += count
-        yield f'{name}_bucket{{{labels},le="{bound}"}} {reached}'
+        yield f"{start}{bound} {reached}"
     yield f"{name}_sum{{{labels}}} {sum_ns / 1e9!r}"
     yield f"{name}_count{{{labels}}} {reached}"
 
@@ -393,4 +434,6 @@ def _labels(labels: Labels) -> str:
     return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels)
 
 
+_ENDING_LABELS = tuple(_labels((("ending", one.name), ("outcome", one.outcome.value))) for one in ENDINGS)
 _BOUNDS = (*(repr(bound_ns / 1e9) for bound_ns in _ctable.BUCKETS[:-1]), "+Inf")  # the last bucket takes the rest
+_BOUND_LABELS = tuple(f',le="{bound}"}}' for bound in _BOUNDS)

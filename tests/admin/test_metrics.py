@@ -55,12 +55,17 @@ def values(
     return {tuple(s.labels.values()): s.value for s in samples(text) if s.name == name}
 
 
+def ended(shared: Table, routes: Mapping[int, str] = ROUTES) -> dict[tuple[str, ...], float]:
+    """Route, ending, outcome -> requests, of what has occurred."""
+    return {labels: value for labels, value in values(shared, "fastgw_requests_total", routes).items() if value}
+
+
 def test_requests_are_counted_by_route_ending_and_outcome(shared: Table) -> None:
     for ending, times in ((errors.ANSWERED, 3), (errors.EXPIRED, 1), (errors.EXPIRED_UNKNOWN, 2)):
         for _ in range(times):
             shared.count(0, 0, ending.number)
     shared.count(0, 1, errors.TABLE_FULL.number)
-    assert values(shared, "fastgw_requests_total") == {
+    assert ended(shared) == {
         ("POST /orders", "answered", "recorded"): 3,
         ("POST /orders", "expired", "recorded"): 1,
         ("POST /orders", "expired_unknown", "unknown"): 2,
@@ -70,7 +75,7 @@ def test_requests_are_counted_by_route_ending_and_outcome(shared: Table) -> None
 
 def test_requests_without_a_route_are_counted_too(shared: Table) -> None:
     shared.count(0, _ctable.UNROUTED, errors.NO_ROUTE.number)
-    assert values(shared, "fastgw_requests_total") == {("", "no_route", "not_recorded"): 1}
+    assert ended(shared) == {("", "no_route", "not_recorded"): 1}
 
 
 def test_counts_of_all_processes_are_summed_and_survive_their_process(shared: Table) -> None:
@@ -78,12 +83,42 @@ def test_counts_of_all_processes_are_summed_and_survive_their_process(shared: Ta
         process = start_worker(shared, worker, generation)
         shared.count(process, 0, errors.ANSWERED.number)
     shared.unregister(0)
-    assert list(values(shared, "fastgw_requests_total").values()) == [3]
+    assert list(ended(shared).values()) == [3]
 
 
-def test_a_route_that_was_never_asked_for_has_no_endings_and_no_durations(shared: Table) -> None:
-    assert values(shared, "fastgw_requests_total") == {}
-    assert values(shared, "fastgw_request_duration_seconds_count") == {}
+def endings_of(shared: Table, route: str, routes: Mapping[int, str] = ROUTES) -> set[str]:
+    return {labels[1] for labels in values(shared, "fastgw_requests_total", routes) if labels[0] == route}
+
+
+def named(numbers: frozenset[int]) -> set[str]:
+    return {errors.ENDINGS[number].name for number in numbers}
+
+
+def test_a_route_that_was_never_asked_for_has_its_common_endings_and_all_durations(shared: Table) -> None:
+    assert endings_of(shared, "POST /orders") == named(metrics.COMMON)
+    assert endings_of(shared, "") == named(metrics.COMMON_UNROUTED)
+    assert ended(shared) == {}
+    phases = {(route, phase): 0 for route in ROUTES.values() for phase in metrics.PHASE_NAMES.values()}
+    assert values(shared, "fastgw_request_duration_seconds_count") == phases
+    assert len(values(shared, "fastgw_request_duration_seconds_bucket")) == len(phases) * len(_ctable.BUCKETS)
+
+
+def test_an_ending_that_is_not_common_appears_when_it_occurs(shared: Table) -> None:
+    shared.count(0, 0, errors.BODY_TOO_LARGE.number)
+    assert endings_of(shared, "POST /orders") == {*named(metrics.COMMON), "body_too_large"}
+    assert endings_of(shared, "GET /orders/{id}") == named(metrics.COMMON)
+
+
+def test_of_very_many_routes_those_are_shown_that_are_used(shared: Table) -> None:
+    """The first answer of a route brings the zeros of its failures, so that no first failure is missed."""
+    few = {route: f"GET /{route}" for route in range(metrics.FEW_ROUTES)}
+    many = {**few, metrics.FEW_ROUTES: "GET /more"}
+    shared.count(0, 7, errors.ANSWERED.number)
+    assert endings_of(shared, "GET /6", few) == named(metrics.COMMON)
+    assert endings_of(shared, "GET /6", many) == set()
+    assert endings_of(shared, "GET /7", many) == named(metrics.COMMON)
+    durations = values(shared, "fastgw_request_duration_seconds_count", many)
+    assert set(durations) == {("GET /7", phase) for phase in metrics.PHASE_NAMES.values()}
 
 
 def answer_with(shared: Table, route: int, status: int) -> None:
@@ -120,23 +155,24 @@ def test_durations_are_cumulative_histograms_in_seconds(shared: Table) -> None:
     for duration_ns in (400_000, 500_000, 3_000_000, 20 * SECOND_NS):
         answer(slots, 0, started_ns=1, times_ns=None, ended_ns=1 + duration_ns)
     buckets = values(shared, "fastgw_request_duration_seconds_bucket")
-    by_bound = {bound: count for (_route, _phase, bound), count in buckets.items()}
+    by_bound = {bound: count for (*label, bound), count in buckets.items() if label == ["POST /orders", "total"]}
     assert [float(bound) for bound in by_bound] == [*(ns / 1e9 for ns in _ctable.BUCKETS[:-1]), float("inf")]
     assert by_bound["0.0005"] == 2, "a bound belongs to its bucket"
     assert by_bound["0.0025"] == 2
     assert by_bound["0.005"] == by_bound["10.0"] == 3
     assert by_bound["+Inf"] == 4
     label = ("POST /orders", "total")
-    assert values(shared, "fastgw_request_duration_seconds_count") == {label: 4}
+    assert values(shared, "fastgw_request_duration_seconds_count")[label] == 4
     assert values(shared, "fastgw_request_duration_seconds_sum")[label] == pytest.approx(20.0039)
 
 
 def test_each_phase_has_its_histogram(shared: Table) -> None:
     answer(shared.open_range(0), 1, started_ns=1, times_ns=(2, SECOND_NS), ended_ns=2 * SECOND_NS)
-    assert {phase for _route, phase in values(shared, "fastgw_request_duration_seconds_count")} == {
-        "queue_to_ack",
-        "ack_to_reply",
-        "total",
+    counts = values(shared, "fastgw_request_duration_seconds_count")
+    assert {phase: count for (route, phase), count in counts.items() if route == "GET /orders/{id}"} == {
+        "queue_to_ack": 1,
+        "ack_to_reply": 1,
+        "total": 1,
     }
 
 
@@ -228,7 +264,7 @@ def test_what_each_process_takes_of_the_machine_is_shown(shared: Table, name: st
 def test_label_values_come_back_as_they_were(shared: Table) -> None:
     name = 'say "hi"\\n to {Łódź}\n\\'
     shared.count(0, 5, errors.ANSWERED.number)
-    assert list(values(shared, "fastgw_requests_total", {5: name})) == [(name, "answered", "recorded")]
+    assert list(ended(shared, {5: name})) == [(name, "answered", "recorded")]
 
 
 def fill(shared: Table, routes: int) -> Mapping[int, str]:
@@ -269,7 +305,7 @@ def test_every_metric_keeps_the_rules_of_promtool(shared: Table) -> None:
 
 def test_the_number_of_series_is_bounded_by_the_configuration(shared: Table) -> None:
     few, many = (len(samples(metrics.render(shared, fill(shared, routes), NOW_NS))) for routes in (10, 20))
-    per_route = 3 + len(metrics.CLASSES) + _ctable.PHASES * (len(_ctable.BUCKETS) + 2)
+    per_route = len(metrics.COMMON) + len(metrics.CLASSES) + _ctable.PHASES * (len(_ctable.BUCKETS) + 2)
     assert many - few == 10 * per_route
 
 

@@ -150,6 +150,13 @@ def test_failing_requests_are_those_that_somebody_has_to_act_on() -> None:
     assert all(each == alarming for each in asked)
 
 
+def test_alerts_ask_for_endings_that_are_there_before_their_first_event() -> None:
+    common = {errors.ENDINGS[number].name for number in metrics.COMMON | metrics.COMMON_UNROUTED}
+    matchers = [use.matchers.get("ending", "") for use in uses() if use.where.startswith("alert ")]
+    asked = {ending for matcher in matchers for ending in matcher.split("|")} - {"", "cancelled.*"}
+    assert {"expired", "table_full", "backlog", "connection_cap"} <= asked <= common
+
+
 def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("page", "ticket"), rule["alert"]
