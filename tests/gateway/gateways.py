@@ -148,8 +148,20 @@ class Gateway:
     def ready(self) -> bool:
         return self.admin("/readyz")[0] == 200
 
+    def page(self, path: str) -> bytes:
+        """A page of the admin port that has to be there.
+
+        Raises:
+            ConnectionError: it is not: the gateway starts or ends, or its agent is being replaced. `eventually` looks
+                again then.
+        """
+        code, text = self.admin(path)
+        if code != 200:
+            raise ConnectionError(f"{path} at port {self.admin_port}: expected 200, got {code or 'no answer'}")
+        return text
+
     def status(self) -> dict[str, Any]:
-        return json.loads(self.admin("/status")[1])
+        return json.loads(self.page("/status"))
 
     def children(self) -> dict[int, str]:
         """Living child processes, by pid: their titles."""
@@ -165,7 +177,7 @@ class Gateway:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""
-        text = self.admin("/metrics")[1].decode()
+        text = self.page("/metrics").decode()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)

@@ -514,7 +514,7 @@ def test_a_reload_lets_streams_end(shop: Shop) -> None:
         shop.items(request, 1, b"2")
         shop.end(request, 2)
         assert json.loads(client.rest()) == [1, 2]
-    eventually(lambda: (shop.gateway.status()["reload"] or {}).get("result") == "ok", 30, "the reload is over")
+    eventually(lambda: shop.gateway.status()["reload"]["result"] == "ok", 30, "the reload is over")
 
 
 SERVICE = """
