@@ -46,21 +46,26 @@ def test_what_was_sent_beyond_the_body_is_no_part_of_it(house):
     client.send(b"POST /echo HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 2\r\n\r\nhello" + NEXT)
     first, *refused = client.answers_until_end()
     assert (first.status, first.body) == (200, b"he")
-    assert [answer.status for answer in refused] in ([400], [405]), "the rest reads 'lloGET /echo?next'"
+    assert [answer.status for answer in refused] == [405], "the rest reads 'lloGET /echo?next'"
     assert [body for _, body in house.door.opened] == [b"he"]
 
 
 @pytest.mark.parametrize(
-    ("path", "host", "status"), [("/nowhere", "a", 404), ("/small", "a", 413), ("/echo", "a b", 400)]
+    ("path", "host", "status", "behind"),
+    [("/nowhere", "a", 404, [200]), ("/small", "a", 413, []), ("/echo", "a b", 400, [])],
 )
-def test_a_request_in_the_body_of_a_refused_one_is_not_served(house, path, host, status):
-    """Refused for its path, its size or its Host, with the body unread: those bytes are nobody's request."""
+def test_a_request_in_the_body_of_a_refused_one_is_not_served(house, path, host, status, behind):
+    """Refused for its path, its size or its Host, with the body unread: those bytes are nobody's request.
+
+    `behind`: the answers to what follows the body. After a 404 it is clear where that begins; the other two end the
+    connection.
+    """
     body = SMUGGLED * 3
     client = house.client()
     client.send(f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     assert client.answer("POST").status == status
     client.send_while_open(LAST)
-    assert [answer.status for answer in client.answers_until_end()] in ([200], [])
+    assert [answer.status for answer in client.answers_until_end()] == behind
     assert "smuggled" not in [admission.query for admission, _ in house.door.opened]
 
 

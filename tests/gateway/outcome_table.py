@@ -82,10 +82,10 @@ TABLE = {
 }
 
 
-def assert_told(answer: Answer, name: str, may_close: bool = False) -> None:
+def assert_told(answer: Answer, name: str, closes: bool = False) -> None:
     """The answer says exactly what the row `name` says, in status, body and headers.
 
-    `may_close`: the front may end the connection although the row does not ask for it.
+    `closes`: the connection ends although the row does not ask for it.
     """
     row, problem = TABLE[name], answer.problem
     assert (problem["type"], answer.status) == (f"urn:fastgw:problem:{name}", row.status), problem
@@ -95,8 +95,7 @@ def assert_told(answer: Answer, name: str, may_close: bool = False) -> None:
     assert problem["title"]
     assert problem["detail"]
     assert answer.headers.get("retry-after") == ("1" if row.retry_after else None)
-    closes = answer.headers.get("connection")
-    assert closes == ("close" if row.closes else None) or (may_close and closes == "close")
+    assert answer.headers.get("connection") == ("close" if row.closes or closes else None)
     assert answer.headers["cache-control"] == "no-store"
 
 

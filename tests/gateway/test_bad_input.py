@@ -23,7 +23,7 @@ from tests.actors.hand_service import hand_service, values_in
 from tests.actors.raw_http import RawConnection
 from tests.actors.raw_producer import produce_raw
 from tests.actors.repliers import replier
-from tests.fronts.hostile import HOSTILE, SERVED
+from tests.fronts.hostile import HOSTILE, NEXT, SERVED
 from tests.gateway.gateways import Gateway
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -88,15 +88,19 @@ def steady(house):
 # HTTP.
 
 NOISE = random.Random(20)
-GARBAGE = [
-    *(row.raw.replace(b"shop.test", b"test") for row in HOSTILE),
-    *(NOISE.randbytes(size) for size in (1, 10, 100, 1000, 10_000, 100_000)),
-    *(b"POST / HTTP/1.1\r\nHost: test\r\n" + NOISE.randbytes(size) + b"\r\n\r\n" for size in (10, 100, 1000)),
-    b"\r\n" * 10_000,
-    b"\0" * 100_000,
-    b"POST / HTTP/1.1",
-    b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhal",
+WITHOUT_LINE_END = {"express": "408", "granian": "400"}  # hyper looks at a line before it is complete
+UNFINISHED_HEAD = {"express": "408", "granian": ""}  # hyper cannot be asked to say 408
+# Each piece, and what it is told: everywhere the same, or by front; "": the connection ends without an answer.
+GARBAGE: list[tuple[bytes, str | dict[str, str]]] = [
+    *((NOISE.randbytes(size), "400") for size in (1, 10)),
+    (NOISE.randbytes(100), WITHOUT_LINE_END),
+    *((NOISE.randbytes(size), "400") for size in (1000, 10_000, 100_000)),
+    *((b"POST / HTTP/1.1\r\nHost: test\r\n" + NOISE.randbytes(size) + b"\r\n\r\n", "400") for size in (10, 100, 1000)),
+    (b"\r\n" * 10_000, ""),
+    (b"\0" * 100_000, "400"),
+    (b"POST / HTTP/1.1", UNFINISHED_HEAD),
+    (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n", "404"),
+    (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhal", "404"),
 ]
 
 
@@ -127,9 +131,24 @@ def answers_to(port, pieces):
 
 @pytest.mark.parametrize("front", ["express", "granian"])
 def test_http_garbage_is_refused_and_its_connections_end(house, steady, front):
-    statuses = Counter(words[9:12] for words in answers_to(getattr(house, front), GARBAGE))
-    assert statuses.keys() <= {b"", b"400", b"404", b"405", b"408", b"413", b"414", b"431", b"501", b"505"}
-    assert statuses[b"400"] > 20
+    said = [words[9:12].decode() for words in answers_to(getattr(house, front), [piece for piece, _ in GARBAGE])]
+    assert said == [told if isinstance(told, str) else told[front] for _, told in GARBAGE]
+
+
+@pytest.mark.parametrize("front", ["express", "granian"])
+def test_hostile_requests_are_refused_and_their_connections_end(house, steady, front):
+    pieces = [row.raw.replace(b"/echo", house.echo.encode()) + NEXT for row in HOSTILE]
+    said = [words[9:12].decode() for words in answers_to(getattr(house, front), pieces)]
+    told = {row.name: (words, status_of(row, front)) for row, words in zip(HOSTILE, said, strict=True)}
+    assert not {name: both for name, both in told.items() if both[0] != both[1]}
+
+
+def status_of(row, front):
+    """What the first answer says; the route allows only POST."""
+    (status,) = row.allowed(front)
+    if status == SERVED and not row.raw.startswith(b"POST"):
+        return "405"
+    return str(status or "")
 
 
 @pytest.mark.parametrize("front", ["express", "granian"])
@@ -408,11 +427,11 @@ def test_garbage_at_the_admin_port_stops_neither_probes_nor_requests(house, stea
     with ExitStack() as opened:
         for number in range(100):  # more than it holds
             connection = opened.enter_context(socket.create_connection(address, 10))
-            connection.sendall(GARBAGE[number % len(GARBAGE)][:5000])
+            connection.sendall(GARBAGE[number % len(GARBAGE)][0][:5000])
         assert house.gateway.admin("/livez")[0] == 200
         assert house.gateway.admin("/readyz")[0] == 200
         assert b"fastgw_requests_total" in house.gateway.admin("/metrics")[1]
     with RawConnection(house.gateway.admin_port) as client:
         assert client.request("POST", "/metrics", b"x").status == 421, "its Host is none of ours"
     for path in ("/", "/status/../../etc/passwd", "/%00", "/metrics/" + "x" * 5000):
-        assert house.gateway.admin(path)[0] in (404, 400, 0)
+        assert house.gateway.admin(path)[0] == 404

@@ -68,7 +68,7 @@ def test_what_still_waits_at_the_end_of_the_drain_is_answered_with_its_honest_ou
         service.take()
         gateway.signal(signal.SIGTERM)
         answer = parked.answer()
-        assert_told(answer, "expired", may_close=True)
+        assert_told(answer, "expired", closes=True)
         assert "shutting down" in answer.problem["detail"]
         assert gateway.process.wait(15) == 0
 

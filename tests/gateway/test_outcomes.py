@@ -152,21 +152,30 @@ REFUSED_HEADS = {
 }  # fmt: skip
 
 
+# Although the row does not say so. A strange method may be the rest of a body that was longer than its length. express
+# refuses a large head before it has read all of it; hyper has read it by then.
+ENDS_ITS_CONNECTION = {
+    "express": {"a method of nobody", "a long header", "many headers"},
+    "granian": {"a method of nobody"},
+}
+
+
 @pytest.mark.ending(*{name for name, _ in REFUSED_HEADS.values()})
-@pytest.mark.parametrize(("name", "request_bytes"), REFUSED_HEADS.values(), ids=REFUSED_HEADS)
+@pytest.mark.parametrize("head", REFUSED_HEADS)
 @pytest.mark.parametrize("front", ["express", "granian"])
-def test_a_head_that_may_not_enter_is_told_why(shop, front, name, request_bytes):
+def test_a_head_that_may_not_enter_is_told_why(shop, front, head):
+    name, request_bytes = REFUSED_HEADS[head]
     before = len(values_in(shop.bootstrap, shop.topics["orders"]))
     # Nothing that takes time while the connection is open: a silent one is closed.
     with RawConnection(getattr(shop, front)) as client:
         with counted(shop.gateway, name):
             client.send(request_bytes)
             answer = client.answer()
+        assert_told(answer, name, closes=head in ENDS_ITS_CONNECTION[front])
         if answer.headers.get("connection") == "close":
             assert client.is_closed()
         else:
             assert client.request("GET", "/nothing").status == 404, "the connection goes on"
-    assert_told(answer, name, may_close=True)
     assert answer.headers.get("allow") == ("POST, PUT" if name == "wrong_method" else None)
     assert len(values_in(shop.bootstrap, shop.topics["orders"])) == before
 
@@ -235,7 +244,7 @@ def test_a_body_that_does_not_fit_beside_those_that_are_coming_in_is_503(shop, f
             clients[-1].send(head("POST", "/orders", "Content-Length: 8192") + part)
             answers = [client.answer() for client in clients]
         (too_many,) = [answer for answer in answers if answer.status == 503]
-        assert_told(too_many, "bodies_full", may_close=True)
+        assert_told(too_many, "bodies_full", closes=front == "express")  # hyper does not tell the end of its connection
         assert [answer.status for answer in answers].count(408) == fitting, "they had room, and did not come"
     assert not is_recorded(shop, body)
 

@@ -250,7 +250,7 @@ def test_who_accepts_no_format_is_told_which_there_are(shop: Shop) -> None:
 def test_http_1_0_is_refused(shop: Shop) -> None:
     with counted(shop.gateway, "http_version"), RawConnection(shop.port) as client:
         client.send(head("GET", "/orders").replace(b"HTTP/1.1", b"HTTP/1.0"))
-        assert_told(client.answer(), "http_version", may_close=True)
+        assert_told(client.answer(), "http_version", closes=True)
 
 
 @pytest.mark.ending("wrong_listener")
