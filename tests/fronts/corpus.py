@@ -33,16 +33,6 @@ def folder() -> Path:
     return Path(os.environ.get("FASTGW_CORPUS_CACHE") or REPOSITORY / ".corpus") / RELEASE.replace("==", "-")
 
 
-def is_here() -> bool:
-    """Whether it can be used; fetches it if it has to."""
-    try:
-        fetch()
-    except NoCorpus as error:
-        print(f"{RELEASE}: {error}", file=sys.stderr)
-        return False
-    return True
-
-
 def fetch() -> Path:
     """The folder with the source release in it, which is filled first if need be. Safe to call from several processes.
 
