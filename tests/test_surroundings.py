@@ -56,6 +56,12 @@ def test_what_did_not_run_is_listed_with_the_way_to_get_what_it_needs(tmp_path: 
     assert NEEDY in said
 
 
+def test_on_a_build_machine_that_says_it_cannot_have_it_it_is_left_out(tmp_path: Path) -> None:
+    done = run_without_tools(tmp_path, FASTGW_REQUIRE_TOOLS="1", FASTGW_WITHOUT="docker systemd-analyze")
+    assert "not here: systemd-analyze" in done.stdout
+    assert "FAILED" not in done.stdout
+
+
 def test_on_a_build_machine_it_fails(tmp_path: Path) -> None:
     done = run_without_tools(tmp_path, FASTGW_REQUIRE_TOOLS="1")
     assert done.returncode == 1

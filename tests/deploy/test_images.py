@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,32 @@ def test_everything_that_the_build_takes_is_there() -> None:
     assert {"fastgw", "pyproject.toml", "setup.py"} <= set(taken)
     missing = [name for name in taken if not (REPOSITORY / name).exists()]
     assert not missing
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """The image, built as the first lines of the Dockerfile say."""
+    tag = f"fastgw-test:{secrets.token_hex(4)}"
+    docker("build", "--file", DOCKERFILE, "--tag", tag, REPOSITORY)
+    yield tag
+    docker("image", "rm", "--force", tag)
+
+
+def docker(*arguments: str | Path) -> str:
+    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it installs a compiler and compiles everything
+@pytest.mark.needs("docker")
+def test_the_image_can_be_built_and_runs_as_it_will_run(image: str) -> None:
+    """As in the manifest: not root, and with a root file system that cannot be written to."""
+    locked_up = ("run", "--rm", "--read-only", "--cap-drop=ALL", "--network=none")
+    assert docker(*locked_up, image, "--version") == f"fastgw {__version__}"
+    assert docker(*locked_up, "--entrypoint=id", image, "-u") == "10001"
+    assert "[[route]]" in docker(*locked_up, image, "schema", "--markdown")
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
