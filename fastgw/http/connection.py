@@ -58,7 +58,7 @@ from fastgw.addresses import as_told
 from fastgw.admission import STREAM, UNKNOWN, Admission, Door, Refusal
 from fastgw.config import Limits
 from fastgw.errors import Ending
-from fastgw.http import heads as http1_wire
+from fastgw.http import heads
 from fastgw.http._http1 import MessageEnd, RequestHead, scan, whole_answer
 from fastgw.http.chunked import ChunkedBody
 from fastgw.http.deadlines import Deadlines
@@ -92,7 +92,7 @@ class Owner(Protocol):
     now: float  # time of the last sweep
     line_bytes_max: int
     small_head_bytes: int  # a head up to this size is within every limit
-    deaf: set[Connection]  # reading is paused: they have sent too far ahead
+    paused: set[Connection]  # reading is paused: they have sent too far ahead
     heads_due: Deadlines[Connection]
     bodies_due: Deadlines[Connection]
     writes_due: Deadlines[Connection]
@@ -169,7 +169,7 @@ class Connection:
         self._answer = self._feed = self._write = None  # break the reference cycles
         self._give_back()
         self._count_flushed()
-        self._front.deaf.discard(self)
+        self._front.paused.discard(self)
         self._front.let_go(self)
         if self._stream is not None:
             self._stream.let_go()
@@ -332,10 +332,10 @@ class Connection:
 
     def _read(self, data: bytes, at: int = 0) -> None:
         """Reads messages from `data` until one must wait."""
-        end, heads = len(data), 0
+        end, read = len(data), 0
         while at < end:
-            if self._state == _HEAD and heads < HEADS_AT_ONCE:
-                heads += 1
+            if self._state == _HEAD and read < HEADS_AT_ONCE:
+                read += 1
                 at = self._take_head(data, at)
             elif self._state == _BODY:
                 at = self._take_body(data, at)
@@ -351,9 +351,9 @@ class Connection:
         if self._state == _ENDED or not data:
             return
         self._unread += data
-        if len(self._unread) > AHEAD_BYTES_MAX and self not in self._front.deaf:
+        if len(self._unread) > AHEAD_BYTES_MAX and self not in self._front.paused:
             self._transport.pause_reading()
-            self._front.deaf.add(self)
+            self._front.paused.add(self)
 
     def _go_on(self) -> None:
         """Reads the next request, if nothing prevents it any more."""
@@ -361,8 +361,8 @@ class Connection:
             return
         self._state = _HEAD
         data, self._unread = self._unread, b""
-        if self in self._front.deaf:
-            self._front.deaf.discard(self)
+        if self in self._front.paused:
+            self._front.paused.discard(self)
             self._transport.resume_reading()
         if data:
             self._read(data)
@@ -386,7 +386,7 @@ class Connection:
     def _check_size(self, head: bytes | bytearray, slack: int) -> bool:
         """Whether the head, or its part received so far, is within the limits; refuses it if not."""
         front = self._front
-        excess = http1_wire.excess(head, front.line_bytes_max, front.limits.max_header_bytes, slack)
+        excess = heads.excess(head, front.line_bytes_max, front.limits.max_header_bytes, slack)
         if excess is None:
             return True
         self._partial = None
@@ -443,8 +443,8 @@ class Connection:
             if head.is_plain:
                 self._feed(data if at == 0 and end >= len(data) else data[at:end])
             else:
-                http1_wire.complete(head)
-                self._feed(http1_wire.for_llhttp(data[at : head.end]) + data[head.end : end])
+                heads.complete(head)
+                self._feed(heads.for_llhttp(data[at : head.end]) + data[head.end : end])
         except HttpParserInvalidMethodError:
             self._refuse_unknown_method(head, data[at : head.end])
             return False
@@ -522,7 +522,7 @@ class Connection:
             self._refuse(verdict, may_skip=False)
             return
         if self._left and head_end == len(data) and not self._is_http10:
-            self._write(http1_wire.CONTINUE)
+            self._write(heads.CONTINUE)
         self._take_verdict(verdict, data[at:head_end], data[head_end:end])
 
     def _pass_by_tunnel(self) -> bool:
@@ -530,7 +530,7 @@ class Connection:
 
         llhttp has stopped after the head and does not parse the body. False if its end is unknown: it is refused.
         """
-        self._feed = http1_wire.ignore
+        self._feed = heads.ignore
         self._keep_alive = False
         if self._left == UNKNOWN:
             self._refuse_all(errors.MALFORMED, "expected no CONNECT together with a chunked body")
@@ -541,9 +541,9 @@ class Connection:
     def _refuse_unknown_method(self, head: RequestHead, head_bytes: bytes) -> None:
         """llhttp refuses methods that are not on its list. The core decides how to answer them."""
         try:
-            if not http1_wire.is_token(head.method):
+            if not heads.is_token(head.method):
                 raise BadHead("expected a method")
-            HttpRequestParser(None).feed_data(b"GET" + http1_wire.for_llhttp(head_bytes)[len(head.method) :])
+            HttpRequestParser(None).feed_data(b"GET" + heads.for_llhttp(head_bytes)[len(head.method) :])
         except HttpParserUpgrade:
             pass
         except (BadHead, HttpParserError) as error:
@@ -777,8 +777,8 @@ class Connection:
         if not lingers:
             self._transport.close()
             return
-        if self in self._front.deaf:
-            self._front.deaf.discard(self)
+        if self in self._front.paused:
+            self._front.paused.discard(self)
             self._transport.resume_reading()
         self._transport.write_eof()
         if not self._unflushed:

@@ -62,7 +62,7 @@ class ExpressFront(Front):
         self.lingers_due = Deadlines(LINGER_S, Connection.cut)
         self.idle_timeout_s = limits.idle_timeout_ns / 1e9
         self._idle_looks = Deadlines(self.idle_timeout_s / 4, self._look_at_idle)
-        self.deaf: set[Connection] = set()  # reading is paused: they have sent too far ahead
+        self.paused: set[Connection] = set()  # reading is paused: they have sent too far ahead
         self._connections: set[Connection] = set()
         self._quiet: dict[Connection, Cut] = {}  # connections to close because they were quiet for too long
         self._new_connection: Any = partial(Connection, self)
@@ -144,7 +144,7 @@ class ExpressFront(Front):
             deadlines.expire(self.now)
         if self._quiet:
             self._end_quiet()
-        if self.deaf:
+        if self.paused:
             self._end_deserted()
 
     def _look_at_idle(self, connection: Connection) -> None:
@@ -199,7 +199,7 @@ class ExpressFront(Front):
 
     def _end_deserted(self) -> None:
         """Cuts paused connections whose other end has closed: while reading is paused, this must be polled."""
-        by_fd = {connection.fileno(): connection for connection in self.deaf}
+        by_fd = {connection.fileno(): connection for connection in self.paused}
         for fd, _ in _polled(by_fd, select.POLLRDHUP):
             by_fd[fd].cut()
 

@@ -179,7 +179,7 @@ class FakeFront:
         self.call_soon = self.soon.append
         self.line_bytes_max = 3 * self.limits.max_target_bytes + 64
         self.small_head_bytes = min(self.line_bytes_max, self.limits.max_header_bytes, SMALL_HEAD_BYTES)
-        self.deaf: set[Connection] = set()
+        self.paused: set[Connection] = set()
         self.heads_due = Deadlines(10.0, Connection.head_is_late)
         self.bodies_due = Deadlines(10.0, Connection.body_is_late)
         self.writes_due = Deadlines(20.0, Connection.reader_is_late)

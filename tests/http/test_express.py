@@ -332,14 +332,14 @@ def test_one_who_sends_ahead_is_read_from_again_only_when_that_is_done():
     assert not wire.transport.reads, "the second waits, and what is behind it is still too much"
     wire.answer_held()
     assert wire.transport.reads
-    assert wire.front.deaf == set()
+    assert wire.front.paused == set()
 
 
 def test_a_client_that_leaves_is_reported_also_with_requests_behind_the_one_that_waits():
     wire = Wire().send(head(b"GET /held HTTP/1.1") + NEXT * 2000)
     wire.leave()
     assert wire.door.calls[-1] == ("gone",)
-    assert wire.front.deaf == set()
+    assert wire.front.paused == set()
     wire.answer_held()
     assert wire.sent == b""
 

@@ -199,7 +199,7 @@ def test_what_is_sent_ahead_of_a_stream_is_bounded():
     while wire.transport.reads:
         wire.send(NEXT * 100)
     assert wire.sent.count(b"HTTP/1.1 200") == 1
-    assert len(wire.front.deaf) == 1
+    assert len(wire.front.paused) == 1
     wire.door.sink.end()
     wire.run_soon()
     assert wire.transport.reads
