@@ -167,10 +167,14 @@ typedef struct { /* the addresses of the sections; private to a process */
     uint32_t slots_per_process;
 } ct_view;
 
+/* Two generations of a worker run at the same time during a reload: each has a record, counters and slots of its own. */
+static inline uint32_t ct_processes_of(uint32_t workers) { return workers * 2; }
+static inline uint32_t ct_process_of(uint32_t worker, uint32_t generation) { return worker * 2 + (generation & 1); }
+
 static inline uint64_t ct_slots_offset(uint32_t workers)
 {
     uint64_t bytes = sizeof(ct_header) + sizeof(ct_map) + sizeof(ct_positions)
-                     + (uint64_t)workers * 2 * (sizeof(ct_process) + sizeof(ct_counters));
+                     + (uint64_t)ct_processes_of(workers) * (sizeof(ct_process) + sizeof(ct_counters));
     return (bytes + CT_PAGE_BYTES - 1) / CT_PAGE_BYTES * CT_PAGE_BYTES;
 }
 
@@ -178,14 +182,14 @@ static inline uint64_t ct_slots_offset(uint32_t workers)
 static inline uint64_t ct_layout_size(uint32_t workers, uint32_t slots_per_process)
 {
     if (workers == 0 || workers > CT_WORKERS_MAX || slots_per_process == 0) return 0;
-    if ((uint64_t)workers * 2 * slots_per_process > CT_SLOTS_MAX) return 0;
-    return ct_slots_offset(workers) + (uint64_t)workers * 2 * slots_per_process * sizeof(ct_slot);
+    if ((uint64_t)ct_processes_of(workers) * slots_per_process > CT_SLOTS_MAX) return 0;
+    return ct_slots_offset(workers) + (uint64_t)ct_processes_of(workers) * slots_per_process * sizeof(ct_slot);
 }
 
 static inline void ct_look_at(ct_view *view, void *base, uint32_t workers, uint32_t slots_per_process)
 {
     char *at = base;
-    view->process_count = workers * 2;
+    view->process_count = ct_processes_of(workers);
     view->slots_per_process = slots_per_process;
     view->header = (ct_header *)at;
     view->map = (ct_map *)(at += sizeof(ct_header));
@@ -372,7 +376,18 @@ static inline int ct_finish(ct_slot *slot, int64_t token, uint32_t ending)
 
 static inline int ct_verdict_by_ending(uint32_t answered) { return answered ? CT_DUPLICATE : CT_LATE; }
 
-/* A reply with this tag arrived for this slot: live -> ANSWERED. Returns the token, or a ct_verdict. */
+/* A reply with this tag arrived for this slot: live -> ANSWERED. Returns the token, or a ct_verdict.
+ *
+ * The reply is to occupant A. Its owner may end it meanwhile, and publish the next occupant B. What is read belongs
+ * together if the word is still the same afterwards:
+ *
+ *     word         tag   what is said
+ *     A, live      A     the token, if ct_move comes first; otherwise all is read again
+ *     A, ended     A     the ending in the word
+ *     B, CLAIMING  A     the ending in the word: it is that of A until B is CLAIMED
+ *     B, any       B     the ending in the tombstone: that of A is written before the tag of B, and read after it
+ *
+ * Any other tag was never in this slot, or two occupants ago: CT_FORGED. */
 static inline int64_t ct_resolve(ct_slot *slot, uint32_t index, uint64_t tag)
 {
     for (;;) { /* repeats only if the slot changed meanwhile, so another thread or process made progress */
@@ -552,7 +567,7 @@ static inline void ct_register(const ct_view *view, uint32_t process, uint32_t p
 /* The index of the registered process with this worker and generation, or -1. */
 static inline int ct_find(const ct_view *view, uint32_t worker, uint32_t generation)
 {
-    uint32_t process = worker * 2 + (generation & 1);
+    uint32_t process = ct_process_of(worker, generation);
     if (process >= view->process_count) return -1;
     uint64_t identity = ct_load_acquire(&view->processes[process].identity);
     return (identity & CT_REGISTERED) && ct_identity_generation(identity) == generation ? (int)process : -1;

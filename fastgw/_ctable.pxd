@@ -115,6 +115,7 @@ cdef extern from "_ctable.h" nogil:
     void ct_register(const ct_view* view, uint32_t process, uint32_t pid, uint32_t worker, uint32_t generation)
     void ct_unregister(ct_process* process)
     bint ct_flag_process(ct_process* process, uint64_t set, uint64_t clear)  # False: no process is registered
+    uint32_t ct_process_of(uint32_t worker, uint32_t generation)
     int ct_find(const ct_view* view, uint32_t worker, uint32_t generation)  # -1: not registered
     uint32_t ct_identity_pid(uint64_t identity)
     uint32_t ct_identity_worker(uint64_t identity)

@@ -298,11 +298,9 @@ cdef class Table:
         self._process(process)
         check_below("worker", worker, self.workers)
         check_below("generation", generation, 256)
-        if process != worker * 2 + (generation & 1):
-            raise ValueError(
-                f"process of worker {worker} generation {generation}: "
-                f"expected {worker * 2 + (generation & 1)}, got {process}"
-            )
+        cdef uint32_t expected = ct_process_of(<uint32_t> worker, <uint32_t> generation)
+        if process != expected:
+            raise ValueError(f"process of worker {worker} generation {generation}: expected {expected}, got {process}")
         ct_register(&self.view, <uint32_t> process, pid, <uint32_t> worker, <uint32_t> generation)
 
     def unregister(self, int64_t process):
