@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from ipaddress import ip_interface
 
-from fastgw import addresses, header_names
+from fastgw import addresses, header_names, topic_names
 from fastgw.tokens import SECRET_BYTES_MIN
 
-TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+TOPIC_PATTERN = f"^{topic_names.LEGAL}$"
 
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}").fullmatch
+_TOPIC = re.compile(topic_names.LEGAL).fullmatch
 # A header's name may contain a * (RFC 9110, 5.6.2), but in a configuration it is meant as a pattern.
 _HEADER = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]{1,200}").fullmatch
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]*\*?[A-Za-z0-9!#$&^_.+-]*").fullmatch

@@ -26,10 +26,11 @@ from types import FrameType, TracebackType
 import confluent_kafka
 from setproctitle import setproctitle
 
+from fastgw import loaded_library, topic_names
 from fastgw.ids import PARTITIONS_MAX
 
 # A legal topic name, and a number of partitions that the mock creates quickly.
-TOPIC = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,249}):(?P<partitions>[0-9]{1,4})")
+TOPIC = re.compile(rf"(?P<name>{topic_names.LEGAL}):(?P<partitions>[0-9]{{1,4}})")
 
 START_TIMEOUT_S = 30.0  # it takes 0.2 s on an idle machine
 STOP_TIMEOUT_S = 5.0
@@ -359,12 +360,8 @@ def _library() -> ctypes.CDLL:
 
 
 def _library_path() -> str:
-    # The file's name differs in every wheel. The library that confluent_kafka has loaded is right for all builds.
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            path = line.rstrip("\n").partition("/")[2]
-            if os.path.basename(path).startswith("librdkafka"):
-                return f"/{path}"
+    if path := loaded_library.path_of("librdkafka"):
+        return path
     raise BrokerError(f"confluent_kafka {confluent_kafka.__version__} has not loaded a librdkafka of its own")
 
 

@@ -33,7 +33,7 @@ from typing import TypeVar
 import confluent_kafka  # loads the library that is used here
 import structlog
 
-from fastgw import errors
+from fastgw import errors, loaded_library
 from fastgw._ctable import SlotRange
 from fastgw.client_lines import Line, of_error, of_log
 from fastgw.config.units import NS_PER_MS
@@ -121,12 +121,8 @@ def open_library(path: str | None = None, oldest: int = OLDEST, too_new: int = T
 
 
 def _library_path() -> str:
-    # The file's name changes with every wheel. The mapped files show it for wheels and for other builds.
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            path = line.rstrip("\n").partition("/")[2]
-            if os.path.basename(path).startswith("librdkafka"):
-                return f"/{path}"
+    if path := loaded_library.path_of("librdkafka"):
+        return path
     raise NativeUnavailable(f"confluent_kafka {confluent_kafka.__version__} has no librdkafka as a separate library")
 
 

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, overload
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from fastgw import client_lines
+from fastgw import client_lines, topic_names
 from fastgw.dialects import plain, streams
 from fastgw.errors import ConfigError, FastgwError, StartError
 from fastgw.service import clients
@@ -61,7 +61,7 @@ MESSAGE_MAX_BYTES = 1_000_000  # librdkafka's default of `message.max.bytes`
 CANCEL_REMEMBERED_S = 600  # if a cancel record has no deadline; the gateway's default of `max_duration`
 REVOKE_WAIT_S = 5.0  # how long a rebalance waits for running work; the new owner repeats what takes longer
 
-LEGAL_TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
+LEGAL_TOPIC = re.compile(topic_names.LEGAL.encode()).fullmatch
 
 
 class Counts(NamedTuple):
