@@ -1,4 +1,4 @@
-"""What a gateway that stops, or whose reply path is broken, tells those who still come."""
+"""What a gateway that stops, reloads, or whose reply path is broken, tells those who wait and those who still come."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import assert_told, counted
 from tests.waiting import eventually
 
+on_both_links = pytest.mark.parametrize("link", ["native", "public"])
+
 
 @pytest.fixture
 def topics(make_topics):
@@ -20,12 +22,13 @@ def topics(make_topics):
 
 
 @pytest.mark.ending("draining")
+@on_both_links
 def test_a_request_that_comes_during_the_drain_is_503_and_those_that_wait_are_answered(
-    tmp_path, kafka_bootstrap, topics
+    tmp_path, kafka_bootstrap, topics, link
 ):
-    orders = topics["orders"]
+    orders, kafka = topics["orders"], f'link = "{link}"'
     with (
-        Gateway(tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1) as gateway,
+        Gateway(tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, kafka=kafka) as gateway,
         hand_service(kafka_bootstrap, [orders]) as service,
         RawConnection(gateway.port) as parked,
         RawConnection(gateway.port) as late,
@@ -37,8 +40,8 @@ def test_a_request_that_comes_during_the_drain_is_503_and_those_that_wait_are_an
         request = head("POST", f"/{orders}", "Content-Length: 8") + b"too late"
         late.send(request[:10])  # so that it is accepted, and no idle connection, which the drain would close
         eventually(lambda: gateway.metric("fastgw_in_flight") == 1, 5, "one request waits")
-        assert gateway.metric("fastgw_open_connections") == 3
-        assert gateway.metric("fastgw_http_responses_total") == 1
+        eventually(lambda: gateway.metric("fastgw_open_connections") == 3, 5, "all three are there")
+        eventually(lambda: gateway.metric("fastgw_http_responses_total") == 1, 5, "the 404 is counted")
         assert gateway.metric("fastgw_http_responses_total", route="", **{"class": "4xx"}) == 1
         gateway.signal(signal.SIGTERM)
         eventually(lambda: not gateway.ready, 5, "readiness goes first")
@@ -47,7 +50,7 @@ def test_a_request_that_comes_during_the_drain_is_503_and_those_that_wait_are_an
         late.send(request[10:])
         assert_told(late.answer(), "draining")
         assert late.is_closed()
-        assert gateway.metric("fastgw_requests_total", ending="draining") == before + 1
+        eventually(lambda: gateway.metric("fastgw_requests_total", ending="draining") == before + 1, 5, "it is counted")
         service.reply(taken, b"well")
         assert parked.answer().body == b"well"
         assert gateway.process.wait(15) == 0
@@ -55,12 +58,15 @@ def test_a_request_that_comes_during_the_drain_is_503_and_those_that_wait_are_an
 
 
 @pytest.mark.ending("expired")
+@on_both_links
 def test_what_still_waits_at_the_end_of_the_drain_is_answered_with_its_honest_outcome(
-    tmp_path, kafka_bootstrap, topics
+    tmp_path, kafka_bootstrap, topics, link
 ):
-    orders = topics["orders"]
+    orders, kafka = topics["orders"], f'link = "{link}"'
     with (
-        Gateway(tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, drain_timeout="500ms") as gateway,
+        Gateway(
+            tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, kafka=kafka, drain_timeout="500ms"
+        ) as gateway,
         hand_service(kafka_bootstrap, [orders]) as service,
         RawConnection(gateway.port) as parked,
     ):
@@ -71,6 +77,31 @@ def test_what_still_waits_at_the_end_of_the_drain_is_answered_with_its_honest_ou
         assert_told(answer, "expired", closes=True)
         assert "shutting down" in answer.problem["detail"]
         assert gateway.process.wait(15) == 0
+
+
+@on_both_links
+def test_a_request_that_waits_through_a_reload_is_answered_and_the_next_one_by_the_new_worker(
+    tmp_path, kafka_bootstrap, topics, link
+):
+    orders, kafka = topics["orders"], f'link = "{link}"'
+    with (
+        Gateway(tmp_path, kafka_bootstrap, topics["replies"], [orders], workers=1, kafka=kafka) as gateway,
+        hand_service(kafka_bootstrap, [orders]) as service,
+        RawConnection(gateway.port) as parked,
+    ):
+        parked.ask("POST", f"/{orders}", b"before")
+        taken = service.take()
+        before = gateway.worker_pid(0)
+        gateway.signal(signal.SIGHUP)
+        eventually(lambda: any(worker["draining"] for worker in gateway.status()["workers"]), 20, "the old one leaves")
+        with RawConnection(gateway.port) as after:
+            after.ask("POST", f"/{orders}", b"after")
+            service.reply(service.take(), b"well as well")
+            assert after.answer().body == b"well as well"
+        service.reply(taken, b"well")
+        assert parked.answer().body == b"well"
+        eventually(lambda: before not in [worker["pid"] for worker in gateway.status()["workers"]], 20, "it has left")
+    assert values_in(kafka_bootstrap, orders) == [b"before", b"after"]
 
 
 @pytest.mark.ending("not_ready")
