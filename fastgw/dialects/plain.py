@@ -330,18 +330,30 @@ def _part(name: str) -> BadReply:
 def _read(name: str, value: bytes) -> bytes:
     """A header's value without the space around it, and without JSON quotes if the header cannot have quotes.
 
-    Some clients put every header in quotes (Spring's, with `encodeStrings`). Headers that the gateway only copies may
-    need their quotes. So does an entity tag (RFC 9110, 8.8.3): in JSON it is quoted twice.
+    Headers that the gateway only copies may need their quotes. So does an entity tag (RFC 9110, 8.8.3): in JSON it is
+    quoted twice.
     """
     value = value.strip(b" \t")
     if not value.startswith(b'"') or (name != STATUS and name not in REPRESENTATION):
+        return value
+    inner = unquoted(value)
+    return value if name == "etag" and not inner.endswith(b'"') else inner
+
+
+def unquoted(value: bytes) -> bytes:
+    """A header's value without the space around it and without JSON quotes.
+
+    Some clients put every header in quotes (Spring's, with `encodeStrings`).
+    """
+    value = value.strip(b" \t")
+    if not value.startswith(b'"'):
         return value
     try:
         text = orjson.loads(value)
     except orjson.JSONDecodeError:
         return value
     inner: bytes = text.strip(" \t").encode()
-    return value if name == "etag" and not inner.endswith(b'"') else inner
+    return inner
 
 
 def _status(value: bytes) -> int:

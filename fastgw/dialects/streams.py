@@ -24,7 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from fastgw.dialects import RecordHeaders
-from fastgw.dialects.plain import CONTENT_TYPE, STATUS, STREAM_BEAT, STREAM_END, STREAM_SEQ
+from fastgw.dialects.plain import CONTENT_TYPE, STATUS, STREAM_BEAT, STREAM_END, STREAM_SEQ, unquoted
 from fastgw.messages import Reply
 
 # On replies, written by services.
@@ -156,9 +156,12 @@ def without_stream_headers(headers: RecordHeaders) -> RecordHeaders:
 def _told(headers: RecordHeaders) -> dict[str, bytes]:
     """The headers of streams, by lower-case name."""
     told: dict[str, bytes] = {}
-    for cased, value in headers:
+    for cased, raw in headers:
         name = cased.lower()
-        if name not in OF_REPLIES or not value:  # an empty header counts as absent, as in other replies
+        if name not in OF_REPLIES:
+            continue
+        value = unquoted(raw)
+        if not value:  # an empty header counts as absent, as in other replies
             continue
         if told.setdefault(name, value) != value:
             raise BadItem(f"expected one header {name!r}, got {told[name][:20]!r} and {value[:20]!r}")
@@ -225,7 +228,8 @@ def _items_at_end(attempt: bytes, told: dict[str, bytes], payload: bytes, is_jso
 
 
 def _last_of(headers: RecordHeaders, *names: str) -> dict[str, bytes]:
-    return {name.lower(): value for name, value in headers if value and name.lower() in names}
+    told = ((name.lower(), raw) for name, raw in headers if name.lower() in names)
+    return {name: value for name, raw in told if (value := unquoted(raw))}
 
 
 def _status(raw: bytes, least: int) -> int:
@@ -235,7 +239,7 @@ def _status(raw: bytes, least: int) -> int:
 
 
 def _number(name: str, raw: bytes, most: int) -> int:
-    """The number in a header. Leading zeros, signs and spaces are refused: they are no way to write a count."""
+    """The number in a header. Leading zeros and signs are refused: they are no way to write a count."""
     if raw.isdigit() and len(raw) <= DIGITS_MAX and (raw[0] != 0x30 or raw == b"0") and int(raw) <= most:
         return int(raw)
     raise BadItem(f"expected {name!r} of 0 to {most} as ASCII digits, got {raw[:20]!r}")

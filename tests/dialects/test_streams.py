@@ -88,7 +88,60 @@ def test_names_of_headers_may_be_in_any_case() -> None:
     assert decode(b"1", Stream_Attempt="a", STREAM_SEQ="0") == items(0, 1)
 
 
-NUMBERS = ["", "-1", "+1", " 1", "1 ", "01", "0x1", "1.0", "1e3", "1_0", "²", "\u0661", "9" * 40, str(INDEX_MAX + 1)]
+QUOTED = {  # as some clients write every header (Spring's, with `encodeStrings`)
+    "items": (b"1\n2", {"stream_attempt": '"a"', "stream_seq": '"0"', "stream_count": '"2"'}, items(0, 1, 2)),
+    "items, seq alone": (b"1", {"stream_attempt": "a", "stream_seq": '"0"'}, items(0, 1)),
+    "items, count alone": (b"1\n2", {"stream_attempt": "a", "stream_seq": "0", "stream_count": '"2"'}, items(0, 1, 2)),
+    "items, attempt alone": (b"1", {"stream_attempt": '"a"', "stream_seq": "0"}, items(0, 1)),
+    "a beat": (b"", {"stream_attempt": '"a"', "stream_beat": '"5000"'}, Beat(A, 5000)),
+    "an end": (b"", {"stream_attempt": '"a"', "stream_end": '"ok"', "stream_total": '"3"'}, end(3)),
+    "an end without items": (
+        b"",
+        {"stream_attempt": "a", "stream_end": '"ok"', "stream_count": '"0"', "stream_total": "3"},
+        end(3),
+    ),
+    "a failed end": (
+        b"{}",
+        {"stream_attempt": '"a"', "stream_end": '"error"', "status": '"503"', "content-type": '"application/json"'},
+        End(A, False, -1, None, 503, b"application/json", b"{}"),
+    ),
+    "space around": (b"1", {"stream_attempt": " a", "stream_seq": ' "0" '}, items(0, 1)),
+    "the same twice, once bare": (
+        b"1",
+        {"stream_attempt": '"a"', "Stream_Attempt": "a", "stream_seq": "0"},
+        items(0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "headers", "means"), QUOTED.values(), ids=QUOTED)
+def test_json_quotes_around_a_header_are_taken_off(value: bytes, headers: dict[str, str], means: Decoded) -> None:
+    assert decode(value, **headers) == means
+
+
+@pytest.mark.parametrize("empty", ['""', " ", '" "'])
+def test_a_header_with_nothing_in_its_quotes_counts_as_absent(empty: str) -> None:
+    assert decode(b"x", stream_seq=empty) is PLAIN
+
+
+NUMBERS = [
+    "",
+    "-1",
+    "+1",
+    "1 1",
+    "01",
+    '"01"',
+    '"1',
+    '"-1"',
+    "0x1",
+    "1.0",
+    "1e3",
+    "1_0",
+    "²",
+    "\u0661",
+    "9" * 40,
+    str(INDEX_MAX + 1),
+]
 
 
 @pytest.mark.parametrize("number", NUMBERS[1:])

@@ -504,6 +504,17 @@ def test_a_worker_that_dies_breaks_its_streams_off(shop: Shop) -> None:
     eventually(lambda: shop.gateway.ready, 30, "other workers are there")
 
 
+def test_a_service_that_puts_every_header_in_json_quotes_is_understood(shop: Shop) -> None:
+    """Spring's `JsonKafkaHeaderMapper` does, with `encodeStrings`."""
+    attempt, kind = ("stream_attempt", b'"a"'), ("content-type", b'"application/json"')
+    with shop.ask(headers=ARRAY) as client:
+        request = shop.service.take()
+        shop.service.reply(request, b"1\n2", [attempt, ("stream_seq", b'"0"'), ("stream_count", b'"2"'), kind])
+        shop.service.reply(request, b"", [attempt, ("stream_beat", b'"5000"')])
+        shop.service.reply(request, b"", [attempt, ("stream_end", b'"ok"'), ("stream_total", b'"2"')])
+        assert json.loads(client.rest()) == [1, 2]
+
+
 def test_a_reload_lets_streams_end(shop: Shop) -> None:
     with shop.ask(headers=ARRAY) as client:
         request = shop.service.take()
