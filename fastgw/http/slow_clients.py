@@ -10,6 +10,7 @@ or those that the front lists, a few at a time:
   the front itself knows that the client is late (`Standing.is_late`). A client that reads nothing at all is closed by
   the kernel, too: TCP_USER_TIMEOUT is set on the listening socket.
 - *silent*: the client has begun a request head or never sent a request, and the head did not arrive within its timeout.
+  Frames of HTTP/2 that are no request, such as answers to pings, change nothing.
 - *idle*: the last request was answered more than one idle timeout ago.
 
 A slow client is closed within its write timeout and `lateness_s`: a socket whose client may become late before the next
@@ -152,6 +153,8 @@ class SlowClients:
         self._still_queued: dict[int, _Mark] = {}
         self._heads: dict[int, _Mark] = {}  # had begun a head; the position is the end of the data sent before
         self._still_heads: dict[int, _Mark] = {}
+        self._unasked: dict[int, float] = {}  # have sent no request; since when they have been connected
+        self._still_unasked: dict[int, float] = {}
         self._looked_at = 0
         self._cut = 0
 
@@ -170,7 +173,7 @@ class SlowClients:
 
     def _begin_round(self) -> None:
         self._fds = self._clients.descriptors()
-        self._still_queued, self._still_heads = {}, {}
+        self._still_queued, self._still_heads, self._still_unasked = {}, {}, {}
         self._suspects = {}
         self._looked_at = 0
         self._go_on()
@@ -184,7 +187,7 @@ class SlowClients:
         if len(looks) == LOOKS_AT_ONCE:
             self._after(NEXT_LOOKS_AFTER_S, self._go_on)
             return
-        self._queued, self._heads = self._still_queued, self._still_heads
+        self._queued, self._heads, self._unasked = self._still_queued, self._still_heads, self._still_unasked
         self.open_connections = self._looked_at
         self._clients.round_ends()
         self._tell_cut()
@@ -252,8 +255,11 @@ class SlowClients:
 
     def _judge(self, fd: int, one: socket.socket, info: bytes, standing: Standing | None, now: float) -> None:
         _, unacknowledged, last_sent_ms, last_received_ms, acknowledged, unsent = _TCP_INFO.unpack(info)
+        silent_s = min(last_sent_ms, last_received_ms) / 1000
         if standing is not None and standing.is_late:
             self._cut_off_reader(one)
+        elif standing is None and self._asks_too_late(one, silent_s, now):
+            self._cut_off(one, Cut.SILENT)
         elif unacknowledged or unsent:
             mark = self._mark_queued(one, acknowledged, now)
             if self._is_slow(mark, acknowledged, standing, now):
@@ -263,9 +269,8 @@ class SlowClients:
             if due_s <= now + self._period_s + SUSPECT_PERIOD_S:
                 self._suspects[fd] = due_s
         elif self._timeouts.header_s is not None and not (standing is not None and standing.is_busy):
-            silent_s = min(last_sent_ms, last_received_ms) / 1000
             has_begun = last_received_ms < last_sent_ms  # the client sent last
-            if self._is_late(standing, silent_s) or (has_begun and self._head_is_late(one, acknowledged, now)):
+            if has_begun and self._head_is_late(one, acknowledged, now):
                 self._cut_off(one, Cut.SILENT)
             # A client that sent data a moment ago may have sent a request that the front has not read yet.
             elif self._is_idle(standing, now) and last_received_ms > 500 * self._period_s:
@@ -298,10 +303,13 @@ class SlowClients:
             return math.inf
         return max(standing.since_s + self._timeouts.write_s, mark.queued_s + self._queued_s)
 
-    def _is_late(self, standing: Standing | None, silent_s: float) -> bool:
-        """No request was ever sent, and no data moves. (HTTP/2 connections get pings: they are never silent.)"""
-        assert self._timeouts.header_s is not None
-        return standing is None and silent_s > self._timeouts.header_s + SILENCE_SLACK_S
+    def _asks_too_late(self, one: socket.socket, silent_s: float, now: float) -> bool:
+        """No request was ever sent. (HTTP/2 connections get pings and answer them: they are never silent.)"""
+        if self._timeouts.header_s is None:
+            return False
+        cookie = _cookie_of(one)
+        since_s = self._still_unasked[cookie] = self._unasked.get(cookie, now - silent_s)
+        return now - since_s > self._timeouts.header_s + SILENCE_SLACK_S
 
     def _head_is_late(self, one: socket.socket, acknowledged: int, now: float) -> bool:
         """Part of a head has arrived, but no request. (Other frames of HTTP/2 clients are followed by a ping.)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import time
 
+import h2.events
 import orjson
 import pytest
 import zstandard
@@ -427,6 +429,37 @@ def test_an_idle_connection_is_ended_in_its_time_however_many_pings_it_answers(s
         assert client.answer(client.request("/echo")).status == 200
         client.end()
     eventually(lambda: house.door.cuts == [Cut.IDLE])
+
+
+def test_a_connection_that_never_asks_is_ended_in_its_time_however_many_pings_it_answers(serve):
+    house = serve(http="2", idle_timeout="300ms", header_timeout="300ms")
+    with Http2Client(house.address) as client:
+        client.end()
+        assert any(isinstance(event, h2.events.PingReceived) for event in client.events)
+    eventually(lambda: house.door.cuts == [Cut.SILENT])
+
+
+def test_a_connection_that_never_asks_is_ended_whatever_frames_it_sends(serve):
+    house = serve(http="2", idle_timeout="300ms", header_timeout="300ms")
+    ends_s = time.monotonic() + 10
+    with Http2Client(house.address) as client:
+        while not client.ended:
+            assert time.monotonic() < ends_s
+            client.connection.ping(b"12345678")
+            client.flush()
+            client.receive(0.05)
+    eventually(lambda: house.door.cuts == [Cut.SILENT])
+
+
+def test_a_connection_that_asks_in_its_time_is_kept(serve):
+    house = serve(http="2", idle_timeout="20s", header_timeout="300ms")
+    with Http2Client(house.address) as client:
+        assert client.answer(client.request("/echo")).status == 200
+        ends_s = time.monotonic() + 3  # twice the time of one that never asks
+        while time.monotonic() < ends_s:
+            client.receive(0.05)
+        assert client.answer(client.request("/echo")).status == 200
+    assert house.door.cuts == []
 
 
 def test_draining_ends_an_idle_connection(house, client):
