@@ -1,7 +1,8 @@
 """Requests that are odd and legal: what both fronts answer, and what is on the record.
 
 A row is one connection: `raw` is sent, then an ordinary request, which is served as well where `goes_on`.
-What is on the record is compared completely, but for the headers that each record has (see `EVERY_RECORD`).
+What is on the record is compared completely, but for the headers that each record has (see `EVERY_RECORD`). So is the
+answer, but for the headers that say nothing about the request (see `EVERY_ANSWER`).
 The rows that HTTP/2 can say as well are in `OVER_HTTP2`; there a refusal never ends the connection.
 """
 
@@ -41,16 +42,47 @@ EVERY_RECORD = frozenset(
     {"correlation_id", "reply_to", "reply_partition", "deadline", "http_route", "http_client_address", "http_scheme"}
 )
 
+EVERY_ANSWER = frozenset({"date", "server", "connection", "content-length", "x-request-id"})
+
 Record = dict[str, object]  # headers by name, and under the names below what is no header
 VALUE, KEY, PARTITION = "(value)", "(key)", "(partition)"
 
 
 class Outcome(NamedTuple):
-    """What a row comes to: the status, the record or None, and whether the connection goes on."""
+    """What a row comes to: the status, the record or None, whether the connection goes on, and what is refused why."""
 
     status: int
     record: Record | None
     goes_on: bool = True
+    problem: str = ""  # of a refusal; "" where the answer is no problem document
+    allow: str = ""
+
+
+class Told(NamedTuple):
+    """What an answer says besides its status."""
+
+    headers: dict[str, list[str]]  # all but those of `EVERY_ANSWER`
+    content: bytes
+    problem: str  # "" in answers to HEAD, and where it is no problem document
+
+
+def told(row: Odd, outcome: Outcome) -> Told:
+    """What the answer to a row says, if it comes to this. The service sends back the body."""
+    headers, content = {}, b""
+    if outcome.allow:
+        headers["allow"] = [outcome.allow]
+    if outcome.problem:
+        headers |= {"content-type": ["application/problem+json"], "cache-control": ["no-store"]}
+        headers["fastgw-outcome"] = ["not_recorded"]
+    if outcome.record is not None:
+        headers["fastgw-outcome"] = ["recorded"]
+        content = outcome.record[VALUE]
+        assert isinstance(content, bytes)
+        if content:
+            headers["content-type"] = ["application/json"]
+    if row.method == "HEAD":
+        return Told(headers, b"", "")
+    return Told(headers, content, outcome.problem)
 
 
 class Difference(NamedTuple):
@@ -107,12 +139,17 @@ def served(name: str, raw: bytes, record: Record, method: str = "GET", **differe
     return Odd(name, raw, method, Outcome(200, record), differences)
 
 
-def refused(name: str, raw: bytes, status: int, *, goes_on: bool, method: str = "GET", **others: Difference) -> Odd:
-    return Odd(name, raw, method, Outcome(status, None, goes_on), others)
+PROBLEMS = {400: "malformed", 404: "no_route", 405: "wrong_method", 413: "body_too_large"}
+
+
+def refused(name: str, raw: bytes, status: int, *, goes_on: bool, method: str = "GET", allow: str = "") -> Odd:
+    return Odd(name, raw, method, Outcome(status, None, goes_on, PROBLEMS[status], allow), {})
 
 
 # What a parser that is not ours decides before anybody here is asked.
-NO_LATER_MINOR = Difference("hyper refuses every version but 1.0 and 1.1 by itself", Outcome(400, None, goes_on=False))
+NO_LATER_MINOR = Difference(
+    "hyper refuses every version but 1.0 and 1.1 by itself, without a word", Outcome(400, None, goes_on=False)
+)
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -252,6 +289,7 @@ QUERIES = [
     )
 ] + [served("an empty query", raw_request("/any?"), on_record("GET", "/any"))]
 
+EVERY_METHOD = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, QUERY"
 TARGETS = [
     served("absolute", raw_request("http://shop.test/any"), on_record("GET", "/any")),
     served("absolute, upper case", raw_request("HTTP://SHOP.TEST/any"), on_record("GET", "/any")),
@@ -263,12 +301,12 @@ TARGETS = [
         on_record("GET", "/p/a%2Fb", http_param_id="a%2Fb"),
     ),
     refused("absolute without path", raw_request("http://shop.test"), 404, goes_on=True),
-    Odd("everything", raw_request("*", method="OPTIONS"), "OPTIONS", Outcome(204, None), {}),
+    Odd("everything", raw_request("*", method="OPTIONS"), "OPTIONS", Outcome(204, None, allow=EVERY_METHOD), {}),
     Odd(
         "everything, with a body",
         raw_request("*", "Content-Length: 2", method="OPTIONS", body=b"hi"),
         "OPTIONS",
-        Outcome(204, None),
+        Outcome(204, None, allow=EVERY_METHOD),
         {},
     ),
     refused("everything with GET", raw_request("*"), 400, goes_on=False),
@@ -295,8 +333,16 @@ METHOD_BODIES = [
     for name, (lines, sent, body) in BODIES.items()
 ]
 METHOD_BODIES += [
-    refused("a method that the path does not take", raw_request("/dir/", method="DELETE"), 405, goes_on=True),
-    refused("HEAD where GET is not", raw_request("/small", method="HEAD"), 405, goes_on=True, method="HEAD"),
+    refused(
+        "a method that the path does not take",
+        raw_request("/dir/", method="DELETE"),
+        405,
+        goes_on=True,
+        allow="GET, HEAD",
+    ),
+    refused(
+        "HEAD where GET is not", raw_request("/small", method="HEAD"), 405, goes_on=True, method="HEAD", allow="POST"
+    ),
     served(
         "HEAD of a parameter", raw_request("/p/7", method="HEAD"), on_record("HEAD", "/p/7", http_param_id="7"), "HEAD"
     ),
