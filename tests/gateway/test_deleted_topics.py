@@ -12,10 +12,12 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
+from fastgw.dialects import streams
 from fastgw.service.clients import consumer_properties, producer_properties
 from tests.actors.commands import fastgw
 from tests.actors.hand_service import hand_service
 from tests.actors.raw_http import RawConnection
+from tests.actors.stream_client import StreamClient
 from tests.brokers.kafka_server import RealKafka, missing_tools
 from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
@@ -26,7 +28,7 @@ pytestmark = [
 ]
 
 WORKERS = 2
-REPLIES, ORDERS = 8, 4
+REPLIES, ORDERS, LANES = 8, 4, 8
 WATCH_S = 4.0  # longer than librdkafka takes to ask again for topics that are gone
 
 ROUTES = """
@@ -35,6 +37,24 @@ method = "POST"
 path = "/watched"
 topic = "orders"
 service_group = "nobody"
+"""
+
+
+SECRETS = 'secrets = ["the secret of all tests about status URLs"]'
+KEPT = """
+[[route]]
+method = "POST"
+path = "/report"
+topic = "orders"
+later = true
+[[route]]
+method = "GET"
+path = "/stream"
+topic = "orders"
+reply = "stream"
+resume = true
+[store]
+dir = "{store}"
 """
 
 
@@ -119,6 +139,51 @@ def test_a_deleted_topic_stays_deleted_until_fastgw_topics_creates_it(tmp_path, 
             client.ask("POST", "/orders", b"after")
             service.reply(service.take(b"after"), b"yes again")
             assert client.answer().body == b"yes again"
+
+
+@pytest.mark.parametrize("link", ["native", "public"])
+def test_the_topics_of_the_store_stay_deleted_until_fastgw_topics_creates_them(tmp_path, kafka, admin, link):
+    """They are written by workers, and read by workers and by the store."""
+    one = Gateway(
+        tmp_path, kafka.bootstrap, "replies", [], more=KEPT.format(store=tmp_path / "store"), settings=SECRETS,
+        kafka=f'link = "{link}"',
+    )  # fmt: skip
+    assert fastgw("topics", one.config)[0] == 0
+    with one, RawConnection(one.port) as client:
+
+        def deferred(body=b"report"):
+            return client.request("POST", "/report", body, ["Prefer: respond-async"])
+
+        delete(admin, "test.later")
+        stays_away(admin, "test.later", deferred)
+        asked = deferred().headers["location"]
+        eventually(lambda: refused(client.request("GET", asked)) == "store_behind", 20, "clients are told of it")
+        assert fastgw("topics", one.config)[0] == 0
+        eventually(lambda: refused(client.request("GET", asked)) is None, 40, "the store reads on")
+
+        delete(admin, "test.streams")
+        stays_away(admin, "test.streams", deferred)
+        assert fastgw("topics", one.config)[0] == 0
+        assert partitions(admin, "test.later") == partitions(admin, "test.streams") == LANES
+        with hand_service(kafka.bootstrap, ["orders"]) as service:
+            location = deferred(b"kept").headers["location"]
+            service.reply(service.take(b"kept"), b"yes")
+            eventually(lambda: client.request("GET", location).body == b"yes", 20, "the reply is kept")
+            assert_streams(one, service)
+
+
+def refused(answer):
+    """The ending of a refusal; None: it is none."""
+    return answer.problem["type"].removeprefix("urn:fastgw:problem:") if answer.status >= 400 else None
+
+
+def assert_streams(one, service):
+    """A new stream goes through the topic that was made again."""
+    with StreamClient(one.port, "/stream", headers={"Accept": "application/json"}) as client:
+        request = service.take()
+        service.reply(request, b"1", streams.items_headers(b"a", 0, 1))
+        service.reply(request, b"", streams.end_headers(b"a", True, 1))
+        assert json.loads(client.rest()) == [1]
 
 
 def test_a_service_on_the_sdk_creates_neither_topic(kafka, admin):

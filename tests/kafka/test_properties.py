@@ -11,7 +11,13 @@ from fastgw import config
 from fastgw.config.librdkafka import owner_of_property
 from fastgw.dialects.plain import RequestWire
 from fastgw.kafka.link import LinkSettings
-from fastgw.kafka.properties import client_properties, consumer_properties, producer_properties, record_bytes
+from fastgw.kafka.properties import (
+    client_properties,
+    consumer_properties,
+    producer_properties,
+    record_bytes,
+    store_consumer_properties,
+)
 from fastgw.messages import Head
 from fastgw.service import clients
 
@@ -97,11 +103,16 @@ def test_a_property_that_an_operator_cannot_change_is_refused_in_the_configurati
 
 
 def test_no_client_ever_lets_a_broker_create_topics():
-    link = settings(**{"allow.auto.create.topics": True})  # as if the check of the configuration had let it through
+    allowed = {"allow.auto.create.topics": True}  # as if the check of the configuration had let it through
+    link = settings(**allowed)
+    cfg = config.loads(SIZES, "test.toml")
+    cfg = replace(cfg, kafka=replace(cfg.kafka, client=allowed))
     for properties in (
         producer_properties(link, 0),
         consumer_properties(link),
+        store_consumer_properties(cfg, "store"),
         clients.consumer_properties("kafka:9092", "orders", "service", {}),
         clients.producer_properties("kafka:9092", "orders", 1, {}),
+        clients.stream_producer_properties("kafka:9092", "orders", 1, {}),
     ):
         assert properties["allow.auto.create.topics"] is False
