@@ -13,7 +13,6 @@ cdef class RequestWire:
     cdef dict _methods, _paths
     cdef tuple _reply_partition_header, _deadline_header
     cdef int64_t _reply_partition, _deadline
-    cdef bint _forwards_client_id
 
     @cython.locals(out=list)
     cpdef list headers(

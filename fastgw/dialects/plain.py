@@ -82,11 +82,9 @@ class RequestWire:
         self._fixed: RecordHeaders = [(REPLY_TO, reply_topic.encode()), ("http_route", http_route.encode())]
         self._methods = {method: ("http_method", method.encode()) for method in methods}
         self._copied = [(name, name) for name in FORWARDED_ALWAYS]
-        copied = [(name, f"http_header_{name}") for name in copied_headers]
+        copied = [(name, f"http_header_{name}") for name in dict.fromkeys((*copied_headers, CLIENT_REQUEST_ID))]
         self._copied += [one for one in copied if not forwarding.is_about_client(one[0])]
         self._about_client = [one for one in copied if forwarding.is_about_client(one[0])]
-        # If the route lists X-Request-Id, it is copied like any other header, whatever its value.
-        self._forwards_client_id = CLIENT_REQUEST_ID not in dict(self._copied)
         # Values and their encoded headers, kept because the next request mostly has the same ones.
         self._paths = {http_route: (PATH, on_record(http_route))}  # the only path of a route without parameters
         self._reply_partition, self._reply_partition_header = -1, (REPLY_PARTITION, b"-1")
@@ -134,15 +132,11 @@ class RequestWire:
             known = forwarding.told(name, http_headers, client)
             if known is not None:
                 out.append((header, known.encode("latin-1")))
-        if self._forwards_client_id and CLIENT_REQUEST_ID not in hops:
-            client_id = client_request_id(http_headers)
-            if client_id:
-                out.append((f"http_header_{CLIENT_REQUEST_ID}", client_id.encode("ascii")))
         return out
 
 
 def client_request_id(headers: Headers) -> str:
-    """The client's own X-Request-Id for the record and the access log; empty: none, or not a valid one."""
+    """The client's own X-Request-Id for the access log; empty: none, or none that fits into a log."""
     found = headers.get(CLIENT_REQUEST_ID)
     return found if found is not None and _CLIENT_REQUEST_ID(found) else ""
 

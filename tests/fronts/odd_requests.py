@@ -458,6 +458,13 @@ SPELLINGS = [
     *[asked(f"byte {n:#x}", f"X-Asked: a{chr(n)}b", value=f"a{chr(n)}b") for n in (0xA1, 0xC0, 0xDF, 0xF7)],
     bare("a header that nobody listed, beyond ASCII", "X-Other: \xe4"),
 ]
+SPELLINGS += [
+    asked(f"an id of the client: {name}", f"X-Request-Id: {sent}", value=sent, header="x-request-id")
+    for name, sent in {"plain": "a1", "quotes": 'a"b', "words": "two words", "long": "x" * 129, "bytes": "\xe4"}.items()
+]
+SPELLINGS += [
+    asked("an id of the client in two lines", "X-Request-Id: a", "X-Request-Id: b", value="a, b", header="x-request-id")
+]
 
 REPRESENTATION = [
     served(
