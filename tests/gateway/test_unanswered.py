@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.actors.flood import flood
 from tests.actors.hand_service import hand_service
-from tests.actors.raw_http import RawConnection
+from tests.actors.raw_http import RawConnection, head
 from tests.actors.repliers import replier
 from tests.fronts.http2_client import Http2Client
+from tests.fronts.raw_http import RawClient
 from tests.gateway.gateways import Gateway
 from tests.gateway.outcome_table import assert_told
+from tests.ports import free_port
 from tests.waiting import eventually
 
 SLOTS = 16
@@ -95,6 +98,7 @@ MIB = 1 << 20
 STREAMS = 1000
 REPLY_BYTES = 900_000  # what a Kafka client sends without being told to send more
 BESIDE_BODIES_BYTES = 64 * MIB  # hyper's and the allocator's own, and copies on their way
+BESIDE_SMALL_BYTES = 24 * MIB  # the same, of a hundred bodies; unbounded they would take 100 MiB
 GIVEN_BACK_S = 90.0  # the allocator gives memory back a minute after the peak at the latest (memory_trim)
 
 
@@ -127,6 +131,64 @@ def assert_is_small_again(gateway: Gateway, peak: Peak, limit_bytes: int) -> Non
     assert peak.most - peak.start < limit_bytes + BESIDE_BODIES_BYTES
     pid = gateway.worker_pid(0)
     eventually(lambda: rss_bytes(pid) < peak.start + 16 * MIB, GIVEN_BACK_S, "the memory is given back")
+
+
+CROWD = 100  # clients, or streams of one client
+SMALL_MIB = 4
+
+
+@pytest.fixture
+def small(tmp_path, kafka_bootstrap, topics):
+    """A gateway of one worker that speaks HTTP/2 on one port, and has little memory for bodies on both."""
+    http2, express = free_port(), free_port()
+    with Gateway(
+        tmp_path, kafka_bootstrap, topics["replies"], [topics["orders"]], workers=1,
+        more=SMALL.format(mib=SMALL_MIB, http2=http2, express=express),
+    ) as gateway:  # fmt: skip
+        yield gateway, f"127.0.0.1:{http2}", f"127.0.0.1:{express}", f"/{topics['orders']}", Peak(gateway.worker_pid(0))
+
+
+SMALL = """
+[limits]
+body_memory = "{mib}MiB"
+connection_body_memory = "{mib}MiB"
+[[listen]]
+bind = "127.0.0.1:{http2}"
+front = "granian"
+[[listen]]
+bind = "127.0.0.1:{express}"
+"""
+
+
+def assert_bodies_are_bounded(gateway: Gateway, peak: Peak) -> None:
+    peak.look()
+    assert gateway.status()["workers"][0]["body_bytes"] <= SMALL_MIB * MIB
+    eventually(lambda: gateway.metric("fastgw_requests_total", ending="bodies_full") >= CROWD - SMALL_MIB - 1)
+    assert peak.most - peak.start < SMALL_MIB * MIB + BESIDE_SMALL_BYTES
+
+
+def test_a_hundred_bodies_of_one_connection_take_no_more_than_its_share(small):
+    gateway, http2, _, path, peak = small
+    with Http2Client(http2) as client:
+        for _ in range(CROWD):
+            stream = client.request(path, "POST", [("content-length", str(MIB))], complete=False)
+            left = MIB - 1
+            while left and not client.has_answer(stream):
+                left -= client.send_some(stream, left)
+            peak.look()
+        assert_bodies_are_bounded(gateway, peak)
+    eventually(lambda: gateway.status()["workers"][0]["body_bytes"] == 0)
+
+
+def test_a_hundred_bodies_of_as_many_connections_take_no_more_than_all_may(small):
+    gateway, _, express, path, peak = small
+    with ExitStack() as stack:
+        for _ in range(CROWD):
+            client = stack.enter_context(RawClient(express))
+            client.send_while_open(head("POST", path, f"Content-Length: {MIB}") + bytes(MIB - 1))
+            peak.look()
+        assert_bodies_are_bounded(gateway, peak)
+    eventually(lambda: gateway.status()["workers"][0]["body_bytes"] == 0)
 
 
 @pytest.mark.leaks

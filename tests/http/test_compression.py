@@ -188,3 +188,13 @@ def test_what_is_remembered_of_clients_is_bounded():
         head = Head("GET", "/", "", Lines({"accept-encoding": [f"gzip, x-{number}"]}), ["a"], None, False)
         compressor.wrapping(lambda *_: None, head)(200, [JSON], BODY, b"")
         assert len(compressor._chosen) <= REMEMBERED_MAX
+
+
+def test_a_long_value_is_not_remembered():
+    compressor, long = Compressor(SETTINGS), "gzip" + ", x-filler" * 1000
+    head = Head("GET", "/", "", Lines({"accept-encoding": [long]}), ["a"], None, False)
+    before = dict(compressor._chosen)
+    sent = []
+    compressor.wrapping(lambda _status, headers, *_: sent.append(dict(headers)), head)(200, [JSON], BODY, b"")
+    assert sent[0]["content-encoding"] == "gzip"
+    assert compressor._chosen == before
