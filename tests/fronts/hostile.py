@@ -6,6 +6,7 @@ doubt nobody knows where the next one begins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 NEXT = b"GET /echo?next HTTP/1.1\r\nHost: shop.test\r\n\r\n"
@@ -199,3 +200,46 @@ REFUSED_BY_HYPER = frozenset(
     }
 )  # fmt: skip
 assert {row.name for row in HOSTILE} >= REFUSED_BY_HYPER
+
+
+class Http2Hostile(NamedTuple):
+    """A request that hyper refuses over HTTP/2 before the gateway hears of it: no id, no line in a log, no count."""
+
+    name: str
+    answer: int  # an answer without content, or RESET or GOAWAY
+    headers: Sequence[tuple[str, str]] = ()
+    method: str = "GET"
+    path: str = "/echo"
+
+
+RESET = -1  # of its stream, with PROTOCOL_ERROR; the connection goes on
+GOAWAY = -2  # with PROTOCOL_ERROR or ENHANCE_YOUR_CALM; the connection ends
+
+REFUSED_BY_HYPER_OVER_HTTP2 = (
+    *[
+        Http2Hostile(f"{name}, a header of connections", RESET, [(name, value)])
+        for name, value in {
+            "connection": "close", "transfer-encoding": "chunked", "te": "gzip", "keep-alive": "1",
+            "proxy-connection": "close", "upgrade": "h2c",
+        }.items()
+    ],
+    Http2Hostile("a negative length", RESET, [("content-length", "-1")], "POST"),
+    Http2Hostile("two different lengths", RESET, [("content-length", "3"), ("content-length", "5")], "POST"),
+    Http2Hostile("a pseudo-header behind a header", RESET, [("x-a", "1"), (":authority", "shop.test")]),
+    Http2Hostile("no path", RESET, path=""),
+    Http2Hostile("a path without a slash", RESET, path="echo"),
+    Http2Hostile("a path with NUL", RESET, path="/echo\0"),
+    Http2Hostile("a path with a blank", RESET, path="/e cho"),
+    Http2Hostile("CONNECT with a path", RESET, method="CONNECT"),
+    Http2Hostile("headers beyond the limit", 431, [(f"x-{number}", "a" * 1000) for number in range(64)]),
+    Http2Hostile("a target beyond all limits", 431, path="/echo?" + "a" * 70_000),
+    Http2Hostile("headers far beyond the limit", GOAWAY, [(f"x-{number}", "a" * 1000) for number in range(1000)]),
+    Http2Hostile("a name in upper case", GOAWAY, [("X-A", "1")]),
+    Http2Hostile("a name with a blank", GOAWAY, [("x a", "1")]),
+    Http2Hostile("no name", GOAWAY, [("", "1")]),
+    Http2Hostile("a line end in a value", GOAWAY, [("x-a", "a\r\nb: c")]),
+    Http2Hostile("NUL in a value", GOAWAY, [("x-a", "\0")]),
+    Http2Hostile("a pseudo-header that does not exist", GOAWAY, [(":unknown", "1")]),
+    Http2Hostile("no method", GOAWAY, method=""),
+    Http2Hostile("a method with a blank", GOAWAY, method="G ET"),
+)  # fmt: skip

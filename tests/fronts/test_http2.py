@@ -13,6 +13,7 @@ from h2.errors import ErrorCodes
 
 from fastgw import errors
 from fastgw.messages import Cut
+from tests.fronts.hostile import GOAWAY, REFUSED_BY_HYPER_OVER_HTTP2, RESET
 from tests.fronts.http2_client import Http2Client
 from tests.fronts.kinds import HTTP2, fronts
 from tests.waiting import eventually
@@ -295,23 +296,6 @@ def test_headers_just_below_the_limit_of_64_kib_are_served(house, client):
     assert client.answer(client.request("/echo", headers=thousands(60))).status == 200
 
 
-def test_headers_beyond_the_limit_are_431(house, client):
-    assert client.answer(client.request("/echo", headers=thousands(64))).status == 431
-    assert house.door.opened == []
-
-
-def test_headers_without_measure_end_the_connection(house, client):
-    """They come in more frames than hyper takes for one head, so it reads no further."""
-    client.request("/echo", headers=thousands(1000))
-    assert client.goodbye().error_code == ErrorCodes.ENHANCE_YOUR_CALM
-    assert client.goodbye().additional_data == b"too_many_continuations"
-    assert house.door.opened == []
-
-
-def test_a_target_beyond_the_limit_is_414(house, client):
-    assert client.answer(client.request("/echo?" + "a" * 9000)).status == 414
-
-
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
@@ -336,13 +320,39 @@ def test_a_malformed_request_resets_its_stream(house, headers, body):
     assert house.empty()
 
 
-@pytest.mark.parametrize("header", [("X-A", "1"), ("x-a", "a\r\nb: c"), ("x a", "1"), ("x-a", "\0")])
-def test_a_header_that_is_none_is_not_served(house, header):
+@pytest.mark.parametrize("row", REFUSED_BY_HYPER_OVER_HTTP2, ids=[row.name for row in REFUSED_BY_HYPER_OVER_HTTP2])
+def test_what_hyper_refuses_is_refused_without_an_id_and_nothing_else_is(house, row):
     with Http2Client(house.address, check=False) as client:
-        stream = client.request("/echo", headers=[header])
-        with pytest.raises(AssertionError, match=r"connection ended|stream was reset"):
-            client.answer(stream)
-    assert house.door.heads == []
+        stream = client.request(row.path, row.method, row.headers)
+        if row.answer == GOAWAY:
+            assert client.goodbye().error_code in (ErrorCodes.PROTOCOL_ERROR, ErrorCodes.ENHANCE_YOUR_CALM)
+            client.end()
+        elif row.answer == RESET:
+            assert client.reset_code(stream) == ErrorCodes.PROTOCOL_ERROR
+        else:
+            answer = client.answer(stream)
+            assert (answer.status, answer.values("x-request-id"), answer.body) == (row.answer, [], b"")
+        assert (house.door.heads, house.door.refused) == ([], [])
+        if row.answer != GOAWAY:
+            assert client.answer(client.request("/echo")).status == 200, "it leaves the connection alone"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "headers", "status"),
+    [
+        ("/echo", "TRACE", [], 405),
+        ("/echo", "get", [], 405),
+        ("/echo", "GET", [("host", "a b")], 400),
+        ("/echo", "GET", [("host", "a"), ("host", "b")], 400),
+        ("/echo?" + "a" * 9000, "GET", [], 414),
+    ],
+    ids=["TRACE", "a method in lower case", "a host with a blank", "two hosts", "a long target"],
+)
+def test_what_hyper_lets_through_is_refused_with_an_id(house, path, method, headers, status):
+    with Http2Client(house.address, check=False) as client:
+        answer = client.answer(client.request(path, method, headers))
+    assert (answer.status, len(answer.values("x-request-id"))) == (status, 1)
+    assert len(house.door.refused) == 1
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "get"])
