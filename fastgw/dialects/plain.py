@@ -261,7 +261,7 @@ class ReplyWire:
             value = _read(name, raw)
             if not value:
                 continue
-            if name in _OF_PARTS:
+            if name in _OF_PARTS and unquoted(raw):
                 raise _part(name)
             if name == STATUS:
                 status = _status(value)
@@ -308,7 +308,7 @@ def status_of(headers: Iterable[tuple[str, bytes]]) -> int:
     status = 200
     for cased_name, raw in headers:
         name = cased_name.lower()
-        if name in _OF_PARTS and _read(name, raw):
+        if name in _OF_PARTS and unquoted(raw):
             raise _part(name)
         if name == STATUS and (value := _read(STATUS, raw)):
             status = _status(value)

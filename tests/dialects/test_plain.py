@@ -268,7 +268,8 @@ def test_a_part_of_a_stream_is_no_whole_answer(name):
         ReplyWire((), LARGEST).answer(reply(headers))
     with pytest.raises(BadReply, match="a part of a stream"):
         status_of(headers)
-    assert ReplyWire((), LARGEST).answer(reply([(name, b"")]))[0] == status_of([(name, b"")]) == 200
+    for empty in (b"", b'""'):  # in JSON quotes, too: `dialects.streams` counts both as absent
+        assert ReplyWire((), LARGEST).answer(reply([(name, empty)]))[0] == status_of([(name, empty)]) == 200
 
 
 def test_a_reply_above_the_limit_is_a_bad_one():
