@@ -216,13 +216,14 @@ def test_whatever_a_record_holds_it_is_decoded_or_refused(
 @given(st.binary(max_size=12) | st.text(max_size=12).map(str.encode) | JSON_LIKE)
 def test_json_is_what_a_parser_takes(value: bytes) -> None:
     assume(not re.search(rb"[eE]\+?\d{3}", value))  # the parser refuses numbers above 1e308, which JSON allows
+    assume(b"\n" not in value)  # it divides items: a text with one is not judged as a whole
     try:
         orjson.loads(value)
     except orjson.JSONDecodeError:
         with pytest.raises(BadItem):
             decode(value, stream_attempt="a", stream_seq="0")
     else:
-        decode(value, stream_attempt="a", stream_seq="0", stream_count=str(value.count(b"\n") + 1))
+        decode(value, stream_attempt="a", stream_seq="0")
 
 
 def test_the_head_of_an_answer_is_made_without_headers_of_streams() -> None:
