@@ -22,6 +22,8 @@ from enum import Enum
 from math import inf
 from pathlib import Path
 
+from fastgw.config import Config
+
 CommandFor = Callable[[str], list[str]]
 """Kind of child ("worker", "agent", "store", "checker", "standby") -> the command that starts one."""
 
@@ -45,6 +47,7 @@ class Child:
     Attributes:
         kind: "worker", "agent", "store" or "checker".
         worker, generation: number and generation of a worker; -1 for other children.
+        config: of a worker: with which it was started; set by the parent.
         refusal: why it does not become ready, if known; set by the parent.
         state: set by the parent.
         ready_at: when it reported "ready".
@@ -68,6 +71,7 @@ class Child:
             OSError: the process could not be started.
         """
         self.worker, self.generation, self.kind = worker, generation, kind
+        self.config: Config | None = None
         self.refusal = ""
         self.started_at, self.kill_at = now, kill_at
         self.ready_at = inf

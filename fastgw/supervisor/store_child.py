@@ -1,4 +1,4 @@
-"""The store as a child of the supervisor: it runs while a route of the present configuration needs it.
+"""The store as a child of the supervisor: it runs while a route of any living worker needs it.
 
 The service does not depend on it: it starts without waiting for it, and systemd's watchdog does not look at it. One
 store at a time: a successor starts after its predecessor has ended.
@@ -40,7 +40,7 @@ class StoreChild:
         return self._back_off.due_at
 
     def want(self, is_wanted: bool) -> None:
-        """Whether the present configuration needs a store."""
+        """Whether a store is needed."""
         now = time.monotonic()
         self._is_wanted = is_wanted
         if is_wanted and self.child is None:

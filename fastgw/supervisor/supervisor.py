@@ -39,7 +39,8 @@ import setproctitle
 import structlog
 
 from fastgw import config, logs, state_file, table
-from fastgw.config import changes
+from fastgw.config import Config, changes
+from fastgw.config.of_store import for_store
 from fastgw.errors import ConfigError, StartError
 from fastgw.supervisor import systemd
 from fastgw.supervisor.children import Child, CommandFor, State, environment, fastgw_command
@@ -107,6 +108,7 @@ class Supervisor:
         self._agent: Child | None = None
         self._agent_back_off = back_off_of(times)
         self._store = StoreChild(self._start_store, times)
+        self._store_config: Config | None = None
         self._checkers: list[Child] = []  # the last one belongs to the present reload
         self._standby: Standby | None = None
         self._standby_back_off = back_off_of(times)
@@ -159,6 +161,8 @@ class Supervisor:
         self._owned.callback(lambda: os.close(self._rollout.current.fd))
         self._agent_config_fd = in_memory(config.to_json(settings), sealed=False)  # rewritten by reloads
         self._owned.callback(os.close, self._agent_config_fd)
+        self._store_config_fd = in_memory(b"", sealed=False)  # `_tell_store` writes it
+        self._owned.callback(os.close, self._store_config_fd)
         self._spawner = Spawner(self._resources, self._command_for, self._environ, self._times, self._take_standby)
         self._owned.callback(self._end_the_rest)
 
@@ -199,9 +203,9 @@ class Supervisor:
         self._phase = Phase.STARTING_WORKERS
         self._reports.starting("workers")
         self._start_by = time.monotonic() + self._times.start
+        self._tell_store()
         for worker in self._workers:
             worker.current = self._spawn_worker(worker, self._rollout.current)
-        self._store.want(self._rollout.current.config.needs_store)
 
     def _started(self) -> None:
         self._phase, self._start_by = Phase.SERVING, inf
@@ -229,7 +233,7 @@ class Supervisor:
             self._agent_back_off.failed(time.monotonic())
 
     def _start_store(self) -> Child | None:
-        return self._watched(self._spawner.store(self._agent_config_fd))
+        return self._watched(self._spawner.store(self._store_config_fd))
 
     def _spawn_worker(self, worker: Worker, version: ConfigVersion) -> Child | None:
         """Start the next generation; None if that is not possible now (then it is due after the back-off)."""
@@ -240,7 +244,7 @@ class Supervisor:
         if child is None:
             worker.back_off.failed(time.monotonic())
         else:
-            worker.generation = child.generation
+            worker.generation, child.config = child.generation, version.config
         return child
 
     def _watched(self, child: Child | None) -> Child | None:
@@ -365,9 +369,11 @@ class Supervisor:
                 run_ended(worker.back_off, time.monotonic(), ran_s, self._times)
         elif child is worker.incoming:
             worker.incoming = None
+            self._tell_store()
             self._not_replaced(worker, child.refusal or how)
         else:
             worker.outgoing.remove(child)
+            self._tell_store()
             self._replace_next()  # the next worker may have waited for this range in the table
 
     def _reclaim(self, child: Child) -> None:
@@ -477,6 +483,7 @@ class Supervisor:
         if self._is_awaited(checker):
             log.info("reloading", config=str(self._config_path))
             self._rollout.passed_check(len(self._workers))
+            self._tell_store()  # before any worker of the new configuration asks it
             self._replace_next()
 
     def _checker_ended(self, checker: Child, how: str) -> None:
@@ -524,6 +531,7 @@ class Supervisor:
         if not step.result:
             self._replace_next()
             return
+        self._tell_store()
         if step.result == state_file.OK:
             self._tell_agent()
             log.info("reloaded", config=str(self._config_path))
@@ -534,16 +542,26 @@ class Supervisor:
         self._reload_if_wanted()
 
     def _tell_agent(self) -> None:
-        """Make agent and store read their configuration again. In group mode a restart would cause a rebalance."""
+        """Make the agent read its configuration again. In group mode a restart would cause a rebalance."""
         rewrite(self._agent_config_fd, config.to_json(self._rollout.current.config))
-        self._store.want(self._rollout.current.config.needs_store)
-        self._store.read_again()
         if self._agent is None:
             return  # its successor reads the new one
         if self._agent.state is State.READY:
             self._agent.send(signal.SIGHUP)
         elif self._agent.state is State.STARTING:
             self._agent.stop(time.monotonic() + self._times.agent_stop)  # it may have read the old or the new one
+
+    def _tell_store(self) -> None:
+        """Give the store what living workers need, and those that may start next: also that of an old configuration."""
+        if self._phase is Phase.DRAINING:
+            return  # it ends after the last worker
+        living = [child.config for child in self._worker_processes() if child.config is not None]
+        needed = for_store(self._rollout.current.config, [self._rollout.target.config, *living])
+        if needed != self._store_config:
+            self._store_config = needed
+            rewrite(self._store_config_fd, config.to_json(needed))
+            self._store.want(needed.needs_store)
+            self._store.read_again()
 
     # Signals, and the end.
 

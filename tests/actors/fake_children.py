@@ -1,8 +1,7 @@
-"""A fake worker, agent and checker for the tests of the supervisor, and the program that runs a supervisor with them.
+"""Fake workers, agents, stores and checkers for the tests of the supervisor, and a program that runs one with them.
 
 They keep the real contract (options, table record, readiness pipe, heartbeat, drain on SIGTERM, end with the
-supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (or FAKE_DIR/agent, or FAKE_DIR/checker)
-tells them:
+supervisor), need no Kafka, and do wrong what the file FAKE_DIR/<kind>-<slot> (of others FAKE_DIR/<kind>) tells them:
 
     dies      ends before it is ready          refuses   says "error no such topic" and ends
     silent    never becomes ready              hangs     is ready, then its heart stops
@@ -163,6 +162,27 @@ def fake_agent(options: argparse.Namespace) -> None:
     child.event("drained")
 
 
+class FakeStore(FakeChild):
+    """Tells of its configuration the topics of all routes and the first word of each secret."""
+
+    def topic(self) -> str:
+        cfg = config.from_json(os.pread(self.options.config_fd, 1 << 20, 0))
+        secrets = [secret.split()[0] for secret in cfg.gateway.secrets]
+        return f"{','.join(route.topic for route in cfg.routes)} {','.join(secrets)}"
+
+
+def fake_store(options: argparse.Namespace) -> None:
+    child = FakeStore(options, "store", "store")
+    shared = table.attach(options.table_fd)
+    child.start()
+    child.report()
+    while not child.stopping:
+        child.turn([])
+        if child.becomes_ready and child.plan != "hangs":
+            shared.store_beats(time.monotonic_ns())
+    child.event("drained")
+
+
 def fake_checker(options: argparse.Namespace) -> None:
     child = FakeChild(options, "checker", "checker")
     child.start()
@@ -194,6 +214,8 @@ def main() -> int:
         fake_worker(options)
     elif options.kind == "agent":
         fake_agent(options)
+    elif options.kind == "store":
+        fake_store(options)
     elif options.kind == "checker":
         fake_checker(options)
     else:

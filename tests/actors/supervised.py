@@ -22,6 +22,7 @@ name = "shop"
 listen = {listen}
 workers = {workers}
 drain_timeout = "{drain}"
+{settings}
 [kafka]
 bootstrap = "127.0.0.1:9"
 [admin]
@@ -30,6 +31,7 @@ listen = "{admin}"
 path = "/orders"
 method = "POST"
 topic = "{topic}"
+{more}
 """
 
 
@@ -57,7 +59,8 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, topic: str = "orders", **changes: Any) -> None:
-        values = {"listen": '["127.0.0.1:0"]', "workers": 2, "drain": "1s", "admin": "", "topic": topic, **changes}
+        values = {"listen": '["127.0.0.1:0"]', "workers": 2, "drain": "1s", "admin": "", "settings": "", "more": ""}
+        values |= {"topic": topic, **changes}
         self.config.write_text(CONFIG.format(**values))
 
     def plan(self, child: str, what: str) -> None:

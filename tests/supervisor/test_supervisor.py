@@ -431,6 +431,66 @@ def test_a_worker_that_dies_during_a_reload_before_its_turn_comes_back_with_the_
     eventually(lambda: one.logged("reload stopped, the old configuration stays", worker=0, undone=[]))
 
 
+# --- the store ---
+
+
+OLD, NEW = "old secret of these tests, long enough", "new secret of these tests, long enough"
+
+
+def with_store(*secrets: str, streams: bool = False, **changes: Any) -> dict[str, Any]:
+    """Settings with a route that needs the store."""
+    told = ", ".join(f'"{secret}"' for secret in secrets)
+    stream = '\n[[route]]\npath = "/s"\nmethod = "GET"\ntopic = "streamed"\nreply = "stream"\n' if streams else ""
+    return {"settings": f"secrets = [{told}]", "more": f'later = true{stream}\n[store]\ndir = "store"', **changes}
+
+
+def test_a_dead_store_is_replaced_and_the_workers_do_not_notice(service: Start) -> None:
+    one = service(**with_store(OLD)).start()
+    eventually(lambda: one.events("store started orders old "))
+    os.kill(one.pid("store"), signal.SIGKILL)
+    eventually(lambda: len(one.logged("child ready", child="store")) == 2)
+    assert len(one.events("worker")) == 2
+
+
+def test_the_store_knows_what_old_and_new_workers_need_as_long_as_they_live(service: Start) -> None:
+    one = service(**with_store(OLD, streams=True, workers=1, drain="20s")).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    one.plan("worker-0", "waits")
+    one.configure(**with_store(NEW, workers=1, drain="20s", topic="orders-2"))
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    read = eventually(lambda: len(one.events("store read")) == 2 and one.events("store read"))
+    assert read == ["store read orders,orders-2,streamed old,new", "store read orders-2,orders,streamed new,old"]
+    one.behave("worker-0")
+    eventually(lambda: one.events("store read")[-1] == "store read orders-2 new")
+    assert len(one.events("store started")) == 1
+
+
+def test_the_store_ends_after_the_last_worker_that_needs_it(service: Start) -> None:
+    one = service(**with_store(OLD, workers=1, drain="20s")).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    one.plan("worker-0", "waits")
+    one.configure(workers=1, drain="20s", more='[store]\ndir = "store"')
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    assert one.events("worker 0.0 stopping")
+    assert not one.events("store stopping")
+    one.behave("worker-0")
+    eventually(lambda: one.events("store drained"))
+    assert len(one.events("store started")) == 1
+
+
+def test_a_reload_that_goes_back_takes_back_what_it_has_told_the_store(service: Start) -> None:
+    one = service({"FAKE_TIMES": "hung=10"}, **with_store(OLD)).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    one.plan("worker-1", "refuses")
+    one.configure(**with_store(NEW, topic="orders-2"))
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("child ended", child="worker 0.1"))
+    eventually(lambda: one.events("store read")[-1] == "store read orders old")
+    assert one.events("store read")[0] == "store read orders,orders-2 old,new"
+
+
 # --- the end ---
 
 
