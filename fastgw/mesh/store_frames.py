@@ -4,7 +4,7 @@
 may append fields: readers ignore those that they do not know, and give defaults to missing ones.
 
     worker                                         store
-      HELLO    layout                      ──>
+      HELLO    layout, secret              ──>
                                            <──     TOPICS   identity and partitions of its topics, whether they are read
       WATCH    number, kind, key ...       ──>
                                            <──     STATE    number, what is known now
@@ -47,6 +47,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     """The first frame of a worker."""
 
     layout: int
+    secret_id: bytes = b""  # of the secret under which it signs (`Secrets.ids`); empty: it has none
 
 
 class Watch(msgspec.Struct, array_like=True, frozen=True):

@@ -24,7 +24,7 @@ from fastgw import logs, ready_pipe, table
 from fastgw._ctable import Table
 from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
-from fastgw.errors import FastgwError, StartError, StoreDamaged, StoreError
+from fastgw.errors import ConfigError, FastgwError, StartError, StoreDamaged, StoreError
 from fastgw.messages import StoreGauge
 from fastgw.store.follows import Follows
 from fastgw.store.log_values import LogValues
@@ -77,15 +77,20 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
     shared, on_loop = table.attach(table_fd), _runner(loop)
     kept = KeptReplies(config, shared, loop, on_loop, fail) if config.keeps_replies else None
     streams = StreamReader(config, shared, on_loop, fail, lambda: server.tell_topics()) if config.has_streams else None
-    server = Server(run_dir, kept.store if kept else None, loop, streams.follows if streams else None)
+    follows = streams.follows if streams else None
+    server = Server(run_dir, kept.store if kept else None, loop, follows, lambda: read_again())
     figures = Figures(shared, streams.follows if streams else None, kept is not None, loop)
 
     def read_again() -> None:
-        again = inherited.read(config_fd)
+        try:
+            again = inherited.read(config_fd)
+        except ConfigError as error:  # the supervisor is writing it; a signal follows
+            log.info("configuration not read", error=str(error))
+            return
         if (again.keeps_replies, again.has_streams) != (config.keeps_replies, config.has_streams):
             stopping.set()  # a successor has other parts
         elif kept is not None:
-            kept.store.config = again
+            kept.store.use(again)
 
     def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

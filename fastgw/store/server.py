@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ class Answerer(Protocol):
 
     topics: Topics
 
+    def knows_secret(self, secret_id: bytes) -> bool:
+        """Whether it can verify what a worker with this secret signs."""
+
     def watch(self, connection: Connection, watch: Watch) -> None: ...
     def watch_key(self, connection: Connection, watch: KeyWatch) -> None: ...
     def unwatch(self, connection: Connection, number: int) -> None: ...
@@ -36,17 +40,24 @@ class Server:
     """Listens for workers."""
 
     def __init__(
-        self, run_dir: Path, store: Answerer | None, loop: asyncio.AbstractEventLoop, follows: Follows | None = None
+        self,
+        run_dir: Path,
+        store: Answerer | None,
+        loop: asyncio.AbstractEventLoop,
+        follows: Follows | None = None,
+        read_again: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             store: knows the kept replies; None: no route keeps any.
             follows: knows the streams; None: no route streams.
+            read_again: has the store read its configuration again.
         """
         self._path = store_frames.socket_path(run_dir)
         self.store = store
         self.follows = follows
         self._loop = loop
+        self._read_again = read_again
         self._server: asyncio.Server | None = None
         self.connections: set[Connection] = set()
 
@@ -74,6 +85,17 @@ class Server:
         """The frames about all topics."""
         about_store = [] if self.store is None else [store_frames.encode(self.store.topics)]
         return about_store + ([] if self.follows is None else [store_frames.encode(self.follows.topic)])
+
+    def knows_secret(self, secret_id: bytes) -> bool:
+        """Whether the store can verify what a worker signs.
+
+        The supervisor writes the store's configuration before it starts a worker that needs it. The store may see the
+        worker before the signal to read it.
+        """
+        if self.store is None or not secret_id or self.store.knows_secret(secret_id):
+            return True
+        self._read_again()
+        return self.store.knows_secret(secret_id)
 
     def close(self) -> None:
         """Disconnect all workers, and listen no more."""
@@ -119,6 +141,10 @@ class Connection(asyncio.Protocol):
         if isinstance(frame, Hello):
             if frame.layout != store_frames.LAYOUT:
                 self.cut(f"expected frames of layout {store_frames.LAYOUT}, got {frame.layout}")
+                return
+            if not self._server.knows_secret(frame.secret_id):
+                # Every claim of this worker would be garbage here, and its key would be free on this node.
+                self.cut("expected a worker with one of the gateway.secrets of the store, got one with another secret")
                 return
             self._is_known = True
             self._server.connections.add(self)

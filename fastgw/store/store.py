@@ -99,6 +99,11 @@ class Store:
         self._server = server
         self._sweep()
 
+    def use(self, config: Config) -> None:
+        """Go on with another configuration that needs the same parts."""
+        self.config = config
+        self._secrets = Secrets(config.gateway.secrets)
+
     # The topic.
 
     def located(self, located: Located) -> Mapping[int, int]:
@@ -213,6 +218,10 @@ class Store:
             self._server.tell_topics()
 
     # Watches.
+
+    def knows_secret(self, secret_id: bytes) -> bool:
+        """See `Answerer`."""
+        return secret_id in self._secrets.ids
 
     def watch(self, connection: Connection, watch: Watch) -> None:
         """See `Answerer`."""

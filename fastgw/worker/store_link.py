@@ -48,10 +48,15 @@ class StoreLink:
         streams: the same about the topic of streams.
     """
 
-    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop, secret_id: bytes = b"") -> None:
+        """
+        Args:
+            secret_id: of the secret under which this worker signs; empty: there is none.
+        """
         self.topics: Topics | None = None
         self.streams: StreamTopic | None = None
         self._path = store_frames.socket_path(run_dir)
+        self._hello = Hello(store_frames.LAYOUT, secret_id)
         self._loop = loop
         self._connection: _Connection | None = None
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
@@ -145,7 +150,7 @@ class StoreLink:
         self._unsent = []
         watches = [store_frames.encode(frame) for frame, _ in self._watches.values()]
         follows = [_follow(number, follower) for number, follower in self._followers.items()]
-        self._connection.write(b"".join([store_frames.encode(Hello(store_frames.LAYOUT)), *watches, *follows]))
+        self._connection.write(b"".join([store_frames.encode(self._hello), *watches, *follows]))
 
     def disconnected(self, why: str) -> None:
         """The connection has ended."""

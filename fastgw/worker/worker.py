@@ -106,7 +106,8 @@ class Worker:
         ids = IdMaker(self._table.node, worker, generation)
         slots = self._table.open_range(self._process_index)
         self._join_requests(ids, slots)
-        self._store = StoreLink(run_dir, self._loop) if cfg.needs_store else None
+        signs = Secrets(cfg.gateway.secrets).ids[0] if cfg.gateway.secrets else b""
+        self._store = StoreLink(run_dir, self._loop, signs) if cfg.needs_store else None
         self._kept = self._join_kept(self._store, worker, generation) if self._store and cfg.keeps_replies else None
         self._streams = self._join_streams(self._store, worker, generation) if self._store and cfg.has_streams else None
         self._open_door(self._kept)

@@ -76,6 +76,7 @@ class Place1:
 
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
         cfg = config.loads(CONFIG.format(dir=folder, secret=SECRET.decode()))
+        self.folder = folder
         _, self.table = table.create(1, 1, 16)
         self.now_s = 1_800_000_000.0
         monkeypatch.setattr(store_module.time, "time", lambda: self.now_s)
@@ -207,6 +208,19 @@ def test_a_cancellation_decides_and_a_forged_one_is_counted(place: Place1) -> No
     assert place.figure(StoreGauge.GARBAGE) == 1
     place.cancel()
     place.reply()
+    assert place.worker.known[-1] == Known.CANCELLED
+
+
+def test_what_stands_under_a_new_secret_counts_once_it_is_configured(place: Place1) -> None:
+    new = "the secret that takes the place of the old one"
+    place.locate()
+    place.ends()
+    place.watch()
+    place.cancel(Secrets([new]))
+    assert (place.worker.known, place.store.knows_secret(Secrets([new]).ids[0])) == ([Known.OPEN], False)
+    place.store.use(config.loads(CONFIG.format(dir=place.folder, secret=f'{SECRET.decode()}", "{new}')))
+    assert place.store.knows_secret(Secrets([new]).ids[0])
+    place.cancel(Secrets([new]))
     assert place.worker.known[-1] == Known.CANCELLED
 
 

@@ -25,9 +25,13 @@ class Store:
 
     def __init__(self) -> None:
         self.topics = TOPICS
+        self.secret_ids = {b"secret 1"}
         self.watched: list[tuple[Connection, Watch]] = []
         self.unwatched: list[int] = []
         self.left = 0
+
+    def knows_secret(self, secret_id: bytes) -> bool:
+        return secret_id in self.secret_ids
 
     def watch(self, connection: Connection, watch: Watch) -> None:
         self.watched.append((connection, watch))
@@ -52,8 +56,8 @@ async def until(condition, link: StoreLink | None = None) -> None:
             await asyncio.sleep(0.005)
 
 
-async def serve(run_dir: Path, store: Store) -> Server:
-    server = Server(run_dir, store, asyncio.get_running_loop())
+async def serve(run_dir: Path, store: Store, read_again=lambda: None) -> Server:
+    server = Server(run_dir, store, asyncio.get_running_loop(), read_again=read_again)
     await server.start()
     return server
 
@@ -124,6 +128,33 @@ async def three_stores(tmp_path: Path) -> None:
         await until(lambda: link.topics is None)
     link.close()
     link.tick()
+
+
+def test_a_worker_with_another_secret_is_let_in_when_the_store_has_read_it(tmp_path: Path) -> None:
+    """Otherwise its claims would be garbage, and its keys free on this node."""
+    uvloop.run(another_secret(tmp_path))
+
+
+async def another_secret(tmp_path: Path) -> None:
+    store, written, reads = Store(), {b"secret 1"}, []
+
+    def read_again() -> None:
+        reads.append(1)
+        store.secret_ids = set(written)
+
+    server = await serve(tmp_path, store, read_again)
+    loop = asyncio.get_running_loop()
+    known, unknown = StoreLink(tmp_path, loop, b"secret 1"), StoreLink(tmp_path, loop, b"secret 2")
+    await until(lambda: known.topics == TOPICS, known)
+    assert reads == []
+    await until(lambda: len(reads) > 1, unknown)
+    assert unknown.topics is None
+    written.add(b"secret 2")
+    await until(lambda: unknown.topics == TOPICS, unknown)
+    assert known.topics == TOPICS
+    for link in (known, unknown):
+        link.close()
+    server.close()
 
 
 def test_strangers_are_cut_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
