@@ -2,7 +2,8 @@
 
 A token carries everything that a node needs to act on it, so no node stores anything for it:
 
-    ticket    u8 version | id | topic id | i32 request partition | i64 created | i64 expires
+    ticket    u8 version | id | topic id | i32 request partition
+              i64 created | i64 work until | i64 expires
               u8 length, key hash | u16 length, route | u16 length, subject | MAC
     stream    u8 version | id | topic id | i32 partition | i64 start offset | i32 request partition | i64 expires
               u16 length, route | u16 length, subject | MAC
@@ -34,11 +35,11 @@ TOPIC_ID_BYTES: Final = 16
 KEY_HASH_BYTES: Final = 32  # of an idempotent request; other tickets have none
 ROUTE_BYTES_MAX: Final = 512
 SUBJECT_BYTES_MAX: Final = 256
-TOKEN_BYTES_MAX: Final = 1200  # of the text; a ticket with everything at its largest has 1,166
+TOKEN_BYTES_MAX: Final = 1200  # of the text; a ticket with everything at its largest has 1,176
 EVENT_ID_BYTES_MAX: Final = TOKEN_BYTES_MAX + 2 * 20  # two dots and two numbers of at most 19 digits
 
 _VERSION: Final = 1
-_TICKET_HEAD = struct.Struct(">B16s16siqq")
+_TICKET_HEAD = struct.Struct(">B16s16siqqq")
 _STREAM_HEAD = struct.Struct(">B16s16siqiq")
 _SHORT, _LONG = struct.Struct(">B"), struct.Struct(">H")
 
@@ -138,6 +139,7 @@ class Ticket(NamedTuple):
     route: str  # its name
     subject: str  # who asked; empty without authentication
     created_ms: int  # since 1970
+    work_until_ms: int  # a reply that was appended at this time or later does not count
     expires_ms: int  # since 1970
 
     def __repr__(self) -> str:
@@ -154,7 +156,7 @@ def seal_ticket(secrets: Secrets, ticket: Ticket) -> str:
         raise ValueError(f"key hash: expected 0 or {KEY_HASH_BYTES} bytes, got {len(ticket.key_hash)}")
     head = _packed(
         _TICKET_HEAD, _VERSION, _id_bytes(ticket.correlation_id), _topic_id(ticket.topic_id),
-        ticket.request_partition, ticket.created_ms, ticket.expires_ms,
+        ticket.request_partition, ticket.created_ms, ticket.work_until_ms, ticket.expires_ms,
     )  # fmt: skip
     key_hash = _SHORT.pack(len(ticket.key_hash)) + ticket.key_hash
     return _sealed(secrets, Purpose.TICKET, head + key_hash + _names(ticket.route, ticket.subject))
@@ -169,13 +171,13 @@ def open_ticket(secrets: Secrets, text: str, now_ms: int) -> Ticket:
     """
     data = _opened(secrets, Purpose.TICKET, text)
     try:
-        version, uuid, topic_id, partition, created_ms, expires_ms = _TICKET_HEAD.unpack_from(data)
+        version, uuid, topic_id, partition, created_ms, until_ms, expires_ms = _TICKET_HEAD.unpack_from(data)
         key_hash, at = _taken(data, _TICKET_HEAD.size, _SHORT)
         route, subject = _names_of(data, at)
         correlation_id = _id_text(version, uuid)
     except (ValueError, struct.error):
         raise ForgedToken("expected a ticket of this version, got another content") from None
-    ticket = Ticket(correlation_id, key_hash, topic_id, partition, route, subject, created_ms, expires_ms)
+    ticket = Ticket(correlation_id, key_hash, topic_id, partition, route, subject, created_ms, until_ms, expires_ms)
     _check_time(expires_ms, now_ms)
     return ticket
 

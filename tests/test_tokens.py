@@ -15,7 +15,7 @@ ID = b"00000001-0007-8000-8000-000000300009"
 TOPIC = bytes(range(16))
 NOW = 1_700_000_000_000
 
-TICKET = Ticket(ID, b"k" * 32, TOPIC, 3, "POST /orders", "ada", NOW, NOW + 1000)
+TICKET = Ticket(ID, b"k" * 32, TOPIC, 3, "POST /orders", "ada", NOW, NOW + 500, NOW + 1000)
 STREAM = StreamToken(ID, TOPIC, 5, 1 << 40, 3, "GET /orders", "", NOW + 1000)
 LARGEST = [
     TICKET._replace(route="\u00e4" * 256, subject="s" * 256, request_partition=(1 << 31) - 1, expires_ms=(1 << 63) - 1),

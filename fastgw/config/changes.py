@@ -1,4 +1,4 @@
-"""Comparison of two configurations: what a reload cannot change, and what it must keep."""
+"""Comparison of two configurations: what a reload cannot change, what it cannot make smaller, and what it must keep."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from fastgw.config.kinds import fields_of
 from fastgw.config.schema import ROUTES_MAX, Admin, Cluster, Config, Gateway, Later, Listen, Store, Streams
+from fastgw.config.units import NS_PER_S
 
 _SECTIONS = (
     ("gateway", Gateway),
@@ -28,6 +29,17 @@ def restart_only_changes(old: Config, new: Config) -> list[str]:
             if field.setting.restart and _fixed(getattr(before, field.name)) != _fixed(getattr(after, field.name)):
                 changed.append(f"{name}.{field.key}")
     return changed
+
+
+def broken_promise(old: Config, new: Config) -> str:
+    """What a reload may not make smaller, in words; empty: it does not."""
+    if old.tickets is None or new.later.keep_ns >= old.later.keep_ns:
+        return ""
+    return (
+        f"later.keep: expected at least {old.later.keep_ns // NS_PER_S} s while the gateway runs, because status URLs"
+        f" that clients have are valid for so long, got {new.later.keep_ns // NS_PER_S} s; restart the gateway to end"
+        " them earlier"
+    )
 
 
 def _fixed(value: Any) -> Any:

@@ -384,7 +384,8 @@ class Later(msgspec.Struct, frozen=True, kw_only=True):
     topic: Annotated[str, Setting(
         "The topic of the replies that are kept.", _TOPIC, default='`gateway.name` + `".later"`', restart=True)] = ""
     keep_ns: Annotated[int, Setting(
-        "How long a reply is kept, so that its status URL or its idempotency key gives it.",
+        "How long a reply is kept, so that its status URL or its idempotency key gives it. A reload can only "
+        "raise it.",
         duration("1m", "720h"))] = 24 * 3600 * NS_PER_S
     lanes: Annotated[int, Setting(
         "Partitions of the topic. A topic with another number of lanes needs a new name.", integer(1, 64),

@@ -218,6 +218,7 @@ class Deferral:
             self._plan.name,
             "",
             self._created_ms,
+            self.work_until_ms,
             self._created_ms + self._later.settings.keep_ms,
         )
         applied = [("preference-applied", "respond-async")] if self._is_async else []

@@ -81,6 +81,9 @@ class Tickets:
             return self._refuse(admission, answer, errors.TICKET_GONE, "the time of this status URL is over")
         except BadToken as bad:
             return self._refuse(admission, answer, errors.TICKET_UNKNOWN, str(bad))
+        if self._epoch_ms(now_ns) >= ticket.created_ms + self._later.settings.keep_ms:
+            # The store has given up its reply, and could only say that there is none.
+            return self._refuse(admission, answer, errors.TICKET_GONE, "later.keep was lowered, and is over")
         plan = self._plans.get(ticket.route)
         if plan is None:
             return self._refuse(admission, answer, errors.TICKET_GONE, "its route is no longer configured")
@@ -115,9 +118,8 @@ class Tickets:
         heappush(self._due, (wait.deadline_ns, token))
         ticket = wait.ticket
         home = _home_of(ticket)
-        until_ms = ticket.created_ms + wait.plan.work_timeout_ns // NS_PER_MS
         wait.watch = self._later.store.watch(
-            ticket.correlation_id, home, until_ms, lambda state: self._on_state(token, state)
+            ticket.correlation_id, home, ticket.work_until_ms, lambda state: self._on_state(token, state)
         )
         return token
 

@@ -474,6 +474,8 @@ class Supervisor:
                 f"{self._config_path}: {', '.join(fixed)}: expected no change while the gateway runs,"
                 " got another value; restart the gateway to change it"
             )
+        if broken := changes.broken_promise(before, after):
+            raise ConfigError(f"{self._config_path}: {broken}")
         after = changes.keep_route_numbers(before, after)
         return ConfigVersion(after, in_memory(config.to_json(after), sealed=True))
 

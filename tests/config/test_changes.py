@@ -45,6 +45,21 @@ def test_the_rights_of_a_unix_socket_need_a_restart() -> None:
     assert changes.restart_only_changes(old, new) == ["gateway.listen"]
 
 
+def keeping(keep: str, more: str = "later = true") -> Config:
+    secrets = 'secrets = ["a secret that has at least 32 bytes"]\n[store]\ndir = "/store"\n'
+    return loads(GATEWAY + secrets + f'[later]\nkeep = "{keep}"\n' + KAFKA + ROUTE + more)
+
+
+def test_a_reload_may_not_shorten_what_status_urls_promise() -> None:
+    day, hour = keeping("24h"), keeping("2h")
+    assert changes.broken_promise(day, hour) == (
+        "later.keep: expected at least 86400 s while the gateway runs, because status URLs that clients have are valid"
+        " for so long, got 7200 s; restart the gateway to end them earlier"
+    )
+    assert changes.broken_promise(hour, day) == changes.broken_promise(day, day) == ""
+    assert changes.broken_promise(keeping("24h", ""), hour) == "", "there are no status URLs"
+
+
 def with_routes(*names: str) -> Config:
     return loads(
         GATEWAY

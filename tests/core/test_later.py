@@ -360,6 +360,24 @@ def test_what_is_no_status_url_is_404(place: Place, spoil) -> None:
     assert location not in client.only[2].decode()
 
 
+def test_a_status_url_keeps_its_time_for_the_work_over_a_reload(place: Place) -> None:
+    location = place.location()
+    place.house.plan.work_timeout_ns = 60 * S
+    place.ask(location)
+    assert [watch[2] for watch in place.store.watches.values()] == [EPOCH_MS + 3_600_000]
+
+
+def test_a_status_url_is_gone_when_less_is_kept_than_it_was_promised(place: Place) -> None:
+    """After a restart with a smaller `later.keep` the store could only say that there is no reply."""
+    location = place.location()
+    place.later.settings = place.later.settings._replace(keep_ms=7_200_000)
+    place.now_ns += 7199 * S
+    assert place.ask(location)[0].answers == []
+    place.now_ns += S
+    client, _ = place.ask(location)
+    assert client.only[0] == 410
+
+
 def test_a_status_url_ends_with_its_time_with_its_topic_and_with_its_route(place: Place) -> None:
     location = place.location()
     place.now_ns += 86_400 * S

@@ -13,7 +13,7 @@ from tests.fuzz.drawing import Draw
 SECRETS = Secrets([b"s" * 32, b"t" * 32])
 NOW = 1_000
 _ID = b"0000000a-0007-8000-8000-000000300009"
-_TICKET = Ticket(_ID, b"k" * 32, bytes(16), 3, "POST /orders", "ada", 0, 2_000)
+_TICKET = Ticket(_ID, b"k" * 32, bytes(16), 3, "POST /orders", "ada", 0, 1_000, 2_000)
 _STREAM = StreamToken(_ID, bytes(16), 5, 7, 3, "GET /orders", "", 2_000)
 _TEXTS = {tokens.seal_ticket(SECRETS, _TICKET): _TICKET, tokens.seal_stream(SECRETS, _STREAM): _STREAM}
 _TOKEN = tokens.seal_stream(SECRETS, _STREAM)
