@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from math import inf
@@ -52,6 +53,7 @@ class Child:
         state: set by the parent.
         ready_at: when it reported "ready".
         kill_at: when the parent kills it; infinity while the parent waits for nothing.
+        killed_at: when the parent has killed it.
         ready_fd: the pipe on which the child reports; -1 after the report or the end of the child.
     """
 
@@ -74,7 +76,7 @@ class Child:
         self.config: Config | None = None
         self.refusal = ""
         self.started_at, self.kill_at = now, kill_at
-        self.ready_at = inf
+        self.ready_at = self.killed_at = inf
         self.state = State.STARTING
         self._said = b""
         self.ready_fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -128,6 +130,7 @@ class Child:
 
     def kill(self) -> None:
         self.state, self.kill_at = State.STOPPING, inf
+        self.killed_at = min(self.killed_at, time.monotonic())
         self.send(signal.SIGKILL)
 
     def ends_within(self, seconds: float) -> bool:

@@ -2,6 +2,9 @@
 
 The service does not depend on it: it starts without waiting for it, and systemd's watchdog does not look at it. One
 store at a time: a successor starts after its predecessor has ended.
+
+Not even SIGKILL ends a process that waits for a frozen disk. Nobody waits for such a store: the service ends without
+it, and the lock on its folder keeps the next one out.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ class StoreChild:
     def due_at(self) -> float:
         """When the next start is due, in monotonic seconds."""
         return self._back_off.due_at
+
+    def holds_up(self, now: float) -> bool:
+        """Whether the end of the service has to wait for the process."""
+        return self.child is not None and now < self.child.killed_at + self._times.agent_stop
 
     def want(self, is_wanted: bool) -> None:
         """Whether a store is needed."""

@@ -13,7 +13,7 @@ process, a `Worker` for the processes of one worker, a `Rollout` for the configu
     standby           a process that has imported everything waits to become the next worker: a successor starts faster
     watchdog          systemd's watchdog is notified while a worker serves and all heartbeats are fresh
     agent dies        a successor starts, the workers are not affected; an agent that hangs for 15 s is killed
-    store dies        the same; it runs only if a route needs it
+    store dies        the same; it runs only if a route needs it; the end does not wait for one that cannot be killed
     SIGHUP            the new configuration is read, and a checker makes the agent's start-up checks with it in Kafka.
                       Then a new generation of each worker starts, one worker after the other; when it is ready, the old
                       one drains. If one does not become ready, the replaced workers go back to the old configuration.
@@ -133,7 +133,10 @@ class Supervisor:
         return self._exit_code
 
     def _over(self) -> bool:
-        return self._phase is Phase.DRAINING and not self._children()
+        if self._phase is not Phase.DRAINING:
+            return False
+        left = [child for child in self._children() if child is not self._store.child]
+        return not left and not self._store.holds_up(time.monotonic())
 
     def _children(self) -> list[Child]:
         return self._lasting() + self._checkers
@@ -186,9 +189,13 @@ class Supervisor:
             child.send(signal.SIGTERM)
         kill_at = time.monotonic() + self._times.drain_more
         for child in self._children():
-            if not child.ends_within(max(0.0, kill_at - time.monotonic())):
-                child.send(signal.SIGKILL)
-            child.reap()
+            if not child.ends_within(max(0.0, min(kill_at, child.killed_at) - time.monotonic())):
+                child.kill()
+            give_up_after = child.killed_at + self._times.agent_stop - time.monotonic()
+            if child.ends_within(min(self._times.agent_stop, max(0.0, give_up_after))):
+                child.reap()
+            else:
+                log.error("child cannot be killed: ended without it", child=child.name, pid=child.pid)
 
     # Starting the service.
 
@@ -614,7 +621,7 @@ class Supervisor:
         if self._worker_processes():
             return
         self._store.want(False)
-        if self._agent and self._agent.state is not State.STOPPING and self._store.child is None:
+        if self._agent and self._agent.state is not State.STOPPING and not self._store.holds_up(now):
             self._agent.stop(now + self._times.agent_stop)
 
     def _kill_at_once(self) -> None:

@@ -223,6 +223,19 @@ def main() -> int:
     return 0
 
 
+def _spare(kind: str) -> None:
+    """Have SIGKILL do nothing to children of this kind, as if they waited for a frozen disk."""
+    from fastgw.supervisor.children import Child
+
+    send = Child.send
+
+    def spare(child: Child, number: signal.Signals) -> None:
+        if child.kind != kind or number != signal.SIGKILL:
+            send(child, number)
+
+    Child.send = spare  # type: ignore[method-assign]
+
+
 def supervise(config_path: Path) -> int:
     from fastgw.supervisor import supervisor  # the children need none of it, and there are many of them
     from fastgw.supervisor.times import SupervisorTimes
@@ -230,6 +243,8 @@ def supervise(config_path: Path) -> int:
     times = SupervisorTimes(
         start=10, hung=0.6, agent_hung=2.0, look=0.1, drain_more=0.5, retry_first=0.05, retry_last=0.2, good_run=2
     )
+    if unkillable := os.environ.get("FAKE_UNKILLABLE"):
+        _spare(unkillable)
     override = dict(part.split("=") for part in os.environ.get("FAKE_TIMES", "").split())
     times = times._replace(**{name: float(value) for name, value in override.items()})
     try:

@@ -491,6 +491,26 @@ def test_a_reload_that_goes_back_takes_back_what_it_has_told_the_store(service: 
     assert one.events("store read")[0] == "store read orders,orders-2 old,new"
 
 
+def test_nobody_waits_for_a_store_that_cannot_be_killed(service: Start) -> None:
+    """Not even SIGKILL ends a process that waits for a frozen disk."""
+    one = service(
+        {"FAKE_UNKILLABLE": "store", "FAKE_TIMES": "agent_stop=0.5 drain_more=0.5"}, **with_store(OLD)
+    ).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    one.plan("store", "hangs")
+    eventually(lambda: one.logged("child hung: killed", child="store"))
+    one.configure(**with_store(OLD, NEW))
+    one.send(signal.SIGHUP)
+    eventually(lambda: one.logged("reloaded"))
+    assert one.ask().startswith("worker")
+    assert len(one.events("store started")) == 1, "its successor would use the same files"
+    one.plan("store", "stubborn")
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    assert one.events("agent drained")
+    assert one.logged("child cannot be killed: ended without it", child="store")
+
+
 # --- the end ---
 
 
