@@ -22,7 +22,7 @@ from fastgw.admin import server as admin_server
 from fastgw.admin.pages import PLAIN, WAITING_SHOWN, Admin, page
 from fastgw.admin.server import CONNECTIONS_MAX, AdminServer
 from fastgw.config import Config
-from fastgw.messages import Gauge
+from fastgw.messages import Gauge, StoreGauge
 from fastgw.state_file import State
 from tests.waiting import eventually
 
@@ -94,6 +94,66 @@ def test_ready_means_that_every_worker_serves(pages: Admin, shared: Table) -> No
         "reasons": ["worker 0: its reply path is not ready"],
         "warnings": [],
     }
+
+
+class WithStore:
+    """The pages of a node whose configuration needs a store, at a time that a test moves."""
+
+    def __init__(self, shared: Table, ready_wait: str) -> None:
+        self.shared, self.now_ns = shared, NOW_NS
+        cfg = config.loads(
+            f"""
+            [gateway]
+            name = "shop"
+            secrets = ["a secret that has at least 32 bytes"]
+            ready_wait = "{ready_wait}"
+            [kafka]
+            bootstrap = "localhost:9092"
+            [store]
+            dir = "/store"
+            [[route]]
+            method = "POST"
+            path = "/reports"
+            topic = "reports"
+            later = true
+            """
+        )
+        self.pages = Admin(shared, cfg, lambda: self.now_ns)
+
+    def store(self, *, is_ready: bool) -> None:
+        self.shared.set_store_gauge(StoreGauge.READY, int(is_ready))
+        self.shared.store_beats(self.now_ns)
+
+    def readyz(self) -> tuple[int, list[str], list[str]]:
+        """Status, reasons and warnings; the workers serve."""
+        for worker in range(2):
+            self.shared.heartbeat(table.process_index(worker, 0), self.now_ns, 0, worker, 1)
+        page = self.pages.handle("GET", "/readyz")
+        told = orjson.loads(page.body)
+        return page.status, told["reasons"], told["warnings"]
+
+
+def test_ready_waits_for_the_first_look_of_the_store(shared: Table) -> None:
+    node = WithStore(shared, "30s")
+    warning = "; requests that need it get 503"
+    trouble = "store: it has not started yet"
+    assert node.readyz() == (503, [trouble], [trouble + warning])
+    node.store(is_ready=False)
+    trouble = "store: it still reads its topic, 0 records are left"
+    assert node.readyz() == (503, [trouble], [trouble + warning])
+    node.store(is_ready=True)
+    assert node.readyz() == (200, [], [])
+    node.store(is_ready=False)
+    assert node.readyz() == (200, [], [trouble + warning]), "other routes work, and other nodes read the same topic"
+
+
+def test_ready_waits_for_the_store_at_most_as_long_as_configured(shared: Table) -> None:
+    node = WithStore(shared, "30s")
+    node.now_ns += 30_000 * MS - 1
+    assert node.readyz()[0] == 503
+    node.now_ns += 1
+    trouble = "store: it has not started yet"
+    assert node.readyz() == (200, [], [f"{trouble}; requests that need it get 503"])
 
 
 def test_a_drain_is_seen_at_once(pages: Admin, shared: Table) -> None:

@@ -473,7 +473,7 @@ def test_the_store_ends_after_the_last_worker_that_needs_it(service: Start) -> N
     one.configure(workers=1, drain="20s", more='[store]\ndir = "store"')
     one.send(signal.SIGHUP)
     eventually(lambda: one.logged("reloaded"))
-    assert one.events("worker 0.0 stopping")
+    eventually(lambda: one.events("worker 0.0 stopping"))
     assert not one.events("store stopping")
     one.behave("worker-0")
     eventually(lambda: one.events("store drained"))
@@ -509,6 +509,37 @@ def test_nobody_waits_for_a_store_that_cannot_be_killed(service: Start) -> None:
     assert one.exit_code() == 0
     assert one.events("agent drained")
     assert one.logged("child cannot be killed: ended without it", child="store")
+
+
+def test_the_end_waits_for_the_store_and_then_for_the_agent(service: Start) -> None:
+    one = service(**with_store(OLD)).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    ends = [line for line in one.events() if line.endswith(("drained", "stopping"))]
+    assert ends[-4:] == ["store stopping", "store drained", "agent stopping", "agent drained"]
+    assert all(line.startswith("worker") for line in ends[:-4])
+
+
+def test_a_store_that_is_never_ready_holds_up_nothing(service: Start) -> None:
+    one = service({"WATCHDOG_USEC": "200000"}, **with_store(OLD))
+    one.plan("store", "silent")
+    one.start()
+    eventually(lambda: any(message.startswith("READY=1") for message in one.tellings()))
+    _fed_again(one)
+    assert one.events("store started")
+    assert not one.logged("child ready", child="store")
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+
+
+def test_the_watchdog_is_fed_while_the_heart_of_the_store_has_stopped(service: Start) -> None:
+    one = service({"WATCHDOG_USEC": "200000", "FAKE_TIMES": "agent_hung=60"}, **with_store(OLD)).start()
+    eventually(lambda: one.logged("child ready", child="store"))
+    os.kill(one.pid("store"), signal.SIGSTOP)
+    _fed_again(one)
+    os.kill(one.pid("store"), signal.SIGKILL)
+    eventually(lambda: len(one.events("store started")) == 2)
 
 
 # --- the end ---
