@@ -197,6 +197,7 @@ class StoreGauge(IntEnum):
     FOLLOWS = 12  # streams that workers follow
     FOLLOWS_BEHIND = 13  # of these, streams that are read from the log again, because their clients are slower
     STREAM_PARTITIONS = 14  # partitions of the topic of streams that it reads for this node
+    SPLIT_LOST = 15  # counts: split replies that Kafka refused on their home partition
 
 
 class ReplyDisposition(IntEnum):

@@ -211,6 +211,8 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
         yield from _gauge(name, text, [((), value)])
     text = "Kept replies found on another partition than their home, and sent on to it."
     yield from _counter("store_split_total", text, [((), store.split)])
+    text = "Of these, replies that are lost, because Kafka refuses them there."
+    yield from _counter("store_split_lost_total", text, [((), store.split_lost)])
     text = "Control records that no gateway with the present secrets has written."
     yield from _counter("store_garbage_total", text, [((), store.garbage)])
     samples = [((("result", result),), table.tally(tally)) for tally, result in KEY_RESULTS.items()]

@@ -164,6 +164,7 @@ class Admin:
             "watches": store.watches,
             "lag_records": store.lag_records,
             "split": store.split,
+            "split_lost": store.split_lost,
             "garbage": store.garbage,
             "keys": store.keys,
             "requests_with_key": {result: self._table.tally(tally) for tally, result in metrics.KEY_RESULTS.items()},

@@ -22,6 +22,7 @@ class StoreState(NamedTuple):
     watches: int
     lag_records: int
     split: int
+    split_lost: int
     garbage: int
     keys: int
     follows: int
@@ -53,6 +54,7 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.WATCHES),
         table.store_gauge(StoreGauge.LAG_RECORDS),
         table.store_gauge(StoreGauge.SPLIT),
+        table.store_gauge(StoreGauge.SPLIT_LOST),
         table.store_gauge(StoreGauge.GARBAGE),
         table.store_gauge(StoreGauge.KEYS),
         table.store_gauge(StoreGauge.FOLLOWS),

@@ -403,6 +403,9 @@ def judge_store(store: Mapping[str, Any]) -> Iterator[Finding]:
     if split := store["split"]:
         advice = 'each is sent on: let services reply to the partition in the header "reply_partition"'
         yield Finding("warning", "store", f"{split} replies arrived on another partition than their request's", advice)
+    if lost := store["split_lost"]:
+        advice = 'the log has their ids; their requests end with work_expired: services must use "reply_partition"'
+        yield Finding("error", "store", f"{lost} of them were lost: Kafka refuses them on the right partition", advice)
     yield Finding("ok", "store", f"{store['entries']} entries, {store['bytes'] >> 20} MiB")
     if store.get("streams"):
         yield _judge_streams(store["streams"])

@@ -138,7 +138,7 @@ class KeptReplies:
         self._tables = _open_tables(config)
         self._values = LogValues(config, loop)
         self.store = Store(config, Secrets(config.gateway.secrets), self._tables, self._values, shared, loop)
-        self._reader = TopicReader(config, self.store, on_loop, fail)
+        self._reader = TopicReader(config, self.store, self.store.split.send_home, on_loop, fail)
 
     def start(self, server: Server) -> None:
         self.store.start(server)

@@ -54,6 +54,7 @@ class Store:
 
     Attributes:
         topics: what the workers are told about the topic.
+        split: sends replies home; it belongs to the reader's thread.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Store:
         self._secrets = secrets
         self._tables = tables
         self._values = values
-        self._split = SplitReplies(config, table, config.later.topic, ReplyTopic.LATER)
+        self.split = SplitReplies(config, table, config.later.topic, ReplyTopic.LATER)
         self._table = table
         self._loop = loop
         self._server: Server | None = None
@@ -103,6 +104,7 @@ class Store:
         """Go on with another configuration that needs the same parts."""
         self.config = config
         self._secrets = Secrets(config.gateway.secrets)
+        self.split.use(config)
 
     # The topic.
 
@@ -155,7 +157,6 @@ class Store:
             if entry is not None:
                 entries[arrived.reply.partition].append((arrived.reply.offset, entry))
             self._was_read_to(arrived.reply.partition, arrived.appended_ms)
-        self._split.send_home([one.reply for one in batch.records if not control.is_control(one.reply)])
         topic_id = self.topics.later_id
         self._append([
             Part(Source(topic_id, partition), found, batch.next_offsets[partition])
@@ -330,7 +331,8 @@ class Store:
             StoreGauge.WATCHES: len(self._watches) + self._keys.watch_count,
             StoreGauge.KEYS: len(self._keys),
             StoreGauge.LAG_RECORDS: self._lag,
-            StoreGauge.SPLIT: self._split.count,
+            StoreGauge.SPLIT: self.split.count,
+            StoreGauge.SPLIT_LOST: self.split.lost,
             StoreGauge.GARBAGE: self._garbage,
         }
         for gauge, value in figures.items():

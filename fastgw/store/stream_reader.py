@@ -20,7 +20,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from fastgw._ctable import UNOWNED, Table
 from fastgw.config import Config
 from fastgw.dialects.plain import decode_reply
-from fastgw.errors import StoreError
 from fastgw.ids import ReplyTopic
 from fastgw.kafka import client_log, cluster
 from fastgw.kafka.properties import store_consumer_properties
@@ -207,10 +206,8 @@ class StreamReader:
                 client_log.CLIENT_LOG.client_error(error)
         if not next_offsets:
             return True
-        try:
-            self._split.send_home(replies)
-        except StoreError as error:  # these streams fail: their items are missing
-            log.error("items of streams did not reach their partition", error=str(error))
+        if left := self._split.send_home(replies):  # these streams fail: their items are missing
+            log.error("items of streams did not reach their partition", records=len(left))
         reading.update(next_offsets)
         self._on_loop(lambda: self.follows.took(seen, next_offsets))
         return True

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from fastgw.config import Config
+from fastgw.dialects import control
 from fastgw.dialects.plain import decode_reply
 from fastgw.kafka import client_log, cluster
 from fastgw.kafka.properties import store_consumer_properties
@@ -93,17 +94,20 @@ class TopicReader:
         self,
         config: Config,
         taker: Taker,
+        send_home: Callable[[Sequence[Reply]], list[Reply]],
         on_loop: Callable[[Callable[[], Any]], Any],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
         Args:
+            send_home: see `SplitReplies.send_home`. It may wait for Kafka: this thread calls it.
             on_loop: runs a function on the loop, waits for it, and returns its result.
             on_failure: called when the thread ends with an error. Errors of Kafka do not end it.
         """
         self._config = config
         self._topic = config.later.topic
         self._taker = taker
+        self._send_home = send_home
         self._on_loop = on_loop
         self._on_failure = on_failure
         self._stopping = threading.Event()
@@ -161,11 +165,19 @@ class TopicReader:
             is_busy = len(messages) >= BUSY
             messages = next_messages(consumer, BATCH, POLL_S, GATHER_S if is_busy else 0.0)
             batch = self._batch(consumer, messages)
-            if batch is not None:
+            if batch is not None and self._has_sent_home(batch, is_over):
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
             if any(_is_reset(message.error()) for message in messages):
                 log.error("kept replies are looked up again: the topic does not have what was to be read")
                 return
+
+    def _has_sent_home(self, batch: Batch, is_over: threading.Event) -> bool:
+        """Send replies to their home before the store keeps the position behind them. False: reading ends."""
+        left = [one.reply for one in batch.records if not control.is_control(one.reply)]
+        while left := self._send_home(left):
+            if is_over.is_set() or self._stopping.wait(LOOK_AGAIN_S):
+                return False
+        return True
 
     def _ask(self, located: Located, is_over: threading.Event) -> None:
         """Ask Kafka about the topic until `is_over`; set it when the topic is another one."""

@@ -36,7 +36,7 @@ class HandService:
 
     def __init__(self, bootstrap: str, topics: Sequence[str]) -> None:
         self._consumer = Consumer(_reading(bootstrap))
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "message.max.bytes": 16 << 20})
         ends = [
             TopicPartition(topic, partition, _span(self._consumer, topic, partition)[1])
             for topic in topics

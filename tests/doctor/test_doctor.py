@@ -303,6 +303,7 @@ def test_without_a_route_that_needs_it_nothing_is_said_of_the_store() -> None:
 
 
 IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 20, "max_bytes": 1 << 30, "garbage": 0}
+IN_ORDER["split_lost"] = 0
 
 
 @pytest.mark.parametrize(
@@ -313,6 +314,7 @@ IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 
         ({"bytes": 850 << 20}, "warning", "83% of store.max_bytes are in use"),
         ({"garbage": 3}, "warning", "3 records of shop.later without a valid MAC"),
         ({"split": 4}, "warning", "4 replies arrived on another partition than their request's"),
+        ({"split_lost": 2}, "error", "2 of them were lost: Kafka refuses them on the right partition"),
     ],
 )
 def test_the_running_store(state: dict[str, Any], level: str, found: str) -> None:

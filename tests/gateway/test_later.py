@@ -7,11 +7,12 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from fastgw import ids
 from tests.actors.commands import fastgw
@@ -180,6 +181,51 @@ def test_the_first_reply_counts_and_a_reply_elsewhere_is_sent_home(shop: Shop) -
     shop.service.reply(request, b"second")
     assert shop.state(location).body == b"first"
     eventually(lambda: shop.gateway.metric("fastgw_store_split_total") == split + 1, 10, "it is counted")
+
+
+def test_a_large_reply_elsewhere_is_sent_home_too(shop: Shop) -> None:
+    location, large = shop.deferred(b"large split"), b"x" * (2 << 20)
+    request = shop.service.take(b"large split")
+    shop.service.post(shop.later, (int(request.headers["reply_partition"]) + 1) % 8, request.correlation_id, large)
+    assert shop.state(location, wait_s=10).body == large
+
+
+def test_a_reply_elsewhere_that_kafka_refuses_is_passed_by(shop: Shop, kafka_admin: AdminClient) -> None:
+    lost, store = shop.gateway.metric("fastgw_store_split_lost_total"), shop.pid("store")
+    location, next_one = shop.deferred(b"refused"), shop.deferred(b"behind it")
+    request, behind = shop.service.take(b"refused"), shop.service.take(b"behind it")
+    elsewhere = (int(request.headers["reply_partition"]) + 1) % 8
+    os.kill(store, signal.SIGSTOP)
+    try:
+        shop.service.post(shop.later, elsewhere, request.correlation_id, b"x" * (2 << 20))
+        with setting(kafka_admin, shop.later, "max.message.bytes", str(1 << 20)):
+            os.kill(store, signal.SIGCONT)
+            eventually(lambda: shop.gateway.metric("fastgw_store_split_lost_total") == lost + 1, 20, "it is counted")
+    finally:
+        os.kill(store, signal.SIGCONT)
+    assert request.correlation_id.decode() in shop.gateway.log_text
+    shop.service.reply(behind, b"not held up")
+    assert shop.state(next_one, wait_s=10).body == b"not held up"
+    assert shop.state(location).status == 202
+    assert shop.pid("store") == store
+
+
+@contextmanager
+def setting(admin: AdminClient, topic: str, name: str, value: str) -> Iterator[None]:
+    """A setting of a topic, for a while."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    before = admin.describe_configs([resource])[resource].result()[name].value
+
+    def alter(to: str) -> None:
+        entry = ConfigEntry(name, to, incremental_operation=AlterConfigOpType.SET)
+        changed = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin.incremental_alter_configs([changed])[changed].result()
+
+    alter(value)
+    try:
+        yield
+    finally:
+        alter(before)
 
 
 def test_a_service_that_always_replies_to_the_response_topic_is_understood(shop: Shop, topics: dict[str, str]) -> None:
