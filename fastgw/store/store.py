@@ -113,6 +113,7 @@ class Store:
         self._is_lost = False
         known = {source.partition: offset for source, offset in self._tables.positions().items()
                  if source.topic == located.topic_id}  # fmt: skip
+        self._forget_empty(located.topic_id)
         starts, forgotten = {}, set()
         for partition, (first, end) in located.bounds.items():
             start = known.get(partition, first)
@@ -129,6 +130,12 @@ class Store:
         self._tell_topics(self._topics(located.topic_id, len(located.bounds), is_ready=False))
         log.info("reads kept replies", topic=self.config.later.topic, partitions=len(starts))
         return starts
+
+    def _forget_empty(self, topic_id: bytes) -> None:
+        """Forget the partitions of other topics whose entries have all expired: the tables have room for so many."""
+        for source in self._tables.positions():
+            if source.topic != topic_id and not self._tables.entries_from(source, 0, 1):
+                self._tables.forget_partition(*source)
 
     def lost(self) -> None:
         """See `Taker`."""
@@ -315,7 +322,9 @@ class Store:
         # answered, because a successor builds the lanes from the tables.
         keep_ms = (self.config.later.keep_ns + self.config.longest_work_ns) // NS_PER_MS
         keep_ms = max(keep_ms, self._keys.longest_ms and self._keys.longest_ms + CLOCK_SLACK_MS)
-        self._tables.expire(_now_ms(), {self.topics.later_id: keep_ms}, EXPIRED_AT_ONCE)
+        # Also those of a topic that was made anew: its former id does not come back, or only to be read on.
+        topic_ids = {source.topic for source in self._tables.positions()}
+        self._tables.expire(_now_ms(), dict.fromkeys(topic_ids, keep_ms), EXPIRED_AT_ONCE)
         self._keys.forget()
         self._show()
         self._loop.call_later(SWEEP_S, self._sweep)

@@ -307,3 +307,19 @@ def test_replies_expire_after_their_time(place: Place1) -> None:
     place.now_s += 25 * 3600 + 1
     place.store._sweep()
     assert place.figure(StoreGauge.ENTRIES) == 0
+
+
+def test_the_replies_of_a_topic_that_was_made_anew_expire_as_well(place: Place1) -> None:
+    """They would take room for ever, and in the end requests would be refused."""
+    for topic_id in (TOPIC_ID, bytes(15) + b"2"):
+        place.offsets = [0, 0]
+        place.locate(topic_id=topic_id)
+        place.ends()
+        place.reply()
+    assert place.figure(StoreGauge.ENTRIES) == 2
+    place.now_s += 25 * 3600 + 1
+    place.store._sweep()
+    assert place.figure(StoreGauge.ENTRIES) == 0
+    place.locate(topic_id=bytes(15) + b"3")
+    place.reply()
+    assert {source.topic for source in place.tables.positions()} == {bytes(15) + b"3"}
