@@ -166,6 +166,13 @@ class KeyedRequests:
             if group is not None:
                 group.take_over(now_ns)
 
+    def end_all(self) -> int:
+        """The worker ends: end the requests that have sent nothing, as at their deadlines; return how many.
+
+        Otherwise a client that waits for the answer to another request would be told that the work may be lost.
+        """
+        return sum([group.end_unsent(self.clock_ns()) for group in list(self._groups.values())])
+
 
 class _Stage(Enum):
     FRESH = 0
@@ -215,6 +222,13 @@ class _Group:
             if request.stage is _Stage.JOINED and request.has_body:
                 _tell(request, lambda request: request.claim(state))
                 return
+
+    def end_unsent(self, now_ns: int) -> int:
+        """End the requests that have sent nothing; return how many."""
+        unsent = [request for request in self._requests if request.stage is not _Stage.SENT]
+        for request in unsent:
+            request.on_deadline(now_ns)
+        return len(unsent)
 
     def _on_state(self, state: KeyState) -> None:
         if state.known == KeyKnown.LOST:

@@ -368,7 +368,8 @@ class Worker:
         log.info("draining", in_flight=self._exchange.in_flight)
         closing = [asyncio.ensure_future(front.closed()) for front in self._fronts]
         await self._until_quiet(closing)
-        ended = self._exchange.end_all("the gateway is shutting down")
+        ended = self._kept.keyed.end_all() if self._kept is not None else 0
+        ended += self._exchange.end_all("the gateway is shutting down")
         if closing:
             await asyncio.wait(closing, timeout=1.0)
         unsent = self._close()

@@ -316,6 +316,20 @@ def test_a_drain_gives_up_what_is_not_sent(place: Place) -> None:
     place.assert_empty()
 
 
+def test_at_the_end_who_waits_for_another_request_is_told_to_ask_again(place: Place) -> None:
+    holder, _ = place.open()
+    place.is_free()
+    place.wins()
+    joined, _ = place.open()
+    place.exchange.drain()
+    assert joined.answers == []
+    assert place.keyed.end_all() == 1
+    joined.expect(errors.KEY_BUSY)
+    place.exchange.end_all("the gateway is shutting down")
+    holder.expect(errors.EXPIRED_UNKNOWN)
+    place.assert_empty()
+
+
 # --- repeated requests
 
 
