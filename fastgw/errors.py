@@ -120,6 +120,9 @@ STREAM_IDLE = Ending(53, "stream_idle", 504, _R, False, "The service sent nothin
 STREAM_MAX = Ending(54, "stream_max", 504, _R, False, "The stream took longer than the route allows")
 SLOW_READER = Ending(55, "slow_reader", 499, _R, False, "The client read its stream too slowly")
 OVERTAKEN = Ending(56, "overtaken", 410, _R, False, "Kafka has deleted records of the stream before they were read")
+NEWER_LAYOUT = Ending(
+    57, "newer_layout", 503, _N, True, "Another node writes records that this one cannot read", RETRY_AFTER_S
+)
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

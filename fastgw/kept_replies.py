@@ -26,6 +26,7 @@ class Topics(msgspec.Struct, array_like=True, frozen=True):
     is_ready: bool  # whether every partition has been read to its end
     is_full: bool = False  # whether new requests must be refused, because the store has no room for their replies
     other_lanes: int = 0  # a number of lanes that other nodes use for idempotency keys and this one does not; 0: none
+    newer_layout: int = 0  # the format of records that another node writes and this one cannot read; 0: there is none
 
 
 class State(msgspec.Struct, array_like=True, frozen=True):
@@ -49,6 +50,7 @@ class KeyKnown(IntEnum):
     LOST = 4  # a claim does not hold the key; the state before this one says who does
     RESTORING = 5  # the store has not read its lane yet
     BEHIND = 6  # the store cannot read on: a transaction is open, or Kafka does not answer
+    NEWER_LAYOUT = 7  # another node writes records that this one cannot read
 
 
 class KeyState(msgspec.Struct, array_like=True, frozen=True):

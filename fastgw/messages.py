@@ -194,6 +194,8 @@ class StoreGauge(IntEnum):
     SPLIT = 7  # counts: replies found on another partition than their home, sent on to it
     GARBAGE = 8  # counts: control records without a valid MAC
     KEYS = 9  # idempotency keys that it knows
+    NEWER_LAYOUT = 10  # the format of records that another node writes and this one cannot read; 0: none
+    UNKNOWN = 11  # counts: control records of an unknown kind
     FOLLOWS = 12  # streams that workers follow
     FOLLOWS_BEHIND = 13  # of these, streams that are read from the log again, because their clients are slower
     STREAM_PARTITIONS = 14  # partitions of the topic of streams that it reads for this node

@@ -198,6 +198,7 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
         return
     figures = (
         ("store_up", "Whether the store has read its topic and gets new records.", not store.trouble),
+        ("store_newer_layout", "The format of records that a newer node writes; 0: none.", store.newer_layout),
         ("store_entries", "Records that the store keeps.", store.entries),
         ("store_bytes", "Size of what the store keeps.", store.used_bytes),
         ("store_max_bytes", "The most that the store may keep (store.max_bytes).", store.max_bytes),
@@ -215,6 +216,8 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
     yield from _counter("store_split_lost_total", text, [((), store.split_lost)])
     text = "Control records that no gateway with the present secrets has written."
     yield from _counter("store_garbage_total", text, [((), store.garbage)])
+    text = "Control records of a kind that this version does not know."
+    yield from _counter("store_unknown_total", text, [((), store.unknown)])
     samples = [((("result", result),), table.tally(tally)) for tally, result in KEY_RESULTS.items()]
     text = "Requests with an idempotency key, by what became of them; refused ones are in fastgw_requests_total."
     yield from _counter("idempotency_total", text, samples)

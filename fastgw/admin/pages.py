@@ -109,8 +109,8 @@ class Admin:
 
     def _warnings(self) -> list[str]:
         """Problems of single routes. The node stays ready: other routes work, and other nodes have the same problem."""
-        trouble = store_state(self._table, self._clock_ns()).trouble if self.config.needs_store else ""
-        store = [f"store: {trouble}; requests that need it get 503"] if trouble else []
+        warning = store_state(self._table, self._clock_ns()).warning if self.config.needs_store else ""
+        store = [f"store: {warning}; requests that need it get 503"] if warning else []
         return store + [
             f'route "{name}": {service.detail} (service_group "{service.group}")'
             for service in self.services()
@@ -156,7 +156,7 @@ class Admin:
         store = store_state(self._table, now_ns)
         return {
             "topic": self.config.later.topic if self.config.keeps_replies else None,
-            "trouble": store.trouble or None,
+            "trouble": store.warning or None,
             "heartbeat_age_ms": _ms(store.heartbeat_age_ns) if store.heartbeat_age_ns >= 0 else None,
             "entries": store.entries,
             "bytes": store.used_bytes,
@@ -166,6 +166,8 @@ class Admin:
             "split": store.split,
             "split_lost": store.split_lost,
             "garbage": store.garbage,
+            "unknown": store.unknown,
+            "newer_layout": store.newer_layout or None,
             "keys": store.keys,
             "requests_with_key": {result: self._table.tally(tally) for tally, result in metrics.KEY_RESULTS.items()},
             "streams": self._streams(store) if self.config.has_streams else None,

@@ -28,6 +28,8 @@ class StoreState(NamedTuple):
     follows: int
     behind: int  # of the follows
     stream_partitions: int
+    newer_layout: int  # the format of records that another node writes and this one cannot read; 0: none
+    unknown: int  # records of an unknown kind
 
     @property
     def trouble(self) -> str:
@@ -39,6 +41,12 @@ class StoreState(NamedTuple):
         if not self.is_ready:
             return f"it still reads its topic, {self.lag_records} records are left"
         return "it gets no new records from Kafka" if self.is_behind else ""
+
+    @property
+    def warning(self) -> str:
+        """Why requests that need it get 503; empty if they are served. Readiness depends on `trouble` alone."""
+        newer = f"another node writes records of layout {self.newer_layout}, which this version cannot read: upgrade it"
+        return self.trouble or (newer if self.newer_layout else "")
 
 
 def store_state(table: Table, now_ns: int) -> StoreState:
@@ -60,4 +68,6 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.FOLLOWS),
         table.store_gauge(StoreGauge.FOLLOWS_BEHIND),
         table.store_gauge(StoreGauge.STREAM_PARTITIONS),
+        table.store_gauge(StoreGauge.NEWER_LAYOUT),
+        table.store_gauge(StoreGauge.UNKNOWN),
     )

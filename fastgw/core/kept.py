@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fastgw import errors
+from fastgw.dialects import control
 from fastgw.errors import Ending
 from fastgw.kept_replies import KeyState, State, Topics
 
@@ -59,6 +60,9 @@ def refusal(store: KeptReplies, is_new: bool) -> tuple[Ending, str] | None:
     topics = store.topics
     if topics is None:
         return errors.STORE_DOWN, "expected the store of this node to answer, got no connection to it"
+    if topics.newer_layout:
+        got = f"layout {control.LAYOUT}, got {topics.newer_layout}"
+        return errors.NEWER_LAYOUT, f"expected records of {got}: this node has to be upgraded like the others"
     if topics.later_partitions == 0 or (is_new and not topics.is_ready):
         return errors.STORE_RESTORING, "the store of this node has not read its topic yet"
     if is_new and topics.is_full:

@@ -21,7 +21,7 @@ claims the next attempt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
@@ -338,9 +338,9 @@ class _Request:
             # Until the claim is read back, whatever else happens to the key decides nothing for it.
             if known == KeyKnown.HELD and state.ids[0] == self.raw:
                 self._won()
-        elif known in (KeyKnown.RESTORING, KeyKnown.BEHIND):
+        elif known in _TROUBLES:
             if stage is _Stage.FRESH:
-                self._end(*_TROUBLES[KeyKnown(known)])
+                self._end(*_TROUBLES[known])
         elif known == KeyKnown.FREE:
             self._look_at_free(state)
         elif stage is _Stage.FRESH and state.fingerprint != self._fingerprint:
@@ -557,7 +557,8 @@ class _Request:
         self.group.remove(self)
 
 
-_TROUBLES = {
+_TROUBLES: Final[Mapping[int, tuple[Ending, str]]] = {
     KeyKnown.RESTORING: (errors.STORE_RESTORING, "the store of this node has not read its topic yet"),
     KeyKnown.BEHIND: (errors.STORE_BEHIND, "the store of this node does not get new records from Kafka"),
+    KeyKnown.NEWER_LAYOUT: (errors.NEWER_LAYOUT, "another node writes records that this one cannot read"),
 }

@@ -400,6 +400,9 @@ def judge_store(store: Mapping[str, Any]) -> Iterator[Finding]:
     if garbage := store["garbage"]:
         advice = "another program writes to this topic, or a node has other gateway.secrets; no request was affected"
         yield Finding("warning", "store", f"{garbage} records of {store['topic']} without a valid MAC", advice)
+    if unknown := store["unknown"]:
+        advice = "another node has a newer version: upgrade this one"
+        yield Finding("warning", "store", f"{unknown} records of {store['topic']} of an unknown kind", advice)
     if split := store["split"]:
         advice = 'each is sent on: let services reply to the partition in the header "reply_partition"'
         yield Finding("warning", "store", f"{split} replies arrived on another partition than their request's", advice)

@@ -81,6 +81,17 @@ def store_consumer_properties(config: Config, client_id: str) -> Properties:
     }
 
 
+def store_producer_properties(config: Config, client_id: str, timeout_s: float) -> Properties:
+    """The properties that the producers of the store share; each record is confirmed or given up within `timeout_s`."""
+    kafka = config.kafka
+    return {
+        **client_properties(kafka.bootstrap, {"client.id": client_id, **kafka.client}),
+        "enable.idempotence": True,
+        "linger.ms": 0,
+        "delivery.timeout.ms": int(timeout_s * 1000),
+    }
+
+
 # Route setting `key_partitioner` -> librdkafka's name. The suffix `_random` is about empty keys: no route sends them.
 LIBRDKAFKA_PARTITIONERS: Mapping[str, str] = {
     "crc32": "consistent_random",

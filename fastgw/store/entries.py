@@ -37,6 +37,7 @@ class KeyKind(IntEnum):
     ID = 1  # a correlation id
     IDEMPOTENCY = 2  # the claims and releases of idempotency keys, all of them together
     ENTITY = 3  # the key of an entity of a view
+    LAYOUT = 4  # records of newer formats, all of them together
 
 
 Key = tuple[int, bytes]

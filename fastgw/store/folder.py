@@ -23,6 +23,7 @@ from typing import TextIO
 
 import msgspec
 
+from fastgw.dialects import control
 from fastgw.errors import StoreError
 from fastgw.store_folder import why_unsuitable
 
@@ -36,12 +37,15 @@ class FolderState(msgspec.Struct, frozen=True, kw_only=True):
     """How a store left the folder.
 
     Attributes:
+        records_layout: the newest format of control records that the store could read. A store that can read a newer
+            one needs the records that this one has skipped.
         boot_time_s: when the machine was booted, seconds since 1970, as seen at opening.
         is_closed: whether everything is on the disk and nothing was written since.
         damage: what was found wrong with the tables; "" if nothing was.
     """
 
     layout: int
+    records_layout: int = 0
     boot_time_s: float
     is_closed: bool = False
     damage: str = ""
@@ -108,6 +112,9 @@ class Folder:
             return f"they have layout {state.layout}, and this version of fastgw has layout {LAYOUT}"
         if state.damage:
             return state.damage
+        if state.records_layout != control.LAYOUT:
+            read = f"records up to layout {state.records_layout}"
+            return f"they were made from {read}, and this version of fastgw reads layout {control.LAYOUT}"
         if crash := self._read_crash():
             return f"the last store's process crashed: {crash}"
         if not state.is_closed and abs(state.boot_time_s - self._booted_s) > BOOT_TIME_TOLERANCE_S:
@@ -133,15 +140,24 @@ class Folder:
 
     def note_opened(self) -> None:
         """Have the disk know that the tables are in use. Nothing may be written to them before."""
-        self._write_state(FolderState(layout=LAYOUT, boot_time_s=self._booted_s))
+        self._write_state(self._state())
 
     def note_damage(self, damage: str) -> None:
         """Have the next store build the tables again, in case this one ends before it has done that."""
-        self._write_state(FolderState(layout=LAYOUT, boot_time_s=self._booted_s, damage=damage))
+        self._write_state(self._state(damage=damage))
 
     def note_closed(self) -> None:
         """Have the disk know that all of the tables is on it."""
-        self._write_state(FolderState(layout=LAYOUT, boot_time_s=self._booted_s, is_closed=True))
+        self._write_state(self._state(is_closed=True))
+
+    def _state(self, *, is_closed: bool = False, damage: str = "") -> FolderState:
+        return FolderState(
+            layout=LAYOUT,
+            records_layout=control.LAYOUT,
+            boot_time_s=self._booted_s,
+            is_closed=is_closed,
+            damage=damage,
+        )
 
     def watch_for_crashes(self) -> None:
         """Have a signal such as SIGSEGV or SIGBUS leave a note that has the next store build the tables again.

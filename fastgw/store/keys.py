@@ -53,7 +53,7 @@ class Values(Protocol):
 
 
 Trouble = Callable[[int], KeyKnown | None]
-"""Why nothing can be said about the keys of a lane now: RESTORING or BEHIND; None: it can."""
+"""Why nothing can be said about the keys of a lane now: RESTORING, BEHIND or NEWER_LAYOUT; None: it can."""
 
 
 def entry_of(control: Control, appended_ms: int) -> Entry | None:
@@ -157,8 +157,12 @@ class Keys:
         if lane is None:
             return
         event = _apply(lane, reply.offset, arrived.appended_ms, content)
+        trouble = self._trouble(reply.partition)
         # What has happened long ago is no news: until the lane is read to its end, its key may have had other holders.
-        if event is not None and self._trouble(reply.partition) != KeyKnown.RESTORING:
+        if event is None or trouble == KeyKnown.RESTORING:
+            return
+        # A claim that this node cannot read may have won instead. Replies to what was sent before are told as ever.
+        if trouble != KeyKnown.NEWER_LAYOUT or not isinstance(event, Won | Lost):
             self._tell_event(event, arrived)
 
     def forget(self) -> None:

@@ -26,6 +26,7 @@ from fastgw.config import Config, inherited
 from fastgw.config.directories import store_dir
 from fastgw.errors import ConfigError, FastgwError, StartError, StoreDamaged, StoreError
 from fastgw.messages import StoreGauge
+from fastgw.store.announcement import Announcement
 from fastgw.store.follows import Follows
 from fastgw.store.log_values import LogValues
 from fastgw.store.server import Server
@@ -90,7 +91,7 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
         if (again.keeps_replies, again.has_streams) != (config.keeps_replies, config.has_streams):
             stopping.set()  # a successor has other parts
         elif kept is not None:
-            kept.store.use(again)
+            kept.use(again)
 
     def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -137,17 +138,26 @@ class KeptReplies:
     ) -> None:
         self._tables = _open_tables(config)
         self._values = LogValues(config, loop)
-        self.store = Store(config, Secrets(config.gateway.secrets), self._tables, self._values, shared, loop)
+        secrets = Secrets(config.gateway.secrets)
+        self._announcement = Announcement(config, secrets)
+        self.store = Store(config, secrets, self._tables, self._values, shared, loop, self._announcement.write)
         self._reader = TopicReader(config, self.store, self.store.split.send_home, on_loop, fail)
 
     def start(self, server: Server) -> None:
         self.store.start(server)
         self._reader.start()
 
+    def use(self, config: Config) -> None:
+        """Go on with another configuration that needs the same parts."""
+        secrets = Secrets(config.gateway.secrets)
+        self.store.use(config, secrets)
+        self._announcement.use(config, secrets)
+
     async def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Stop reading, and bring the tables to the disk."""
         await loop.run_in_executor(None, self._reader.stop, STOP_READING_S)
         self._values.close()
+        self._announcement.close()
         try:
             self._tables.close()
         except (StoreError, OSError) as error:  # such as a directory that was removed meanwhile

@@ -20,6 +20,7 @@ class RecordKind(IntEnum):
     CANCELLED = 1
     CLAIM = 2  # of an idempotency key; `keys` has its rules, and those of the next kind
     RELEASED = 3
+    LAYOUT = 4  # of a format that this node cannot read; see `layouts`
 
 
 _DECIDES = {RecordKind.REPLY: Known.ANSWERED, RecordKind.CANCELLED: Known.CANCELLED}

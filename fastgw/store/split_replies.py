@@ -22,7 +22,7 @@ from fastgw.config import Config
 from fastgw.dialects import plain
 from fastgw.ids import ReplyTopic
 from fastgw.kafka import client_log
-from fastgw.kafka.properties import client_properties
+from fastgw.kafka.properties import store_producer_properties
 from fastgw.kafka.topics import BROKER_RECORD_BYTES, RECORD_HEADS_BYTES
 from fastgw.messages import Reply
 from fastgw.throttle import Throttle
@@ -139,12 +139,8 @@ class SplitReplies:
         self._producer = None  # the next reply makes another one
 
     def _settings(self) -> dict[str, Any]:
-        kafka = self._config.kafka
         return {
-            **client_properties(kafka.bootstrap, {"client.id": "fastgw-store-split", **kafka.client}),
-            "enable.idempotence": True,
-            "linger.ms": 0,
-            "delivery.timeout.ms": int(TIMEOUT_S * 1000),
+            **store_producer_properties(self._config, "fastgw-store-split", TIMEOUT_S),
             # As large as the gateway's own topics take. By default librdkafka refuses what is above 1 MB.
             "message.max.bytes": max(BROKER_RECORD_BYTES, self._config.limits.max_reply_bytes + RECORD_HEADS_BYTES),
             **client_log.listening(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from math import inf
 
 import structlog
@@ -20,7 +20,7 @@ from fastgw._ctable import Table
 from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import control
-from fastgw.dialects.control import BadControl, Cancelled, Control
+from fastgw.dialects.control import BadControl, Cancelled, Control, Layout
 from fastgw.errors import StoreDamaged, StoreError
 from fastgw.ids import ReplyTopic
 from fastgw.kept_replies import KeyKnown, Known, State, Topics
@@ -30,12 +30,13 @@ from fastgw.store import keys
 from fastgw.store.entries import Entry, KeyKind
 from fastgw.store.keys import Keys
 from fastgw.store.lane import CLOCK_SLACK_MS
+from fastgw.store.layouts import Layouts
 from fastgw.store.log_values import LogValues
 from fastgw.store.requests import RecordKind, decided
 from fastgw.store.server import Connection, Server
 from fastgw.store.split_replies import SplitReplies
 from fastgw.store.tables import Kept, Part, Source, Tables
-from fastgw.store.topic_reader import Batch, Located, Pulse
+from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
 from fastgw.store.watches import Watches, Watching
 from fastgw.throttle import Throttle
 from fastgw.tokens import Secrets
@@ -45,6 +46,7 @@ STUCK_S = 2.0
 FINAL_MS = 5000  # a request is given up when the topic was read so far past the time for its work
 EXPIRED_AT_ONCE = 2000  # entries that one sweep deletes
 NO_TOPIC = Topics(bytes(16), 0, False)
+UPGRADE = "requests whose replies are kept get 503 until this node is upgraded, too"
 
 log = structlog.get_logger("fastgw.store")
 
@@ -65,11 +67,13 @@ class Store:
         values: LogValues,
         table: Table,
         loop: asyncio.AbstractEventLoop,
+        announce: Callable[[bytes, Collection[int]], None],
     ) -> None:
         """
         Args:
             values: reads values that the tables have left in the topic.
             table: for heartbeat and figures.
+            announce: see `Announcement.write`.
         """
         self.config = config
         self.topics = NO_TOPIC
@@ -79,9 +83,11 @@ class Store:
         self.split = SplitReplies(config, table, config.later.topic, ReplyTopic.LATER)
         self._table = table
         self._loop = loop
+        self._announce = announce
         self._server: Server | None = None
         self._watches = Watches()
         self._keys = Keys(tables, values, self._trouble_of, self._beat)
+        self._layouts = Layouts(tables)
         self._restored: set[int] = set()  # partitions that were read to their end once
         self._next_offsets: dict[int, int] = {}
         # Partition -> up to which time it was read: that of its last record, or of the last look that found no more.
@@ -90,6 +96,7 @@ class Store:
         self._is_lost = True  # Kafka does not answer
         self._lag = 0
         self._garbage = 0
+        self._unknown = 0  # records of an unknown kind
         self._said = Throttle()
 
     def __repr__(self) -> str:
@@ -100,10 +107,9 @@ class Store:
         self._server = server
         self._sweep()
 
-    def use(self, config: Config) -> None:
+    def use(self, config: Config, secrets: Secrets) -> None:
         """Go on with another configuration that needs the same parts."""
-        self.config = config
-        self._secrets = Secrets(config.gateway.secrets)
+        self.config, self._secrets = config, secrets
         self.split.use(config)
 
     # The topic.
@@ -126,8 +132,10 @@ class Store:
         self._next_offsets = dict(starts)
         self._stuck_since = {}
         self._restored = set()
+        self._layouts.locate(located.topic_id, located.bounds)
         self._keys.locate(located.topic_id, located.bounds.keys(), forgotten, self.config.later.lanes)
         self._tell_topics(self._topics(located.topic_id, len(located.bounds), is_ready=False))
+        self._announce(located.topic_id, located.bounds.keys())
         log.info("reads kept replies", topic=self.config.later.topic, partitions=len(starts))
         return starts
 
@@ -160,7 +168,7 @@ class Store:
         entries: dict[int, list[tuple[int, Entry]]] = {partition: [] for partition in batch.next_offsets}
         contents = [(arrived, self._content_of(arrived.reply)) for arrived in batch.records]
         for arrived, content in contents:
-            entry = _entry_of(content, arrived.appended_ms)
+            entry = self._entry_of(content, arrived)
             if entry is not None:
                 entries[arrived.reply.partition].append((arrived.reply.offset, entry))
             self._was_read_to(arrived.reply.partition, arrived.appended_ms)
@@ -189,14 +197,27 @@ class Store:
         if not control.is_control(reply):
             return reply
         try:
-            return control.decode(reply, self._secrets, self.topics.later_id)
+            content = control.decode(reply, self._secrets, self.topics.later_id)
         except BadControl as bad:
             self._garbage += 1
-            held_back = self._said.admit(("garbage",), time.monotonic_ns())
-            if held_back >= 0:
-                place = {"partition": reply.partition, "offset": reply.offset}
-                log.warning("record not taken", why=str(bad), **place, held_back=held_back)
+            self._say_not_taken("garbage", str(bad), reply)
             return None
+        if content is None:
+            self._unknown += 1
+            self._say_not_taken("unknown", "its kind is unknown: another node has a newer version", reply)
+        return content
+
+    def _say_not_taken(self, what: str, why: str, reply: Reply) -> None:
+        held_back = self._said.admit((what,), time.monotonic_ns())
+        if held_back >= 0:
+            place = {"partition": reply.partition, "offset": reply.offset}
+            log.warning("record not taken", why=why, **place, held_back=held_back)
+
+    def _entry_of(self, content: Control | Reply | None, arrived: Arrived) -> Entry | None:
+        """The entry to keep; None: nothing in this record matters later."""
+        if isinstance(content, Layout):
+            return self._layouts.took(content, arrived.reply.partition, arrived.appended_ms)
+        return _entry_of(content, arrived.appended_ms)
 
     def _append(self, parts: list[Part]) -> None:
         try:
@@ -212,13 +233,17 @@ class Store:
         told = self._topics(self.topics.later_id, self.topics.later_partitions, is_ready)
         if told.other_lanes != self.topics.other_lanes:
             log.error("another node has another later.lanes", lanes=self.config.later.lanes, other=told.other_lanes)
+        if told.newer_layout != self.topics.newer_layout and told.newer_layout:
+            layouts = {"layout": control.LAYOUT, "newer": told.newer_layout}
+            log.error("another node writes a newer layout", **layouts, hint=UPGRADE)
         if told != self.topics:
             if is_ready and not self.topics.is_ready:
                 log.info("kept replies read", entries=self._tables.sizes().entries)
             self._tell_topics(told)
 
     def _topics(self, topic_id: bytes, partitions: int, is_ready: bool) -> Topics:
-        return Topics(topic_id, partitions, is_ready, self._tables.is_full, self._keys.other_lanes())
+        newer_layout = self._layouts.newest(since_ms=_now_ms() - self._keep_ms)
+        return Topics(topic_id, partitions, is_ready, self._tables.is_full, self._keys.other_lanes(), newer_layout)
 
     def _tell_topics(self, topics: Topics) -> None:
         self.topics = topics
@@ -295,6 +320,8 @@ class Store:
 
     def _trouble_of(self, partition: int) -> KeyKnown | None:
         """Why the store cannot say anything about the keys of this lane."""
+        if self.topics.newer_layout:
+            return KeyKnown.NEWER_LAYOUT
         if partition not in self._restored:
             return KeyKnown.RESTORING
         return KeyKnown.BEHIND if self._is_lost or self._is_stuck(partition) else None
@@ -318,16 +345,23 @@ class Store:
         read_to_ms = min([self._read_to_ms.get(number, 0) for number in range(self.topics.later_partitions)], default=0)
         for correlation_id in self._watches.over(read_to_ms - FINAL_MS + 1):
             self._tell_all(correlation_id)
-        # Longer than any status URL is valid: `later.keep` counts from its request on. And longer than any key is
-        # answered, because a successor builds the lanes from the tables.
-        keep_ms = (self.config.later.keep_ns + self.config.longest_work_ns) // NS_PER_MS
-        keep_ms = max(keep_ms, self._keys.longest_ms and self._keys.longest_ms + CLOCK_SLACK_MS)
         # Also those of a topic that was made anew: its former id does not come back, or only to be read on.
         topic_ids = {source.topic for source in self._tables.positions()}
-        self._tables.expire(_now_ms(), dict.fromkeys(topic_ids, keep_ms), EXPIRED_AT_ONCE)
+        self._tables.expire(_now_ms(), dict.fromkeys(topic_ids, self._keep_ms), EXPIRED_AT_ONCE)
         self._keys.forget()
+        self._look_at_readiness()
         self._show()
         self._loop.call_later(SWEEP_S, self._sweep)
+
+    @property
+    def _keep_ms(self) -> int:
+        """How long the tables keep a record.
+
+        Longer than any status URL is valid: `later.keep` counts from its request on. And longer than any key is
+        answered, because a successor builds the lanes from the tables.
+        """
+        keep_ms = (self.config.later.keep_ns + self.config.longest_work_ns) // NS_PER_MS
+        return max(keep_ms, self._keys.longest_ms and self._keys.longest_ms + CLOCK_SLACK_MS)
 
     def _show(self) -> None:
         sizes = self._tables.sizes()
@@ -343,6 +377,8 @@ class Store:
             StoreGauge.SPLIT: self.split.count,
             StoreGauge.SPLIT_LOST: self.split.lost,
             StoreGauge.GARBAGE: self._garbage,
+            StoreGauge.NEWER_LAYOUT: self.topics.newer_layout,
+            StoreGauge.UNKNOWN: self._unknown,
         }
         for gauge, value in figures.items():
             self._table.set_store_gauge(gauge, value)

@@ -302,8 +302,9 @@ def test_without_a_route_that_needs_it_nothing_is_said_of_the_store() -> None:
     assert list(doctor.judge_store_folder(configured())) == []
 
 
-IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 20, "max_bytes": 1 << 30, "garbage": 0}
-IN_ORDER["split_lost"] = 0
+IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 20, "max_bytes": 1 << 30} | dict.fromkeys(
+    ("garbage", "split", "split_lost", "unknown"), 0
+)
 
 
 @pytest.mark.parametrize(
@@ -313,26 +314,27 @@ IN_ORDER["split_lost"] = 0
         ({"bytes": 950 << 20}, "error", "93% of store.max_bytes are in use"),
         ({"bytes": 850 << 20}, "warning", "83% of store.max_bytes are in use"),
         ({"garbage": 3}, "warning", "3 records of shop.later without a valid MAC"),
+        ({"unknown": 2}, "warning", "2 records of shop.later of an unknown kind"),
         ({"split": 4}, "warning", "4 replies arrived on another partition than their request's"),
         ({"split_lost": 2}, "error", "2 of them were lost: Kafka refuses them on the right partition"),
     ],
 )
 def test_the_running_store(state: dict[str, Any], level: str, found: str) -> None:
-    finding, told = doctor.judge_store({**IN_ORDER, "split": 0, **state})
+    finding, told = doctor.judge_store({**IN_ORDER, **state})
     assert (finding.level, finding.found) == (level, found)
     assert finding.advice
     assert told.level == "ok"
 
 
 def test_a_store_in_order_is_one_line() -> None:
-    assert only(doctor.judge_store({**IN_ORDER, "split": 0})) == Finding("ok", "store", "7 entries, 3 MiB")
+    assert only(doctor.judge_store({**IN_ORDER})) == Finding("ok", "store", "7 entries, 3 MiB")
 
 
 def test_the_streams_of_the_running_store() -> None:
     figures = {"topic": "shop.streams", "partitions": 2, "open": 3, "behind": 1, "items": 40}
-    *_, told = doctor.judge_store({**IN_ORDER, "split": 0, "streams": figures})
+    *_, told = doctor.judge_store({**IN_ORDER, "streams": figures})
     assert told == Finding("ok", "streams", "3 open, 1 of them with clients that are behind; 40 items so far")
-    *_, told = doctor.judge_store({**IN_ORDER, "split": 0, "streams": {**figures, "partitions": 0}})
+    *_, told = doctor.judge_store({**IN_ORDER, "streams": {**figures, "partitions": 0}})
     assert (told.level, told.found) == ("error", "this node reads no partition of shop.streams")
 
 

@@ -53,6 +53,7 @@ KNOWN_TO = {
         "doctor.kafka",
         "service",
         "demo.broker",
+        "store.announcement",
         "store.log_values",
         "store.split_replies",
         "store.stream_reader",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.dialects import control
-from fastgw.dialects.control import Claim, Place, Released
+from fastgw.dialects.control import Claim, Layout, Place, Released
 from fastgw.ids import IdMaker, Partitioner, ReplyTopic
 from fastgw.kept_replies import KeyKnown, KeyState
 from fastgw.mesh.store_frames import KeyWatch
@@ -81,7 +81,8 @@ class Place1(test_store.Place1):
 
     def successor(self) -> Store:
         """Another store with the same tables, as after a crash."""
-        store = Store(self.store.config, SECRETS, self.tables, self.values, self.table, asyncio.new_event_loop())
+        loop = asyncio.new_event_loop()
+        store = Store(self.store.config, SECRETS, self.tables, self.values, self.table, loop, self.announce)
         self.store = store
         self.locate(ends=(self.offsets[0], self.offsets[1]))
         self.ends()
@@ -331,3 +332,17 @@ def test_nothing_is_told_behind_the_end_of_a_watch_or_a_connection(place: Place1
     place.writes(claim(place.raw))
     assert (first.known, second.known) == ([KeyKnown.FREE], [KeyKnown.FREE])
     assert place.figure(StoreGauge.WATCHES) == 0
+
+
+def test_with_a_newer_format_in_the_log_no_claim_wins_here_and_no_state_is_told(place: Place1) -> None:
+    place.opens()
+    worker = place.follows()
+    place.writes(claim(place.raw))
+    place.control(Layout(2), layout=2)
+    other = place.follows(Worker())
+    assert other.known == [KeyKnown.NEWER_LAYOUT]
+    place.answers(place.raw)
+    assert worker.known == [KeyKnown.FREE, KeyKnown.HELD, KeyKnown.ANSWERED], "what was sent before gets its answer"
+    place.now_s += 2 * KEEP_MS / 1000
+    place.writes(claim(new_id()))
+    assert worker.known[3:] == [], "another claim may have won, which this node could not read"

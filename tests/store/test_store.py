@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from fastgw import config, table
 from fastgw.dialects import control
-from fastgw.dialects.control import Cancelled, Place
+from fastgw.dialects.control import Cancelled, Control, Layout, Place
 from fastgw.ids import IdMaker, Partitioner, ReplyTopic
 from fastgw.kept_replies import Known, State, Topics
 from fastgw.mesh.store_frames import Watch
-from fastgw.messages import Reply, StoreGauge
+from fastgw.messages import Record, Reply, StoreGauge
 from fastgw.store import store as store_module
 from fastgw.store.store import FINAL_MS, Store
 from fastgw.store.tables import PLACES_MAX, Tables
 from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
-from fastgw.tokens import Secrets
+from fastgw.tokens import Purpose, Secrets
 
 TOPIC_ID = bytes(range(16))
 PARTITIONS = 2
@@ -45,6 +45,16 @@ MAKER = IdMaker(1, 0, 0, ReplyTopic.LATER)
 MAKER.set_ownership(PARTITIONS, [1], 1)
 ID = MAKER.make(0, Partitioner.HEADER)
 HOME = 1
+
+
+def written_by_a_newer_node(written: Control, layout: int, kind: bytes = b"") -> Record:
+    """The record as a version would write it that has this format, or this kind of records."""
+    record = control.encode(written, SECRETS, Place("shop.later", TOPIC_ID, HOME))
+    changed = {"fastgw_layout": b"%d" % layout} | ({"fastgw_kind": kind} if kind else {})
+    headers = [(name, changed.get(name, value)) for name, value in record.headers if name != "fastgw_mac"]
+    covered = control._covered(TOPIC_ID, HOME, record.key or b"", record.value, headers)
+    mac = SECRETS.mac(Purpose.RECORD, *covered).hex().encode()
+    return Record(record.topic, record.value, record.key, [*headers, ("fastgw_mac", mac)], record.partition)
 
 
 class Worker:
@@ -80,10 +90,14 @@ class Place1:
         _, self.table = table.create(1, 1, 16)
         self.now_s = 1_800_000_000.0
         monkeypatch.setattr(store_module.time, "time", lambda: self.now_s)
+        self.announced: list[tuple[bytes, list[int]]] = []
         self.values, self.worker = FakeValues(), Worker()
         self.tables = Tables(folder, 64 << 20)
-        self.store = Store(cfg, SECRETS, self.tables, self.values, self.table, loop)
+        self.store = Store(cfg, SECRETS, self.tables, self.values, self.table, loop, self.announce)
         self.offsets = [0] * PARTITIONS
+
+    def announce(self, topic_id: bytes, partitions: Collection[int]) -> None:
+        self.announced.append((topic_id, sorted(partitions)))
 
     @property
     def now_ms(self) -> int:
@@ -113,6 +127,11 @@ class Place1:
     def cancel(self, secrets: Secrets = SECRETS) -> None:
         record = control.encode(Cancelled(ID), secrets, Place("shop.later", TOPIC_ID, HOME))
         self.record(Reply(ID, HOME, self.offsets[HOME], record.headers, record.value))
+
+    def control(self, written: Control, layout: int = control.LAYOUT, kind: bytes = b"") -> None:
+        """A node with these secrets writes a record, perhaps one of a newer version."""
+        record = written_by_a_newer_node(written, layout, kind)
+        self.record(Reply(record.key or b"", HOME, self.offsets[HOME], record.headers, record.value))
 
     def watch(self, number: int = 1, until_ms: int = 0) -> None:
         self.store.watch(self.worker, Watch(number, ID, HOME, until_ms or self.now_ms + 60_000))  # type: ignore[arg-type]
@@ -218,7 +237,8 @@ def test_what_stands_under_a_new_secret_counts_once_it_is_configured(place: Plac
     place.watch()
     place.cancel(Secrets([new]))
     assert (place.worker.known, place.store.knows_secret(Secrets([new]).ids[0])) == ([Known.OPEN], False)
-    place.store.use(config.loads(CONFIG.format(dir=place.folder, secret=f'{SECRET.decode()}", "{new}')))
+    again = config.loads(CONFIG.format(dir=place.folder, secret=f'{SECRET.decode()}", "{new}'))
+    place.store.use(again, Secrets(again.gateway.secrets))
     assert place.store.knows_secret(Secrets([new]).ids[0])
     place.cancel(Secrets([new]))
     assert place.worker.known[-1] == Known.CANCELLED
@@ -323,3 +343,47 @@ def test_the_replies_of_a_topic_that_was_made_anew_expire_as_well(place: Place1)
     place.locate(topic_id=bytes(15) + b"3")
     place.reply()
     assert {source.topic for source in place.tables.positions()} == {bytes(15) + b"3"}
+
+
+def test_each_partition_is_told_the_format_of_this_node(place: Place1) -> None:
+    place.locate()
+    assert place.announced == [(TOPIC_ID, [0, 1])]
+
+
+def test_a_record_of_an_unknown_kind_is_counted_and_skipped(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.watch()
+    place.control(Cancelled(ID), kind=b"postponed")
+    assert (place.figure(StoreGauge.UNKNOWN), place.figure(StoreGauge.GARBAGE)) == (1, 0)
+    assert (place.worker.known, place.store.topics.newer_layout) == ([Known.OPEN], 0)
+
+
+def test_a_record_of_a_newer_format_is_told_and_outlives_the_store(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.control(Layout(control.LAYOUT))
+    assert place.store.topics.newer_layout == 0
+    place.control(Cancelled(ID), layout=3)
+    place.control(Layout(2), layout=2)
+    assert (place.store.topics.newer_layout, place.figure(StoreGauge.NEWER_LAYOUT)) == (3, 3)
+    place.locate(ends=(0, 3))
+    assert place.store.topics.newer_layout == 3, "a successor reads on behind the record"
+    place.watch()
+    assert place.worker.known == [Known.RESTORING], "the record decides nothing"
+
+
+def test_a_newer_format_is_forgotten_with_its_records(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.control(Layout(2), layout=2)
+    for _ in range(3):
+        place.now_s += 30
+        place.control(Layout(2), layout=2)
+    assert place.figure(StoreGauge.ENTRIES) == 2, "one for each minute"
+    place.now_s += 25 * 3600 - 10
+    place.store._sweep()
+    assert place.store.topics.newer_layout == 2
+    place.now_s += 20
+    place.store._sweep()
+    assert place.store.topics.newer_layout == 0

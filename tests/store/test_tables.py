@@ -542,6 +542,7 @@ def test_the_boot_time_of_the_operating_system_does_not_move_between_two_looks(t
         (b"", "store.json is missing or damaged"),
         (b'{"layout": "one"}', "store.json is missing or damaged"),
         (b'{"layout": 7, "boot_time_s": 1000000, "is_closed": true}', "they have layout 7, and this version"),
+        (b'{"layout": 1, "boot_time_s": 1000000, "is_closed": true}', "they were made from records up to layout 0"),
         (b'{"layout": 1, "boot_time_s": 1000000, "damage": "a bad page"}', "a bad page"),
     ],
 )
