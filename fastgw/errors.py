@@ -110,7 +110,7 @@ KEY_BUSY = Ending(
     45, "key_busy", 409, _U, True, "Another request with this Idempotency-Key is still under way", RETRY_AFTER_S
 )
 CLAIM_LATE = Ending(46, "claim_late", 503, _N, True, "The Idempotency-Key was not claimed in time", RETRY_AFTER_S)
-KEPT_CAP = Ending(47, "kept_cap", 503, _N, True, "This route keeps too many idempotency keys", RETRY_AFTER_S)
+KEPT_CAP = Ending(47, "kept_cap", 503, _N, True, "This route keeps too many replies", RETRY_AFTER_S)
 NOT_ACCEPTABLE = Ending(48, "not_acceptable", 406, _N, False, "The answer has no media type that the client accepts")
 HTTP_VERSION = Ending(49, "http_version", 505, _N, False, "A streamed answer needs HTTP/1.1 or later")
 WRONG_LISTENER = Ending(50, "wrong_listener", 501, _N, False, "This listener cannot stream answers")

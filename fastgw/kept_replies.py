@@ -27,6 +27,7 @@ class Topics(msgspec.Struct, array_like=True, frozen=True):
     is_full: bool = False  # whether new requests must be refused, because the store has no room for their replies
     other_lanes: int = 0  # a number of lanes that other nodes use for idempotency keys and this one does not; 0: none
     newer_layout: int = 0  # the format of records that another node writes and this one cannot read; 0: there is none
+    full_routes: tuple[str, ...] = ()  # names of routes that have as many deferred requests as they may
 
 
 class State(msgspec.Struct, array_like=True, frozen=True):

@@ -473,8 +473,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "Headers that requests with the same key must have in common, besides method, path, query and body (422 "
         "otherwise).", _ANY_HEADERS)] = ()
     max_kept: Annotated[int, Setting(
-        "Keys of this route that may be under way or answered at the same time, on all nodes together (503 beyond "
-        "it).", integer(1, 100_000_000))] = 100_000
+        "Most requests of this route that are kept at the same time (503 beyond it): idempotency keys on all nodes "
+        "together, and deferred requests of this node since its store has started.", integer(1, 100_000_000))] = 100_000
     reply: Annotated[str, Setting(
         "How services answer: `single` is one record; `stream` allows many, which the client gets as they come "
         "(`[streams]`).", choice("single", "stream"))] = "single"

@@ -25,12 +25,13 @@ class KeptReplies(Protocol):
 
     topics: Topics | None
 
-    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
+    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState, route: str = "") -> int:
         """Follow a request until `unwatch`; a restart of the store is not noticed.
 
         Args:
             partition: its home in the topic of kept replies.
             until_ms: only records that were appended before this time count (epoch).
+            route: counts the request among the deferred ones of this route.
 
         Returns:
             The number of the watch.
@@ -51,11 +52,12 @@ class KeptReplies(Protocol):
         """End a watch of any kind. `on_state` is not called any more."""
 
 
-def refusal(store: KeptReplies, is_new: bool) -> tuple[Ending, str] | None:
+def refusal(store: KeptReplies, is_new: bool, route: str = "") -> tuple[Ending, str] | None:
     """Why the store cannot be used now; None: it can.
 
     Args:
         is_new: a request that needs room in the store, and not only a look into it.
+        route: of a new request.
     """
     topics = store.topics
     if topics is None:
@@ -67,4 +69,6 @@ def refusal(store: KeptReplies, is_new: bool) -> tuple[Ending, str] | None:
         return errors.STORE_RESTORING, "the store of this node has not read its topic yet"
     if is_new and topics.is_full:
         return errors.STORE_FULL, "store.max_bytes is reached; raise it, or lower later.keep"
+    if is_new and route in topics.full_routes:
+        return errors.KEPT_CAP, "this route has as many kept requests as it may (max_kept)"
     return None

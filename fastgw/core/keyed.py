@@ -414,7 +414,7 @@ class _Request:
     def claim(self, state: KeyState) -> None:
         """Write a claim: for a free key, or for the next attempt after a holder that has not answered."""
         topics, settings = self._keyed.store.topics, self._keyed.settings
-        refused = kept.refusal(self._keyed.store, is_new=True)
+        refused = kept.refusal(self._keyed.store, is_new=True, route=self._plan.name)
         if refused is None and state.known == KeyKnown.FREE and state.kept >= self._rules.max_kept:
             refused = errors.KEPT_CAP, f"{state.kept} keys of this route are kept already (max_kept)"
         if refused is not None:

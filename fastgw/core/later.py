@@ -89,7 +89,7 @@ class Later:
     def open(self, admission: Admission, body: bytes, answer: Answer, now_ns: int) -> int:
         """Take a complete request. Returns its token, or REFUSED if it is answered already."""
         exchange, plan = self.exchange, self.exchange.plan_of(admission)
-        refused = kept.refusal(self.store, is_new=True)
+        refused = kept.refusal(self.store, is_new=True, route=plan.name)
         if refused is not None:
             return exchange.turn_away(admission, *refused, answer, len(body))
         try:
@@ -198,7 +198,8 @@ class Deferral:
         """The request has a slot and an id; its record is sent next."""
         self._token, self.raw = token, raw
         # Before the record is sent: the reply may come at once.
-        self._watch = self._later.store.watch(raw, self.home, self.work_until_ms, self._on_state)
+        store, route = self._later.store, self._plan.name
+        self._watch = store.watch(raw, self.home, self.work_until_ms, self._on_state, route)
 
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         """Answer, and say that the answer depends on the client's preference (RFC 7240, section 3)."""

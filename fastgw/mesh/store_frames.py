@@ -57,6 +57,7 @@ class Watch(msgspec.Struct, array_like=True, frozen=True):
     correlation_id: bytes
     partition: int  # its home in `<name>.later`
     until_ms: int  # records appended at this time or later do not count (epoch); 0: no limit
+    route: str = ""  # of a request that is sent now; empty: the watch is about one that was sent before
 
 
 class KeyWatch(msgspec.Struct, array_like=True, frozen=True):

@@ -220,7 +220,7 @@ class Keys:
         elif isinstance(holding, Answered):
             self._tell_answered(listener, watch, holding)
         else:
-            listener.tell(KeyState(watch.number, KeyKnown.FREE, kept=self._kept(watch.route)))
+            listener.tell(KeyState(watch.number, KeyKnown.FREE, kept=self.kept(watch.route)))
 
     def _tell_answered(self, listener: KeyListener, watch: KeyWatch, answered: Answered) -> None:
         """Tell the answer that the tables keep, or that has to be read from the topic."""
@@ -261,7 +261,7 @@ class Keys:
             self._tell_all(event.key_hash, lambda watch: self._freed(watch, event, arrived.reply))
 
     def _freed(self, watch: KeyWatch, event: Freed, record: Reply) -> KeyState:
-        claim, kept = event.held.claim, self._kept(watch.route)
+        claim, kept = event.held.claim, self.kept(watch.route)
         number, ids = watch.number, event.held.attempts
         if event.reply_offset is None:
             return KeyState(number, KeyKnown.FREED, ids, claim.fingerprint, claim.attempt, kept=kept)
@@ -277,7 +277,8 @@ class Keys:
     def _watches_of(self, key_hash: bytes) -> list[tuple[tuple[KeyListener, int], KeyWatch]]:
         return list(self._watches.get(key_hash, _NONE).items())
 
-    def _kept(self, route: str) -> int:
+    def kept(self, route: str) -> int:
+        """The keys of this route that are held or answered."""
         return sum(lane.kept[route] for lane in self.lanes.values())
 
 

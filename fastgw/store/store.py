@@ -27,6 +27,7 @@ from fastgw.kept_replies import KeyKnown, Known, State, Topics
 from fastgw.mesh.store_frames import KeyWatch, Watch
 from fastgw.messages import Reply, StoreGauge
 from fastgw.store import keys
+from fastgw.store.deferred import Deferred
 from fastgw.store.entries import Entry, KeyKind
 from fastgw.store.keys import Keys
 from fastgw.store.lane import CLOCK_SLACK_MS
@@ -88,6 +89,9 @@ class Store:
         self._watches = Watches()
         self._keys = Keys(tables, values, self._trouble_of, self._beat)
         self._layouts = Layouts(tables)
+        self._deferred = Deferred()
+        self._room: dict[str, int] = {}  # route -> how many more deferred requests it may have
+        self._full_routes: tuple[str, ...] = ()
         self._restored: set[int] = set()  # partitions that were read to their end once
         self._next_offsets: dict[int, int] = {}
         # Partition -> up to which time it was read: that of its last record, or of the last look that found no more.
@@ -243,7 +247,10 @@ class Store:
 
     def _topics(self, topic_id: bytes, partitions: int, is_ready: bool) -> Topics:
         newer_layout = self._layouts.newest(since_ms=_now_ms() - self._keep_ms)
-        return Topics(topic_id, partitions, is_ready, self._tables.is_full, self._keys.other_lanes(), newer_layout)
+        other_lanes = self._keys.other_lanes()
+        return Topics(
+            topic_id, partitions, is_ready, self._tables.is_full, other_lanes, newer_layout, self._full_routes
+        )
 
     def _tell_topics(self, topics: Topics) -> None:
         self.topics = topics
@@ -259,7 +266,24 @@ class Store:
     def watch(self, connection: Connection, watch: Watch) -> None:
         """See `Answerer`."""
         watching = self._watches.add(connection, watch)
+        if watch.route:
+            self._count_deferred(watch.route)
         self._tell(watching, is_news=False)
+
+    def _count_deferred(self, route: str) -> None:
+        self._deferred.add(route, _now_ms())
+        self._room[route] = self._room.get(route, 1) - 1
+        if self._room[route] <= 0:
+            self._look_at_room()
+            self._look_at_readiness()  # the workers should know before the next request
+
+    def _look_at_room(self) -> None:
+        self._room = {
+            route.name: route.max_kept - self._deferred[route.name] - self._keys.kept(route.name)
+            for route in self.config.routes
+            if route.later
+        }
+        self._full_routes = tuple([name for name, room in self._room.items() if room <= 0])
 
     def watch_key(self, connection: Connection, watch: KeyWatch) -> None:
         """See `Answerer`."""
@@ -349,6 +373,8 @@ class Store:
         topic_ids = {source.topic for source in self._tables.positions()}
         self._tables.expire(_now_ms(), dict.fromkeys(topic_ids, self._keep_ms), EXPIRED_AT_ONCE)
         self._keys.forget()
+        self._deferred.forget(_now_ms() - self.config.later.keep_ns // NS_PER_MS)
+        self._look_at_room()
         self._look_at_readiness()
         self._show()
         self._loop.call_later(SWEEP_S, self._sweep)

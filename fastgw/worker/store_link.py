@@ -93,9 +93,9 @@ class StoreLink:
         # A task needs a reference until it has ended.
         self._connecting = self._loop.create_task(self._loop.create_unix_connection(lambda: connection, sock=connected))
 
-    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState) -> int:
+    def watch(self, correlation_id: bytes, partition: int, until_ms: int, on_state: OnState, route: str = "") -> int:
         """See `KeptReplies.watch`."""
-        return self._register(Watch(self._next_number(), correlation_id, partition, until_ms), on_state)
+        return self._register(Watch(self._next_number(), correlation_id, partition, until_ms, route), on_state)
 
     def watch_key(self, key_hash: bytes, lane: int, route: str, on_state: OnKeyState) -> int:
         """See `KeptReplies.watch_key`."""

@@ -36,9 +36,11 @@ class FakeStore:
         self.topics: Topics | None = Topics(TOPIC_ID, 8, True)
         self.watches: dict[int, tuple[bytes, int, int, Callable[[State], None]]] = {}
         self.at_once = Known.OPEN
+        self.routes: list[str] = []  # that the watches have named
 
-    def watch(self, correlation_id, partition, until_ms, on_state) -> int:
+    def watch(self, correlation_id, partition, until_ms, on_state, route="") -> int:
         number = len(self.watches) + 1
+        self.routes.append(route)
         self.watches[number] = correlation_id, partition, until_ms, on_state
         return number
 
@@ -239,6 +241,8 @@ def test_a_drain_defers_what_kafka_has_confirmed(place: Place) -> None:
         (Topics(bytes(16), 0, False), errors.STORE_RESTORING),
         (Topics(TOPIC_ID, 8, False), errors.STORE_RESTORING),
         (Topics(TOPIC_ID, 8, True, is_full=True), errors.STORE_FULL),
+        (Topics(TOPIC_ID, 8, True, newer_layout=2), errors.NEWER_LAYOUT),
+        (Topics(TOPIC_ID, 8, True, full_routes=("POST /o",)), errors.KEPT_CAP),
     ],
 )
 def test_nothing_is_sent_while_the_store_cannot_keep_the_reply(place: Place, topics: Topics, ending) -> None:

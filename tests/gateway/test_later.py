@@ -41,6 +41,13 @@ topic = "{orders}"
 on_timeout = "later"
 timeout = "300ms"
 [[route]]
+name = "rare"
+method = "POST"
+path = "/rare"
+topic = "{orders}"
+later = true
+max_kept = 1
+[[route]]
 name = "plain"
 method = "POST"
 path = "/plain"
@@ -342,6 +349,20 @@ def test_a_store_that_finds_damage_when_it_is_asked_builds_its_tables_again(shop
     eventually(lambda: shop.state(location).body == b"damage me", 30, "the answer is there again")
     assert shop.pid("store") != damaged
     assert "the checksum" in shop.gateway.log_text
+
+
+@pytest.mark.ending("kept_cap")
+def test_a_route_has_so_many_deferred_requests_and_no_more(shop: Shop) -> None:
+    location = shop.deferred(b"rare", "/rare")
+    with counted(shop.gateway, "kept_cap"):
+        assert_told(shop.ask("POST", "/rare", b"one too many", ASYNC), "kept_cap")
+    assert shop.state(location).status == 202
+    shop.service.reply(shop.service.take(b"rare"), b"once")
+    assert shop.state(location, wait_s=10).body == b"once"
+    with RawConnection(shop.gateway.port) as client:
+        client.ask("POST", "/rare", b"not kept")
+        shop.service.reply(shop.service.take(b"not kept"), b"at once")
+        assert client.answer().body == b"at once", "a request that is not deferred needs no room"
 
 
 @pytest.mark.ending("store_down")

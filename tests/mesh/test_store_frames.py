@@ -14,12 +14,20 @@ from fastgw.mesh import store_frames
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
 
-OF_WORKER = [Hello(1), Watch(7, b"id", 3, 1000), Watch(8, b"", 0, 0), Unwatch(7), KeyWatch(9, bytes(32), 3, "POST /o")]
+OF_WORKER = [
+    Hello(1),
+    Watch(7, b"id", 3, 1000),
+    Watch(8, b"", 0, 0),
+    Watch(9, b"id", 3, 1, "POST /o"),
+    Unwatch(7),
+    KeyWatch(9, bytes(32), 3, "POST /o"),
+]
 OF_STORE = [
     Topics(bytes(16), 8, True),
     Topics(bytes(16), 0, False, is_full=True),
     State(7, Known.OPEN),
     Topics(bytes(16), 8, True, other_lanes=4),
+    Topics(bytes(16), 8, True, newer_layout=2, full_routes=("POST /o", "GET /o")),
     KeyState(9, KeyKnown.FREE, kept=3),
     KeyState(9, KeyKnown.HELD, (b"id", b"id before"), bytes(32), 2, 15_000),
     KeyState(9, KeyKnown.ANSWERED, (b"id",), bytes(32), 2, 0, 0, 3, 9, [("status", b"200")], b"\x00body"),

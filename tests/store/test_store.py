@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fastgw import config, table
@@ -40,6 +41,7 @@ path = "/o"
 topic = "orders"
 later = true
 work_timeout = "1h"
+max_kept = 3
 """
 MAKER = IdMaker(1, 0, 0, ReplyTopic.LATER)
 MAKER.set_ownership(PARTITIONS, [1], 1)
@@ -387,3 +389,21 @@ def test_a_newer_format_is_forgotten_with_its_records(place: Place1) -> None:
     place.now_s += 20
     place.store._sweep()
     assert place.store.topics.newer_layout == 0
+
+
+def test_a_route_is_full_when_it_has_as_many_deferred_requests_as_it_may(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.store._sweep()
+    asked = Watch(1, ID, HOME, place.now_ms + 60_000, "POST /o")
+    for number in range(3):
+        assert place.store.topics.full_routes == ()
+        place.watch(10 + number)  # of a status URL
+        place.store.watch(place.worker, msgspec.structs.replace(asked, number=number))  # type: ignore[arg-type]
+    assert place.store.topics.full_routes == ("POST /o",)
+    place.now_s += 24 * 3600
+    place.store._sweep()
+    assert place.store.topics.full_routes == ("POST /o",)
+    place.now_s += 10
+    place.store._sweep()
+    assert place.store.topics.full_routes == ()
