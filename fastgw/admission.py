@@ -24,6 +24,7 @@ KEYED = 3  # it has an idempotency key
 STREAM = 4
 RESUME = 5  # for a client that comes back to a stream
 
+NEVER = -1  # in place of a time
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
 
 
@@ -50,8 +51,8 @@ class Admission:
         max_body_bytes: the route's limit.
         kind: PLAIN, KEPT, TICKET, KEYED, STREAM or RESUME; the router sets it (RESUME: the door), and the fields after
             it for the kinds that need them.
-        defer_after_ns: KEPT: how long to wait for the reply before the answer is deferred.
-        is_async: KEPT: the client prefers a deferred answer (`Prefer: respond-async`).
+        defer_after_ns: KEPT, KEYED: how long to wait for the reply before the answer is deferred; NEVER: it is not.
+        is_async: KEPT, KEYED: the client prefers a deferred answer (`Prefer: respond-async`).
         media_type: STREAM: that of the answer; "": the service's own. The door sets it.
         connection: a front sets it if the connection can carry several requests at once: what identifies the
             connection in `Door.bodies` and `Door.answers`.

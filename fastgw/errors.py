@@ -123,6 +123,8 @@ OVERTAKEN = Ending(56, "overtaken", 410, _R, False, "Kafka has deleted records o
 NEWER_LAYOUT = Ending(
     57, "newer_layout", 503, _N, True, "Another node writes records that this one cannot read", RETRY_AFTER_S
 )
+DEFERRED_JOINED = Ending(58, "deferred_joined", 202, _U, False, "A request with this Idempotency-Key is under way")
+CANCEL_REFUSED = Ending(59, "cancel_refused", 409, _N, False, "A request with an Idempotency-Key cannot be cancelled")
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

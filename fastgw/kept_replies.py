@@ -16,6 +16,7 @@ class Known(IntEnum):
     EXPIRED = 3  # the time of its work is over, and no reply came before
     RESTORING = 4  # the store has not read its topic yet
     BEHIND = 5  # the store cannot read on: a transaction is open, or Kafka does not answer
+    RELEASED = 6  # of a key: its holder gave up before it sent anything
 
 
 class Topics(msgspec.Struct, array_like=True, frozen=True):
@@ -69,3 +70,5 @@ class KeyState(msgspec.Struct, array_like=True, frozen=True):
     offset: int = -1  # FREED: -1 if nothing was sent
     headers: list[tuple[str, bytes]] = []
     value: bytes = b""
+    first_id: bytes = b""  # HELD: of the attempt that found the key free
+    first_ms: int = 0  # HELD: when its claim was appended

@@ -293,15 +293,6 @@ def _routes_among_tickets(later: Later, routes: Routes) -> Iterator[Mistake]:
             yield Mistake(f"route[{number}].path", f"no path below later.path = {shown(later.path)}", shown(route.path))
 
 
-def _keys_and_status_urls(routes: Routes) -> Iterator[Mistake]:
-    for number, route in routes.items():
-        if route.later and route.idempotency != "off":
-            hint = "a status URL does not follow its key to another attempt yet"
-            got = 'true, and on_timeout = "later"' if route.on_timeout == "later" else "true"
-            expected = f"false, because idempotency = {shown(route.idempotency)}"
-            yield Mistake(f"route[{number}].later", expected, got, hint)
-
-
 def _fingerprint_of_nothing(routes: Routes) -> Iterator[Mistake]:
     for number, route in routes.items():
         if route.fingerprint_headers and route.idempotency == "off":
@@ -408,7 +399,6 @@ _CLASHES: tuple[tuple[Callable[..., Iterator[Mistake]], str], ...] = (
     (_work_shorter_than_wait, "later routes"),
     (_topic_of_kept_replies, "later gateway routes"),
     (_routes_among_tickets, "later routes"),
-    (_keys_and_status_urls, "routes"),
     (_fingerprint_of_nothing, "routes"),
     (_stream_settings_without_stream, "routes"),
     (_contradictions_in_streams, "routes"),

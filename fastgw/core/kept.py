@@ -48,6 +48,18 @@ class KeptReplies(Protocol):
             The number of the watch.
         """
 
+    def watch_holding(self, key_hash: bytes, lane: int, first_id: bytes, until_ms: int, on_state: OnState) -> int:
+        """Follow a request with an idempotency key, and its further attempts, until `unwatch`.
+
+        Args:
+            lane: the key's partition of the topic of kept replies.
+            first_id: of the first attempt.
+            until_ms: the first attempt cannot be answered at this time or later (epoch).
+
+        Returns:
+            The number of the watch.
+        """
+
     def unwatch(self, number: int) -> None:
         """End a watch of any kind. `on_state` is not called any more."""
 

@@ -15,8 +15,9 @@ claims the next attempt.
     -----      ---------                           ------------                -----------------
     FRESH      the state of the key                503, nothing was sent       it goes on
     CLAIMING   its claim to be read back           503, it releases the key    it goes on
-    JOINED     the holder's answer                 409, ask again              it ends
-    SENT       the reply of the service            504, the key stays held     it goes on
+    JOINED     the holder's answer                 409, ask again; or 202      it ends
+    SENT       the reply of the service            504, the key stays held;    it goes on
+                                                   or 202, if it is recorded
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from fastgw import _ctable, errors
-from fastgw.admission import Admission
+from fastgw.admission import NEVER, Admission
 from fastgw.core import idempotency, kept
 from fastgw.core.exchange import OWN_ERROR, REFUSED, Exchange, Journal
 from fastgw.core.kept import KeptReplies
+from fastgw.core.later import ANSWER_EXPIRED, VARY, Later
 from fastgw.core.plan import KeyRules, Plan
 from fastgw.dialects import control
 from fastgw.dialects.control import Claim, Place, Released
@@ -38,11 +40,12 @@ from fastgw.errors import Ending, KeyMissing, Outcome
 from fastgw.ids import IdMaker
 from fastgw.kept_replies import KeyKnown, KeyState, Known, State
 from fastgw.messages import Answer, HeaderList, Record, Reply, Tally
-from fastgw.tokens import Secrets
+from fastgw.tokens import Secrets, Ticket
 
 NS_PER_MS = 1_000_000
 WATCHES_MAX: Final = 100_000  # keys that one worker follows at the same time
 TRY_AGAIN_NS: Final = 1_000_000_000  # after a take-over that could not be claimed
+NO_PARTITION: Final = 0  # in tickets of keys: such a request cannot be cancelled, so nobody needs its partition
 REPLAYED = ("idempotency-replayed", "true")
 _GIVEN_UP = "the request with this key was given up before it was sent"
 
@@ -70,6 +73,7 @@ class KeyedRequests:
         count: Callable[[Tally], None],
         clock_ns: Callable[[], int],
         journal: Journal,
+        later: Later,
     ) -> None:
         """
         Args:
@@ -78,6 +82,7 @@ class KeyedRequests:
             count: counts what became of a request.
             clock_ns: the monotonic clock.
             journal: logs unexpected errors. After one, its request is still ended and answered.
+            later: makes the answers that are deferred.
         """
         self.settings = settings
         self.secrets = secrets
@@ -87,6 +92,7 @@ class KeyedRequests:
         self.count = count
         self.clock_ns = clock_ns
         self.journal = journal
+        self.later = later
         self._make_ids = make_ids
         self._ids: dict[int, IdMaker] = {}
         self._groups: dict[bytes, _Group] = {}
@@ -111,12 +117,12 @@ class KeyedRequests:
             return exchange.turn_away(admission, errors.BODIES_FULL, full, answer, len(body))
         if plan.compressor is not None:
             answer = plan.compressor.wrapping(answer, admission.headers)
-        deadline_ns = now_ns + admission.timeout_ns
-        request = _Request(self, plan, admission, body, record_key, deadline_ns, answer)
+        request = _Request(self, plan, admission, body, record_key, now_ns, answer)
         lane = control.lane_of(request.key_hash, self.settings.lanes)
         prepared = exchange.prepare(
-            admission, request.answer, request, _ctable.KEPT, self._ids_of(lane), lane, deadline_ns, now_ns, len(body)
-        )
+            admission, request.answer, request, _ctable.KEPT, self._ids_of(lane), lane, request.first_deadline_ns,
+            now_ns, len(body),
+        )  # fmt: skip
         if prepared is None:
             return REFUSED
         request.token, request.raw = prepared
@@ -278,7 +284,7 @@ class _Request:
         admission: Admission,
         body: bytes,
         record_key: bytes | None,
-        deadline_ns: int,
+        now_ns: int,
         answer: Answer,
     ) -> None:
         assert plan.key_rules is not None, "only routes with idempotency keys come here"
@@ -288,7 +294,13 @@ class _Request:
         self._admission = admission
         self._body: bytes | None = body  # None: it cannot be sent any more
         self._record_key = record_key
-        self._deadline_ns = deadline_ns
+        self._deadline_ns = now_ns + admission.timeout_ns
+        self._may_defer = admission.defer_after_ns != NEVER
+        self._defer_at_ns = now_ns + max(admission.defer_after_ns, 0)
+        # Without a wait, the report that the record is in Kafka defers the answer, and not a deadline.
+        self.first_deadline_ns = self._defer_at_ns if admission.defer_after_ns > 0 else self._deadline_ns
+        self._is_recorded = False
+        self._holding = b"", 0  # the id of its first attempt, and when that was claimed: for the status URL
         self._answer = answer
         key = idempotency.key_of(admission.headers)
         assert key is not None, "the router admits requests without a key as plain ones"
@@ -314,8 +326,11 @@ class _Request:
         return f"<{self._plan.name!r} with key, {self.stage.name}>"
 
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
-        """Answer, and say so if the answer was there before."""
-        self._answer(status, [*headers, REPLAYED] if self._is_replayed else headers, body, request_id)
+        """Answer, and say so if the answer was there before, or if it depends on the client's preference."""
+        more = [REPLAYED] if self._is_replayed else []
+        if self._may_defer and VARY not in headers:
+            more.append(VARY)
+        self._answer(status, [*headers, *more] if more else headers, body, request_id)
 
     @property
     def has_body(self) -> bool:
@@ -337,6 +352,7 @@ class _Request:
         if stage is _Stage.CLAIMING:
             # Until the claim is read back, whatever else happens to the key decides nothing for it.
             if known == KeyKnown.HELD and state.ids[0] == self.raw:
+                self._holding = state.first_id, state.first_ms
                 self._won()
         elif known in _TROUBLES:
             if stage is _Stage.FRESH:
@@ -369,8 +385,11 @@ class _Request:
     def _look_at_holder(self, state: KeyState) -> None:
         if self.stage is _Stage.FRESH:
             self.stage, self._holder = _Stage.JOINED, state.ids[0]
+            self._holding = state.first_id, state.first_ms
             self._keyed.count(Tally.KEYS_JOINED)
             self._wait_for_take_over()
+            if self.stage is _Stage.JOINED and self._is_time_to_defer():
+                self._defer(errors.DEFERRED_JOINED)
         elif (self.raw if self.stage is _Stage.SENT else self._holder) not in state.ids:
             self._look_back()
         elif self.stage is _Stage.JOINED:
@@ -477,6 +496,7 @@ class _Request:
         )
         headers = [
             *headers,
+            *([ANSWER_EXPIRED] if self._rules.defers else []),
             ("idempotency_key", self._key.encode()),
             ("idempotency_attempt", b"%d" % self._attempt),
         ]
@@ -522,12 +542,54 @@ class _Request:
 
         self._look_back_watch = self._keyed.store.watch(correlation_id, self.group.lane, 0, on_state)
 
+    # Deferring.
+
+    def _is_time_to_defer(self) -> bool:
+        return self._may_defer and self._keyed.clock_ns() >= self._defer_at_ns
+
+    def _defer(self, ending: Ending) -> None:
+        """Answer 202 with the status URL that all requests of this holding of the key get."""
+        topics, settings = self._keyed.store.topics, self._keyed.settings
+        if topics is None:
+            self._end(errors.KEY_BUSY, "the store of this node does not answer, so there is no status URL")
+            return
+        first_id, first_ms = self._holding
+        ticket = Ticket(
+            first_id,
+            self.key_hash,
+            topics.later_id,
+            NO_PARTITION,
+            self._plan.name,
+            "",
+            first_ms,
+            first_ms + self._rules.take_over_ms,
+            first_ms + settings.keep_ms,
+        )
+        headers, body = self._keyed.later.deferred(ticket, ending, self._admission.is_async)
+        self._keyed.exchange.respond(self.token, ending, headers, body)
+
+    def _defer_if_known(self) -> bool:
+        """Defer if the client can be told what it will be answered with. False: it cannot yet."""
+        if self._may_defer and self.stage is _Stage.SENT and self._is_recorded:
+            self._defer(errors.DEFERRED)
+        elif self._may_defer and self.stage is _Stage.JOINED:
+            self._defer(errors.DEFERRED_JOINED)
+        else:
+            return False
+        return True
+
     # Waiter.
 
-    def on_recorded(self, partition: int) -> None:
-        """See `Waiter`."""
+    def on_recorded(self, partition: int) -> None:  # noqa: ARG002
+        self._is_recorded = True
+        if self._is_time_to_defer():
+            self._defer(errors.DEFERRED)
 
-    def on_deadline(self, now_ns: int) -> int:  # noqa: ARG002
+    def on_deadline(self, now_ns: int) -> int:
+        if self._defer_if_known():
+            return 0
+        if now_ns < self._deadline_ns:
+            return self._deadline_ns
         if self.stage is _Stage.JOINED:
             self._end(errors.KEY_BUSY, "the deadline passed before the request that holds the key was answered")
         elif self.stage is _Stage.CLAIMING:
@@ -545,6 +607,8 @@ class _Request:
     def on_drain(self) -> None:
         if self.stage in (_Stage.FRESH, _Stage.CLAIMING):
             self._end(errors.KEY_BUSY if self._holder else errors.DRAINING, "this gateway is shutting down")
+        else:
+            self._defer_if_known()
 
     def on_end(self, ending: Ending | None) -> None:
         was, self.stage = self.stage, _Stage.ENDED

@@ -134,14 +134,32 @@ class Later:
         )
         return [*headers, ANSWER_EXPIRED]
 
+    def deferred(self, ticket: Ticket, ending: Ending, is_async: bool) -> tuple[HeaderList, bytes]:
+        """Headers and body of the 202 to a request.
+
+        Args:
+            is_async: the client has asked for it.
+        """
+        applied = [("preference-applied", "respond-async")] if is_async else []
+        return self.status(seal_ticket(self.secrets, ticket), ticket, ending, more=applied)
+
     def status(
-        self, ticket_text: str, ticket: Ticket, status: str = "working", more: Sequence[tuple[str, str]] = ()
+        self,
+        ticket_text: str,
+        ticket: Ticket,
+        ending: Ending = errors.DEFERRED,
+        status: str = "working",
+        more: Sequence[tuple[str, str]] = (),
     ) -> tuple[HeaderList, bytes]:
-        """Headers and body of a 202."""
+        """Headers and body of a 202.
+
+        Args:
+            ending: says what is known of the record.
+        """
         headers = [
             ("content-type", "application/json"),
             ("cache-control", "no-store"),
-            ("fastgw-outcome", errors.DEFERRED.outcome.value),
+            ("fastgw-outcome", ending.outcome.value),
             ("location", f"{self.settings.path}/{ticket_text}"),
             ("retry-after", str(self.settings.retry_after_s)),
             VARY,
@@ -150,7 +168,7 @@ class Later:
         told = Status(
             ticket.correlation_id.decode(),
             status,
-            errors.DEFERRED.outcome.value,
+            ending.outcome.value,
             _rfc3339(ticket.created_ms),
             _rfc3339(ticket.expires_ms),
         )
@@ -222,8 +240,7 @@ class Deferral:
             self.work_until_ms,
             self._created_ms + self._later.settings.keep_ms,
         )
-        applied = [("preference-applied", "respond-async")] if self._is_async else []
-        headers, body = self._later.status(seal_ticket(self._later.secrets, ticket), ticket, more=applied)
+        headers, body = self._later.deferred(ticket, errors.DEFERRED, self._is_async)
         self._later.exchange.respond(self._token, errors.DEFERRED, headers, body)
 
     # Waiter.

@@ -18,6 +18,7 @@ class KeyRules(NamedTuple):
     take_over_ms: int  # so long after a claim another attempt may win
     max_kept: int  # keys that are held or answered
     dialect: str
+    defers: bool = False  # the answer may be deferred
 
 
 class Learner(Protocol):

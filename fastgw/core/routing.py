@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import KEPT, KEYED, STREAM, TICKET, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, NEVER, STREAM, TICKET, UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
 from fastgw.core import idempotency, preferences
 from fastgw.core.idempotency import BadKey
@@ -219,6 +219,8 @@ def _about_key(route: Route, admission: Admission) -> Admission | Refusal:
     except BadKey as bad:
         return Refusal(errors.KEY_INVALID, str(bad), route.number)
     if key is not None:
+        if admission.kind != KEPT:
+            admission.defer_after_ns = NEVER
         admission.kind = KEYED
     elif route.idempotency == "require":
         return Refusal(errors.KEY_INVALID, "expected the header Idempotency-Key, got none", route.number)

@@ -19,6 +19,7 @@ from fastgw.admission import Admission, Refusal
 from fastgw.body_memory import LARGE_ANSWER_BYTES
 from fastgw.core import kept
 from fastgw.core.exchange import REFUSED, Exchange
+from fastgw.core.kept import OnState
 from fastgw.core.later import NS_PER_MS, VARY, Later
 from fastgw.core.plan import Plan
 from fastgw.dialects import BadReply, control
@@ -36,6 +37,7 @@ _TOLD = {
     Known.CANCELLED: (errors.TICKET_CANCELLED, "the request was cancelled with DELETE"),
     Known.EXPIRED: (errors.WORK_EXPIRED, "work_timeout of the route has passed without a reply"),
     Known.RESTORING: (errors.STORE_RESTORING, "the store of this node has not read its topic yet"),
+    Known.RELEASED: (errors.CLAIM_LATE, "the request was given up before it was sent; send it again with its key"),
     Known.BEHIND: (errors.STORE_BEHIND, "the store of this node does not get new records from Kafka"),
 }
 
@@ -93,6 +95,9 @@ class Tickets:
         topics = self._later.store.topics
         if topics is not None and topics.later_id != ticket.topic_id:
             return self._refuse(admission, answer, errors.TICKET_GONE, "its topic of kept replies was made anew")
+        if admission.method == "DELETE" and ticket.key_hash:
+            others = "others may wait for the same answer"
+            return self._refuse(admission, answer, errors.CANCEL_REFUSED, others)
         if len(self._waits) >= self._waits_max:
             return self._refuse(
                 admission, answer, errors.WATCH_CAP, f"{self._waits_max} requests wait already (store.max_waits)"
@@ -116,12 +121,15 @@ class Tickets:
         wait.deadline_ns = now_ns + longest_ns
         self._waits[token] = wait
         heappush(self._due, (wait.deadline_ns, token))
-        ticket = wait.ticket
-        home = _home_of(ticket)
-        wait.watch = self._later.store.watch(
-            ticket.correlation_id, home, ticket.work_until_ms, lambda state: self._on_state(token, state)
-        )
+        wait.watch = self._watch(wait, lambda state: self._on_state(token, state))
         return token
+
+    def _watch(self, wait: _Wait, on_state: OnState) -> int:
+        store, ticket = self._later.store, wait.ticket
+        cid, home, until_ms = ticket.correlation_id, _home_of(ticket), ticket.work_until_ms
+        if ticket.key_hash and wait.plan.key_rules is not None:
+            return store.watch_holding(ticket.key_hash, home, cid, until_ms, on_state)
+        return store.watch(cid, home, until_ms, on_state)
 
     def _on_state(self, token: int, state: State) -> None:
         wait = self._waits.get(token)
@@ -195,7 +203,7 @@ class Tickets:
 
     def _tell(self, wait: _Wait, state: State) -> None:
         if wait.cancels and state.known == Known.CANCELLED:
-            headers, body = self._later.status(wait.text, wait.ticket, "cancelled")
+            headers, body = self._later.status(wait.text, wait.ticket, status="cancelled")
             self._answer(wait, errors.DEFERRED, errors.DEFERRED.status, headers, body)
         elif state.known == Known.ANSWERED:
             self._tell_answer(wait, state)
@@ -203,8 +211,10 @@ class Tickets:
             self._problem(wait, *_TOLD[Known(state.known)])
 
     def _tell_working(self, wait: _Wait) -> None:
-        headers, body = self._later.status(wait.text, wait.ticket)
-        self._answer(wait, errors.DEFERRED, errors.DEFERRED.status, headers, body)
+        # The holder of a key may not have sent its record yet.
+        ending = errors.DEFERRED_JOINED if wait.ticket.key_hash else errors.DEFERRED
+        headers, body = self._later.status(wait.text, wait.ticket, ending)
+        self._answer(wait, ending, ending.status, headers, body)
 
     def _tell_answer(self, wait: _Wait, state: State) -> None:
         ticket = wait.ticket

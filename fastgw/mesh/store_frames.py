@@ -12,6 +12,7 @@ may append fields: readers ignore those that they do not know, and give defaults
       KEY_WATCH  number, key, lane         ──>
                                            <──     KEY_STATE    number, what is known of the key now
                                            <──     KEY_STATE    number, again whenever it changes
+      HOLDING_WATCH  number, key, id ...   ──>             STATE frames follow, as of WATCH
       UNWATCH  number                      ──>
 
                                            <──     STREAMS     the topic of streams, and the partitions that are read
@@ -69,6 +70,16 @@ class KeyWatch(msgspec.Struct, array_like=True, frozen=True):
     route: str  # for `KeyState.kept`
 
 
+class HoldingWatch(msgspec.Struct, array_like=True, frozen=True):
+    """Follow what becomes of a request with an idempotency key and of its further attempts. The store tells `State`."""
+
+    number: int
+    key_hash: bytes  # 32 bytes
+    lane: int
+    first_id: bytes  # of the attempt that found the key free
+    until_ms: int  # that attempt cannot be answered at this time or later (epoch)
+
+
 class Unwatch(msgspec.Struct, array_like=True, frozen=True):
     """The end of a watch of any kind."""
 
@@ -120,7 +131,7 @@ class FollowEnd(msgspec.Struct, array_like=True, frozen=True):
 
 
 Frame = (
-    Hello | Topics | Watch | Unwatch | State | KeyWatch | KeyState
+    Hello | Topics | Watch | Unwatch | State | KeyWatch | KeyState | HoldingWatch
     | Follow | Credit | Unfollow | StreamTopic | Following | Items | FollowEnd
 )  # fmt: skip
 
@@ -128,9 +139,10 @@ Frame = (
 KINDS: Final[Mapping[type[msgspec.Struct], int]] = {
     Hello: 16, Topics: 17, Watch: 18, Unwatch: 19, State: 20, KeyWatch: 21, KeyState: 22,
     Follow: 25, Credit: 26, Unfollow: 27, StreamTopic: 28, Following: 29, Items: 30, FollowEnd: 31,
+    HoldingWatch: 40,
 }  # fmt: skip
 
-_OF_WORKERS = (Hello, Watch, Unwatch, KeyWatch, Follow, Credit, Unfollow)
+_OF_WORKERS = (Hello, Watch, Unwatch, KeyWatch, HoldingWatch, Follow, Credit, Unfollow)
 _OF_STORES = (Topics, State, KeyState, StreamTopic, Following, Items, FollowEnd)
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -23,7 +23,7 @@ from fastgw.kept_replies import KeyKnown, KeyState
 from fastgw.mesh.store_frames import KeyWatch
 from fastgw.messages import Reply
 from fastgw.store.entries import Entry, Key, KeyKind
-from fastgw.store.lane import Answered, Event, Freed, Grade, GradedReply, Held, KeyAnswered, Lane, Lost, Won
+from fastgw.store.lane import Answered, Event, Freed, Grade, GradedReply, Held, KeyAnswered, Lane, Lost, NoEffect, Won
 from fastgw.store.requests import RecordKind
 from fastgw.store.tables import Kept, Source, Tables
 from fastgw.store.topic_reader import Arrived
@@ -150,20 +150,21 @@ class Keys:
             yield from entries
             offset = entries[-1].offset + 1
 
-    def took(self, arrived: Arrived, content: Control | Reply) -> None:
-        """A record was read and is in the tables."""
+    def took(self, arrived: Arrived, content: Control | Reply) -> bytes | None:
+        """A record was read and is in the tables. Returns the key whose state it has changed."""
         reply = arrived.reply
         lane = self.lanes.get(reply.partition)
         if lane is None:
-            return
+            return None
         event = _apply(lane, reply.offset, arrived.appended_ms, content)
         trouble = self._trouble(reply.partition)
         # What has happened long ago is no news: until the lane is read to its end, its key may have had other holders.
-        if event is None or trouble == KeyKnown.RESTORING:
-            return
+        if event is None or isinstance(event, NoEffect) or trouble == KeyKnown.RESTORING:
+            return None
         # A claim that this node cannot read may have won instead. Replies to what was sent before are told as ever.
         if trouble != KeyKnown.NEWER_LAYOUT or not isinstance(event, Won | Lost):
             self._tell_event(event, arrived)
+        return event.key_hash
 
     def forget(self) -> None:
         """Forget the keys that have been free for long enough."""
@@ -224,23 +225,30 @@ class Keys:
 
     def _tell_answered(self, listener: KeyListener, watch: KeyWatch, answered: Answered) -> None:
         """Tell the answer that the tables keep, or that has to be read from the topic."""
-        found = self._tables.entries_from(Source(self._topic_id, watch.lane), answered.offset, 1)
-        if not found or found[0].offset != answered.offset:
-            log.error("a kept reply is missing", partition=watch.lane, offset=answered.offset)
-            listener.tell(KeyState(watch.number, KeyKnown.BEHIND))
+
+        def told(reply: Reply | None) -> None:
+            if reply is None:
+                listener.tell(KeyState(watch.number, KeyKnown.BEHIND))
+            else:
+                listener.tell(_answered(watch.number, answered, reply))
+
+        self.read(watch.lane, answered.offset, told)
+
+    def read(self, lane: int, offset: int, on_reply: Callable[[Reply | None], None]) -> None:
+        """Read a reply from the tables or from the topic; `on_reply` gets None if it cannot be read."""
+        found = self._tables.entries_from(Source(self._topic_id, lane), offset, 1)
+        if not found or found[0].offset != offset:
+            log.error("a kept reply is missing", partition=lane, offset=offset)
+            on_reply(None)
             return
         entry = found[0].entry
         headers = [(name, value or b"") for name, value in entry.headers]
 
         def told(value: bytes | None) -> None:
-            if value is None:  # Kafka does not give it
-                listener.tell(KeyState(watch.number, KeyKnown.BEHIND))
-            else:
-                reply = Reply(answered.correlation_id, watch.lane, answered.offset, headers, value)
-                listener.tell(_answered(watch.number, answered, reply))
+            on_reply(None if value is None else Reply(entry.keys[0][1], lane, offset, headers, value))
 
         if entry.is_reference:
-            self._values.read(watch.lane, answered.offset, told)
+            self._values.read(lane, offset, told)
         else:
             told(entry.value or b"")
 
@@ -349,7 +357,10 @@ def _content_of(kept: Kept) -> Control | Reply | None:
 
 def _held(number: int, held: Held, now_ms: int) -> KeyState:
     claim, left_ms = held.claim, max(0, held.take_over_ms - now_ms)
-    return KeyState(number, KeyKnown.HELD, held.attempts, claim.fingerprint, claim.attempt, left_ms)
+    return KeyState(
+        number, KeyKnown.HELD, held.attempts, claim.fingerprint, claim.attempt, left_ms, first_id=held.holding_id,
+        first_ms=held.holding_ms,
+    )  # fmt: skip
 
 
 def _answered(number: int, answered: Answered, reply: Reply) -> KeyState:

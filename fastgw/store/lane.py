@@ -52,6 +52,7 @@ from fastgw.dialects.control import Cancelled, Claim, Released
 
 RELEASE_MS: Final = 3_600_000  # a producer gives up a claim after the timeout of its route, which is at most an hour
 CLOCK_SLACK_MS: Final = 3_600_000
+OVER_MAX: Final = 64  # ended holdings of one key that are remembered
 GRACE_MS: Final = 1_800_000  # after the claim that replaces an attempt, in which a reply to that attempt counts
 
 
@@ -81,6 +82,18 @@ class Held(msgspec.Struct, frozen=True):
     claim: Claim  # of the holder
     offset: int  # of the claim
     appended_ms: int  # when the broker appended it
+    first_id: bytes = b""  # of the attempt that found the key free; empty: it is this one
+    first_ms: int = 0  # when the claim of that attempt was appended
+
+    @property
+    def holding_id(self) -> bytes:
+        """The id of the first attempt: it names this holding, however often the key is taken over."""
+        return self.first_id or self.claim.correlation_id
+
+    @property
+    def holding_ms(self) -> int:
+        """When this holding began."""
+        return self.first_ms if self.first_id else self.appended_ms
 
     @property
     def take_over_ms(self) -> int:
@@ -111,10 +124,24 @@ class Answered(msgspec.Struct, frozen=True):
     offset: int  # of the reply
     appended_ms: int  # when the broker appended the reply
     grade: Grade  # BELOW_500 or UNDECODABLE
+    first_id: bytes = b""  # as in `Held`
+
+    @property
+    def holding_id(self) -> bytes:
+        """See `Held.holding_id`."""
+        return self.first_id or self.claim.correlation_id
 
     @property
     def ends_ms(self) -> int:
         return self.appended_ms + self.claim.keep_ms
+
+
+class Over(NamedTuple):
+    """A holding that has freed its key, and that the replies to its first id do not tell everything about."""
+
+    holding_id: bytes
+    reply_offset: int | None  # None: its claim was released
+    until_ms: int  # so long it is remembered
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -122,6 +149,7 @@ class Key(msgspec.Struct, frozen=True):
 
     holding: Held | Answered | None = None  # None: free
     releases: tuple[tuple[bytes, int], ...] = ()  # ids of claims that were given up; when, by the broker's clock
+    over: tuple[Over, ...] = ()  # the newest last; no record is judged by them, only status URLs ask
 
     def at(self, time_ms: int) -> Held | Answered | None:
         """The state that a record appended at this time meets; None: the key is free."""
@@ -138,6 +166,8 @@ class Key(msgspec.Struct, frozen=True):
         free_ms = self.holding.ends_ms if self.holding is not None else 0
         if self.releases:
             free_ms = max(free_ms, *(at + RELEASE_MS for _, at in self.releases))
+        if self.over:
+            free_ms = max(free_ms, *(one.until_ms for one in self.over))
         return free_ms + CLOCK_SLACK_MS
 
 
@@ -219,7 +249,9 @@ def judge_claim(key: Key, claim: Claim, offset: int, appended_ms: int) -> tuple[
     if why is not None:
         return key, Lost(claim.key_hash, claim.correlation_id, why, holding)
     held = Held(claim, offset, appended_ms)
-    return Key(held, key.releases), Won(claim.key_hash, held)
+    if isinstance(holding, Held):  # it is taken over
+        held = Held(claim, offset, appended_ms, holding.holding_id, holding.holding_ms)
+    return Key(held, key.releases, key.over), Won(claim.key_hash, held)
 
 
 def _refused_take_over(held: Held, claim: Claim, appended_ms: int) -> Why | None:
@@ -234,8 +266,14 @@ def judge_release(key: Key, released: Released, appended_ms: int) -> tuple[Key, 
     releases = (*_fresh(key.releases, appended_ms), (released.correlation_id, appended_ms))
     holding = key.at(appended_ms)
     if isinstance(holding, Held) and holding.claim.correlation_id == released.correlation_id:
-        return Key(None, releases), Freed(released.key_hash, holding, None)
-    return Key(key.holding, releases), NoEffect(Why.NOT_HOLDING)
+        return Key(None, releases, _with_over(key, holding, None, appended_ms)), Freed(released.key_hash, holding, None)
+    return Key(key.holding, releases, key.over), NoEffect(Why.NOT_HOLDING)
+
+
+def _with_over(key: Key, held: Held, reply_offset: int | None, now_ms: int) -> tuple[Over, ...]:
+    """What is remembered of ended holdings after the end of this one."""
+    kept = tuple(one for one in key.over if now_ms < one.until_ms)
+    return (*kept, Over(held.holding_id, reply_offset, now_ms + held.claim.keep_ms))[-OVER_MAX:]
 
 
 def _fresh(releases: tuple[tuple[bytes, int], ...], now_ms: int) -> tuple[tuple[bytes, int], ...]:
@@ -252,11 +290,13 @@ def judge_reply(
     if not held.counts(reply.correlation_id, appended_ms):
         return key, NoEffect(Why.TOO_LATE)
     if reply.grade is not Grade.FROM_500:
-        answered = Answered(held.claim, reply.correlation_id, offset, appended_ms, reply.grade)
-        return Key(answered, key.releases), KeyAnswered(key_hash, held, answered)
+        answered = Answered(held.claim, reply.correlation_id, offset, appended_ms, reply.grade, held.first_id)
+        return Key(answered, key.releases, key.over), KeyAnswered(key_hash, held, answered)
     if reply.correlation_id != held.claim.correlation_id:
         return key, NoEffect(Why.OLD_ATTEMPT)
-    return Key(None, key.releases), Freed(key_hash, held, offset)
+    # Without a take-over, the first reply to the id of the holding is the one that has freed the key.
+    over = _with_over(key, held, offset, appended_ms) if held.first_id else key.over
+    return Key(None, key.releases, over), Freed(key_hash, held, offset)
 
 
 # --- many keys ------------------------------------------------------------------------------------------------------
@@ -296,6 +336,11 @@ class Lane:
     def state(self, key_hash: bytes, time_ms: int) -> Held | Answered | None:
         """The state that a claim appended at this time would meet now; None: the key is free."""
         return self._keys.get(key_hash, _FREE).at(time_ms)
+
+    def over(self, key_hash: bytes, holding_id: bytes) -> Over | None:
+        """How this holding has freed the key; None: it has not, or what its first id was told says everything."""
+        found = [one for one in self._keys.get(key_hash, _FREE).over if one.holding_id == holding_id]
+        return found[-1] if found else None
 
     def claim_of(self, correlation_id: bytes) -> Claim | None:
         """The claim of the holder, if this is the id of one of its attempts: it says how to read the reply."""

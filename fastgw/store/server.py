@@ -13,7 +13,7 @@ from fastgw.errors import StartError
 from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Credit, Follow, Hello, KeyWatch, Unfollow, Unwatch, Watch
+from fastgw.mesh.store_frames import Credit, Follow, Hello, HoldingWatch, KeyWatch, Unfollow, Unwatch, Watch
 from fastgw.store.follows import Follows
 
 BACKLOG = 512
@@ -32,6 +32,7 @@ class Answerer(Protocol):
 
     def watch(self, connection: Connection, watch: Watch) -> None: ...
     def watch_key(self, connection: Connection, watch: KeyWatch) -> None: ...
+    def watch_holding(self, connection: Connection, watch: HoldingWatch) -> None: ...
     def unwatch(self, connection: Connection, number: int) -> None: ...
     def gone(self, connection: Connection) -> None: ...
 
@@ -159,6 +160,8 @@ class Connection(asyncio.Protocol):
             self._server.store.watch(self, frame)
         elif isinstance(frame, KeyWatch):
             self._server.store.watch_key(self, frame)
+        elif isinstance(frame, HoldingWatch):
+            self._server.store.watch_holding(self, frame)
         elif isinstance(frame, Unwatch):
             self._server.store.unwatch(self, frame.number)
 

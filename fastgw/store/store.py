@@ -24,11 +24,12 @@ from fastgw.dialects.control import BadControl, Cancelled, Control, Layout
 from fastgw.errors import StoreDamaged, StoreError
 from fastgw.ids import ReplyTopic
 from fastgw.kept_replies import KeyKnown, Known, State, Topics
-from fastgw.mesh.store_frames import KeyWatch, Watch
+from fastgw.mesh.store_frames import HoldingWatch, KeyWatch, Watch
 from fastgw.messages import Reply, StoreGauge
 from fastgw.store import keys
 from fastgw.store.deferred import Deferred
 from fastgw.store.entries import Entry, KeyKind
+from fastgw.store.holdings import FINAL_MS, Holdings
 from fastgw.store.keys import Keys
 from fastgw.store.lane import CLOCK_SLACK_MS
 from fastgw.store.layouts import Layouts
@@ -44,7 +45,6 @@ from fastgw.tokens import Secrets
 
 SWEEP_S = 0.25
 STUCK_S = 2.0
-FINAL_MS = 5000  # a request is given up when the topic was read so far past the time for its work
 EXPIRED_AT_ONCE = 2000  # entries that one sweep deletes
 NO_TOPIC = Topics(bytes(16), 0, False)
 UPGRADE = "requests whose replies are kept get 503 until this node is upgraded, too"
@@ -88,6 +88,7 @@ class Store:
         self._server: Server | None = None
         self._watches = Watches()
         self._keys = Keys(tables, values, self._trouble_of, self._beat)
+        self._holdings = Holdings(self._keys, self._first_reply, self._trouble_of, self._read_to)
         self._layouts = Layouts(tables)
         self._deferred = Deferred()
         self._room: dict[str, int] = {}  # route -> how many more deferred requests it may have
@@ -189,8 +190,9 @@ class Store:
         for arrived, content in contents:
             if self._watches.of(arrived.reply.correlation_id):
                 self._tell_all(arrived.reply.correlation_id)
-            if content is not None:
-                self._keys.took(arrived, content)
+            changed = self._keys.took(arrived, content) if content is not None else None
+            if changed is not None:
+                self._holdings.changed(changed)
         self._restored |= restored
         self._look_at_readiness()
         if restored:
@@ -289,8 +291,13 @@ class Store:
         """See `Answerer`."""
         self._keys.watch(connection, watch, _now_ms())
 
+    def watch_holding(self, connection: Connection, watch: HoldingWatch) -> None:
+        """See `Answerer`."""
+        self._holdings.watch(connection, watch)
+
     def unwatch(self, connection: Connection, number: int) -> None:
         """See `Answerer`."""
+        self._holdings.unwatch(connection, number)
         self._watches.remove(connection, number)
         self._keys.unwatch(connection, number)
 
@@ -298,6 +305,7 @@ class Store:
         """See `Answerer`."""
         self._watches.forget(connection)
         self._keys.gone(connection)
+        self._holdings.gone(connection)
 
     def _tell_all(self, correlation_id: bytes) -> None:
         for watching in list(self._watches.of(correlation_id)):
@@ -308,17 +316,21 @@ class Store:
         for watching in [one for one in self._watches.all() if one.watch.partition in partitions]:
             self._tell(watching, is_news=False)
         self._keys.tell_again(partitions, _now_ms())
+        self._holdings.tell_again(partitions)
 
     def _tell(self, watching: Watching, is_news: bool) -> None:
         """Tell a worker what is known about the request of a watch; if nothing is decided, only when it asks."""
         watch = watching.watch
-        home = Source(self.topics.later_id, watch.partition)
-        first = self._tables.entries_with_key((KeyKind.ID, watch.correlation_id), home, 0, 1)
-        found = decided(first, watch.until_ms)
+        found = self._first_reply(watch.correlation_id, watch.partition, watch.until_ms)
         if found is not None:
             self._tell_decision(watching, *found)
         elif not is_news or self._is_over(watch):
             watching.listener.tell(State(watch.number, self._undecided(watch)))
+
+    def _first_reply(self, correlation_id: bytes, home: int, until_ms: int) -> tuple[Known, Kept] | None:
+        """See `requests.decided`."""
+        source = Source(self.topics.later_id, home)
+        return decided(self._tables.entries_with_key((KeyKind.ID, correlation_id), source, 0, 1), until_ms)
 
     def _tell_decision(self, watching: Watching, known: Known, record: Kept) -> None:
         number, source, entry = watching.watch.number, record.source, record.entry
@@ -360,6 +372,9 @@ class Store:
         """Whether there are records that the store does not get, because a transaction before them is open."""
         return time.monotonic() - self._stuck_since.get(partition, inf) > STUCK_S
 
+    def _read_to(self, partition: int) -> int:
+        return self._read_to_ms.get(partition, 0)
+
     def _was_read_to(self, partition: int, at_ms: int) -> None:
         self._read_to_ms[partition] = max(at_ms, self._read_to_ms.get(partition, 0))
 
@@ -397,7 +412,7 @@ class Store:
             StoreGauge.ENTRIES: sizes.entries,
             StoreGauge.USED_BYTES: sizes.used_bytes,
             StoreGauge.MAX_BYTES: sizes.max_bytes,
-            StoreGauge.WATCHES: len(self._watches) + self._keys.watch_count,
+            StoreGauge.WATCHES: len(self._watches) + self._keys.watch_count + len(self._holdings),
             StoreGauge.KEYS: len(self._keys),
             StoreGauge.LAG_RECORDS: self._lag,
             StoreGauge.SPLIT: self.split.count,

@@ -114,7 +114,8 @@ class Plans:
 def _key_rules(route: Route) -> KeyRules | None:
     if route.idempotency == "off":
         return None
-    return KeyRules(route.fingerprint_headers, route.take_over_ns // NS_PER_MS, route.max_kept, route.dialect)
+    take_over_ms = route.take_over_ns // NS_PER_MS
+    return KeyRules(route.fingerprint_headers, take_over_ms, route.max_kept, route.dialect, route.later)
 
 
 def _compressor(settings: Compression) -> Compressor | None:

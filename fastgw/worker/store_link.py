@@ -27,6 +27,7 @@ from fastgw.mesh.store_frames import (
     FollowEnd,
     Following,
     Hello,
+    HoldingWatch,
     Items,
     KeyWatch,
     Unfollow,
@@ -60,7 +61,9 @@ class StoreLink:
         self._loop = loop
         self._connection: _Connection | None = None
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
-        self._watches: dict[int, tuple[Watch | KeyWatch, Any]] = {}  # each with its OnState or OnKeyState
+        self._watches: dict[
+            int, tuple[Watch | KeyWatch | HoldingWatch, Any]
+        ] = {}  # each with its OnState or OnKeyState
         self._followers: dict[int, Follower] = {}
         self._number = 0
         self._unsent: list[bytes] = []
@@ -101,7 +104,11 @@ class StoreLink:
         """See `KeptReplies.watch_key`."""
         return self._register(KeyWatch(self._next_number(), key_hash, lane, route), on_state)
 
-    def _register(self, frame: Watch | KeyWatch, on_state: OnState | OnKeyState) -> int:
+    def watch_holding(self, key_hash: bytes, lane: int, first_id: bytes, until_ms: int, on_state: OnState) -> int:
+        """See `KeptReplies.watch_holding`."""
+        return self._register(HoldingWatch(self._next_number(), key_hash, lane, first_id, until_ms), on_state)
+
+    def _register(self, frame: Watch | KeyWatch | HoldingWatch, on_state: OnState | OnKeyState) -> int:
         self._watches[frame.number] = frame, on_state
         self._send(store_frames.encode(frame))
         return frame.number

@@ -168,6 +168,7 @@ class Worker:
             self._count_keyed,
             time.monotonic_ns,
             self._journal,
+            later,
         )
         return KeptParts(later, tickets, keyed)
 

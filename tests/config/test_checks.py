@@ -122,14 +122,6 @@ MISTAKES = {
         "a directory for the store",
         'route[0] has idempotency = "require"',
     ],
-    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "require"\nlater = true\n': [
-        "route[0].later:",
-        'false, because idempotency = "require"',
-    ],
-    KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "accept"\non_timeout = "later"\n': [
-        "route[0].later:",
-        'on_timeout = "later"',
-    ],
     KEEPING + KAFKA + STORE + ROUTE + 'idempotency = "accept"\nwork_timeout = "1s"\n': [
         "route[0].work_timeout:",
         'at least timeout = "5s"',

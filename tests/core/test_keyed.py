@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from fastgw import errors, ids
-from fastgw.admission import KEYED, Admission
+from fastgw.admission import KEYED, NEVER, Admission
 from fastgw.core import idempotency
 from fastgw.core.exchange import REFUSED
 from fastgw.core.keyed import KeyedRequests, KeySettings
+from fastgw.core.later import Later, LaterSettings
 from fastgw.core.plan import KeyRules
 from fastgw.dialects import control
 from fastgw.dialects.control import Claim, Released
@@ -19,7 +20,7 @@ from fastgw.dialects.plain import RequestWire
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.kept_replies import KeyKnown, KeyState, Known, State, Topics
 from fastgw.messages import Head, Record, Reply, Tally
-from fastgw.tokens import Secrets
+from fastgw.tokens import Secrets, Ticket, open_ticket
 from tests.core.test_exchange import MS, Client, House
 from tests.core.test_routing import FakeHeaders
 
@@ -58,6 +59,9 @@ class FakeStore:
         self.watches[self._number] = correlation_id, partition, until_ms, on_state
         return self._number
 
+    def watch_holding(self, key_hash, lane, first_id, until_ms, on_state) -> int:
+        raise AssertionError("only status URLs ask about a holding")
+
     def unwatch(self, number: int) -> None:
         (self.key_watches if number in self.key_watches else self.watches).pop(number)
 
@@ -86,7 +90,11 @@ class Place:
             lambda tally: self.counts.update([tally]),
             lambda: self.now_ns,
             self.house.journal,
-        )
+            Later(
+                LaterSettings("shop.later", "/_later", KEEP_MS, 2), SECRETS, self.exchange, self.store,
+                IdMaker(1, 0, 0, ReplyTopic.LATER), turn=0, clock_ns=lambda: self.now_ns,
+            ),
+        )  # fmt: skip
 
     def write(self, record: Record) -> bool:
         if self.is_writing:
@@ -114,13 +122,15 @@ class Place:
     def sent(self) -> list[Record]:
         return [record for record, _ in self.house.send.records]
 
-    def open(self, body: bytes = BODY, key: str = KEY, **headers: str) -> tuple[Client, int]:
+    def open(
+        self, body: bytes = BODY, key: str = KEY, defer_after_ns: int = NEVER, **headers: str
+    ) -> tuple[Client, int]:
         lines = FakeHeaders(
             {"idempotency-key": [key], **{name.replace("_", "-"): [it] for name, it in headers.items()}}
         )
         head = Head("POST", "/o", "", lines, ["shop.test"], len(body), False)
         admission = Admission(0, "POST", "/o", "", (), head, len(body), TIMEOUT_NS)
-        admission.kind = KEYED
+        admission.kind, admission.defer_after_ns, admission.is_async = KEYED, defer_after_ns, defer_after_ns >= 0
         assert self.exchange.reserve(admission) is None
         client = Client()
         return client, self.keyed.open(admission, body, client, self.now_ns)
@@ -140,8 +150,10 @@ class Place:
         self.says(KeyKnown.FREE, kept=kept)
 
     def is_held(self, *ids: bytes, attempt: int = 1, left_ms: int = TAKE_OVER_MS, fingerprint: bytes = b"") -> None:
-        print_ = fingerprint or fingerprint_of()
-        self.says(KeyKnown.HELD, *ids, fingerprint=print_, attempt=attempt, take_over_in_ms=left_ms)
+        self.says(
+            KeyKnown.HELD, *ids, fingerprint=fingerprint or fingerprint_of(), attempt=attempt, take_over_in_ms=left_ms,
+            first_id=ids[-1], first_ms=EPOCH_MS,
+        )  # fmt: skip
 
     def is_answered(self, by: bytes, value: bytes = b"done", status: bytes = b"201", fingerprint: bytes = b"") -> None:
         print_, headers = fingerprint or fingerprint_of(), [("status", status)]
@@ -685,3 +697,100 @@ def test_a_winner_that_missed_the_news_is_told_when_the_store_is_back(place: Pla
     assert (len(place.written), place.sent) == (1, [])
     place.wins()
     assert len(place.sent) == 1
+
+
+# --- deferred answers
+
+
+def ticket_in(client: Client) -> Ticket:
+    """The ticket of a 202."""
+    return open_ticket(SECRETS, client.only[1]["location"].removeprefix("/_later/"), EPOCH_MS + 1)
+
+
+def test_the_holder_is_deferred_when_its_record_is_in_kafka(place: Place) -> None:
+    client, token = place.open(defer_after_ns=0)
+    place.is_free()
+    raw = place.wins()
+    assert client.answers == []
+    place.exchange.delivered(token, place.now_ns, 4)
+    status, headers, _ = client.only
+    assert (status, headers["fastgw-outcome"], headers["vary"]) == (202, "recorded", "Prefer")
+    assert ticket_in(client) == Ticket(
+        raw, HASH, TOPIC_ID, 0, "POST /o", "", EPOCH_MS, EPOCH_MS + TAKE_OVER_MS, EPOCH_MS + KEEP_MS
+    )
+    assert place.released == []
+    place.assert_empty()
+
+
+def test_who_joins_is_deferred_at_once_with_the_status_url_of_the_holding(place: Place) -> None:
+    client, _ = place.open(defer_after_ns=0)
+    place.is_held(b"22222222-2222-8333-9444-555555555555", OTHERS_ID, attempt=2)
+    status, headers, _ = client.only
+    assert (status, headers["fastgw-outcome"]) == (202, "unknown")
+    assert ticket_in(client).correlation_id == OTHERS_ID
+    assert ticket_in(client).request_partition == 0
+    place.assert_empty()
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_wait_is_for_the_answer_and_then_the_request_is_deferred(place: Place, joins: bool) -> None:
+    client, token = place.open(defer_after_ns=2 * S)
+    if joins:
+        place.is_held(OTHERS_ID)
+    else:
+        place.is_free()
+        place.wins()
+        place.exchange.delivered(token, place.now_ns, 4)
+    place.passes(2 * S - MS)
+    assert client.answers == []
+    place.passes(20 * MS)
+    assert client.only[0] == 202
+    place.assert_empty()
+
+
+def test_a_record_that_is_not_confirmed_when_it_is_time_is_deferred_when_it_is(place: Place) -> None:
+    client, token = place.open(defer_after_ns=2 * S)
+    place.is_free()
+    place.passes(3 * S)
+    place.wins()
+    place.passes(S)
+    assert client.answers == []
+    place.exchange.delivered(token, place.now_ns, 4)
+    assert client.only[0] == 202
+
+
+def test_a_record_that_is_never_confirmed_is_not_deferred(place: Place) -> None:
+    client, _ = place.open(defer_after_ns=2 * S)
+    place.is_free()
+    place.wins()
+    place.passes(TIMEOUT_NS + 10 * MS)
+    client.expect(errors.EXPIRED_UNKNOWN)
+
+
+def test_an_answer_that_is_there_is_not_deferred(place: Place) -> None:
+    client, _ = place.open(defer_after_ns=0)
+    place.is_answered(OTHERS_ID)
+    status, headers, body = client.only
+    assert (status, body, headers["idempotency-replayed"], headers["vary"]) == (201, b"done", "true", "Prefer")
+
+
+def test_a_holder_that_had_its_time_is_taken_over_before_its_follower_is_deferred(place: Place) -> None:
+    client, token = place.open(defer_after_ns=0)
+    place.is_held(OTHERS_ID, left_ms=0)
+    assert (client.answers, place.claim.attempt, place.claim.replaces) == ([], 2, OTHERS_ID)
+    place.is_held(place.claim.correlation_id, OTHERS_ID, attempt=2)
+    place.exchange.delivered(token, place.now_ns, 4)
+    assert ticket_in(client).correlation_id == OTHERS_ID, "the status URL names the first attempt"
+
+
+def test_a_drain_defers_those_who_may_be(place: Place) -> None:
+    holder, token = place.open(defer_after_ns=4 * S)
+    place.is_free()
+    place.wins()
+    joined, _ = place.open(defer_after_ns=4 * S)
+    other, _ = place.open()
+    place.exchange.drain()
+    assert (holder.answers, joined.only[0], other.answers) == ([], 202, []), "Kafka has not confirmed the record"
+    place.exchange.delivered(token, place.now_ns, 4)
+    place.exchange.drain()
+    assert (holder.only[0], other.answers) == (202, [])

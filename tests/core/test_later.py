@@ -36,6 +36,7 @@ class FakeStore:
         self.topics: Topics | None = Topics(TOPIC_ID, 8, True)
         self.watches: dict[int, tuple[bytes, int, int, Callable[[State], None]]] = {}
         self.at_once = Known.OPEN
+        self.holdings: list[tuple[bytes, int, bytes, int]] = []
         self.routes: list[str] = []  # that the watches have named
 
     def watch(self, correlation_id, partition, until_ms, on_state, route="") -> int:
@@ -43,6 +44,10 @@ class FakeStore:
         self.routes.append(route)
         self.watches[number] = correlation_id, partition, until_ms, on_state
         return number
+
+    def watch_holding(self, key_hash, lane, first_id, until_ms, on_state) -> int:
+        self.holdings.append((key_hash, lane, first_id, until_ms))
+        return self.watch(first_id, lane, until_ms, on_state)
 
     def unwatch(self, number: int) -> None:
         del self.watches[number]

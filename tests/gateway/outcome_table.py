@@ -79,6 +79,8 @@ TABLE = {
     "stream_max": Row(504, "recorded"),
     "slow_reader": Row(499, "recorded"),
     "overtaken": Row(410, "recorded"),
+    "deferred_joined": Row(202, "unknown"),
+    "cancel_refused": Row(409, "not_recorded"),
     "newer_layout": Row(503, "not_recorded", retryable=True, retry_after=True),
 }
 

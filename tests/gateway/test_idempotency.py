@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -52,6 +53,15 @@ topic = "{orders}"
 idempotency = "accept"
 timeout = "20s"
 max_kept = 1
+[[route]]
+name = "book"
+method = "POST"
+path = "/book"
+topic = "{orders}"
+idempotency = "accept"
+later = true
+timeout = "2s"
+work_timeout = "2s"
 [store]
 dir = "{store}"
 [later]
@@ -494,3 +504,68 @@ def test_a_topic_with_another_number_of_partitions_serves_no_keys_and_says_so(
         client.ask("POST", "/slow", b"without a key")
         shop.service.reply(shop.service.take(b"without a key"), b"as always")
         assert client.answer().body == b"as always"
+
+
+# Keys of requests whose answers are deferred.
+
+ASYNC = "Prefer: respond-async"
+
+
+def ticket_of(shop: Shop, location: str, method: str = "GET", wait_s: int = 0) -> Answer:
+    with RawConnection(shop.gateway.port) as client:
+        return client.request(method, location, b"", [f"Prefer: wait={wait_s}"] if wait_s else [])
+
+
+@pytest.mark.ending("deferred_joined", "cancel_refused")
+def test_all_deferred_requests_with_one_key_get_one_status_url(shop: Shop) -> None:
+    key = new_key()
+    first = shop.ask(key, b"book a", "/book", ASYNC)
+    assert (first.status, first.headers["fastgw-outcome"]) == (202, "recorded"), first
+    location = first.headers["location"]
+    with counted(shop.gateway, "deferred_joined", 5):
+        for _ in range(4):
+            other = shop.ask(key, b"book a", "/book", ASYNC)
+            assert (other.status, other.headers["location"]) == (202, location)
+            assert other.headers["fastgw-outcome"] == json.loads(other.body)["outcome"] == "unknown"
+        assert ticket_of(shop, location).headers["location"] == location
+    assert_told(shop.ask(key, b"book b", "/book", ASYNC), "key_reused")
+    with counted(shop.gateway, "cancel_refused"):
+        assert_told(ticket_of(shop, location, "DELETE"), "cancel_refused")
+    taken = shop.service.take(b"book a")
+    assert taken.headers["answer_expired"] == b"1"
+    with RawConnection(shop.gateway.port) as waiting:
+        waiting.ask("GET", location, b"", ["Prefer: wait=10"])
+        shop.service.reply(taken, b"booked", [("status", b"201")])
+        answer = waiting.answer()
+    assert (answer.status, answer.body) == (201, b"booked")
+    again = shop.ask(key, b"book a", "/book", ASYNC)
+    assert (again.status, again.body, again.headers["idempotency-replayed"]) == (201, b"booked", "true")
+    assert shop.sent(b"book a") == 1
+
+
+def test_a_status_url_keeps_the_failure_that_has_freed_its_key(shop: Shop) -> None:
+    key = new_key()
+    location = shop.ask(key, b"book c", "/book", ASYNC).headers["location"]
+    shop.service.reply(shop.service.take(b"book c"), b"no room", [("status", b"500")])
+    assert (ticket_of(shop, location, wait_s=10).status, ticket_of(shop, location).body) == (500, b"no room")
+    other = shop.ask(key, b"book d", "/book", ASYNC).headers["location"]
+    assert other != location
+    shop.service.reply(shop.service.take(b"book d"), b"a room", [("status", b"200")])
+    assert ticket_of(shop, other, wait_s=10).body == b"a room"
+    assert (ticket_of(shop, location).status, ticket_of(shop, location).body) == (500, b"no room")
+
+
+def test_a_status_url_follows_its_key_to_the_next_attempt(shop: Shop) -> None:
+    key = new_key()
+    location = shop.ask(key, b"book e", "/book", ASYNC).headers["location"]
+    shop.service.take(b"book e")  # and does not answer
+    eventually(lambda: ticket_of(shop, location).status == 504, 30, "the attempt has had its time")
+    assert_told(ticket_of(shop, location), "work_expired")
+    other = shop.ask(key, b"book e", "/book", ASYNC)
+    assert (other.status, other.headers["location"]) == (202, location)
+    taken = shop.service.take(b"book e")
+    assert taken.headers["idempotency_attempt"] == b"2"
+    assert ticket_of(shop, location).status == 202
+    shop.service.reply(taken, b"failed", [("status", b"503")])
+    answer = ticket_of(shop, location, wait_s=10)
+    assert (answer.status, answer.body) == (503, b"failed")

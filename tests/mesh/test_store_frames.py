@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastgw.kept_replies import KeyKnown, KeyState, Known, State, Topics
 from fastgw.mesh import store_frames
 from fastgw.mesh.framing import FrameError
-from fastgw.mesh.store_frames import Hello, KeyWatch, Unwatch, Watch
+from fastgw.mesh.store_frames import Hello, HoldingWatch, KeyWatch, Unwatch, Watch
 
 OF_WORKER = [
     Hello(1),
@@ -21,6 +21,7 @@ OF_WORKER = [
     Watch(9, b"id", 3, 1, "POST /o"),
     Unwatch(7),
     KeyWatch(9, bytes(32), 3, "POST /o"),
+    HoldingWatch(10, bytes(32), 3, b"id", 1000),
 ]
 OF_STORE = [
     Topics(bytes(16), 8, True),

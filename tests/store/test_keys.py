@@ -11,8 +11,8 @@ import pytest
 from fastgw.dialects import control
 from fastgw.dialects.control import Claim, Layout, Place, Released
 from fastgw.ids import IdMaker, Partitioner, ReplyTopic
-from fastgw.kept_replies import KeyKnown, KeyState
-from fastgw.mesh.store_frames import KeyWatch
+from fastgw.kept_replies import KeyKnown, KeyState, Known
+from fastgw.mesh.store_frames import HoldingWatch, KeyWatch
 from fastgw.messages import Reply, StoreGauge
 from fastgw.store.store import Store
 from fastgw.store.tables import PLACES_MAX
@@ -346,3 +346,103 @@ def test_with_a_newer_format_in_the_log_no_claim_wins_here_and_no_state_is_told(
     place.now_s += 2 * KEEP_MS / 1000
     place.writes(claim(new_id()))
     assert worker.known[3:] == [], "another claim may have won, which this node could not read"
+
+
+# --- status URLs of keys
+
+
+def holding_of(place: Place1, number: int = 7, first: bytes = b"", until_ms: int = 0) -> test_store.Worker:
+    """A worker that asks what became of the holding that began with this attempt."""
+    until_ms = until_ms or place.now_ms + TAKE_OVER_MS
+    worker = test_store.Worker()
+    place.store.watch_holding(worker, HoldingWatch(number, HASH, LANE, first or place.raw, until_ms))  # type: ignore[arg-type]
+    return worker
+
+
+def test_a_holding_is_followed_from_its_first_claim_over_a_take_over_to_its_answer(place: Place1) -> None:
+    place.opens()
+    early = holding_of(place)
+    assert early.known == [Known.OPEN], "another node may have read the claim already"
+    place.writes(claim(place.raw))
+    place.now_s += TAKE_OVER_MS / 1000
+    second = new_id()
+    place.writes(claim(second, replaces=place.raw))
+    (held,) = place.follows().told
+    assert (held.ids[0], held.first_id) == (second, place.raw)
+    late = holding_of(place, until_ms=place.now_ms)
+    place.answers(second, b"200", b"done")
+    for worker in (early, late):
+        assert worker.known == [Known.OPEN, Known.ANSWERED]
+        assert (worker.told[-1].value, worker.told[-1].offset) == (b"done", 2)
+    assert holding_of(place).known == [Known.ANSWERED]
+    place.successor()
+    assert holding_of(place).known == [Known.ANSWERED]
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_a_holding_that_was_freed_has_the_reply_that_has_freed_it_whoever_holds_the_key_next(
+    place: Place1, is_taken_over: bool
+) -> None:
+    place.opens()
+    last, until_ms = place.raw, place.now_ms + TAKE_OVER_MS
+    place.writes(claim(place.raw))
+    if is_taken_over:
+        place.now_s += TAKE_OVER_MS / 1000
+        last = new_id()
+        place.writes(claim(last, replaces=place.raw))
+    waiting = holding_of(place, until_ms=until_ms)
+    place.answers(last, b"500", b"broken")
+    next_one = new_id()
+    place.writes(claim(next_one, fingerprint=b"g" * 32))
+    place.answers(next_one, b"200", b"of another request")
+    for worker in (waiting, holding_of(place, until_ms=until_ms)):
+        assert (worker.known[-1], worker.told[-1].value) == (Known.ANSWERED, b"broken")
+    assert holding_of(place, first=next_one).told[-1].value == b"of another request"
+    place.successor()
+    assert holding_of(place, until_ms=until_ms).told[-1].value == b"broken"
+
+
+def test_a_holding_whose_claim_was_released_says_so(place: Place1) -> None:
+    place.opens()
+    place.writes(claim(place.raw))
+    waiting = holding_of(place)
+    place.writes(Released(place.raw, HASH))
+    assert waiting.known == [Known.OPEN, Known.RELEASED]
+    place.now_s += 2 * 3600
+    assert holding_of(place, until_ms=place.now_ms).known == [Known.RELEASED], "also when the release is forgotten"
+
+
+def test_a_holding_is_expired_when_its_holder_had_its_time(place: Place1) -> None:
+    place.opens()
+    place.writes(claim(place.raw))
+    until_ms = place.now_ms + TAKE_OVER_MS
+    place.now_s += TAKE_OVER_MS / 1000 + 4
+    place.pulse()
+    assert holding_of(place, until_ms=until_ms).known == [Known.OPEN], "Kafka may have more"
+    place.now_s += 1
+    place.pulse()
+    assert holding_of(place, until_ms=until_ms).known == [Known.EXPIRED]
+    second = new_id()
+    place.writes(claim(second, replaces=place.raw))
+    assert holding_of(place, until_ms=until_ms).known == [Known.OPEN], "it goes on"
+
+
+def test_nothing_is_left_of_watches_on_holdings(place: Place1) -> None:
+    place.opens()
+    place.writes(claim(place.raw))
+    one, other = holding_of(place), holding_of(place)
+    assert place.figure(StoreGauge.WATCHES) == 2
+    place.store.unwatch(one, 7)  # type: ignore[arg-type]
+    place.store.gone(other)  # type: ignore[arg-type]
+    place.answers(place.raw)
+    assert (one.known, other.known) == ([Known.OPEN], [Known.OPEN])
+    assert place.figure(StoreGauge.WATCHES) == 0
+
+
+def test_a_holding_is_told_again_when_its_lane_was_read(place: Place1) -> None:
+    place.locate(ends=(5, 5))
+    worker = holding_of(place)
+    assert worker.known == [Known.RESTORING]
+    place.offsets = [5, 5]
+    place.ends()
+    assert worker.known == [Known.RESTORING, Known.OPEN]

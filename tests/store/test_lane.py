@@ -118,7 +118,28 @@ def test_a_reply_counts_until_take_over():
 def test_the_next_attempt_wins_when_the_holder_has_had_its_time():
     assert last((0, claim(1)), (TAKE_OVER - 1, claim(2, 2, 1))).why is Why.TOO_EARLY
     event = last((0, claim(1)), (TAKE_OVER, claim(2, 2, 1)))
-    assert event == Won(KEYS[0], Held(claim(2, 2, 1), 1, TAKE_OVER))
+    assert event == Won(KEYS[0], Held(claim(2, 2, 1), 1, TAKE_OVER, named(1), 0))
+
+
+def test_a_holding_has_the_name_of_its_first_attempt_however_often_it_is_taken_over():
+    log = [(0, claim(1)), (TAKE_OVER, claim(2, 2, 1)), (2 * TAKE_OVER, claim(3, 3, 2))]
+    held = last(*log).held
+    assert (held.holding_id, held.holding_ms, held.attempts) == (named(1), 0, (named(3), named(2)))
+    assert last(*log, (2 * TAKE_OVER, reply(3))).answered.holding_id == named(1)
+
+
+def test_so_many_ended_holdings_of_a_key_are_remembered_and_no_more():
+    lane, offset = Lane(), 0
+    for number in range(rules.OVER_MAX + 1):
+        for record in (claim(number), released(number)):
+            lane.apply(offset, number, record)
+            offset += 1
+    assert lane.over(KEYS[0], named(0)) is None
+    assert lane.over(KEYS[0], named(1)) == rules.Over(named(1), None, 1 + KEEP)
+    assert lane.over(KEYS[1], named(1)) is None
+    lane.apply(offset, 2 + KEEP, claim(100))
+    lane.apply(offset + 1, 2 + KEEP, released(100))
+    assert lane.over(KEYS[0], named(1)) is None, "its time is over"
 
 
 def test_the_time_of_the_holder_is_the_one_that_its_claim_states():
