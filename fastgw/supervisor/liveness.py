@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from math import inf
 
 from fastgw._ctable import ProcessInfo
+from fastgw.messages import StoreGauge
 from fastgw.supervisor.children import Child, State
 from fastgw.supervisor.times import SupervisorTimes
 from fastgw.table import Table, process_index
@@ -58,6 +59,10 @@ class Liveness:
             return max(beat, child.ready_at)
         # The table may still have the last heartbeat of the previous agent or store.
         return beat if beat and child.is_worker else inf
+
+    def store_serves(self, since: float) -> bool:
+        """Whether a store that was started then (monotonic seconds) says that it can answer."""
+        return self._table.store_beat_ns() > since * 1e9 and bool(self._table.store_gauge(StoreGauge.READY))
 
     def _beat_ns(self, child: Child) -> int:
         if child.is_worker:

@@ -1,7 +1,8 @@
 """The store as a child of the supervisor: it runs while a route of any living worker needs it.
 
 The service does not depend on it: it starts without waiting for it, and systemd's watchdog does not look at it. One
-store at a time: a successor starts after its predecessor has ended.
+store at a time: a successor starts after its predecessor has ended. Only a reload waits for it, because the workers
+that are replaced would refuse the requests of routes that they could not serve yet.
 
 Not even SIGKILL ends a process that waits for a frozen disk. Nobody waits for such a store: the service ends without
 it, and the lock on its folder keeps the next one out.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from math import inf
 
 from fastgw.back_off import BackOff
 from fastgw.supervisor.children import Child, State
@@ -36,6 +38,7 @@ class StoreChild:
         self._times = times
         self._back_off: BackOff = back_off_of(times)
         self._is_wanted = False
+        self._awaited_until = -inf  # monotonic seconds
 
     @property
     def due_at(self) -> float:
@@ -55,6 +58,27 @@ class StoreChild:
         elif not is_wanted:
             self._back_off.cancel()
             self.stop()
+
+    def await_next(self, until: float) -> None:
+        """A new store is wanted, with other parts, and waited for until then (monotonic seconds)."""
+        self._awaited_until = until
+        self.stop()
+        self.want(True)
+
+    def is_awaited(self, now: float, serves: Callable[[float], bool]) -> bool:
+        """Whether to wait for the store.
+
+        Args:
+            serves: whether a store that was started at this time can answer.
+        """
+        if now < self._awaited_until and (self.child is None or not self._serves(self.child, serves)):
+            return True
+        self._awaited_until = -inf
+        return False
+
+    @staticmethod
+    def _serves(child: Child, serves: Callable[[float], bool]) -> bool:
+        return child.state is State.READY and serves(child.started_at)
 
     def start_if_due(self, now: float) -> None:
         """Start the process, if one is wanted and the back-off is over."""

@@ -15,8 +15,9 @@ process, a `Worker` for the processes of one worker, a `Rollout` for the configu
     agent dies        a successor starts, the workers are not affected; an agent that hangs for 15 s is killed
     store dies        the same; it runs only if a route needs it; the end does not wait for one that cannot be killed
     SIGHUP            the new configuration is read, and a checker makes the agent's start-up checks with it in Kafka.
-                      Then a new generation of each worker starts, one worker after the other; when it is ready, the old
-                      one drains. If one does not become ready, the replaced workers go back to the old configuration.
+                      If the new workers need a store that is not there yet, it is started and waited for. Then a new
+                      generation of each worker starts, one worker after the other; when it is ready, the old one
+                      drains. If one does not become ready, the replaced workers go back to the old configuration.
                       The state file and systemd get the result
     SIGTERM, SIGINT   readiness becomes false and the workers drain; after the drain timeout they are killed; exit 0
     second SIGINT     all children are killed at once; exit 130
@@ -405,6 +406,7 @@ class Supervisor:
         self._start_standby(now)
         self._kill_the_late(now)
         self._kill_the_hung(now)
+        self._replace_next()  # it may have waited for the store
         if now >= self._watchdog_at:
             self._feed_watchdog(now)
         if self._phase is Phase.DRAINING:
@@ -492,7 +494,7 @@ class Supervisor:
         if self._is_awaited(checker):
             log.info("reloading", config=str(self._config_path))
             self._rollout.passed_check(len(self._workers))
-            self._tell_store()  # before any worker of the new configuration asks it
+            self._start_store_first()
             self._replace_next()
 
     def _checker_ended(self, checker: Child, how: str) -> None:
@@ -507,7 +509,7 @@ class Supervisor:
 
     def _replace_next(self) -> None:
         """Start the new generation of the next worker, if its range in the table is free."""
-        if self._rollout.turn is None:
+        if self._rollout.turn is None or self._store.is_awaited(time.monotonic(), self._liveness.store_serves):
             return
         worker = self._workers[self._rollout.turn]
         if worker.incoming is not None or worker.next_generation() is None:
@@ -516,6 +518,11 @@ class Supervisor:
         worker.incoming = self._spawn_worker(worker, self._rollout.target)
         if worker.incoming is None:
             self._not_replaced(worker, "could not be started")
+
+    def _start_store_first(self) -> None:
+        """Give the store what the new workers need; if that takes parts that it does not have, let them wait for it."""
+        if self._tell_store():
+            self._store.await_next(time.monotonic() + self._rollout.target.config.gateway.ready_wait_ns / 1e9)
 
     def _replaced(self, worker: Worker) -> None:
         """The new generation is ready: the old one drains while the next worker is replaced."""
@@ -560,17 +567,24 @@ class Supervisor:
         elif self._agent.state is State.STARTING:
             self._agent.stop(time.monotonic() + self._times.agent_stop)  # it may have read the old or the new one
 
-    def _tell_store(self) -> None:
-        """Give the store what living workers need, and those that may start next: also that of an old configuration."""
+    def _tell_store(self) -> bool:
+        """Give the store what living workers need, and those that may start next: also that of an old configuration.
+
+        Returns:
+            Whether it starts again with more parts than it had.
+        """
         if self._phase is Phase.DRAINING:
-            return  # it ends after the last worker
+            return False  # it ends after the last worker
         living = [child.config for child in self._worker_processes() if child.config is not None]
         needed = for_store(self._rollout.current.config, [self._rollout.target.config, *living])
-        if needed != self._store_config:
-            self._store_config = needed
-            rewrite(self._store_config_fd, config.to_json(needed))
-            self._store.want(needed.needs_store)
-            self._store.read_again()
+        if needed == self._store_config:
+            return False
+        before, self._store_config = self._store_config, needed
+        rewrite(self._store_config_fd, config.to_json(needed))
+        self._store.want(needed.needs_store)
+        self._store.read_again()
+        keeps_replies, has_streams = (before.keeps_replies, before.has_streams) if before else (False, False)
+        return needed.keeps_replies > keeps_replies or needed.has_streams > has_streams
 
     # Signals, and the end.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.actors.commands import fastgw
+from tests.actors.raw_http import RawConnection
 from tests.gateway.gateways import Gateway
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -74,3 +75,41 @@ def test_a_sound_configuration_is_taken_over_and_told(gateway, rewrite, topics):
     assert gateway.status()["supervisor"] == {"pid": gateway.process.pid, "config": str(gateway.config.resolve())}
     assert gateway.metric("fastgw_config_last_reload_successful") == 1
     assert gateway.metric("fastgw_reloads_total", result="refused") == refused
+
+
+LATER = """
+[[route]]
+method = "POST"
+path = "/later"
+topic = "{more}"
+later = true
+timeout = "2s"
+"""
+
+
+def test_a_reload_that_adds_the_first_deferred_route_waits_until_its_store_can_answer(
+    tmp_path, kafka_bootstrap, kafka_admin, make_topics
+):
+    topics = make_topics({"replies": 4, "more": 4})
+    later = topics["replies"] + ".later"
+    common = f'[store]\ndir = "{tmp_path / "store"}"\n[later]\ntopic = "{later}"\n'
+    secret = 'secrets = ["the secret of the test about reloads"]'
+    with Gateway(
+        tmp_path, kafka_bootstrap, topics["replies"], [topics["more"]], more=common, settings=secret
+    ) as gateway:
+        assert "fastgw: test store" not in gateway.titles()
+        gateway.config.write_text(gateway.config.read_text() + LATER.format(**topics))
+        code, _, err = fastgw("topics", gateway.config)
+        assert code == 0, err
+        code, _, err = fastgw("reload", gateway.config)
+        assert code == 0, err
+        for _ in range(10):
+            with RawConnection(gateway.port) as client:
+                answer = client.request("POST", "/later", b"{}", ["Prefer: respond-async"])
+                assert answer.status == 202, answer
+        gateway.config.write_text(gateway.config.read_text().replace(LATER.format(**topics), ""))
+        code, _, err = fastgw("reload", gateway.config)
+        assert code == 0, err
+        eventually(lambda: "fastgw: test store" not in gateway.titles(), 10, "it is no longer needed")
+    for future in kafka_admin.delete_topics([later]).values():
+        future.result()

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from fastgw import table
+from fastgw.messages import StoreGauge
 from fastgw.supervisor.children import Child, State
 from fastgw.supervisor.liveness import Liveness
 from fastgw.supervisor.times import SupervisorTimes
@@ -115,3 +116,14 @@ def test_all_is_well_while_every_worker_that_became_ready_beats(place: Place) ->
     assert place.liveness.all_well([ready, other], 101)
     place.beat(0, 103)
     assert not place.liveness.all_well([ready, other], 103)
+
+
+def test_a_store_can_answer_when_it_says_so_itself_and_not_the_one_before_it(place: Place) -> None:
+    place.table.set_store_gauge(StoreGauge.READY, 1)
+    place.table.store_beats(100 * NS)
+    assert not place.liveness.store_serves(101.0), "the last one was ready"
+    place.table.set_store_gauge(StoreGauge.READY, 0)
+    place.table.store_beats(102 * NS)
+    assert not place.liveness.store_serves(101.0), "it still reads"
+    place.table.set_store_gauge(StoreGauge.READY, 1)
+    assert place.liveness.store_serves(101.0)
