@@ -40,6 +40,7 @@ class State(msgspec.Struct, array_like=True, frozen=True):
     offset: int = -1
     headers: list[tuple[str, bytes]] = []
     value: bytes = b""
+    left_bytes: int = 0  # size of a reply that is too large to be handed over; 0: it is all here
 
 
 class KeyKnown(IntEnum):
@@ -72,3 +73,10 @@ class KeyState(msgspec.Struct, array_like=True, frozen=True):
     value: bytes = b""
     first_id: bytes = b""  # HELD: of the attempt that found the key free
     first_ms: int = 0  # HELD: when its claim was appended
+    left_bytes: int = 0  # as in `State`
+
+
+def without_reply(state: State | KeyState) -> State | KeyState:
+    """The same, but of the reply only its size."""
+    size = len(state.value) + sum(len(name) + len(value) for name, value in state.headers)
+    return msgspec.structs.replace(state, headers=[], value=b"", left_bytes=size)

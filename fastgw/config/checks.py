@@ -308,8 +308,9 @@ def _stream_settings_without_stream(routes: Routes) -> Iterator[Mistake]:
         if route.streams:
             continue
         for key in ("resume", "cancel", "end_line"):
-            if getattr(route, key):
-                yield Mistake(f"route[{number}].{key}", 'false, unless reply = "stream"', "true")
+            if getattr(route, key) and not (key == "cancel" and route.later):
+                also = " or later = true" if key == "cancel" else ""
+                yield Mistake(f"route[{number}].{key}", f'false, unless reply = "stream"{also}', "true")
 
 
 def _contradictions_in_streams(routes: Routes) -> Iterator[Mistake]:

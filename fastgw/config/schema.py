@@ -328,11 +328,12 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True):
     methods: Annotated[tuple[str, ...], Setting(
         "The methods that a preflight allows.", _METHODS, default="methods of the path's routes")] = ()
     headers: Annotated[tuple[str, ...], Setting(
-        "Request headers that pages may send, besides `content-type`, `prefer`, `traceparent`, `tracestate`, "
-        "`x-request-id` and the route's `request_headers`.", _ANY_HEADERS)] = ()
+        "Request headers that pages may send, besides `content-type`, `prefer`, `idempotency-key`, `last-event-id`, "
+        "`traceparent`, `tracestate`, `x-request-id` and the route's `request_headers`.", _ANY_HEADERS)] = ()
     expose: Annotated[tuple[str, ...], Setting(
-        "Response headers that pages may read, besides `fastgw-outcome`, `retry-after`, `x-request-id` and the "
-        "route's `response_headers`.", _ANY_HEADERS)] = ()
+        "Response headers that pages may read, besides `fastgw-outcome`, `retry-after`, `location`, "
+        "`preference-applied`, `idempotency-replayed`, `x-request-id` and the route's `response_headers`.",
+        _ANY_HEADERS)] = ()
     credentials: Annotated[bool, Setting(
         'Whether pages may send cookies and client certificates; not together with `"*"`.', _SWITCH)] = False
     max_age_ns: Annotated[int, Setting(
@@ -485,8 +486,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         "Whether clients that read events may come back to a broken stream (`Last-Event-ID`), on any node. Their "
         "leaving does not cancel the work.", _SWITCH)] = False
     cancel: Annotated[bool, Setting(
-        "Whether a record that cancels the work is sent to the service when the client of a stream has left.",
-        _SWITCH)] = False
+        "Whether a record that cancels the work is sent to the service when the client of a stream has left, or has "
+        "cancelled a deferred request.", _SWITCH)] = False
     end_line: Annotated[bool, Setting(
         "Whether a complete stream of lines ends with a line of the gateway, which has the number of items. A failed "
         "one always does.", _SWITCH)] = False
@@ -579,13 +580,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tickets(self) -> Route | None:
-        """The route of the status URLs of deferred requests; None: no route has them. It has no topic."""
-        if not any(route.later for route in self.routes):
+        """The route of the status URLs of deferred requests; None: no route has them. It has no topic.
+
+        Web pages may call it as `[cors]` says; they may read the headers of the answers of all routes that it serves.
+        """
+        serves = [route for route in self.routes if route.later]
+        if not serves:
             return None
         path = self.later.path + "/{ticket}"
+        shown = dict.fromkeys(name for route in serves for name in route.response_headers)
         return Route(
-            number=TICKETS_NUMBER, name=path, methods=("GET", "HEAD", "DELETE"), path=path, topic="", max_body_bytes=0
-        )
+            number=TICKETS_NUMBER, name=path, methods=("GET", "HEAD", "DELETE"), path=path, topic="", max_body_bytes=0,
+            cors=self.cors, response_headers=tuple(shown),
+        )  # fmt: skip
 
     @property
     def route_names(self) -> dict[int, str]:

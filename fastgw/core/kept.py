@@ -64,6 +64,14 @@ class KeptReplies(Protocol):
         """End a watch of any kind. `on_state` is not called any more."""
 
 
+def why_left(state: State | KeyState) -> str:
+    """Why a decided request has no reply here; empty: it has one."""
+    if not state.left_bytes:
+        return ""
+    # The largest `limits.max_reply` is 15 MiB, so no reply that a client may get is refused here.
+    return f"reply: expected at most 16 MiB, the headers included, got {state.left_bytes} bytes"
+
+
 def refusal(store: KeptReplies, is_new: bool, route: str = "") -> tuple[Ending, str] | None:
     """Why the store cannot be used now; None: it can.
 

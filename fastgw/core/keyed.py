@@ -513,6 +513,9 @@ class _Request:
     # The ends.
 
     def _resolve(self, correlation_id: bytes, state: KeyState | State) -> None:
+        if why := kept.why_left(state):
+            self._end(errors.BAD_REPLY, why)
+            return
         reply = Reply(correlation_id, state.partition, state.offset, state.headers, state.value)
         self._keyed.exchange.resolve_kept(self.token, reply, self._keyed.clock_ns())
 

@@ -96,6 +96,8 @@ class Later:
             key = plan.key_of(admission.headers, admission.params, body) if plan.key_of else None
         except KeyMissing as missing:
             return exchange.turn_away(admission, errors.MALFORMED, str(missing), answer, len(body))
+        if plan.compressor is not None:
+            answer = plan.compressor.wrapping(answer, admission.headers)
         home = self._home()
         assert self.store.topics is not None
         deferral = Deferral(self, plan, admission, answer, self.store.topics.later_id, home, now_ns)
@@ -224,7 +226,9 @@ class Deferral:
         self._answer(status, headers if VARY in headers else [*headers, VARY], body, request_id)
 
     def _on_state(self, state: State) -> None:
-        if state.known == Known.ANSWERED:
+        if state.known == Known.ANSWERED and (why := kept.why_left(state)):
+            self._later.exchange.fail(self._token, errors.BAD_REPLY, why)
+        elif state.known == Known.ANSWERED:
             reply = Reply(self.raw, state.partition, state.offset, state.headers, state.value)
             self._later.exchange.resolve_kept(self._token, reply, self._later.clock_ns())
 

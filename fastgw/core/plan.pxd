@@ -11,7 +11,7 @@ from fastgw.dialects.plain cimport ReplyWire, RequestWire
 cdef class Plan:
     cdef public int number, max_in_flight, in_flight, delivery_class, partition
     cdef public int64_t backlog_ns
-    cdef public bint has_consumer
+    cdef public bint has_consumer, cancels
     cdef public str name, topic
     cdef public RequestWire wire, later_wire, stream_wire
     cdef public int64_t work_timeout_ns

@@ -82,6 +82,7 @@ class Plan:
         key_rules: KeyRules | None = None,
         stream_wire: RequestWire | None = None,
         stream: StreamRules | None = None,
+        cancels: bool = False,
     ) -> None:
         """
         Args:
@@ -92,6 +93,7 @@ class Plan:
             later_wire: for requests whose reply is kept; None: the route has none.
             work_timeout_ns: how long the service may work on such a request.
             key_rules: for requests with an idempotency key; None: the route takes no keys.
+            cancels: a record tells the service that a deferred request was cancelled.
             stream_wire, stream: for requests whose answer may be streamed; None: the route has none.
         """
         self.number = number
@@ -111,6 +113,7 @@ class Plan:
         self.key_rules = key_rules
         self.stream_wire = stream_wire
         self.stream = stream
+        self.cancels = cancels
         self.in_flight = 0
         self.has_consumer = True
         self.backlog_ns = 0

@@ -3,7 +3,7 @@
     GET     the service's answer, exactly as if it had been in time; 202 while the service works;
             504 after the time for the work; 410 after the answer is no longer kept, or after a cancellation
     DELETE  writes the cancellation into the topic of the replies: whichever comes first there, the reply or the
-            cancellation, decides
+            cancellation, decides. With `cancel = true`, a record then tells the service to stop
 
 A ticket carries all that is needed, so any worker of any node can answer. It is a capability: whoever has the URL may
 use it. So neither logs nor messages contain it.
@@ -24,6 +24,7 @@ from fastgw.core.later import NS_PER_MS, VARY, Later
 from fastgw.core.plan import Plan
 from fastgw.dialects import BadReply, control
 from fastgw.dialects.control import Cancelled, Place
+from fastgw.dialects.streams import cancel_record
 from fastgw.errors import Ending
 from fastgw.kept_replies import Known, State
 from fastgw.messages import Answer, HeaderList, Record, Reply
@@ -54,7 +55,7 @@ class Tickets:
         """
         Args:
             plans: by the name of the route.
-            write: sends the record of a cancellation.
+            write: sends the records of a cancellation.
             waits_max: requests that may wait at the same time.
         """
         self._later = later
@@ -89,6 +90,8 @@ class Tickets:
         plan = self._plans.get(ticket.route)
         if plan is None:
             return self._refuse(admission, answer, errors.TICKET_GONE, "its route is no longer configured")
+        if plan.compressor is not None:
+            answer = plan.compressor.wrapping(answer, admission.headers)
         refused = kept.refusal(self._later.store, is_new=False)
         if refused is not None:
             return self._refuse(admission, answer, *refused)
@@ -199,10 +202,17 @@ class Tickets:
             self._end(wait.token)
             self._problem(wait, errors.QUEUE_FULL, "the cancellation could not be sent")
 
+    def _tell_service(self, wait: _Wait) -> None:
+        """Tell the service that its work is for nobody, if its route wants that. This is best effort."""
+        if wait.plan.cancels:
+            headers, value = cancel_record(wait.ticket.correlation_id)
+            self._write(Record(wait.plan.topic, value, None, headers, wait.ticket.request_partition))
+
     # Answers.
 
     def _tell(self, wait: _Wait, state: State) -> None:
         if wait.cancels and state.known == Known.CANCELLED:
+            self._tell_service(wait)
             headers, body = self._later.status(wait.text, wait.ticket, status="cancelled")
             self._answer(wait, errors.DEFERRED, errors.DEFERRED.status, headers, body)
         elif state.known == Known.ANSWERED:
@@ -217,6 +227,9 @@ class Tickets:
         self._answer(wait, ending, ending.status, headers, body)
 
     def _tell_answer(self, wait: _Wait, state: State) -> None:
+        if why := kept.why_left(state):
+            self._problem(wait, errors.BAD_REPLY, why)
+            return
         ticket = wait.ticket
         reply = Reply(ticket.correlation_id, state.partition, state.offset, state.headers, state.value)
         try:

@@ -11,8 +11,14 @@ from collections.abc import Iterable
 from fastgw.config import Cors, Route
 from fastgw.messages import Head, HeaderList
 
-ALLOWED_ALWAYS = ("content-type", "prefer", "traceparent", "tracestate", "x-request-id")
-EXPOSED_ALWAYS = ("fastgw-outcome", "retry-after", "x-request-id")
+# What pages need for any kind of route: `idempotency-key` and `idempotency-replayed` for keys, `last-event-id` for
+# streams that are resumed, `location` and `preference-applied` for deferred answers.
+ALLOWED_ALWAYS = (
+    "content-type", "prefer", "idempotency-key", "last-event-id", "traceparent", "tracestate", "x-request-id",
+)  # fmt: skip
+EXPOSED_ALWAYS = (
+    "fastgw-outcome", "retry-after", "location", "preference-applied", "idempotency-replayed", "x-request-id",
+)  # fmt: skip
 
 _VARY = ("vary", "origin")
 _VARY_PREFLIGHT = ("vary", "origin, access-control-request-method, access-control-request-headers")

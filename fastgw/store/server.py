@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import structlog
 
 from fastgw.errors import StartError
-from fastgw.kept_replies import KeyState, State, Topics
+from fastgw.kept_replies import KeyState, State, Topics, without_reply
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Credit, Follow, Hello, HoldingWatch, KeyWatch, Unfollow, Unwatch, Watch
 from fastgw.store.follows import Follows
 
 BACKLOG = 512
-BEHIND_BYTES = 16 << 20  # unsent bytes above which a worker is disconnected; it connects and asks again
+# Unsent bytes above which a worker is disconnected; it connects and asks again. Four of the largest frames.
+BEHIND_BYTES = 64 << 20
 
 log = structlog.get_logger("fastgw.store")
 
@@ -177,8 +178,12 @@ class Connection(asyncio.Protocol):
             follows.unfollow(self, frame)
 
     def tell(self, state: State | KeyState) -> None:
-        """Send what is known about the request or the key of a watch."""
-        self.send(store_frames.encode(state))
+        """Send what is known about the request or the key of a watch; a reply that is too large for a frame is not."""
+        try:
+            frame = store_frames.encode(state)
+        except FrameError:
+            frame = store_frames.encode(without_reply(state))
+        self.send(frame)
 
     def send(self, frame: bytes) -> None:
         """Send a frame; those of one turn of the loop leave together."""

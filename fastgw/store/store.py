@@ -46,6 +46,7 @@ from fastgw.tokens import Secrets
 SWEEP_S = 0.25
 STUCK_S = 2.0
 EXPIRED_AT_ONCE = 2000  # entries that one sweep deletes
+SHRUNK_AT_ONCE = 2000  # entries at which one sweep looks while space is short
 NO_TOPIC = Topics(bytes(16), 0, False)
 UPGRADE = "requests whose replies are kept get 503 until this node is upgraded, too"
 
@@ -387,6 +388,7 @@ class Store:
         # Also those of a topic that was made anew: its former id does not come back, or only to be read on.
         topic_ids = {source.topic for source in self._tables.positions()}
         self._tables.expire(_now_ms(), dict.fromkeys(topic_ids, self._keep_ms), EXPIRED_AT_ONCE)
+        self._tables.shrink(SHRUNK_AT_ONCE)
         self._keys.forget()
         self._deferred.forget(_now_ms() - self.config.later.keep_ns // NS_PER_MS)
         self._look_at_room()

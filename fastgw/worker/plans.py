@@ -82,6 +82,7 @@ class Plans:
             _key_rules(route),
             self._request_wire(route, self._config.streams.topic) if route.streams else None,
             _stream_rules(route) if route.streams else None,
+            route.cancel,
         )
 
     def _request_wire(self, route: Route, reply_topic: str) -> plain.RequestWire:

@@ -122,7 +122,7 @@ class Worker:
         self._link = open_link(cfg.kafka.link, link_settings(cfg, classes), self, self._loop, slots)
         for plan in self._plans.all:
             self._link.preload_topic(plan.delivery_class, plan.topic)
-        policies = Policies(cfg.cors, cfg.routes)
+        policies = Policies(cfg.cors, (*cfg.routes, *([cfg.tickets] if cfg.tickets else [])))
         secret_prefix = f"{cfg.later.path}/" if cfg.keeps_replies else ""
         has_notes = policies or self._access_log is not None
         notes = Notes(policies, self._access_log, cfg.route_names, secret_prefix) if has_notes else None

@@ -47,7 +47,7 @@ MISTAKES = {
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\nhttp = "2"\n': ["listen[0].front:", "HTTP/2 is set"],
     MINIMAL + '[[listen]]\nbind = "a:1"\nfront = "express"\ntls_cert = "c"\ntls_key = "k"\n': ["TLS is set"],
     # streams
-    MINIMAL + "cancel = true\n": ["route[0].cancel:", 'false, unless reply = "stream"'],
+    MINIMAL + "cancel = true\n": ["route[0].cancel:", 'false, unless reply = "stream" or later = true'],
     MINIMAL + "end_line = true\n": ["route[0].end_line:", 'false, unless reply = "stream"'],
     MINIMAL + "resume = true\n": ["route[0].resume:", 'false, unless reply = "stream"'],
     MINIMAL + 'reply = "stream"\nresume = true\n': ["gateway.secrets:", "hands out positions"],

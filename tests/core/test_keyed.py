@@ -794,3 +794,13 @@ def test_a_drain_defers_those_who_may_be(place: Place) -> None:
     place.exchange.delivered(token, place.now_ns, 4)
     place.exchange.drain()
     assert (holder.only[0], other.answers) == (202, [])
+
+
+def test_a_reply_that_the_store_cannot_hand_over_is_a_bad_one(place: Place) -> None:
+    client, _ = place.open()
+    place.is_free()
+    raw = place.wins()
+    place.says(KeyKnown.ANSWERED, raw, fingerprint=fingerprint_of(), partition=LANE, offset=7, left_bytes=20_000_000)
+    client.expect(errors.BAD_REPLY)
+    assert place.released == []
+    place.assert_empty()

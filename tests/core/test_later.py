@@ -462,3 +462,58 @@ def test_a_cancellation_that_is_not_read_back_is_unknown(place: Place) -> None:
     place.store.says(Known.OPEN)
     place.passes(10 * S)
     client.expect(errors.SEND_UNKNOWN)
+
+
+def test_a_cancelled_request_is_told_to_the_service_where_its_record_is(place: Place) -> None:
+    place.house.plan.cancels = True
+    location = place.location()
+    place.ask(location, "DELETE")
+    place.store.says(Known.OPEN)
+    assert len(place.written) == 1, "the reply may still be first"
+    place.store.says(Known.CANCELLED)
+    raw, record = place.written[0].key, place.written[1]
+    assert (record.topic, record.partition, record.key) == ("orders", 4, None)
+    assert (record.headers, record.value) == ([("cancel", raw)], b"cancel")
+
+
+def test_without_the_setting_no_service_is_told(place: Place) -> None:
+    place.ask(place.location(), "DELETE")
+    place.store.says(Known.OPEN)
+    place.store.says(Known.CANCELLED)
+    assert len(place.written) == 1
+
+
+# ---- replies that cannot be handed over, and compressed ones
+
+
+def test_a_reply_that_the_store_cannot_hand_over_is_a_bad_one(place: Place) -> None:
+    early, _ = place.open(defer_after_ns=2 * S)
+    place.recorded()
+    late, _ = place.ask(place.location())
+    for _, _, _, on_state in list(place.store.watches.values()):
+        on_state(State(1, Known.ANSWERED, 3, 5, [], b"", 20_000_000))
+    for client in (early, late):
+        client.expect(errors.BAD_REPLY)
+        assert b"expected at most 16 MiB, the headers included, got 20000000 bytes" in client.only[2]
+
+
+class Halving:
+    """Compresses to half of the bytes."""
+
+    def wrapping(self, answer, head):
+        assert head is not None
+        return lambda status, headers, body, request_id: answer(status, headers, body[::2], request_id)
+
+
+def test_answers_in_time_and_those_of_status_urls_are_compressed(place: Place) -> None:
+    place.house.plan.compressor = Halving()
+    early, _ = place.open(defer_after_ns=2 * S)
+    place.recorded()
+    place.store.says(Known.ANSWERED, b"aabbcc")
+    assert early.only[2] == b"abc"
+    place.house.plan.compressor = None
+    location = place.location()
+    place.house.plan.compressor = Halving()
+    late, _ = place.ask(location)
+    place.store.says(Known.ANSWERED, b"ddeeff")
+    assert late.only[2] == b"def"

@@ -484,28 +484,6 @@ def test_a_worker_that_dies_between_its_claim_and_its_record_is_replaced_by_anot
     assert shop.sent(b"never sent") == 1
 
 
-def test_a_topic_with_another_number_of_partitions_serves_no_keys_and_says_so(
-    shop: Shop, kafka_admin: AdminClient
-) -> None:
-    """The last test here: Kafka cannot take the partition away again."""
-    key = new_key()
-    shop.serve(key, b"with the old topic", b"kept")
-    kafka_admin.create_partitions([NewPartitions(shop.later, LANES + 1)])[shop.later].result()
-
-    def refused() -> Answer | None:
-        answer = shop.ask(key, b"with the old topic")
-        return answer if b"later.lanes" in answer.body else None
-
-    answer = eventually(refused, 30, "it is noticed")
-    assert_told(answer, "not_ready")
-    assert f"expected later.lanes = {LANES} partitions of {shop.later}, got {LANES + 1}" in answer.problem["detail"]
-    assert "idempotency keys are not served" in shop.gateway.log_text
-    with RawConnection(shop.gateway.port) as client:
-        client.ask("POST", "/slow", b"without a key")
-        shop.service.reply(shop.service.take(b"without a key"), b"as always")
-        assert client.answer().body == b"as always"
-
-
 # Keys of requests whose answers are deferred.
 
 ASYNC = "Prefer: respond-async"
@@ -569,3 +547,25 @@ def test_a_status_url_follows_its_key_to_the_next_attempt(shop: Shop) -> None:
     shop.service.reply(taken, b"failed", [("status", b"503")])
     answer = ticket_of(shop, location, wait_s=10)
     assert (answer.status, answer.body) == (503, b"failed")
+
+
+def test_a_topic_with_another_number_of_partitions_serves_no_keys_and_says_so(
+    shop: Shop, kafka_admin: AdminClient
+) -> None:
+    """The last test here: Kafka cannot take the partition away again."""
+    key = new_key()
+    shop.serve(key, b"with the old topic", b"kept")
+    kafka_admin.create_partitions([NewPartitions(shop.later, LANES + 1)])[shop.later].result()
+
+    def refused() -> Answer | None:
+        answer = shop.ask(key, b"with the old topic")
+        return answer if b"later.lanes" in answer.body else None
+
+    answer = eventually(refused, 30, "it is noticed")
+    assert_told(answer, "not_ready")
+    assert f"expected later.lanes = {LANES} partitions of {shop.later}, got {LANES + 1}" in answer.problem["detail"]
+    assert "idempotency keys are not served" in shop.gateway.log_text
+    with RawConnection(shop.gateway.port) as client:
+        client.ask("POST", "/slow", b"without a key")
+        shop.service.reply(shop.service.take(b"without a key"), b"as always")
+        assert client.answer().body == b"as always"

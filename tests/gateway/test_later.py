@@ -15,6 +15,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from fastgw import ids
+from fastgw.tokens import Secrets, StreamToken, open_ticket, seal_stream, seal_ticket
 from tests.actors.commands import fastgw
 from tests.actors.hand_service import HandService, hand_service
 from tests.actors.raw_http import Answer, RawConnection
@@ -32,6 +33,7 @@ method = "POST"
 path = "/report"
 topic = "{orders}"
 later = true
+cancel = true
 work_timeout = "{work}"
 [[route]]
 name = "slow"
@@ -61,7 +63,8 @@ access = "all"
 access_file = "stderr"
 access_target = "full"
 """
-SECRETS = 'secrets = ["the secret of all tests about status URLs"]'
+SECRET = "the secret of all tests about status URLs"
+SECRETS = f'secrets = ["{SECRET}"]'
 
 
 class Shop:
@@ -264,7 +267,10 @@ def test_delete_cancels_what_is_not_decided(shop: Shop) -> None:
     location = shop.deferred(b"cancelled")
     answer = shop.ask("DELETE", location)
     assert (answer.status, json.loads(answer.body)["status"]) == (202, "cancelled")
-    shop.service.reply(shop.service.take(b"cancelled"), b"too late")
+    taken = shop.service.take(b"cancelled")
+    told = shop.service.take(b"cancel")
+    assert (told.headers, told.partition) == ({"cancel": taken.correlation_id}, taken.partition)
+    shop.service.reply(taken, b"too late")
     assert_told(shop.state(location), "ticket_cancelled")
     decided = shop.deferred(b"decided")
     shop.service.reply(shop.service.take(b"decided"), b"done")
@@ -279,6 +285,26 @@ def test_what_is_no_status_url_is_404_and_grants_nothing(shop: Shop) -> None:
     for spoilt in (location[:-4], location + "AAAA", location[:-1] + ("A" if location[-1] != "A" else "B")):
         with counted(shop.gateway, "ticket_unknown", route="/_later/{ticket}"):
             assert_told(shop.state(spoilt), "ticket_unknown")
+
+
+@pytest.mark.ending("ticket_gone")
+def test_foreign_and_expired_tickets_are_told_apart_and_grant_nothing(shop: Shop) -> None:
+    own, other = Secrets([SECRET]), Secrets(["the secret of another gateway, not of this one"])
+    text = shop.deferred(b"foreign").removeprefix("/_later/")
+    ticket = open_ticket(own, text, 0)
+    stream = StreamToken(ticket.correlation_id, ticket.topic_id, 0, 0, 0, ticket.route, "", ticket.expires_ms)
+    unknown = [seal_ticket(other, ticket), seal_stream(own, stream), text[: len(text) // 2], text + "=", "A" * 5000]
+    with counted(shop.gateway, "ticket_unknown", len(unknown)):
+        for spoilt in unknown:
+            assert_told(shop.state(f"/_later/{spoilt}"), "ticket_unknown")
+    gone = [ticket._replace(expires_ms=1), ticket._replace(topic_id=bytes(16)), ticket._replace(route="removed")]
+    with counted(shop.gateway, "ticket_gone", 2 * len(gone)):
+        for one in gone:
+            assert_told(shop.state(f"/_later/{seal_ticket(own, one)}"), "ticket_gone")
+            assert_told(shop.ask("DELETE", f"/_later/{seal_ticket(own, one)}"), "ticket_gone")
+    shop.service.reply(shop.service.take(b"foreign"), b"mine")
+    assert shop.state(f"/_later/{text}", wait_s=10).body == b"mine"
+    assert text not in shop.gateway.log_text
 
 
 def test_a_control_record_that_no_gateway_wrote_is_counted_and_ignored(shop: Shop) -> None:
@@ -412,3 +438,27 @@ def test_no_log_contains_a_status_url(shop: Shop) -> None:
     hidden = '"path":"/_later/..."'
     eventually(lambda: shop.gateway.log_text.count(hidden) == before + 5, 10, "the access log has all requests")
     assert ticket[:60] not in shop.gateway.log_text
+
+
+@pytest.mark.ending("bad_reply")
+def test_a_reply_that_cannot_be_handed_over_is_a_bad_one_and_others_are_as_ever(
+    shop: Shop, kafka_admin: AdminClient
+) -> None:
+    size = 17 << 20
+    most = str(size + 10_000)
+    entry = ConfigEntry("max.message.bytes", most, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, shop.later, incremental_configs=[entry])
+    kafka_admin.incremental_alter_configs([resource])[resource].result()
+    huge, other = shop.deferred(b"huge"), shop.deferred(b"as ever")
+    producer = Producer({"bootstrap.servers": shop.bootstrap, "message.max.bytes": size + 10_000})
+    taken = shop.service.take(b"huge")
+    home = int(taken.headers["reply_partition"])
+    producer.produce(shop.later, bytes(size), taken.correlation_id, home)
+    assert producer.flush(30) == 0
+    shop.service.reply(shop.service.take(b"as ever"), b"done")
+    assert shop.state(other, wait_s=10).body == b"done"
+    with counted(shop.gateway, "bad_reply"):
+        answer = shop.state(huge, wait_s=20)
+    assert_told(answer, "bad_reply")
+    assert f"got {size} bytes" in answer.problem["detail"]
+    assert shop.state(other).body == b"done"

@@ -117,3 +117,22 @@ def test_the_worker_reads_what_the_supervisor_has_read():
     assert not Policies(None, cfg.routes)
     assert Policies(cfg.cors, cfg.routes).of(None) is not None
     assert Policies(cfg.cors, cfg.routes).of(0) is None
+
+
+def test_pages_may_use_keys_positions_and_status_urls_and_read_what_they_are_told_about_them():
+    allowed = policy('origins = "*"')
+    headers = dict(allowed.of_preflight(preflight(), ["POST"]))["access-control-allow-headers"].split(", ")
+    assert {"idempotency-key", "last-event-id", "prefer"} <= set(headers)
+    exposed = dict(allowed.of_answer(None))["access-control-expose-headers"].split(", ")
+    assert {"location", "retry-after", "preference-applied", "idempotency-replayed"} <= set(exposed)
+
+
+def test_status_urls_have_the_common_policy_and_show_what_their_routes_show():
+    more = 'later = true\nresponse_headers = ["x-told"]\n[store]\ndir = "store"\n[cors]\norigins = "https://a.test"'
+    secret = '[gateway]\nsecrets = ["a secret that has at least 32 bytes"]\n'
+    cfg = config.loads(TEXT.replace("[gateway]\n", secret) + more, "test.toml")
+    tickets = cfg.tickets
+    found = Policies(cfg.cors, (*cfg.routes, tickets)).of(tickets.number)
+    headers = dict(found.of_answer("https://a.test"))
+    assert headers["access-control-allow-origin"] == "https://a.test"
+    assert "x-told" in headers["access-control-expose-headers"].split(", ")

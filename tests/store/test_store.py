@@ -407,3 +407,16 @@ def test_a_route_is_full_when_it_has_as_many_deferred_requests_as_it_may(place: 
     place.now_s += 10
     place.store._sweep()
     assert place.store.topics.full_routes == ()
+
+
+def test_while_space_is_short_values_are_left_in_the_topic(place: Place1) -> None:
+    place.locate()
+    place.ends()
+    place.reply(b"x" * 1000)
+    place.store._sweep()
+    place.watch(1)
+    assert place.values.wanted == []
+    place.tables.max_bytes = 1
+    place.store._sweep()
+    place.watch(2)
+    assert [wanted[:2] for wanted in place.values.wanted] == [(HOME, 0)]
