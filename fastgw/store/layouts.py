@@ -36,6 +36,10 @@ class Layouts:
     def __repr__(self) -> str:
         return f"<Layouts newer={sorted(self._met)}>"
 
+    def __len__(self) -> int:
+        """The number of formats that were met, whenever that was."""
+        return len(self._met)
+
     def locate(self, topic_id: bytes, partitions: Iterable[int]) -> None:
         """The topic was found: begin with what the tables know of it."""
         self._met, self._kept_at = {}, {}

@@ -249,7 +249,7 @@ class Store:
             self._tell_topics(told)
 
     def _topics(self, topic_id: bytes, partitions: int, is_ready: bool) -> Topics:
-        newer_layout = self._layouts.newest(since_ms=_now_ms() - self._keep_ms)
+        newer_layout = self._layouts.newest(since_ms=_now_ms() - self._keep_ms) if self._layouts else 0
         other_lanes = self._keys.other_lanes()
         return Topics(
             topic_id, partitions, is_ready, self._tables.is_full, other_lanes, newer_layout, self._full_routes
