@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import config, errors
-from fastgw.admission import KEYED, PLAIN, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, NEVER, PLAIN, UNKNOWN, Admission, Refusal
 from fastgw.core.routing import Router
 from fastgw.messages import Head
 
@@ -445,6 +445,28 @@ def test_a_request_has_a_key_where_its_route_takes_keys(path: str, lines: list[s
     else:
         assert isinstance(verdict, Admission)
         assert verdict.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("lines", "prefer", "kind", "defer_after_s"),
+    [
+        (["k"], "respond-async", KEYED, 0),
+        (["k"], "respond-async, wait=2", KEYED, 2),
+        (["k"], "wait=2", KEYED, None),
+        (["k"], "", KEYED, None),
+        ([], "respond-async", KEPT, 0),
+    ],
+)
+def test_a_request_with_a_key_is_deferred_where_its_client_and_its_route_want_that(
+    lines: list[str], prefer: str, kind: int, defer_after_s: int | None
+) -> None:
+    cfg = config.loads(KEYS.replace('idempotency = "accept"', 'idempotency = "accept"\nlater = true'), "test.toml")
+    router = Router(cfg.routes, cfg.limits, (), tickets=cfg.tickets)
+    headers = {name: value for name, value in (("idempotency-key", lines), ("prefer", prefer)) if value}
+    verdict = router.admit(head("POST", "/accept", **headers))
+    assert isinstance(verdict, Admission)
+    assert (verdict.kind, verdict.is_async) == (kind, "async" in prefer)
+    assert verdict.defer_after_ns == (NEVER if defer_after_s is None else defer_after_s * 1_000_000_000)
 
 
 def test_a_request_with_a_key_waits_no_longer_than_its_client_and_is_never_deferred() -> None:
