@@ -21,7 +21,7 @@
 
 /* ---- limits: all of them are part of the layout, a change needs a new CT_LAYOUT_VERSION ---- */
 enum {
-    CT_LAYOUT_VERSION = 6,
+    CT_LAYOUT_VERSION = 7,
     CT_WORKERS_MAX = 255,    /* a worker slot is a byte in the map, and 0xFF means no worker */
     CT_UNOWNED = 0xFF,
     CT_SLOT_BITS = 20,       /* as in the correlation id */
@@ -98,7 +98,7 @@ typedef struct {
     alignas(64) ct_map_copy copy[2];
 } ct_map;
 
-typedef struct { /* how far this node has handled the replies of each partition */
+typedef struct { /* how far this node has handled the records of each partition of one topic */
     /* log 16 | next offset + 1: 48, so that untouched (zero) memory is an unknown position. One word, so that readers
      * never take an offset for one of another log. */
     alignas(64) ct_u64 words[CT_PARTITIONS_MAX];
@@ -159,7 +159,8 @@ _Static_assert(offsetof(ct_process, gauges) == 64 && offsetof(ct_process, not_re
 typedef struct { /* the addresses of the sections; private to a process */
     ct_header *header;
     ct_map *map;
-    ct_positions *positions;
+    ct_positions *positions;         /* of the response topic */
+    ct_positions *stream_positions;  /* of the topic of streams */
     ct_process *processes;
     ct_counters *counters;
     ct_slot *slots;
@@ -173,7 +174,7 @@ static inline uint32_t ct_process_of(uint32_t worker, uint32_t generation) { ret
 
 static inline uint64_t ct_slots_offset(uint32_t workers)
 {
-    uint64_t bytes = sizeof(ct_header) + sizeof(ct_map) + sizeof(ct_positions)
+    uint64_t bytes = sizeof(ct_header) + sizeof(ct_map) + 2 * sizeof(ct_positions)
                      + (uint64_t)ct_processes_of(workers) * (sizeof(ct_process) + sizeof(ct_counters));
     return (bytes + CT_PAGE_BYTES - 1) / CT_PAGE_BYTES * CT_PAGE_BYTES;
 }
@@ -194,6 +195,7 @@ static inline void ct_look_at(ct_view *view, void *base, uint32_t workers, uint3
     view->header = (ct_header *)at;
     view->map = (ct_map *)(at += sizeof(ct_header));
     view->positions = (ct_positions *)(at += sizeof(ct_map));
+    view->stream_positions = (ct_positions *)(at += sizeof(ct_positions));
     view->processes = (ct_process *)(at += sizeof(ct_positions));
     view->counters = (ct_counters *)(at += (size_t)view->process_count * sizeof(ct_process));
     view->slots = (ct_slot *)((char *)base + ct_slots_offset(workers));

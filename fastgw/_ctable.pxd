@@ -58,6 +58,7 @@ cdef extern from "_ctable.h" nogil:
         ct_header* header
         ct_map* map
         ct_positions* positions
+        ct_positions* stream_positions
         ct_process* processes
         ct_counters* counters
         ct_slot* slots

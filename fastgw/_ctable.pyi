@@ -153,6 +153,10 @@ class Table:
     def handled_to(self, partition: int, log: int) -> int:
         """UNKNOWN_POSITION: nothing is known, or the offset is one of another log."""
 
+    # The same for the topic of streams. Written by the store.
+    def set_streams_read_to(self, partition: int, log: int, offset: int) -> None: ...
+    def streams_read_to(self, partition: int, log: int) -> int: ...
+
     # Process records: a process writes its own; the supervisor may write the record of a dead process.
     def register(self, process: int, pid: int, worker: int, generation: int) -> None:
         """Begin a new record: not ready, not draining, reads nothing. `generation` is 0..255, as in the id."""

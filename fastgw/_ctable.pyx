@@ -7,7 +7,8 @@ One memfd holds everything. There are no pointers, no payload and no locks: a pr
     header        magic, layout version, sizes, node, service draining, starts of each worker slot, and for each route
                   how long a request would wait for its service
     partition map version, and two copies of: partition count, owner (worker slot) of each partition
-    positions     for each partition, up to which offset this node has handled its replies
+    positions     for each partition, up to which offset this node has handled its replies; the same for the topic of
+                  streams
     processes     two for each worker slot: process = worker * 2 + generation % 2
                   identity (pid, worker, generation, flags), heartbeat, in flight, home, body bytes, gauges, and for
                   each partition the lowest offset that it reads
@@ -41,7 +42,7 @@ Part                      is written by
     waits                 only the agent
     store's gauges        only the store
     positions             the designated reader of the partition (core.reply_router); the agent before it writes a map
-                          that gives the partition to this node
+                          that gives the partition to this node; those of streams: the store, and the agent
     header                `format`, once
     draining flag         the supervisor
     starts                `register`
@@ -291,6 +292,17 @@ cdef class Table:
         check_below("partition", partition, CT_PARTITIONS_MAX)
         check_below("log", log, 1 << 16)
         return ct_position_read(self.view.positions, <uint32_t> partition, <uint16_t> log)
+
+    def set_streams_read_to(self, int64_t partition, int64_t log, int64_t offset):
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        check_below("log", log, 1 << 16)
+        offset = offset if offset >= 0 else -1
+        ct_position_write(self.view.stream_positions, <uint32_t> partition, <uint16_t> log, offset)
+
+    def streams_read_to(self, int64_t partition, int64_t log):
+        check_below("partition", partition, CT_PARTITIONS_MAX)
+        check_below("log", log, 1 << 16)
+        return ct_position_read(self.view.stream_positions, <uint32_t> partition, <uint16_t> log)
 
     # ---- process records
 

@@ -187,23 +187,23 @@ class Follows:
         """The partitions whose new records are needed: those of this node, and those that have followers."""
         return self._owned | {one.partition for each in self._numbers.values() for one in each.values()}
 
-    def located(self, topic_id: bytes, partitions: int, ends: Mapping[int, int], dropped: Iterable[int]) -> None:
+    def located(self, topic_id: bytes, partitions: int, starts: Mapping[int, int], dropped: Iterable[int]) -> None:
         """The live reader has changed what it reads.
 
         Args:
             topic_id, partitions: of the topic.
-            ends: partitions that it reads from now on, and the first offset of each.
+            starts: partitions that it reads from now on, and the first offset of each.
             dropped: partitions that it does not read any more.
         """
         for partition in dropped:
             self._next.pop(partition, None)
-        for partition, end in ends.items():
+        for partition, start in starts.items():
             before = self._next.get(partition)
-            self._next[partition] = end
+            self._next[partition] = start
             for follower in self._followers_of(partition):
                 if before is None:
                     self._begin(follower)
-                elif before < end and not follower.is_behind:  # what lies between was not brought
+                elif before < start and not follower.is_behind:  # what lies between was not brought
                     self._fall_behind(follower, max(before, follower.position))
         homes = sorted(self._owned & self._next.keys())
         told = StreamTopic(topic_id, partitions, homes)

@@ -5,19 +5,24 @@ records over and waits until the loop has taken them, so no queue can grow betwe
 
     live reader   follows the partition map; a partition that this node loses is read until its last follower ends
     scan reader   reads one stretch after the other, while anybody is behind
+
+The live reader puts into the shared table how far it has read the partitions of this node. Its successor, after a death
+of the store, goes on from there: followers ask for what they miss themselves, but records on another partition than
+their home have no follower, and somebody has to send them home.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from fastgw._ctable import UNOWNED, Table
+from fastgw import table
+from fastgw._ctable import PARTITIONS_MAX, UNKNOWN_POSITION, UNOWNED, Table
 from fastgw.config import Config
 from fastgw.dialects.plain import decode_reply
 from fastgw.ids import ReplyTopic
@@ -47,20 +52,22 @@ class StreamReader:
     def __init__(
         self,
         config: Config,
-        table: Table,
+        shared: Table,
         on_loop: OnLoop,
         on_failure: Callable[[BaseException], None],
         on_topic: Callable[[], object],
     ) -> None:
         """
         Args:
-            table: says which partitions belong to this node.
+            shared: says which partitions belong to this node, and how far they were read.
             on_failure: called when a thread ends with an error. Errors of Kafka do not end it.
             on_topic: called on the loop when `follows.topic` has changed.
         """
         self._config = config
         self._topic = config.streams.topic
-        self._table = table
+        self._table = shared
+        self._log = table.log_of(config.kafka.bootstrap, config.streams.topic)
+        self._owned: frozenset[int] = frozenset()  # partitions of this node
         self._on_loop = on_loop
         self._on_failure = on_failure
         self._stopping = threading.Event()
@@ -68,7 +75,7 @@ class StreamReader:
         self._is_stale = False  # the live reader must look which partitions are wanted; set by the loop
         self._troubles = Troubles()
         self.follows = Follows(self._look_again, self._scan_wanted.set, on_topic)
-        self._split = SplitReplies(config, table, config.streams.topic, ReplyTopic.STREAMS)
+        self._split = SplitReplies(config, shared, config.streams.topic, ReplyTopic.STREAMS)
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
             for run, name in ((self._read_live, "stream reader"), (self._read_again, "stream scans"))
@@ -153,36 +160,55 @@ class StreamReader:
         """Begin with the partitions that are wanted now, and end with the others. False: Kafka does not answer."""
         self._is_stale = False
         _, owners = self._table.read_map()
-        owned = [one for one in range(partitions) if owners and owners[one % len(owners)] != UNOWNED]
+        owned = frozenset(one for one in range(partitions) if owners and owners[one % len(owners)] != UNOWNED)
         wanted = self._on_loop(lambda: self._owned_and_wanted(owned)) & frozenset(range(partitions))
+        self._forget_positions(self._owned - owned)
+        self._owned = owned
         dropped = reading.keys() - wanted
         gained = sorted(wanted - reading.keys())
         try:
-            ends = {one: self._end_of(consumer, one) for one in gained}
+            starts = {one: self._start_of(consumer, one) for one in gained}
         except KafkaException as error:
             log.warning("cannot look up the ends of streams", topic=self._topic, error=cluster.reason(error))
             self._is_stale = True
             return False
         if dropped:
             consumer.incremental_unassign([TopicPartition(self._topic, one) for one in dropped])
-        if ends:
-            consumer.incremental_assign([TopicPartition(self._topic, one, end) for one, end in ends.items()])
+        if starts:
+            consumer.incremental_assign([TopicPartition(self._topic, one, start) for one, start in starts.items()])
         for one in dropped:
             del reading[one]
-        reading.update(ends)
-        self._on_loop(lambda: self.follows.located(topic_id, partitions, ends, dropped))
+        reading.update(starts)
+        self._on_loop(lambda: self.follows.located(topic_id, partitions, starts, dropped))
+        self._publish(starts)
         if gained or dropped:
             log.info("reads streams", topic=self._topic, partitions=len(reading))
         return True
 
-    def _owned_and_wanted(self, owned: list[int]) -> frozenset[int]:
+    def _owned_and_wanted(self, owned: frozenset[int]) -> frozenset[int]:
         self.follows.owns(owned)
         self._is_stale = False  # the answer is here already
         return self.follows.wanted()
 
-    def _end_of(self, consumer: Consumer, partition: int) -> int:
-        _, end = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=LOOK_TIMEOUT_S)
-        return int(end)
+    def _start_of(self, consumer: Consumer, partition: int) -> int:
+        """Where reading begins: where the last store of this node has stopped, otherwise at the end."""
+        where = TopicPartition(self._topic, partition)
+        first, end = map(int, consumer.get_watermark_offsets(where, timeout=LOOK_TIMEOUT_S))
+        if partition not in self._owned or partition >= PARTITIONS_MAX:
+            return end
+        position = self._table.streams_read_to(partition, self._log)
+        return end if position == UNKNOWN_POSITION or position > end else max(first, position)
+
+    def _publish(self, next_offsets: Mapping[int, int]) -> None:
+        for partition, offset in next_offsets.items():
+            if partition in self._owned and partition < PARTITIONS_MAX:
+                self._table.set_streams_read_to(partition, self._log, offset)
+
+    def _forget_positions(self, lost: Iterable[int]) -> None:
+        """The positions of these partitions are outdated when this node owns them again."""
+        for partition in lost:
+            if partition < PARTITIONS_MAX:
+                self._table.set_streams_read_to(partition, self._log, UNKNOWN_POSITION)
 
     def _take_live(self, consumer: Consumer, reading: dict[int, int]) -> bool:
         """Take the next records. False: the log was cut, and reading begins anew."""
@@ -210,6 +236,7 @@ class StreamReader:
             log.error("items of streams did not reach their partition", records=len(left))
         reading.update(next_offsets)
         self._on_loop(lambda: self.follows.took(seen, next_offsets))
+        self._publish(next_offsets)
         return True
 
     # Older records.

@@ -481,6 +481,25 @@ def test_a_stream_survives_the_death_of_the_store(shop: Shop) -> None:
         assert json.loads(client.rest()) == list(range(20))
 
 
+def write_elsewhere_while_the_store_dies(shop: Shop, killed: Shop, request: Taken, home_distance: int) -> None:
+    """Items 0 to 19 on another partition than the stream's home, of which `killed` owns the partition."""
+    elsewhere = (int(request.headers["reply_partition"]) + home_distance) % 8
+    for number in range(5):
+        shop.items(request, number, b"%d" % number, partition=elsewhere)
+    dead = killed.pid("store")
+    os.kill(dead, signal.SIGKILL)
+    for number in range(5, 20):
+        shop.items(request, number, b"%d" % number, partition=elsewhere)
+    eventually(lambda: dead not in killed.gateway.children(), 10, "the store has ended")
+    shop.end(request, 20, partition=elsewhere)
+
+
+def test_items_elsewhere_survive_the_death_of_the_store(shop: Shop) -> None:
+    with shop.ask(headers=ARRAY) as client:
+        write_elsewhere_while_the_store_dies(shop, shop, shop.service.take(), 3)
+        assert json.loads(client.rest()) == list(range(20))
+
+
 @pytest.mark.ending("store_down")
 def test_without_its_store_a_node_does_not_begin_a_stream(shop: Shop) -> None:
     os.kill(shop.pid("store"), signal.SIGSTOP)
@@ -703,6 +722,19 @@ def test_items_that_arrive_at_another_node_are_sent_home(
                     shop.items(request, number, b"%d" % number, partition=others)
                 shop.end(request, 5, partition=others)
                 assert json.loads(client.rest()) == [0, 1, 2, 3, 4]
+
+
+def test_items_at_another_node_survive_the_death_of_its_store(
+    tmp_path: Path, kafka_bootstrap: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics({"replies": 8, "orders": 1, "streams": 8})
+    with hand_service(kafka_bootstrap, [topics["orders"]]) as service, ExitStack() as stack:
+        here, there = two_nodes(tmp_path, kafka_bootstrap, topics, service)
+        for shop in (here, there):
+            stack.enter_context(shop.gateway)
+        with here.ask(headers=ARRAY) as client:
+            write_elsewhere_while_the_store_dies(here, there, service.take(), 1)
+            assert json.loads(client.rest()) == list(range(20))
 
 
 def test_a_drain_waits_for_streams_and_then_says_that_they_are_not_complete(

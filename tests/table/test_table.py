@@ -110,6 +110,25 @@ def test_a_position_outside_of_the_array_is_refused(place: tuple[int, int]) -> N
         owner.handled_to(*place)
 
 
+def test_positions_of_streams_are_those_of_another_topic() -> None:
+    owner = make()
+    owner.set_handled_to(3, LOG, 17)
+    assert owner.streams_read_to(3, LOG) == UNKNOWN_POSITION
+    owner.set_streams_read_to(3, LOG, 5)
+    owner.set_streams_read_to(4095, LOG, 2**48 - 2)
+    assert [owner.handled_to(3, LOG), owner.streams_read_to(3, LOG), owner.streams_read_to(4095, LOG)] == [
+        17, 5, 2**48 - 2
+    ]  # fmt: skip
+    assert owner.streams_read_to(3, OTHER_LOG) == UNKNOWN_POSITION
+    owner.set_streams_read_to(3, LOG, UNKNOWN_POSITION)
+    assert owner.streams_read_to(3, LOG) == UNKNOWN_POSITION
+    for place in [(-1, 0), (4096, 0), (0, -1), (0, 2**16)]:
+        with pytest.raises(ValueError, match="expected 0"):
+            owner.set_streams_read_to(*place, 1)
+        with pytest.raises(ValueError, match="expected 0"):
+            owner.streams_read_to(*place)
+
+
 def test_positions_outlive_the_process_that_has_written_them() -> None:
     owner = make()
     owner.register(0, 1, 0, 0)
@@ -421,7 +440,7 @@ HEADER = "<QIIIIQ"  # magic, layout version, node, workers, slots per process, t
     [
         (0, 0, "expected magic 0x656c626174776766, got 0x0"),
         (0, 0x656C626174776767, "got 0x656c626174776767"),
-        (1, 1, "expected layout version 6, got 1"),
+        (1, 1, "expected layout version 7, got 1"),
         (3, 0, "expected 0 bytes for 0 workers"),
         (3, 2, "for 2 workers with 8 slots per process"),
         (3, 2**31, "workers"),
