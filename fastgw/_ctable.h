@@ -35,11 +35,11 @@ enum {
     CT_UNROUTED = CT_ROUTES_MAX - 1, /* counters of requests without a route; no route has this number */
     CT_ENDINGS_MAX = 64,
     CT_DISPOSITIONS_MAX = 16, /* counters of how reply records were handled */
-    CT_TALLIES_MAX = 16,      /* all other counters */
+    CT_TALLIES_MAX = 32,      /* all other counters */
     CT_ENDING_ANSWERED = 0,  /* requests with this ending are counted by the status class of their answers */
     CT_CLASSES = 4,          /* 2xx, 3xx, 4xx, 5xx */
     CT_GAUGES_MAX = 8,
-    CT_STORE_GAUGES_MAX = 16,
+    CT_STORE_GAUGES_MAX = 32,
     CT_QUEUE_TO_ACK = 0, /* the phases of a request; each has a histogram */
     CT_ACK_TO_REPLY = 1,
     CT_TOTAL = 2,

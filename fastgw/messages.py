@@ -169,6 +169,7 @@ class Tally(IntEnum):
     KEYS_JOINED = 13  # waits for the answer to a request that was under way
     KEYS_REPLAYED = 14  # was answered before
     STREAM_ITEMS = 12  # items of streams that were written to clients
+    STREAMS_RESUMED = 16  # clients that came back to a stream and could go on
 
 
 class Gauge(IntEnum):
@@ -200,6 +201,9 @@ class StoreGauge(IntEnum):
     FOLLOWS_BEHIND = 13  # of these, streams that are read from the log again, because their clients are slower
     STREAM_PARTITIONS = 14  # partitions of the topic of streams that it reads for this node
     SPLIT_LOST = 15  # counts: split replies that Kafka refused on their home partition
+    STREAM_REPLAYS = 16  # counts: streams that it began to read from the log again
+    STREAM_SPLIT = 17  # counts: records of streams found on another partition than their home, sent on to it
+    STREAM_GARBAGE = 18  # counts: records on the topic of streams that have no id of a gateway
 
 
 class ReplyDisposition(IntEnum):

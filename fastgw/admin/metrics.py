@@ -210,17 +210,23 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
     )
     for name, text, value in figures:
         yield from _gauge(name, text, [((), value)])
-    text = "Kept replies found on another partition than their home, and sent on to it."
-    yield from _counter("store_split_total", text, [((), store.split)])
+    text = "Kept replies and records of streams found on another partition than their home, and sent on to it."
+    yield from _counter("store_split_total", text, _by_topic(store.split, store.stream_split))
     text = "Of these, replies that are lost, because Kafka refuses them there."
     yield from _counter("store_split_lost_total", text, [((), store.split_lost)])
-    text = "Control records that no gateway with the present secrets has written."
-    yield from _counter("store_garbage_total", text, [((), store.garbage)])
+    text = "Control records that no gateway with the present secrets has written, and records of streams without an id."
+    yield from _counter("store_garbage_total", text, _by_topic(store.garbage, store.stream_garbage))
     text = "Control records of a kind that this version does not know."
     yield from _counter("store_unknown_total", text, [((), store.unknown)])
+    text = "How often the store has begun to read a stream from the log again."
+    yield from _counter("stream_replays_total", text, [((), store.stream_replays)])
     samples = [((("result", result),), table.tally(tally)) for tally, result in KEY_RESULTS.items()]
     text = "Requests with an idempotency key, by what became of them; refused ones are in fastgw_requests_total."
     yield from _counter("idempotency_total", text, samples)
+
+
+def _by_topic(later: int, streams: int) -> list[Sample]:
+    return [((("topic", "later"),), later), ((("topic", "streams"),), streams)]
 
 
 Endings = Mapping[int, tuple[int, ...]]  # route number -> requests by ending number
@@ -357,6 +363,8 @@ def _processes(table: Table, supervisor: State | None) -> Iterator[str]:
     yield from _gauge("streams", "Streamed answers under way.", of_workers(Gauge.STREAMS))
     text = "Items of streams that were written to clients."
     yield from _counter("stream_items_total", text, [((), table.tally(Tally.STREAM_ITEMS))])
+    text = "Clients that came back to a stream and could go on."
+    yield from _counter("streams_resumed_total", text, [((), table.tally(Tally.STREAMS_RESUMED))])
     usages = [((("process", name),), usage) for name, pid in pids.items() if (usage := usage_of(pid))]
     yield from _gauge(
         "process_resident_bytes", "Memory of the process.", [(labels, one.resident_bytes) for labels, one in usages]

@@ -1,8 +1,9 @@
 """The pages of the admin port: /livez, /readyz, /metrics, and /status with the waiting requests.
 
-`Admin` makes the pages only from shared memory: they work while all workers are busy, hang or are dead. server.py is
-the HTTP server around it. No page changes anything. To protect the information in /status, the port listens on the
-loopback address by default, and refuses requests with an unknown Host.
+`Admin` makes the pages from shared memory: they work while all workers are busy, hang or are dead. Only the list of
+open streams comes from the workers, which are asked for it and have little time to answer. server.py is the HTTP server
+around it. No page changes anything. To protect the information in /status, the port listens on the loopback address by
+default, and refuses requests with an unknown Host.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import orjson
 
 from fastgw import __version__, _ctable
 from fastgw._ctable import Table
-from fastgw.admin import metrics
+from fastgw.admin import metrics, open_streams
 from fastgw.admin.metrics import ServiceState
+from fastgw.admin.open_streams import AskStreams
 from fastgw.admin.store_state import StoreState, store_state
 from fastgw.config import Config
 from fastgw.messages import Gauge, HeaderList, Tally
@@ -59,13 +61,16 @@ class Admin:
         config: Config,
         clock_ns: Callable[[], int],
         supervisor: Callable[[], State | None] = lambda: None,
+        ask_streams: AskStreams = lambda asked: [None for _ in asked],
     ) -> None:
         """
         Args:
             clock_ns: the monotonic clock, the same for all processes of this machine.
             supervisor: returns the present state of the supervisor, None if unknown.
+            ask_streams: asks workers for their streams.
         """
         self._supervisor = supervisor
+        self._ask_streams = ask_streams
         self.config = config
         self.services: Callable[[], Sequence[ServiceState]] = tuple
         self._table = table
@@ -174,14 +179,19 @@ class Admin:
         }
 
     def _streams(self, store: StoreState) -> dict[str, Any]:
-        living = [one.process for one in map(self._table.process_info, range(self._table.processes)) if one]
+        living = [one for one in map(self._table.process_info, range(self._table.processes)) if one]
         return {
             "topic": self.config.streams.topic,
             "partitions": store.stream_partitions,
-            "open": sum(self._table.gauge(process, Gauge.STREAMS) for process in living),
+            "open": sum(self._table.gauge(one.process, Gauge.STREAMS) for one in living),
             "items": self._table.tally(Tally.STREAM_ITEMS),
             "follows": store.follows,
             "behind": store.behind,
+            "resumed": self._table.tally(Tally.STREAMS_RESUMED),
+            "replays": store.stream_replays,
+            "split": store.stream_split,
+            "garbage": store.stream_garbage,
+            **open_streams.shown(living, self._ask_streams),
         }
 
     def _services(self) -> list[dict[str, Any]]:

@@ -30,6 +30,9 @@ class StoreState(NamedTuple):
     stream_partitions: int
     newer_layout: int  # the format of records that another node writes and this one cannot read; 0: none
     unknown: int  # records of an unknown kind
+    stream_replays: int
+    stream_split: int
+    stream_garbage: int
 
     @property
     def trouble(self) -> str:
@@ -70,4 +73,7 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.STREAM_PARTITIONS),
         table.store_gauge(StoreGauge.NEWER_LAYOUT),
         table.store_gauge(StoreGauge.UNKNOWN),
+        table.store_gauge(StoreGauge.STREAM_REPLAYS),
+        table.store_gauge(StoreGauge.STREAM_SPLIT),
+        table.store_gauge(StoreGauge.STREAM_GARBAGE),
     )

@@ -29,10 +29,14 @@ from fastgw.agent.positions import NodePositions
 from fastgw.config import inherited
 from fastgw.errors import FastgwError
 from fastgw.kafka import topic_checks
+from fastgw.mesh import status
+from fastgw.mesh.links import socket_path
+from fastgw.open_streams import OpenStreams
 
 log = structlog.get_logger("fastgw.agent")
 
 BEAT_S = 1.0  # between two heartbeats, while nothing happens
+ASK_LIMIT_S = 0.2  # for the workers to tell their streams; the admin port answers nobody else meanwhile
 LOOK_FOR_DRAIN_S = 0.1  # how soon the agent notices a drain and leaves the node group
 LEAVE_TIMEOUT_S = 4.0  # for leaving the group; less than the supervisor waits for a stopping agent
 
@@ -93,8 +97,13 @@ class Agent:
         self._config_fd = config_fd
         self._config = inherited.read(config_fd)
         self.name = self._config.gateway.name
+        self._run_dir = run_dir
         self._admin = Admin(
-            table, self._config, time.monotonic_ns, lambda: state_file.read(run_dir) if run_dir else None
+            table,
+            self._config,
+            time.monotonic_ns,
+            lambda: state_file.read(run_dir) if run_dir else None,
+            self._ask_streams,
         )
         self._servers = [AdminServer(socket.socket(fileno=fd), self._admin) for fd in admin_fds]
         self._wake_read, self._wake_write = socket.socketpair()
@@ -106,6 +115,11 @@ class Agent:
         self._failure: BaseException | None = None
         self._membership = self._new_membership()
         self._consumers = self._new_consumers()
+
+    def _ask_streams(self, asked: Sequence[tuple[int, int]]) -> Sequence[OpenStreams | None]:
+        if self._run_dir is None:
+            return [None for _ in asked]
+        return status.ask([socket_path(self._run_dir, *one) for one in asked], ASK_LIMIT_S)
 
     def start(self) -> None:
         """Check the topics and start all parts.

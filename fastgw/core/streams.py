@@ -17,6 +17,7 @@ service again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 from fastgw import _ctable, errors, problem
@@ -30,6 +31,7 @@ from fastgw.errors import Ending, KeyMissing
 from fastgw.followed import LIVE, FollowedRecord, StreamTopic, size_of
 from fastgw.ids import IdMaker, refusal_id
 from fastgw.messages import HeaderList, Record, Reply
+from fastgw.open_streams import OpenStream, OpenStreams
 from fastgw.tokens import BadToken, ExpiredToken, Secrets, StreamPlace, StreamToken, open_event_id, seal_stream
 
 NS_PER_MS = 1_000_000
@@ -113,6 +115,7 @@ class Streams:
 
     Attributes:
         items: written to clients so far.
+        resumptions: clients so far that came back and could go on.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class Streams:
         self.send_untracked = send_untracked
         self.journal = journal
         self.clock_ns = clock_ns
-        self.items = 0
+        self.items = self.resumptions = 0
         self._ids = ids
         self._turn = turn
         self._most = max(1, slots // 4)
@@ -217,6 +220,7 @@ class Streams:
         raw = place.stream.correlation_id
         token = self.resumed.add(stream, admission, plan.name, raw, stream.next_look_ns(now_ns))
         self._open[token] = stream
+        self.resumptions += 1
         stream.begin_again(token)
         return token
 
@@ -243,6 +247,11 @@ class Streams:
         """Whether this is a stream of which the client has got something."""
         stream = self._open.get(token)
         return stream is not None and stream.has_items
+
+    def open_streams(self, most: int) -> OpenStreams:
+        """What is told about the streams: of the oldest ones, `most` at most."""
+        now_ns = self.clock_ns()
+        return OpenStreams(len(self), [stream.told(now_ns) for stream in islice(self._open.values(), most)])
 
     def ended(self, token: int) -> None:
         """A stream has ended."""
@@ -306,6 +315,7 @@ class Stream:
         self._has_ended = False
         # A stream that can be resumed.
         self._resumes = plan.stream.resumes and self._media_type == EVENT_STREAM
+        self._is_resumed = False
         self._place = ""  # the part of all ids of events that names the stream; "" before the first
         self._is_lost = False  # the log does not have the position of the client any more
         # What has come.
@@ -328,8 +338,25 @@ class Stream:
         self._look_ns = 0
 
     def __repr__(self) -> str:
-        state = "waits" if self._encoder is None else "behind" if self._is_behind else "flows"
-        return f"<Stream {self._plan.name!r} {state}, {self._order!r}>"
+        return f"<Stream {self._plan.name!r} {self._phase}, {self._order!r}>"
+
+    @property
+    def _phase(self) -> str:
+        return "waits" if self._encoder is None else "behind" if self._is_behind else "flows"
+
+    def told(self, now_ns: int) -> OpenStream:
+        """What is told about it."""
+        return OpenStream(
+            self._plan.name,
+            self.raw.decode(),
+            self._phase,
+            self._is_resumed,
+            self._order.next_seq,
+            self.home,
+            self.position,
+            self._owed,
+            now_ns - self._began_ns,
+        )
 
     def headers(self, raw: bytes, admission: Admission) -> list[tuple[str, bytes]]:
         """The headers of the request's record."""
@@ -705,7 +732,7 @@ class ResumedStream(Stream):
         self.position = place.offset
         self._start = place.stream.start_offset
         self._place = text
-        self._resumes = True
+        self._resumes = self._is_resumed = True
         self._at = place
         self._order = StreamOrder(place.item + 1)
         self.has_items = True  # what has time is the next one

@@ -7,6 +7,7 @@
       u8 id length | correlation id
       for each header: u16 name length, name, u32 value length, value
       u32 value length | value
+    STATUS has no body: `status` has the answer.
 
 This module handles bytes; `links` has the sockets.
 """
@@ -17,9 +18,11 @@ import struct
 from typing import Final
 
 from fastgw.mesh.framing import MAX_FRAME_BYTES, FrameError, FrameReader
+from fastgw.mesh.status import STATUS
 from fastgw.messages import Reply
 
 REPLY: Final = 1
+ASKED: Final = Reply(b"", -1, -1, [], b"")  # what a STATUS frame is read as
 
 _REPLY_HEAD = struct.Struct(">BHqH")  # kind, partition, offset, header count
 _PREFIXED_HEAD = struct.Struct(">IBHqHB")  # frame length, the same fields, id length, packed in one call
@@ -60,7 +63,7 @@ def encode(reply: Reply, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
 
 def reader(max_frame_bytes: int = MAX_FRAME_BYTES) -> FrameReader[Reply]:
     """A reader of the frames between workers."""
-    return FrameReader({REPLY: _decode}, max_frame_bytes)
+    return FrameReader({REPLY: _decode, STATUS: lambda _frame: ASKED}, max_frame_bytes)
 
 
 def _decode(frame: memoryview) -> Reply:

@@ -1,10 +1,11 @@
 """Unix socket links between the workers of one node. Each worker listens, and connects to a sibling when it first
 has a reply for it.
 
-A link carries frames (`frames`) in one direction. Nothing here waits: bytes that the socket does not take stay in a
-bounded queue. If the queue is full or the link is broken, the reply is dropped and counted, and its request expires
-with the correct outcome. Frames of one loop tick leave in one write. Connecting over a Unix socket succeeds or fails at
-once, so a link is either up or down. A link that is down connects again with the first reply after its back-off.
+A link carries frames (`frames`) in one direction. The admin port connects to the same socket, with a question instead
+of replies (`status`). Nothing here waits: bytes that the socket does not take stay in a bounded queue. If the queue is
+full or the link is broken, the reply is dropped and counted, and its request expires with the correct outcome. Frames
+of one loop tick leave in one write. Connecting over a Unix socket succeeds or fails at once, so a link is either up or
+down. A link that is down connects again with the first reply after its back-off.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import structlog
 
 from fastgw.back_off import BackOff
 from fastgw.errors import StartError
-from fastgw.mesh import frames, unix_sockets
+from fastgw.mesh import frames, status, unix_sockets
 from fastgw.mesh.framing import FrameError
 from fastgw.messages import Reply
+from fastgw.open_streams import OpenStreams
 
 QUEUE_BYTES = 8 << 20
 WRITE_BYTES = 256 << 10  # more than the kernel takes at once (wmem_default 208 KiB), so joining more is useless
@@ -48,6 +50,7 @@ class MeshLinks:
         queue_bytes: limit for the bytes that wait for one sibling.
         loop: the running loop; everything here runs on its thread.
         on_dropped: called with the number of replies that `forward` had accepted and that were lost with their link.
+        on_status: called for the streams of this process, when the admin port asks.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class MeshLinks:
         queue_bytes: int = QUEUE_BYTES,
         loop: asyncio.AbstractEventLoop | None = None,
         on_dropped: Callable[[int], None] = lambda _count: None,
+        on_status: Callable[[], OpenStreams] = lambda: OpenStreams(0, []),
     ) -> None:
         self._run_dir = run_dir
         self._path = socket_path(run_dir, worker, generation)
         self._on_reply = on_reply
         self._on_dropped = on_dropped
+        self._on_status = on_status
         self._queue_bytes = queue_bytes
         self._loop = loop or asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
@@ -84,7 +89,7 @@ class MeshLinks:
         except OSError as error:
             raise StartError(f"mesh socket {self._path}: {error}") from error
         self._server = await self._loop.create_unix_server(
-            lambda: _Incoming(self._incoming, self._on_reply), sock=listening, backlog=SIBLINGS_BACKLOG
+            lambda: _Incoming(self._incoming, self._on_reply, self._on_status), sock=listening, backlog=SIBLINGS_BACKLOG
         )
 
     def forward(self, worker: int, generation: int, reply: Reply) -> bool:
@@ -244,9 +249,15 @@ class _Link:
 class _Incoming(asyncio.Protocol):
     """A sibling's link to this process. A malformed frame closes it; the sibling reconnects after its back-off."""
 
-    def __init__(self, others: set[_Incoming], on_reply: Callable[[list[Reply]], None]) -> None:
+    def __init__(
+        self,
+        others: set[_Incoming],
+        on_reply: Callable[[list[Reply]], None],
+        on_status: Callable[[], OpenStreams],
+    ) -> None:
         self._others = others
         self._on_reply = on_reply
+        self._on_status = on_status
         self._reader = frames.reader()
         self._has_told_skipped = False
         self._transport: asyncio.Transport | None = None
@@ -274,7 +285,10 @@ class _Incoming(asyncio.Protocol):
         if self._reader.skipped and not self._has_told_skipped:
             self._has_told_skipped = True  # log once: a sibling of another version keeps sending them
             log.warning("frames of an unknown kind are skipped", count=self._reader.skipped)
-        if replies:
+        if replies and replies[0] is frames.ASKED:
+            if self._transport is not None:
+                self._transport.write(status.encode(self._on_status()))
+        elif replies:
             self._on_reply(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature

@@ -83,6 +83,7 @@ class Follows:
     Attributes:
         topic: what the workers are told about the topic.
         queued_bytes: what is queued for all followers.
+        replays: how often a follower has begun to read from the log again.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Follows:
         """
         self.topic = StreamTopic(bytes(16), 0, [])
         self.queued_bytes = 0
+        self.replays = 0
         self._on_wanted = on_wanted
         self._on_scan = on_scan
         self._on_topic = on_topic
@@ -261,6 +263,7 @@ class Follows:
 
     def _fall_behind(self, follower: Follower, offset: int) -> None:
         follower.is_behind = True
+        self.replays += 1
         follower.position = offset
         self._behind.setdefault(follower.partition, {})[follower] = None
         self._on_scan()

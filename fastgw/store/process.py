@@ -27,7 +27,6 @@ from fastgw.config.directories import store_dir
 from fastgw.errors import ConfigError, FastgwError, StartError, StoreDamaged, StoreError
 from fastgw.messages import StoreGauge
 from fastgw.store.announcement import Announcement
-from fastgw.store.follows import Follows
 from fastgw.store.log_values import LogValues
 from fastgw.store.server import Server
 from fastgw.store.store import Store
@@ -38,6 +37,7 @@ from fastgw.tokens import Secrets
 
 STOP_READING_S = 3.0
 FIGURES_S = 0.25
+COUNTS = StoreGauge.STREAM_REPLAYS, StoreGauge.STREAM_SPLIT, StoreGauge.STREAM_GARBAGE
 
 log = structlog.get_logger("fastgw.store")
 
@@ -80,7 +80,7 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
     streams = StreamReader(config, shared, on_loop, fail, lambda: server.tell_topics()) if config.has_streams else None
     follows = streams.follows if streams else None
     server = Server(run_dir, kept.store if kept else None, loop, follows, lambda: read_again())
-    figures = Figures(shared, streams.follows if streams else None, kept is not None, loop)
+    figures = Figures(shared, streams, kept is not None, loop)
 
     def read_again() -> None:
         try:
@@ -168,24 +168,35 @@ class Figures:
     """Shows the figures of streams in the table, and a heartbeat if there are no kept replies, which have their own."""
 
     def __init__(
-        self, shared: Table, follows: Follows | None, keeps_replies: bool, loop: asyncio.AbstractEventLoop
+        self, shared: Table, streams: StreamReader | None, keeps_replies: bool, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._table = shared
-        self._follows = follows
+        self._streams = streams
+        self._counted = (0, 0, 0)  # in the table by this process
         self._keeps_replies = keeps_replies
         self._loop = loop
 
     def start(self) -> None:
         """Show them now, and again and again."""
-        if self._follows is None:
+        if self._streams is None:
             return
-        self._table.set_store_gauge(StoreGauge.FOLLOWS, len(self._follows))
-        self._table.set_store_gauge(StoreGauge.FOLLOWS_BEHIND, self._follows.behind)
-        self._table.set_store_gauge(StoreGauge.STREAM_PARTITIONS, len(self._follows.topic.homes))
+        follows = self._streams.follows
+        self._table.set_store_gauge(StoreGauge.FOLLOWS, len(follows))
+        self._table.set_store_gauge(StoreGauge.FOLLOWS_BEHIND, follows.behind)
+        self._table.set_store_gauge(StoreGauge.STREAM_PARTITIONS, len(follows.topic.homes))
+        self._count(self._streams)
         if not self._keeps_replies:
-            self._table.set_store_gauge(StoreGauge.READY, int(bool(self._follows.topic.homes)))
+            self._table.set_store_gauge(StoreGauge.READY, int(bool(follows.topic.homes)))
             self._table.store_beats(time.monotonic_ns())
         self._loop.call_later(FIGURES_S, self.start)
+
+    def _count(self, streams: StreamReader) -> None:
+        """Counts go on over a restart of the store: this process adds to what the last one has counted."""
+        counts = streams.follows.replays, streams.split, streams.garbage
+        for gauge, now, before in zip(COUNTS, counts, self._counted, strict=True):
+            if now != before:
+                self._table.set_store_gauge(gauge, self._table.store_gauge(gauge) + now - before)
+        self._counted = counts
 
 
 def _open_tables(config: Config) -> Tables:

@@ -49,6 +49,7 @@ class SplitReplies:
     Attributes:
         count: replies sent home so far.
         lost: replies so far that Kafka will never take.
+        garbage: records so far that have no id of a gateway.
     """
 
     def __init__(self, config: Config, table: Table, topic: str, kind: ReplyTopic) -> None:
@@ -57,7 +58,7 @@ class SplitReplies:
             topic: where the replies arrive.
             kind: how ids name this topic.
         """
-        self.count = self.lost = 0
+        self.count = self.lost = self.garbage = 0
         self._topic = topic
         self._kind = kind
         self._config = config
@@ -124,7 +125,10 @@ class SplitReplies:
 
     def _is_split(self, reply: Reply) -> bool:
         cid = ids.parse(reply.correlation_id)
-        if cid is None or cid.topic != self._kind or cid.home == reply.partition or plain.has_hopped(reply):
+        if cid is None:
+            self.garbage += 1
+            return False
+        if cid.topic != self._kind or cid.home == reply.partition or plain.has_hopped(reply):
             return False
         return self._is_ours(reply.partition)
 

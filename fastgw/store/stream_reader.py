@@ -81,6 +81,16 @@ class StreamReader:
             for run, name in ((self._read_live, "stream reader"), (self._read_again, "stream scans"))
         ]
 
+    @property
+    def split(self) -> int:
+        """Records sent home so far."""
+        return self._split.count
+
+    @property
+    def garbage(self) -> int:
+        """Records so far that have no id of a gateway."""
+        return self._split.garbage
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()

@@ -42,6 +42,7 @@ from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.kafka import open_link
 from fastgw.mesh.links import MeshLinks
 from fastgw.messages import Gauge, Reply, Tally
+from fastgw.open_streams import OpenStreams
 from fastgw.tokens import Secrets
 from fastgw.worker.access_log import AccessLog
 from fastgw.worker.door import GatewayDoor
@@ -60,6 +61,7 @@ log = structlog.get_logger("fastgw.worker")
 TICK_S = 0.025  # the precision of deadlines, and how soon a new map or a delivery report is noticed
 LAME_DUCK_S = 1.0  # in a reload: long enough for busy clients to send their next request on a kept-alive connection
 END_OF_TIME_NS = 1 << 62
+STREAMS_TOLD = 200  # which a worker tells about itself, at most
 # granian brings an allocator, jemalloc, which `MemoryTrim` does not reach. It reads this variable when it is loaded.
 # Without a thread of its own it returns freed memory only while it is in use: after a burst of large answers, hardly.
 GRANIANS_ALLOCATOR = ("_RJEM_MALLOC_CONF", "background_thread:true")
@@ -92,7 +94,7 @@ class Worker:
         self._fronts: list[Front] = []
         self._listen_fds: Sequence[int] = ()
         self._draining = False
-        self._items_shown = 0  # of streams, in the counters
+        self._items_shown = self._resumptions_shown = 0  # of streams, in the counters
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self._journal = Journal()
@@ -111,7 +113,14 @@ class Worker:
         self._kept = self._join_kept(self._store, worker, generation) if self._store and cfg.keeps_replies else None
         self._streams = self._join_streams(self._store, worker, generation) if self._store and cfg.has_streams else None
         self._open_door(self._kept)
-        self._mesh = MeshLinks(run_dir, worker, generation, self.forwarded, on_dropped=self._count_dropped_replies)
+        self._mesh = MeshLinks(
+            run_dir,
+            worker,
+            generation,
+            self.forwarded,
+            on_dropped=self._count_dropped_replies,
+            on_status=self._open_streams,
+        )
         self._join_replies(ids, slots, worker, generation)
 
     def _join_requests(self, ids: IdMaker, slots: SlotRange) -> None:
@@ -267,6 +276,9 @@ class Worker:
     def forwarded(self, replies: list[Reply]) -> None:
         self._replies.take(replies, time.monotonic_ns(), is_forwarded=True)
 
+    def _open_streams(self) -> OpenStreams:
+        return OpenStreams(0, []) if self._streams is None else self._streams.open_streams(STREAMS_TOLD)
+
     def _count_dropped_replies(self, replies: int) -> None:
         self._replies.dropped(replies)
 
@@ -312,7 +324,8 @@ class Worker:
         if self._streams is not None:
             table.set_gauge(process, Gauge.STREAMS, len(self._streams))
             table.add_tally(process, Tally.STREAM_ITEMS, self._streams.items - self._items_shown)
-            self._items_shown = self._streams.items
+            table.add_tally(process, Tally.STREAMS_RESUMED, self._streams.resumptions - self._resumptions_shown)
+            self._items_shown, self._resumptions_shown = self._streams.items, self._streams.resumptions
 
     # Life.
 

@@ -7,7 +7,7 @@ import http.client
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from fastgw import __version__, _ctable, config, errors, state_file, table
 from fastgw._ctable import UNOWNED, SlotRange, Table
 from fastgw.admin import server as admin_server
+from fastgw.admin.open_streams import STREAMS_SHOWN
 from fastgw.admin.pages import PLAIN, WAITING_SHOWN, Admin, page
 from fastgw.admin.server import CONNECTIONS_MAX, AdminServer
 from fastgw.config import Config
-from fastgw.messages import Gauge, StoreGauge
+from fastgw.messages import Gauge, StoreGauge, Tally
+from fastgw.open_streams import OpenStream, OpenStreams
 from fastgw.state_file import State
 from tests.waiting import eventually
 
@@ -188,6 +190,62 @@ def test_metrics_name_the_routes_of_the_present_configuration(pages: Admin, shar
     page = pages.handle("GET", "/metrics").body
     assert b'route="customer"' in page
     assert b'route="GET /customers/{id}"' not in page
+
+
+def streaming() -> Config:
+    return config.loads(
+        """
+        [gateway]
+        name = "shop"
+        [kafka]
+        bootstrap = "localhost:9092"
+        [[route]]
+        method = "GET"
+        path = "/orders"
+        topic = "orders"
+        reply = "stream"
+        """
+    )
+
+
+def open_stream(age_ns: int, position: int = 7) -> OpenStream:
+    return OpenStream("GET /orders", f"id-{age_ns}", "behind", True, 12, 3, position, 4096, age_ns)
+
+
+def test_status_shows_the_oldest_streams_of_all_workers_and_who_is_silent(shared: Table) -> None:
+    asked: list[Sequence[tuple[int, int]]] = []
+
+    def ask(workers: Sequence[tuple[int, int]]) -> list[OpenStreams | None]:
+        asked.append(workers)
+        young = [open_stream(1000 * MS + number) for number in range(STREAMS_SHOWN)]
+        return [OpenStreams(999, [open_stream(2000 * MS, position=-1), *young]), None]
+
+    shared.set_store_gauge(StoreGauge.STREAM_REPLAYS, 4)
+    shared.set_store_gauge(StoreGauge.STREAM_SPLIT, 5)
+    shared.set_store_gauge(StoreGauge.STREAM_GARBAGE, 6)
+    shared.add_tally(0, Tally.STREAMS_RESUMED, 3)
+    pages = Admin(shared, streaming(), lambda: NOW_NS, ask_streams=ask)
+    told = status_of(pages)["store"]["streams"]
+    assert asked == [[(0, 0), (1, 0)]]
+    assert [told[name] for name in ("resumed", "replays", "split", "garbage")] == [3, 4, 5, 6]
+    assert told["silent_workers"] == [1]
+    assert len(told["oldest"]) == STREAMS_SHOWN
+    assert told["oldest"][0] == {
+        "route": "GET /orders",
+        "id": f"id-{2000 * MS}",
+        "phase": "behind",
+        "resumed": True,
+        "items": 12,
+        "partition": 3,
+        "position": None,
+        "buffer_bytes": 4096,
+        "age_ms": 2000.0,
+        "worker": 0,
+    }
+    assert told["oldest"][1]["id"] == f"id-{1000 * MS + STREAMS_SHOWN - 1}"
+    metrics = pages.handle("GET", "/metrics").body
+    for line in (b"streams_resumed_total 3", b"stream_replays_total 4", b'store_split_total{topic="streams"} 5'):
+        assert b"fastgw_" + line + b"\n" in metrics
 
 
 def test_status_shows_the_service_its_workers_and_the_partitions(pages: Admin, shared: Table) -> None:

@@ -16,6 +16,7 @@ from fastgw.followed import LIVE, StreamTopic, size_of
 from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.messages import Head, HeaderList, Record
+from fastgw.open_streams import OpenStream, OpenStreams
 from fastgw.tokens import Secrets
 from fastgw.worker.stream_routes import encoder_of
 from tests.core.test_exchange import HEAD, MS, House
@@ -214,6 +215,33 @@ class Place:
 @pytest.fixture
 def place() -> Place:
     return Place()
+
+
+# ---- what is told about them
+
+
+def test_an_open_stream_tells_where_it_is(place: Place) -> None:
+    place.open()
+    place.now_ns += 2 * S
+    waiting = OpenStream("POST /o", place.stream.raw.decode(), "waits", False, 0, 4, LIVE, 0, 2 * S)
+    assert place.streams.open_streams(10) == OpenStreams(1, [waiting])
+    place.stream.on_following(100)
+    place.sink.takes = False
+    place.items(0, b"1", b"2")
+    (told,) = place.streams.open_streams(10).oldest
+    assert (told.phase, told.items, told.position, told.buffer_bytes) == ("behind", 2, 101, size_of(b"1\n2"))
+    place.stream.on_writable()
+    (told,) = place.streams.open_streams(10).oldest
+    assert (told.phase, told.buffer_bytes) == ("flows", 0)
+
+
+def test_of_many_open_streams_the_oldest_are_told(place: Place) -> None:
+    first = ""
+    for _ in range(3):
+        place.open()
+        first = first or next(iter(place.store.followers.values())).raw.decode()
+    told = place.streams.open_streams(2)
+    assert (told.total, len(told.oldest), told.oldest[0].correlation_id) == (3, 2, first)
 
 
 # ---- before the head

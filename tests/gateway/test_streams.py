@@ -261,6 +261,43 @@ def test_granian_names_the_listener_that_streams(shop: Shop) -> None:
         assert str(shop.port) in answer.problem["detail"]
 
 
+def told_of(shop: Shop, request: Taken) -> dict[str, object] | None:
+    """What /status says about the stream of this request."""
+    told = shop.gateway.status()["store"]["streams"]
+    assert told["silent_workers"] == []
+    return next((one for one in told["oldest"] if one["id"] == request.correlation_id.decode()), None)
+
+
+def test_status_shows_the_streams_that_are_open(shop: Shop) -> None:
+    with shop.ask() as client:
+        request = shop.service.take()
+        shop.items(request, 0, b"1", b"2")
+        assert (client.value(), client.value()) == (1, 2)
+        told = told_of(shop, request)
+        assert told is not None
+        assert (told["route"], told["phase"], told["items"], told["resumed"]) == ("orders", "flows", 2, False)
+        assert told["partition"] == int(request.headers["reply_partition"])
+        assert told["position"] is not None
+        shop.end(request, 2)
+        client.rest()
+    eventually(lambda: told_of(shop, request) is None, 10, "it is over")
+
+
+def test_records_without_an_id_are_counted_and_harm_nobody(shop: Shop) -> None:
+    garbage = shop.gateway.metric("fastgw_store_garbage_total", topic="streams")
+    with shop.ask(headers=ARRAY) as client:
+        request = shop.service.take()
+        home = int(request.headers["reply_partition"])
+        for key in (None, b"", b"x" * 5000):
+            shop.service.post(shop.topics["streams"], home, key, b"1", streams.items_headers(b"a", 0, 1))
+        shop.items(request, 0, b"2")
+        shop.end(request, 1)
+        assert json.loads(client.rest()) == [2]
+    eventually(
+        lambda: shop.gateway.metric("fastgw_store_garbage_total", topic="streams") == garbage + 3, 10, "all are counted"
+    )
+
+
 # ---- what services do
 
 
@@ -735,6 +772,7 @@ def test_items_at_another_node_survive_the_death_of_its_store(
         with here.ask(headers=ARRAY) as client:
             write_elsewhere_while_the_store_dies(here, there, service.take(), 1)
             assert json.loads(client.rest()) == list(range(20))
+        eventually(lambda: there.gateway.metric("fastgw_store_split_total", topic="streams") >= 21, 10, "it counts")
 
 
 def test_a_drain_waits_for_streams_and_then_says_that_they_are_not_complete(
@@ -766,6 +804,7 @@ def test_a_client_that_comes_back_gets_the_rest_once_and_the_service_hears_nothi
         shop.items(request, 0, b"0", b"1")
         first, _ = client.event(), client.event()
     shop.items(request, 2, b"2")
+    resumed, replays = (shop.gateway.metric(f"fastgw_{name}_total") for name in ("streams_resumed", "stream_replays"))
     with shop.ask("/lasting", EVENTS | {"Last-Event-ID": first["id"]}) as client:
         assert [client.event()["data"], client.event()["data"]] == ["1", "2"]
         shop.items(request, 3, b"3")
@@ -775,6 +814,8 @@ def test_a_client_that_comes_back_gets_the_rest_once_and_the_service_hears_nothi
         assert (last["event"], client.event()) == ("end", {})
     with shop.ask("/lasting", EVENTS | {"Last-Event-ID": last["id"]}) as client:
         assert (client.status, client.rest()) == (204, b"")
+    eventually(lambda: shop.gateway.metric("fastgw_streams_resumed_total") == resumed + 2, 10, "both are counted")
+    eventually(lambda: shop.gateway.metric("fastgw_stream_replays_total") >= replays + 1, 10, "the log was read")
     with shop.ask(headers=ARRAY) as client:  # the next record of the request topic is this one
         shop.end(shop.service.take(), 0)
         assert client.rest() == b"[]\n"
