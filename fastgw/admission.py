@@ -20,9 +20,12 @@ PLAIN = 0
 KEPT = 1  # its reply is kept, and may be deferred
 TICKET = 2  # it asks about a kept reply
 KEYED = 3  # it has an idempotency key
+STOP = 4  # it stops a stream
 # From here on, the answer may come in pieces: the front calls `Door.open_stream` instead of `Door.open`.
-STREAM = 4
-RESUME = 5  # for a client that comes back to a stream
+STREAM = 5
+RESUME = 6  # for a client that comes back to a stream
+
+WITHOUT_SLOT = frozenset({TICKET, STOP, RESUME})
 
 NEVER = -1  # in place of a time
 UNKNOWN = -1  # length of a body that is delimited by its framing (`Head.is_streamed`)
@@ -49,8 +52,8 @@ class Admission:
         body_bytes: 0 if there is no body; UNKNOWN if the framing delimits it.
         timeout_ns: starts when the request is complete; `Prefer: wait` is already applied.
         max_body_bytes: the route's limit.
-        kind: PLAIN, KEPT, TICKET, KEYED, STREAM or RESUME; the router sets it (RESUME: the door), and the fields after
-            it for the kinds that need them.
+        kind: PLAIN, KEPT, TICKET, KEYED, STOP, STREAM or RESUME; the router sets it (RESUME: the door), and the fields
+            after it for the kinds that need them.
         defer_after_ns: KEPT, KEYED: how long to wait for the reply before the answer is deferred; NEVER: it is not.
         is_async: KEPT, KEYED: the client prefers a deferred answer (`Prefer: respond-async`).
         media_type: STREAM: that of the answer; "": the service's own. The door sets it.

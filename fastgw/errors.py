@@ -125,6 +125,7 @@ NEWER_LAYOUT = Ending(
 )
 DEFERRED_JOINED = Ending(58, "deferred_joined", 202, _U, False, "A request with this Idempotency-Key is under way")
 CANCEL_REFUSED = Ending(59, "cancel_refused", 409, _N, False, "A request with an Idempotency-Key cannot be cancelled")
+REPLAY_CAP = Ending(60, "replay_cap", 503, _N, True, "Too many streams are read from the log again", RETRY_AFTER_S)
 
 ENDINGS: tuple[Ending, ...] = tuple(
     sorted((value for value in dict(globals()).values() if isinstance(value, Ending)), key=lambda row: row.number)

@@ -7,6 +7,12 @@ import msgspec
 FollowedRecord = tuple[int, list[tuple[str, bytes]], bytes]
 """One record of a stream: its offset, its headers without the id, its value."""
 
+# Why nothing more will come.
+OVERTAKEN = "overtaken"  # the log does not have the records any more
+TOO_LARGE = "too large"  # a record fits in no frame
+REPLAY_CAP = "replay cap"  # the store serves as many replays as it may
+SCAN_CAP = "scan cap"  # the store has read as much as it may for one replay
+
 LIVE = -1  # a position: of the records that are appended from now on
 RECORD_BYTES = 64  # what a record counts besides its value, so that empty records are not free
 

@@ -377,6 +377,12 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
         "Requests of one worker that may wait at status URLs; also, counted for themselves, streams that clients have "
         "resumed.",
         integer(1, 1_000_000))] = 16384
+    max_replays: Annotated[int, Setting(
+        "Streams that clients of this node have resumed and that are read from the log at the same time.",
+        integer(1, 100_000), restart=True)] = 256
+    max_scan_bytes: Annotated[int, Setting(
+        "Bytes of other streams that may be read for one of them. A client that needs more begins a new stream.",
+        size("1MiB", "1024GiB"), key="max_scan_bytes", restart=True)] = 64 << 20
 
 
 class Later(msgspec.Struct, frozen=True, kw_only=True):

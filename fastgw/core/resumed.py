@@ -48,7 +48,11 @@ class _Request(NamedTuple):
 
 
 class Resumed:
-    """The resumed streams of one worker."""
+    """The resumed streams of one worker.
+
+    Attributes:
+        is_draining: no more may begin.
+    """
 
     def __init__(self, exchange: Exchange, journal: Journal) -> None:
         self._exchange = exchange
@@ -56,6 +60,7 @@ class Resumed:
         self._requests: dict[int, _Request] = {}
         self._due_ns: dict[int, int] = {}
         self._last_token = FIRST_RESUMED
+        self.is_draining = False
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -87,6 +92,7 @@ class Resumed:
 
     def drain(self) -> None:
         """The worker drains: the clients come back to another one."""
+        self.is_draining = True
         for request in list(self._requests.values()):
             request.stream.on_drain()
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgw import errors
-from fastgw.admission import KEPT, KEYED, NEVER, STREAM, TICKET, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, NEVER, STOP, STREAM, TICKET, UNKNOWN, Admission, Refusal
 from fastgw.config import METHODS, Limits, Route
 from fastgw.core import idempotency, preferences
 from fastgw.core.idempotency import BadKey
 from fastgw.core.preferences import Preferences
+from fastgw.core.resumed import last_event_id
 from fastgw.forwarding import NOBODY_IS_TRUSTED, Forwarding
 from fastgw.messages import Head, HeaderList
 from fastgw.request_path import BadPath, decoded_segments
@@ -25,6 +26,9 @@ from fastgw.request_path import BadPath, decoded_segments
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
 _HOST_REMEMBERED_MAX = 255  # characters of a DNS name
 _HOSTS_REMEMBERED_MAX = 1024  # enough for honest clients, and bounded against hostile ones
+
+
+STOP_METHOD = "DELETE"  # of a client that stops a stream
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class Router:
 
     def __init__(
         self,
-        routes: Iterable[Route],
+        routes: Sequence[Route],
         limits: Limits,
         hosts: Sequence[str],
         forwarding: Forwarding = NOBODY_IS_TRUSTED,
@@ -74,15 +78,19 @@ class Router:
         self._methods: set[str] = set()  # of any route
         self._tickets_number = -1 if tickets is None else tickets.number
         for route in (*routes, *([] if tickets is None else [tickets])):
-            self._add(route)
-            self._methods.update(route.methods)
+            self._add(route, route.methods)
+        for route in routes:
+            if route.resume and route.cancel:
+                self._add(route, [STOP_METHOD])
 
     @property
     def hosts_remembered(self) -> int:
         """The number of remembered spellings of allowed hosts; bounded, whatever clients send."""
         return len(self._served_hosts)
 
-    def _add(self, route: Route) -> None:
+    def _add(self, route: Route, methods: Iterable[str]) -> None:
+        """Let a route have these methods on its path, as far as no other route has them."""
+        self._methods.update(methods)
         is_unusual = route.needs_store or route.streams or route.number == self._tickets_number
         node, names = self._root, []
         for segment in route.path.split("/")[1:]:
@@ -94,8 +102,8 @@ class Router:
                 node.parameter = node = node.parameter or _Node()
             else:
                 node = node.literals.setdefault(segment, _Node())
-        for method in route.methods:
-            node.routes[method] = (route, tuple(names), is_unusual or method == "QUERY")
+        for method in methods:
+            node.routes.setdefault(method, (route, tuple(names), is_unusual or method == "QUERY"))
         if not names:
             self._static[route.path] = node, ()
 
@@ -153,6 +161,8 @@ class Router:
 
     def _about_unusual(self, route: Route, admission: Admission) -> Admission | Refusal:
         """The admission for a QUERY, for a route that streams or whose replies may be kept, or for a status URL."""
+        if route.streams and admission.method not in route.methods:
+            return _about_stop(route, admission)
         if admission.method == "QUERY" and admission.headers.get("content-type") is None:  # RFC 10008, section 2
             return Refusal(errors.MALFORMED, "expected a QUERY with Content-Type", route.number)
         prefer = preferences.of(admission.headers)
@@ -210,6 +220,15 @@ class Router:
         if len(host) <= _HOST_REMEMBERED_MAX and len(self._served_hosts) < _HOSTS_REMEMBERED_MAX:
             self._served_hosts.add(host)
         return None
+
+
+def _about_stop(route: Route, admission: Admission) -> Admission | Refusal:
+    """The admission for a client that stops a stream, which it names with the id of any of its events."""
+    if not last_event_id(admission.headers):
+        detail = f"expected {STOP_METHOD} with the header Last-Event-ID: the id of an event of the stream"
+        return Refusal(errors.MALFORMED, detail, route.number)
+    admission.kind = STOP
+    return admission
 
 
 def _about_key(route: Route, admission: Admission) -> Admission | Refusal:

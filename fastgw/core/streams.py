@@ -21,16 +21,16 @@ from itertools import islice
 from typing import Any, Protocol
 
 from fastgw import _ctable, errors, problem
-from fastgw.admission import Admission, Sink
+from fastgw.admission import Admission, Refusal, Sink
 from fastgw.core.exchange import OWN_ERROR, REFUSED, Exchange, Journal
 from fastgw.core.plan import Plan, StreamRules
 from fastgw.core.resumed import Resumed, last_event_id
 from fastgw.dialects import BadReply, plain, streams
 from fastgw.dialects.streams import BadItem, End, Gap, Items, StreamOrder
 from fastgw.errors import Ending, KeyMissing
-from fastgw.followed import LIVE, FollowedRecord, StreamTopic, size_of
+from fastgw.followed import LIVE, OVERTAKEN, REPLAY_CAP, SCAN_CAP, FollowedRecord, StreamTopic, size_of
 from fastgw.ids import IdMaker, refusal_id
-from fastgw.messages import HeaderList, Record, Reply
+from fastgw.messages import Answer, HeaderList, Record, Reply
 from fastgw.open_streams import OpenStream, OpenStreams
 from fastgw.tokens import BadToken, ExpiredToken, Secrets, StreamPlace, StreamToken, open_event_id, seal_stream
 
@@ -76,12 +76,14 @@ class Follower(Protocol):
         home: the partition on which they arrive.
         position: the first offset that it needs; `LIVE`: of records that are appended from now on.
         credit: bytes that may be sent to it without further credit.
+        is_replay: it is for a client that comes back, until the store has accepted it.
     """
 
     raw: bytes
     home: int
     position: int
     credit: int
+    is_replay: bool
 
     def on_following(self, start: int) -> None:
         """Every record from this offset on will come. Called again when the store has restarted."""
@@ -89,7 +91,7 @@ class Follower(Protocol):
     def on_records(self, records: list[FollowedRecord]) -> None: ...
 
     def on_follow_end(self, why: str) -> None:
-        """Nothing more will come: the log does not have the records any more."""
+        """Nothing more will come; `why` is one of the reasons in `followed`."""
 
 
 class FollowedStreams(Protocol):
@@ -196,17 +198,12 @@ class Streams:
     def resume(self, admission: Admission, sink: Sink, now_ns: int) -> int:
         """Take a client that comes back. Returns its token, or REFUSED if it is answered already."""
         plan = self.exchange.plan_of(admission)
-        assert self.secrets is not None, "routes that resume need a secret"
-        text = last_event_id(admission.headers)
-        try:
-            place = open_event_id(self.secrets, text, (now_ns + self.exchange.epoch_offset_ns) // NS_PER_MS)
-        except ExpiredToken:
-            return self._tell(admission, sink, errors.OVERTAKEN, "the time of this position is over", is_lost=True)
-        except BadToken as bad:
-            return self._tell(admission, sink, errors.MALFORMED, str(bad), is_lost=True)
+        place = self._place_of(admission, plan, now_ns)
+        if not isinstance(place, StreamPlace):
+            return self._tell(admission, sink, *place, is_lost=True)
         topic = self.store.streams
-        if place.stream.route != plan.name:
-            return self._tell(admission, sink, errors.MALFORMED, "this position is one of another route", is_lost=True)
+        if self.resumed.is_draining:
+            return self._tell(admission, sink, errors.DRAINING, "the worker drains", is_lost=False)
         if topic is None or not topic.partitions:
             ending = errors.STORE_DOWN if topic is None else errors.STORE_RESTORING
             return self._tell(admission, sink, ending, "the store of this node cannot read streams now", is_lost=False)
@@ -216,13 +213,51 @@ class Streams:
         if len(self.resumed) >= self._most_resumed:
             detail = f"{self._most_resumed} streams are resumed already (store.max_waits)"
             return self._tell(admission, sink, errors.WATCH_CAP, detail, is_lost=False)
-        stream = ResumedStream(self, plan, admission, sink, place, text.rpartition(".")[0].rpartition(".")[0], now_ns)
+        stream = ResumedStream(self, plan, admission, sink, place, now_ns)
         raw = place.stream.correlation_id
         token = self.resumed.add(stream, admission, plan.name, raw, stream.next_look_ns(now_ns))
         self._open[token] = stream
         self.resumptions += 1
         stream.begin_again(token)
         return token
+
+    def stop(self, admission: Admission, answer: Answer, now_ns: int) -> int:
+        """Tell the service of a stream to stop, and the client that it was told. Returns REFUSED: all is said."""
+        exchange, plan = self.exchange, self.exchange.plan_of(admission)
+        place = self._place_of(admission, plan, now_ns)
+        refused = self._why_not_stopped(place.stream, plan) if isinstance(place, StreamPlace) else place
+        if refused is not None:
+            exchange.refuse(Refusal(*refused, plan.number, head=admission.headers), answer)
+        elif isinstance(place, StreamPlace):
+            response = 204, [RECORDED], b"", place.stream.correlation_id
+            exchange.answer_at_once(plan.number, admission.headers, answer, errors.ANSWERED, response)
+        return REFUSED
+
+    def _why_not_stopped(self, stream: StreamToken, plan: Plan) -> tuple[Ending, str] | None:
+        if stream.request_partition == UNKNOWN_PARTITION:
+            return errors.NOT_SENT, "Kafka had not confirmed the request yet at this event; take the id of a later one"
+        if not self.cancel(stream.correlation_id, plan, stream.request_partition):
+            return errors.QUEUE_FULL, "the record that stops the service could not be sent"
+        return None
+
+    def cancel(self, raw: bytes, plan: Plan, partition: int) -> bool:
+        """Send the record that stops the handler of this request. False: it was refused."""
+        headers, value = streams.cancel_record(raw)
+        return self.send_untracked(Record(plan.topic, value, None, headers, partition))
+
+    def _place_of(self, admission: Admission, plan: Plan, now_ns: int) -> StreamPlace | tuple[Ending, str]:
+        """The place that `Last-Event-ID` names, or why it names none."""
+        assert self.secrets is not None, "routes that resume need a secret"
+        text = last_event_id(admission.headers)
+        try:
+            place = open_event_id(self.secrets, text, (now_ns + self.exchange.epoch_offset_ns) // NS_PER_MS)
+        except ExpiredToken:
+            return errors.OVERTAKEN, "the time of this position is over"
+        except BadToken as bad:
+            return errors.MALFORMED, str(bad)
+        if place.stream.route != plan.name:
+            return errors.MALFORMED, "this position is one of another route"
+        return place
 
     def _tell(self, admission: Admission, sink: Sink, ending: Ending, detail: str, is_lost: bool) -> int:
         """Answer a client that comes back and cannot go on now. `EventSource` gives up on any status but 200.
@@ -299,6 +334,7 @@ class Stream:
         self.home = home
         self.raw = b""
         self.position = LIVE
+        self.is_replay = False
         self.credit = plan.stream.buffer_bytes
         self._owner = owner
         self._exchange: Any = owner.exchange if requests is None else requests
@@ -317,7 +353,9 @@ class Stream:
         self._resumes = plan.stream.resumes and self._media_type == EVENT_STREAM
         self._is_resumed = False
         self._place = ""  # the part of all ids of events that names the stream; "" before the first
+        self._sealed_partition = -1  # in it
         self._is_lost = False  # the log does not have the position of the client any more
+        self._is_put_off = False  # the client is to come back
         # What has come.
         self._order = StreamOrder()
         self._start = -1  # the first offset that the store delivers
@@ -415,8 +453,10 @@ class Stream:
         self._give_back(taken, now_ns)
 
     def on_follow_end(self, why: str) -> None:
-        self._is_lost = why == "overtaken"
-        ending = errors.OVERTAKEN if self._is_lost else errors.BAD_ITEM
+        self._is_lost = why == OVERTAKEN
+        self._fail_follow(errors.OVERTAKEN if self._is_lost else errors.BAD_ITEM, why)
+
+    def _fail_follow(self, ending: Ending, why: str) -> None:
         self._exchange.fail(self._token, ending, f"the store cannot deliver the records of this stream: {why}")
 
     def _take(self, reply: Reply, now_ns: int, out: list[bytes]) -> bool:
@@ -459,12 +499,13 @@ class Stream:
         """What stands before the number of an item in the id of its event; b"": events have no ids."""
         if not self._resumes:
             return b""
-        if not self._place:
+        if not self._place or self._sealed_partition != self._partition:
             self._place = self._sealed()
         return b"%b.%d." % (self._place.encode(), offset)
 
     def _sealed(self) -> str:
         owner = self._owner
+        self._sealed_partition = self._partition
         assert owner.secrets is not None, "routes that resume need a secret"
         assert owner.store.streams is not None, "a record of the stream has come"
         ends_ns = self._began_ns + self._rules.max_duration_ns + owner.exchange.epoch_offset_ns
@@ -533,7 +574,10 @@ class Stream:
     def answer(self, status: int, headers: HeaderList, body: bytes, request_id: bytes) -> None:
         """Implements `messages.Answer`: an ordinary answer, or after the head a failure within the stream."""
         if self._is_lost and self._resumes:
-            self._tell_lost(body)
+            self._send_away(self._owner.event_encoder().resync(body))
+            return
+        if self._is_put_off:
+            self._send_away(self._owner.event_encoder().pause(RETRY_MS))
             return
         if self._encoder is None:
             vary = [] if self._media_type == "" or VARY in headers else [VARY]
@@ -542,13 +586,12 @@ class Stream:
         outcome = dict(headers).get("fastgw-outcome", RECORDED[1])
         self._end_with(None if self._breaks_off else self._encoder.error(body, outcome), [])
 
-    def _tell_lost(self, problem_document: bytes) -> None:
-        """The client forgets its position, and begins anew if it wants to."""
-        encoder = self._owner.event_encoder()
+    def _send_away(self, event: bytes) -> None:
+        """End with an event that says where to go on: from the last position, or from the beginning."""
         if self._encoder is not None:
-            self._end_with(encoder.resync(problem_document), [])
+            self._end_with(event, [])
             return
-        self._sink.answer(200, encoder.head_headers(), encoder.resync(problem_document), self.raw)
+        self._sink.answer(200, self._owner.event_encoder().head_headers(), event, self.raw)
 
     def _begin_with(self, reply: Reply, now_ns: int) -> None:
         """Send the head, made from the first record. Raises BadReply."""
@@ -699,8 +742,7 @@ class Stream:
     def _cancel(self) -> None:
         """Tell the service that its work is for nobody, if its route wants that."""
         if self._rules.cancels and self._partition >= 0:
-            headers, value = streams.cancel_record(self.raw)
-            self._owner.send_untracked(Record(self._plan.topic, value, None, headers, self._partition))
+            self._owner.cancel(self.raw, self._plan, self._partition)
 
     def on_drain(self) -> None:
         if self._record is not None:  # others go on until the end of the drain
@@ -720,18 +762,15 @@ class ResumedStream(Stream):
     """The rest of a stream, for a client that comes back. It has no slot, and nothing was sent for it."""
 
     def __init__(
-        self, owner: Streams, plan: Plan, admission: Admission, sink: Sink, place: StreamPlace, text: str, now_ns: int
+        self, owner: Streams, plan: Plan, admission: Admission, sink: Sink, place: StreamPlace, now_ns: int
     ) -> None:
-        """
-        Args:
-            place: the last event that the client got.
-            text: the part of its id that names the stream.
-        """
+        """`place`: the last event that the client got."""
         super().__init__(owner, plan, admission, sink, place.stream.partition, now_ns, owner.resumed)
         self.raw = place.stream.correlation_id
         self.position = place.offset
         self._start = place.stream.start_offset
-        self._place = text
+        self._place = last_event_id(admission.headers).rsplit(".", 2)[0]
+        self.is_replay = True
         self._resumes = self._is_resumed = True
         self._at = place
         self._order = StreamOrder(place.item + 1)
@@ -741,6 +780,21 @@ class ResumedStream(Stream):
         """Follow the stream."""
         self._token = token
         self._follow = self._owner.store.follow(self)
+
+    def on_following(self, start: int) -> None:
+        super().on_following(start)
+        self.is_replay = False  # after a restart of the store it goes on as any other stream
+
+    def on_follow_end(self, why: str) -> None:
+        has_got_on = self._encoder is not None
+        self._is_put_off = why == REPLAY_CAP or (why == SCAN_CAP and has_got_on)
+        if self._is_put_off:
+            self._fail_follow(errors.REPLAY_CAP, why)
+        elif why == SCAN_CAP:
+            self._is_lost = True
+            self._fail_follow(errors.OVERTAKEN, f"{why}, store.max_scan_bytes of others lie behind its position")
+        else:
+            super().on_follow_end(why)
 
     def _take(self, reply: Reply, now_ns: int, out: list[bytes]) -> bool:
         if reply.offset == self._at.offset and self._has_seen_the_end(reply):

@@ -94,6 +94,7 @@ class Follow(msgspec.Struct, array_like=True, frozen=True):
     partition: int  # its home in `<name>.streams`
     position: int  # the first offset to be delivered; `followed.LIVE`: records that are appended from now on
     credit: int  # bytes that may be sent before the first CREDIT
+    is_replay: bool = False  # it is for a client that comes back: how many of them are served has a limit
 
 
 class Credit(msgspec.Struct, array_like=True, frozen=True):
@@ -124,7 +125,7 @@ class Items(msgspec.Struct, array_like=True, frozen=True):
 
 
 class FollowEnd(msgspec.Struct, array_like=True, frozen=True):
-    """Nothing more will be delivered: the log does not have the records any more."""
+    """Nothing more will be delivered; `why` is one of the reasons in `followed`."""
 
     number: int
     why: str

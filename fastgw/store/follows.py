@@ -9,6 +9,9 @@ A follower gives credit for a number of bytes, and more when its client has take
 that keep up, clients that are slow, and workers that register again after a restart of the store: the log is the
 buffer. Records of one follower are always delivered in the order of the log, each once.
 
+A client that comes back may need much of the log to be read for it. So a replay has two limits: how many of them are
+served at the same time, and how much of other records is read for one of them.
+
 Everything here runs on the store's loop and has no I/O.
 """
 
@@ -18,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from fastgw.followed import LIVE, FollowedRecord, StreamTopic, size_of
+from fastgw.followed import LIVE, OVERTAKEN, REPLAY_CAP, SCAN_CAP, TOO_LARGE, FollowedRecord, StreamTopic, size_of
 from fastgw.mesh import store_frames
 from fastgw.mesh.framing import FrameError
 from fastgw.mesh.store_frames import Credit, Follow, FollowEnd, Following, Items, Unfollow
@@ -26,7 +29,6 @@ from fastgw.mesh.store_frames import Credit, Follow, FollowEnd, Following, Items
 QUEUE_BYTES = 2 << 20  # of one follower: what one look at Kafka may bring beyond its credit
 QUEUES_BYTES = 64 << 20  # of all followers
 FRAME_BYTES = 1 << 20  # records that travel in one frame, unless a single one is larger
-OVERTAKEN, TOO_LARGE = "overtaken", "too large"  # why a follow ends
 
 
 class Listener(Protocol):
@@ -56,15 +58,18 @@ class Follower:
     Attributes:
         position: the next offset that it needs; LIVE until its partition is read. While it is not behind, only the
             first one: a scan may have overtaken the live reader.
+        scan_left: a replay: so many more bytes of records of others may be read for it.
     """
 
-    def __init__(self, listener: Listener, follow: Follow) -> None:
+    def __init__(self, listener: Listener, follow: Follow, max_scan_bytes: int) -> None:
         self.listener = listener
         self.number = follow.number
         self.correlation_id = follow.correlation_id
         self.partition = follow.partition
         self.position = follow.position
         self.credit = follow.credit
+        self.is_replay = follow.is_replay
+        self.scan_left = max_scan_bytes
         self.queue: deque[FollowedRecord] = deque()  # beyond its credit
         self.queued_bytes = 0
         self.unsent: list[FollowedRecord] = []  # leave together
@@ -87,13 +92,19 @@ class Follows:
     """
 
     def __init__(
-        self, on_wanted: Callable[[], object], on_scan: Callable[[], object], on_topic: Callable[[], object]
+        self,
+        on_wanted: Callable[[], object],
+        on_scan: Callable[[], object],
+        on_topic: Callable[[], object],
+        max_replays: int,
+        max_scan_bytes: int,
     ) -> None:
         """
         Args:
             on_wanted: `wanted` has changed.
             on_scan: `next_scan` may have something.
             on_topic: `topic` has changed.
+            max_replays, max_scan_bytes: see `config.schema.Store`.
         """
         self.topic = StreamTopic(bytes(16), 0, [])
         self.queued_bytes = 0
@@ -101,6 +112,9 @@ class Follows:
         self._on_wanted = on_wanted
         self._on_scan = on_scan
         self._on_topic = on_topic
+        self._max_replays = max_replays
+        self._max_scan_bytes = max_scan_bytes
+        self._replaying: set[Follower] = set()
         self._by_id: dict[bytes, list[Follower]] = {}
         self._numbers: dict[Listener, dict[int, Follower]] = {}
         self._next: dict[int, int] = {}  # partition -> the next offset that the live reader brings
@@ -125,7 +139,7 @@ class Follows:
     def follow(self, listener: Listener, follow: Follow) -> None:
         """Begin a follow. A number that is in use is replaced."""
         self.unfollow(listener, Unfollow(follow.number))
-        follower = Follower(listener, follow)
+        follower = Follower(listener, follow, self._max_scan_bytes)
         self._numbers.setdefault(listener, {})[follow.number] = follower
         self._by_id.setdefault(follow.correlation_id, []).append(follower)
         if follow.partition in self._next:
@@ -167,6 +181,7 @@ class Follows:
             del self._by_id[follower.correlation_id]
         self._behind.get(follower.partition, {}).pop(follower, None)
         self._to_flush.pop(follower, None)
+        self._replaying.discard(follower)
         self.queued_bytes -= follower.queued_bytes
         if follower.partition not in self._owned:
             self._on_wanted()
@@ -241,6 +256,11 @@ class Follows:
         if follower.position == LIVE:
             follower.position = following
         if follower.position < following:
+            if follower.is_replay:
+                if len(self._replaying) >= self._max_replays:
+                    self._end(follower, REPLAY_CAP)
+                    return
+                self._replaying.add(follower)
             self._fall_behind(follower, follower.position)
         follower.listener.send(store_frames.encode(Following(follower.number, follower.position)))
 
@@ -292,8 +312,9 @@ class Follows:
             for follower in self._by_id.get(correlation_id, ()):
                 if follower in reached and not follower.is_stuck:
                     self._deliver_again(follower, record)
+        read_bytes = sum([size_of(record[2]) for _, _, record in seen])
         for follower in reached:
-            self._advance(follower, next_offset)
+            self._advance(follower, next_offset, read_bytes)
         self.flush()
 
     def _deliver_again(self, follower: Follower, record: FollowedRecord) -> None:
@@ -304,8 +325,10 @@ class Follows:
         elif not self._put_by(follower, record):
             follower.is_stuck = True
             follower.position = record[0]
+            return
+        follower.scan_left += size_of(record[2])  # it is one of its own
 
-    def _advance(self, follower: Follower, next_offset: int) -> None:
+    def _advance(self, follower: Follower, next_offset: int, read_bytes: int) -> None:
         if follower.is_stuck:
             follower.is_stuck = False
             return
@@ -313,6 +336,11 @@ class Follows:
         if follower.position >= self._next.get(follower.partition, follower.position + 1):
             follower.is_behind = False
             self._behind[follower.partition].pop(follower, None)
+            self._replaying.discard(follower)
+        elif follower in self._replaying:
+            follower.scan_left -= read_bytes
+            if follower.scan_left < 0:
+                self._end(follower, SCAN_CAP)
 
     def overtaken(self, partition: int, first: int) -> None:
         """The log of this partition begins at `first` by now: what was before it is lost."""

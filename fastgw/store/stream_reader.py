@@ -74,7 +74,13 @@ class StreamReader:
         self._scan_wanted = threading.Event()
         self._is_stale = False  # the live reader must look which partitions are wanted; set by the loop
         self._troubles = Troubles()
-        self.follows = Follows(self._look_again, self._scan_wanted.set, on_topic)
+        self.follows = Follows(
+            self._look_again,
+            self._scan_wanted.set,
+            on_topic,
+            config.store.max_replays,
+            config.store.max_scan_bytes,
+        )
         self._split = SplitReplies(config, shared, config.streams.topic, ReplyTopic.STREAMS)
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)

@@ -6,7 +6,7 @@ import time
 
 from fastgw import errors
 from fastgw._ctable import Table
-from fastgw.admission import KEYED, PLAIN, RESUME, STREAM, TICKET, Admission, Refusal, Sink
+from fastgw.admission import KEYED, PLAIN, RESUME, STOP, STREAM, TICKET, WITHOUT_SLOT, Admission, Refusal, Sink
 from fastgw.body_memory import AnswerMemory, BodyMemory
 from fastgw.core.exchange import OWN_ERROR, Exchange, Journal
 from fastgw.core.keyed import KeyedRequests
@@ -87,11 +87,9 @@ class GatewayDoor:
             refusal: Refusal | None = verdict
         elif verdict.kind == PLAIN:
             refusal = self._exchange.reserve(verdict)
-        elif verdict.kind == TICKET:
-            return verdict  # needs no slot
         else:
             refusal = self._refusal_of_stream(verdict)
-            if refusal is None and verdict.kind != RESUME:  # which needs no slot either
+            if refusal is None and verdict.kind not in WITHOUT_SLOT:
                 refusal = self._exchange.reserve(verdict)
         if refusal is None:
             return verdict
@@ -121,7 +119,7 @@ class GatewayDoor:
         self._exchange.refuse(refusal, answer)
 
     def abandon(self, admission: Admission, ending: Ending, detail: str, answer: Answer | None) -> None:
-        if admission.kind not in (TICKET, RESUME):
+        if admission.kind not in WITHOUT_SLOT:
             self._exchange.abandon(admission, ending, detail, answer)
         elif answer is not None:  # it has no slot
             self._exchange.refuse(Refusal(ending, detail, admission.route_number, head=admission.headers), answer)
@@ -135,6 +133,9 @@ class GatewayDoor:
         if admission.kind == TICKET:
             assert self._tickets is not None, "the router knows the path of status URLs"
             return self._tickets.open(admission, answer, time.monotonic_ns())
+        if admission.kind == STOP:
+            assert self._streams is not None, "the router knows a route that streams"
+            return self._streams.stop(admission, answer, time.monotonic_ns())
         if admission.kind == KEYED:
             assert self._keyed is not None, "the router knows a route with idempotency keys"
             return self._keyed.open(admission, body, answer, time.monotonic_ns())

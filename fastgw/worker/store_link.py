@@ -204,7 +204,9 @@ class StoreLink:
 
 
 def _follow(number: int, follower: Follower) -> bytes:
-    return store_frames.encode(Follow(number, follower.raw, follower.home, follower.position, follower.credit))
+    return store_frames.encode(
+        Follow(number, follower.raw, follower.home, follower.position, follower.credit, follower.is_replay)
+    )
 
 
 class _Connection(asyncio.Protocol):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw import config, errors
-from fastgw.admission import KEPT, KEYED, NEVER, PLAIN, UNKNOWN, Admission, Refusal
+from fastgw.admission import KEPT, KEYED, NEVER, PLAIN, STOP, UNKNOWN, Admission, Refusal
 from fastgw.core.routing import Router
 from fastgw.messages import Head
 
@@ -382,6 +382,57 @@ def test_a_path_that_does_not_take_queries_says_so_and_keeps_the_connection():
 
 def test_no_request_streams_unless_its_route_does():
     assert admitted("GET", "/orders/7").kind == PLAIN
+
+
+STREAMS = """
+[gateway]
+name = "shop"
+secrets = ["a secret of at least 32 characters"]
+[kafka]
+bootstrap = "localhost:9092"
+[[route]]
+method = ["GET", "QUERY"]
+path = "/orders/{id}"
+topic = "orders"
+reply = "stream"
+resume = true
+cancel = true
+[[route]]
+method = "GET"
+path = "/files"
+topic = "orders"
+reply = "stream"
+resume = true
+[[route]]
+method = "GET"
+path = "/notes/{id}"
+topic = "orders"
+reply = "stream"
+resume = true
+cancel = true
+[[route]]
+method = "DELETE"
+path = "/notes/{id}"
+topic = "orders"
+"""
+
+
+def streaming(path, **h):
+    cfg = config.loads(STREAMS, "test.toml")
+    return Router(cfg.routes, cfg.limits, ()).admit(head("DELETE", path, **h))
+
+
+def test_delete_stops_a_stream_that_can_be_resumed_and_cancelled():
+    position = {"last-event-id": "x.1.2"}
+    verdict = streaming("/orders/7", **position)
+    assert (verdict.kind, verdict.route_number) == (STOP, 0)
+    assert streaming("/orders/7", query="last_event_id=x.1.2").kind == STOP
+    assert streaming("/orders/7").ending is errors.MALFORMED
+    assert "Last-Event-ID" in streaming("/orders/7").detail
+    assert streaming("/files", **position).ending is errors.WRONG_METHOD
+    assert streaming("/files", **position).headers == [("allow", "GET, HEAD")]
+    verdict = streaming("/notes/7", **position)
+    assert (verdict.kind, verdict.route_number) == (PLAIN, 3), "another route has this method"
 
 
 @given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(["GET", "POST", "HEAD", "PUT", "QUERY"]))

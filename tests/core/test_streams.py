@@ -12,7 +12,7 @@ from fastgw.core.plan import StreamRules
 from fastgw.core.streams import COMMENT_NS, LOOK_NS, SLOW_NS, Stream, Streams
 from fastgw.dialects import streams
 from fastgw.dialects.plain import RequestWire
-from fastgw.followed import LIVE, StreamTopic, size_of
+from fastgw.followed import LIVE, REPLAY_CAP, SCAN_CAP, StreamTopic, size_of
 from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.messages import Head, HeaderList, Record
@@ -129,6 +129,7 @@ class Place:
         self.plan = self.house.plan
         self.plan.stream_wire, self.plan.stream = RequestWire("shop.streams", "/o", ["POST"], []), rules
         self.cancels: list[Record] = []
+        self.takes_cancels = True
         self.streams = Streams(
             self.exchange,
             self.store,
@@ -149,8 +150,9 @@ class Place:
         self.offset = 100
 
     def take_cancel(self, record: Record) -> bool:
-        self.cancels.append(record)
-        return True
+        if self.takes_cancels:
+            self.cancels.append(record)
+        return self.takes_cancels
 
     def open(self, media_type: str = "application/x-ndjson", timeout_ns: int = 5 * S, method: str = "POST") -> None:
         """A request; the store does not follow it yet."""
@@ -200,6 +202,16 @@ class Place:
         admission.kind, admission.media_type = RESUME, "text/event-stream"
         self.sink = FakeSink()
         self.token = self.streams.resume(admission, self.sink, self.now_ns)
+
+    def stops(self, event_id: str) -> tuple[int, HeaderList, bytes]:
+        """DELETE with this `Last-Event-ID`; returns the answer."""
+        head = Head("DELETE", "/o", "", FakeHeaders({"last-event-id": [event_id]}), ["shop.test"], 0, False)
+        admission = Admission(0, "DELETE", "/o", "", (), head, 0, 5 * S)
+        answers: list[tuple[int, HeaderList, bytes]] = []
+        token = self.streams.stop(admission, lambda *told: answers.append(told[:3]), self.now_ns)
+        assert token == REFUSED
+        (answer,) = answers
+        return answer
 
     def counted(self, ending: errors.Ending) -> int:
         return self.house.table.endings(0)[ending.number]
@@ -825,6 +837,97 @@ def test_what_the_log_has_lost_cannot_be_resumed(lasting: Place) -> None:
     lasting.stream.on_follow_end("overtaken")
     assert b"id:\nevent: resync\n" in lasting.sink.data
     assert lasting.sink.ended == "complete"
+
+
+def test_who_comes_back_while_the_store_serves_too_many_waits(lasting: Place) -> None:
+    lasting.comes_back(lasting.sink.ids[0])
+    resumed = lasting.token
+    assert lasting.store.followers[lasting.store.numbers].is_replay
+    lasting.store.followers[lasting.store.numbers].on_follow_end(REPLAY_CAP)
+    assert (lasting.sink.whole[0], lasting.sink.whole[2]) == (200, b"retry: 1000\n\n")
+    assert lasting.counted(errors.REPLAY_CAP) == 1
+    assert not lasting.streams.has_begun(resumed)
+    assert len(lasting.streams.resumed) == 0
+
+
+def test_a_replay_that_was_accepted_is_none_after_a_restart_of_the_store(lasting: Place) -> None:
+    lasting.comes_back(lasting.sink.ids[0])
+    follower = lasting.store.followers[lasting.store.numbers]
+    follower.on_following(100)
+    assert not follower.is_replay
+
+
+@pytest.mark.parametrize("has_got_on", [True, False])
+def test_who_needs_too_much_of_the_log_gets_on_or_begins_anew(lasting: Place, has_got_on: bool) -> None:
+    came_with = lasting.sink.ids[0]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(came_with)
+    if has_got_on:
+        lasting.offset = 100
+        lasting.items(0, b"1", b"2")
+    lasting.stream.on_follow_end(SCAN_CAP)
+    if has_got_on:
+        assert lasting.sink.data.endswith(b"retry: 1000\n\n")
+        assert lasting.counted(errors.REPLAY_CAP) == 1
+    else:
+        assert lasting.sink.whole[2].startswith(b"id:\nevent: resync\n")
+        assert b"max_scan_bytes" in lasting.sink.whole[2]
+        assert lasting.counted(errors.OVERTAKEN) == 1
+
+
+def test_who_comes_back_to_a_worker_that_drains_goes_to_another_one(lasting: Place) -> None:
+    lasting.streams.resumed.drain()
+    lasting.comes_back(lasting.sink.ids[0])
+    assert lasting.sink.whole[2] == b"retry: 1000\n\n"
+    assert lasting.counted(errors.DRAINING) == 1
+
+
+# ---- clients that stop a stream
+
+
+def test_a_stream_is_stopped_with_the_id_of_any_of_its_events(lasting: Place) -> None:
+    for event_id in lasting.sink.ids:
+        assert lasting.stops(event_id)[:2] == (204, [("fastgw-outcome", "recorded")])
+    assert [(one.topic, one.partition, one.headers) for one in lasting.cancels] == [
+        ("orders", 2, [("cancel", lasting.stream.raw)])
+    ] * len(lasting.sink.ids)
+    assert lasting.counted(errors.ANSWERED) == 2
+    assert lasting.exchange.in_flight == 1, "the stream ends when its service has stopped"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda one: one[:-6] + "AA.0.0", lambda _: "x" * 10_000, lambda _: "\x00", str.upper, lambda _: ""]
+)
+def test_an_id_that_is_none_stops_nothing(lasting: Place, spoil) -> None:
+    status, _, body = lasting.stops(spoil(lasting.sink.ids[0]))
+    assert (status, orjson.loads(body)["type"]) == (400, "urn:fastgw:problem:malformed")
+    assert lasting.cancels == []
+
+
+def test_a_stream_whose_time_is_over_is_not_stopped(lasting: Place) -> None:
+    lasting.now_ns += 20 * S + 61 * S
+    assert lasting.stops(lasting.sink.ids[0])[0] == 410
+    assert lasting.cancels == []
+
+
+def test_a_stop_that_cannot_be_sent_is_told(lasting: Place) -> None:
+    lasting.takes_cancels = False
+    status, _, body = lasting.stops(lasting.sink.ids[0])
+    assert (status, orjson.loads(body)["type"]) == (503, "urn:fastgw:problem:queue_full")
+
+
+def test_ids_made_before_the_delivery_report_cannot_stop_and_later_ones_can(place: Place) -> None:
+    place = Place(RESUMING)
+    place.open(EVENTS)
+    place.stream.on_following(100)
+    place.items(0, b"1")
+    place.exchange.delivered(place.token, place.now_ns, 2)
+    place.items(1, b"2")
+    early, late = place.sink.ids
+    status, _, body = place.stops(early)
+    assert (status, orjson.loads(body)["type"]) == (503, "urn:fastgw:problem:not_sent")
+    assert place.cancels == []
+    assert place.stops(late)[0] == 204
 
 
 def test_a_drain_sends_clients_away_that_can_come_back(lasting: Place) -> None:

@@ -82,6 +82,7 @@ TABLE = {
     "deferred_joined": Row(202, "unknown"),
     "cancel_refused": Row(409, "not_recorded"),
     "newer_layout": Row(503, "not_recorded", retryable=True, retry_after=True),
+    "replay_cap": Row(503, "not_recorded", retryable=True, retry_after=True),
 }
 
 

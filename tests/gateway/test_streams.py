@@ -531,8 +531,23 @@ def write_elsewhere_while_the_store_dies(shop: Shop, killed: Shop, request: Take
     shop.end(request, 20, partition=elsewhere)
 
 
+def begun(shop: Shop) -> StreamClient:
+    """A stream that has begun. A worker may still look for the store that a test before this one has killed."""
+
+    def ask() -> StreamClient | None:
+        client = shop.ask("/lasting", ARRAY)
+        if client.status == 200:  # after head_wait
+            return client
+        client.close()
+        return None
+
+    found = eventually(ask, 20, "a worker has found the store")
+    assert found is not None
+    return found
+
+
 def test_items_elsewhere_survive_the_death_of_the_store(shop: Shop) -> None:
-    with shop.ask(headers=ARRAY) as client:
+    with begun(shop) as client:
         write_elsewhere_while_the_store_dies(shop, shop, shop.service.take(), 3)
         assert json.loads(client.rest()) == list(range(20))
 
@@ -812,10 +827,41 @@ def test_a_client_that_comes_back_gets_the_rest_once_and_the_service_hears_nothi
         assert client.event()["data"] == "3"
         last = client.event()
         assert (last["event"], client.event()) == ("end", {})
-    with shop.ask("/lasting", EVENTS | {"Last-Event-ID": last["id"]}) as client:
+    with shop.ask(f"/lasting?n=1&last_event_id={last['id']}", EVENTS) as client:
         assert (client.status, client.rest()) == (204, b"")
     eventually(lambda: shop.gateway.metric("fastgw_streams_resumed_total") == resumed + 2, 10, "both are counted")
     eventually(lambda: shop.gateway.metric("fastgw_stream_replays_total") >= replays + 1, 10, "the log was read")
+    with shop.ask(headers=ARRAY) as client:  # the next record of the request topic is this one
+        shop.end(shop.service.take(), 0)
+        assert client.rest() == b"[]\n"
+
+
+def test_a_stream_that_can_be_resumed_is_stopped_by_delete(shop: Shop) -> None:
+    with shop.ask("/lasting", EVENTS) as client, RawConnection(shop.granian) as other:
+        request = shop.service.take()
+        shop.items(request, 0, b"0")
+        event = client.event()
+        answer = other.request("DELETE", "/lasting", headers=[f"Last-Event-ID: {event['id']}"])
+        assert (answer.status, answer.body) == (204, b"")
+        cancel = shop.service.take()
+        assert cancel.headers == {"cancel": request.correlation_id}
+        assert (cancel.partition, cancel.value) == (request.partition, b"cancel")
+        shop.fail(request, 1, b"499")
+        assert client.event()["event"] == "error"
+
+
+def test_delete_without_a_position_or_on_another_route_stops_nothing(shop: Shop) -> None:
+    with shop.ask("/lasting", EVENTS) as client:
+        request = shop.service.take()
+        shop.items(request, 0, b"0")
+        event = client.event()
+        shop.end(request, 1)
+    for headers in ([], ["Last-Event-ID: x"], [f"Last-Event-ID: {event['id'][:-6]}.0.0"]):
+        with counted(shop.gateway, "malformed", route="lasting"), RawConnection(shop.port) as other:
+            assert_told(other.request("DELETE", "/lasting", headers=headers), "malformed")
+    with RawConnection(shop.port) as other:
+        answer = other.request("DELETE", "/soon", headers=[f"Last-Event-ID: {event['id']}"])
+        assert_told(answer, "wrong_method")
     with shop.ask(headers=ARRAY) as client:  # the next record of the request topic is this one
         shop.end(shop.service.take(), 0)
         assert client.rest() == b"[]\n"

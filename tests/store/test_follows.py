@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.followed import LIVE, FollowedRecord, StreamTopic, size_of
+from fastgw.followed import LIVE, REPLAY_CAP, SCAN_CAP, FollowedRecord, StreamTopic, size_of
 from fastgw.mesh import store_frames
 from fastgw.mesh.store_frames import Credit, Follow, FollowEnd, Following, Items, Unfollow
 from fastgw.store import follows as follows_module
@@ -17,6 +17,7 @@ from fastgw.store.follows import Follows, Scan, Seen
 VALUE = b"x" * 100
 TOPIC_ID = bytes(range(16))
 SIZE = size_of(VALUE)
+REPLAYS_MAX, SCAN_BYTES_MAX = 2, 100 * SIZE
 
 
 class Worker:
@@ -44,7 +45,7 @@ class Place:
 
     def __init__(self, partitions: int = 2) -> None:
         self.wanted = self.scans = self.topics = 0
-        self.follows = Follows(self.count_wanted, self.count_scan, self.count_topic)
+        self.follows = Follows(self.count_wanted, self.count_scan, self.count_topic, REPLAYS_MAX, SCAN_BYTES_MAX)
         self.log: dict[int, list[bytes]] = {partition: [] for partition in range(partitions)}
         self.read_to = dict.fromkeys(self.log, 0)  # by the live reader
         self.partitions = partitions
@@ -94,9 +95,9 @@ class Place:
 
     def follow(
         self, worker: Worker, number: int = 1, correlation_id: bytes = b"a", position: int = LIVE,
-        credit: int = 1000 * SIZE, partition: int = 0,
+        credit: int = 1000 * SIZE, partition: int = 0, is_replay: bool = False,
     ) -> None:  # fmt: skip
-        self.follows.follow(worker, Follow(number, correlation_id, partition, position, credit))
+        self.follows.follow(worker, Follow(number, correlation_id, partition, position, credit, is_replay))
 
 
 @pytest.fixture
@@ -237,6 +238,42 @@ def test_a_log_that_was_cut_ends_the_follows_that_need_what_is_gone(place: Place
     place.scan()
     assert worker.offsets(2) == [7, 8, 9]
     assert len(place.follows) == 1
+
+
+def test_only_so_many_clients_that_come_back_are_served_at_the_same_time(place: Place) -> None:
+    worker = Worker()
+    place.append(b"a", times=10)
+    place.read_live()
+    for number in range(1, 4):
+        place.follow(worker, number, position=2, is_replay=True)
+    assert worker.frames[-1] == FollowEnd(3, REPLAY_CAP)
+    place.follow(worker, 4, position=2)
+    place.follow(worker, 5, position=10, is_replay=True)
+    assert worker.frames[-1] == Following(5, 10), "it needs nothing from the log"
+    place.scan()
+    assert [worker.offsets(number) for number in (1, 2, 4)] == [list(range(2, 10))] * 3
+    place.follow(worker, 3, position=2, is_replay=True)
+    place.follow(worker, 6, position=2, is_replay=True)
+    place.follows.unfollow(worker, Unfollow(6))
+    place.follow(worker, 7, position=2, is_replay=True)
+    assert not [frame for frame in worker.frames[1:] if frame in (FollowEnd(6, REPLAY_CAP), FollowEnd(7, REPLAY_CAP))]
+
+
+def test_a_replay_reads_so_much_of_others_and_any_amount_of_its_own(place: Place) -> None:
+    worker = Worker()
+    place.append(b"a", times=300)
+    place.append(b"b", times=101)
+    place.append(b"a", times=200)
+    place.read_live()
+    for number, (correlation_id, is_replay) in enumerate([(b"a", True), (b"b", True), (b"a", False), (b"c", False)], 1):
+        place.follow(worker, number, correlation_id, 0, is_replay=is_replay)
+    while place.scan(50):
+        pass
+    assert [frame for frame in worker.frames if isinstance(frame, FollowEnd)] == [
+        FollowEnd(2, SCAN_CAP), FollowEnd(1, SCAN_CAP)
+    ]  # fmt: skip
+    assert worker.offsets(1) == [*range(300), *range(401, 450)]
+    assert worker.offsets(3) == [*range(300), *range(401, 601)]
 
 
 def test_a_reader_that_begins_anew_leaves_no_hole(place: Place) -> None:
