@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 
 import orjson
@@ -110,7 +111,8 @@ class House:
 
     def __init__(self, slots=8, max_in_flight=100, key_of=None, routes=1, notes=None, answers=None):
         self.send, self.learner, self.journal = FakeSend(), FakeLearner(), FakeJournal()
-        _, self.table = table.create(node=1, workers=1, slots_per_process=slots)
+        fd, self.table = table.create(node=1, workers=1, slots_per_process=slots)
+        os.close(fd)  # the mapping lives on without it
         self.table.register(0, 1, 0, 0)
         maker = IdMaker(1, 0, 0)
         maker.set_ownership(COUNT, [HOME], HOME)

@@ -17,7 +17,7 @@ from fastgw.http.stream_formats import EventStream
 from fastgw.ids import IdMaker, ReplyTopic
 from fastgw.messages import Head, HeaderList, Record
 from fastgw.open_streams import OpenStream, OpenStreams
-from fastgw.tokens import Secrets
+from fastgw.tokens import Secrets, StreamToken, seal_stream
 from fastgw.worker.stream_routes import encoder_of
 from tests.core.test_exchange import HEAD, MS, House
 from tests.core.test_routing import FakeHeaders
@@ -810,6 +810,21 @@ def test_an_id_of_another_time_topic_or_route_makes_the_client_forget_it(lasting
     lasting.comes_back(came_with)
     assert b"event: resync" in lasting.sink.whole[2]
     assert lasting.counted(errors.OVERTAKEN) == 2
+
+
+@pytest.mark.parametrize(
+    ("secrets", "route"), [(SECRETS, "POST /other"), (Secrets([b"a secret of another gateway, 32 bytes"]), "POST /o")]
+)
+def test_an_id_of_another_route_or_gateway_is_forgotten_and_stops_nothing(
+    lasting: Place, secrets: Secrets, route: str
+) -> None:
+    expires_ms = EPOCH_MS + 60_000
+    token = seal_stream(secrets, StreamToken(lasting.stream.raw, TOPIC_ID, 4, 100, 2, route, "", expires_ms))
+    lasting.comes_back(f"{token}.100.0")
+    assert b"event: resync" in lasting.sink.whole[2]
+    assert lasting.stops(f"{token}.100.0")[0] == 400
+    assert lasting.counted(errors.MALFORMED) == 2
+    assert lasting.cancels == []
 
 
 def test_who_cannot_be_served_now_comes_back_later(lasting: Place) -> None:

@@ -23,6 +23,7 @@ _FRAMES = [
     Unwatch(1),
     Follow(1, ID, 0, LIVE, 1000),
     Follow(2, ID, 1, 1, 0),
+    Follow(3, ID, 0, 0, 1000, True),
     Credit(2, 1 << 20),
     Unfollow(1),
 ]
@@ -74,7 +75,7 @@ def target(data: bytes) -> None:
 
 def _obey(frames: list[Any]) -> None:
     """Let a store do what the frames say, while records come."""
-    follows, worker = Follows(lambda: None, lambda: None, lambda: None), Worker()
+    follows, worker = Follows(lambda: None, lambda: None, lambda: None, max_replays=2, max_scan_bytes=300), Worker()
     follows.owns([0, 1])
     follows.located(bytes(16), 2, {0: 0, 1: 0}, [])
     for offset, frame in enumerate(frames):
@@ -86,7 +87,9 @@ def _obey(frames: list[Any]) -> None:
             follows.unfollow(worker, frame)
         seen = [Seen(partition, ID, (offset, [], b"value")) for partition in (0, 1)]
         follows.took(seen, {0: offset + 1, 1: offset + 1})
-        follows.next_scan()
+        scan = follows.next_scan()
+        if scan is not None:
+            follows.scanned(scan, [one for one in seen if one.partition == scan.partition], offset + 1)
     assert 0 <= follows.queued_bytes <= QUEUES_BYTES
     follows.gone(worker)
     assert (len(follows), follows.behind, follows.queued_bytes) == (0, 0, 0)

@@ -12,20 +12,35 @@ NAMES = [*sorted(streams.OF_REPLIES), "Stream_Seq", "status", "content-type"]
 VALUES = [b"0", b"1", b"2", b"3", b"ok", b"error", b"500", b"x", b"9007199254740991", b"-1", b""]
 PAYLOADS = [b"", b"1", b"1\n2", b"1\n2\n3", b'{"a"\n:1}', b"\n", b"\xff"]
 
-SEEDS = [
-    b"\1\3\3\2\7\2\0\1\1\3\3\2\7\2\1\1",
-    b"\0\3\3\2\7\1\0\1\3\3\3\5\4\2\7\0",
-    b"\1\2\3\1\2\0\3\3\2\7\2\0\2",
+
+def drawn(payload: bytes, **headers: bytes) -> bytes:
+    """What `some_record` makes a record of with these headers."""
+    each = [bytes((1, VALUES.index(value), NAMES.index(name))) for name, value in headers.items()]
+    return bytes((len(each),)) + b"".join(each) + bytes((1, PAYLOADS.index(payload)))
+
+
+STREAMS = [  # whole ones, failed ones, repeated ones, and one of two attempts
+    drawn(b"1\n2", stream_attempt=b"x", stream_seq=b"0", stream_count=b"2")
+    + drawn(b"1", stream_attempt=b"x", stream_seq=b"2")
+    + drawn(b"", stream_attempt=b"x", stream_end=b"ok", stream_total=b"3") * 2,
+    drawn(b"1", stream_attempt=b"x", stream_seq=b"0") * 2
+    + drawn(b"1", stream_attempt=b"1", stream_seq=b"0")
+    + drawn(b"1", stream_attempt=b"x", stream_end=b"error", status=b"500"),
+    drawn(b"", stream_attempt=b"x", stream_beat=b"3") + drawn(b"1", stream_attempt=b"x", stream_seq=b"3"),
+    drawn(b"1\n2\n3", stream_attempt=b"x", stream_end=b"ok", stream_total=b"3", stream_seq=b"0", stream_count=b"3"),
+    drawn(b"1", stream_attempt=b"x", stream_seq=b"9007199254740991") + drawn(b"1", status=b"500"),
 ]
+SEEDS = [b"\1" + records for records in STREAMS] + [b"\0" + records for records in STREAMS]
 
 
-def _reply(draw: Draw) -> Reply:
+def some_record(draw: Draw) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Headers and value of a record; many of them are nearly right."""
     headers = []
     for _ in range(draw.number(6)):
         value = draw.choice(VALUES) if draw.number(7) else draw.some_bytes(70)
         headers.append((draw.choice(NAMES), value))
     value = draw.choice(PAYLOADS) if draw.number(7) else draw.some_bytes(30)
-    return Reply(b"id", 0, 0, headers, value)
+    return headers, value
 
 
 def target(data: bytes) -> None:
@@ -36,7 +51,7 @@ def target(data: bytes) -> None:
         if not draw.left:
             break
         try:
-            new = order.accept(streams.decode(_reply(draw), is_json), offset, offset)
+            new = order.accept(streams.decode(Reply(b"id", 0, 0, *some_record(draw)), is_json), offset, offset)
         except BadItem:
             continue
         held = new.items if isinstance(new, End) else new

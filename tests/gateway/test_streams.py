@@ -346,6 +346,55 @@ def test_a_record_that_breaks_the_rules_fails_the_stream(shop: Shop) -> None:
         assert_told(raw.answer(), "bad_item")
 
 
+@pytest.mark.parametrize(
+    ("headers", "value", "ending"),
+    [
+        ({"stream_seq": b"9007199254740992"}, b"2", "bad_item"),
+        ({"stream_seq": b"9007199254740991"}, b"2", "bad_item"),  # there is no number for the item after it
+        ({"stream_seq": b"99999999999999999999999999"}, b"2", "bad_item"),
+        ({"stream_seq": b"-1"}, b"2", "bad_item"),
+        ({"stream_seq": b"1", "stream_count": b"0"}, b"", "bad_item"),
+        ({"stream_seq": b"1", "stream_count": b"2"}, b"2", "bad_item"),
+        ({"stream_seq": b"1"}, b"2\n3", "bad_item"),
+        ({"stream_seq": b"1"}, b"", "bad_item"),
+        ({"stream_seq": b"1"}, b"\xff", "bad_item"),
+        ({"stream_seq": b"1", "stream_end": b"perhaps"}, b"2", "bad_item"),
+        ({"stream_end": b"ok", "stream_total": b"0"}, b"", "bad_item"),  # one item has come
+        ({"stream_end": b"ok"}, b"", "bad_item"),
+        ({"stream_beat": b"0"}, b"", "bad_item"),
+        ({"stream_attempt": b"x" * 65, "stream_seq": b"1"}, b"2", "bad_item"),
+        ({"stream_seq": b"9007199254740990"}, b"2", "stream_broken"),
+        ({"stream_end": b"ok", "stream_total": b"9007199254740991"}, b"", "stream_broken"),
+    ],
+)
+def test_a_record_that_breaks_the_rules_ends_its_own_stream_and_no_other(
+    shop: Shop, headers: dict[str, bytes], value: bytes, ending: str
+) -> None:
+    with counted(shop.gateway, ending, route="orders"), shop.ask("/lasting", ARRAY) as other:
+        good = shop.service.take()
+        shop.items(good, 0, b"1")
+        with shop.ask() as client:
+            request = shop.service.take()
+            shop.items(request, 0, b"1")
+            assert client.value() == 1
+            shop.service.reply(request, value, list(({"stream_attempt": b"a"} | headers).items()))
+            assert client.value()["fastgw"]["problem"]["type"] == f"urn:fastgw:problem:{ending}"
+        shop.items(good, 1, b"2")
+        shop.end(good, 2)
+        assert json.loads(other.rest()) == [1, 2]
+
+
+def test_what_comes_after_the_end_does_not_count(shop: Shop) -> None:
+    with counted(shop.gateway, "answered", route="orders"), shop.ask(headers=ARRAY) as client:
+        request = shop.service.take()
+        shop.items(request, 0, b"1")
+        shop.end(request, 1)
+        shop.fail(request, 1)
+        shop.items(request, 1, b"2")
+        shop.end(request, 2)
+        assert json.loads(client.rest()) == [1]
+
+
 def test_what_is_written_twice_or_by_another_attempt_is_read_once(shop: Shop) -> None:
     with shop.ask(headers=ARRAY) as client:
         request = shop.service.take()
@@ -884,11 +933,19 @@ def test_a_stream_survives_the_death_of_every_process(shop: Shop) -> None:
 
 
 def test_a_position_that_is_none_is_forgotten(shop: Shop) -> None:
-    for position in ("x", "x.1.2", "A" * 5000):
+    for position in ("x", "x.1.2", "A" * 5000, "A" * 10_000, "x.-1.2", "x.1.99999999999999999999"):
         with shop.ask("/lasting", EVENTS | {"Last-Event-ID": position}) as client:
             event = client.event()
             assert (event["event"], event["id"]) == ("resync", "")
             assert client.event() == {}
+
+
+def test_a_position_with_nul_is_no_header(shop: Shop) -> None:
+    with counted(shop.gateway, "malformed"), RawConnection(shop.port) as client:
+        client.send(head("GET", "/lasting", "Accept: text/event-stream", "Last-Event-ID: x.1\0.2"))
+        assert_told(client.answer(), "malformed", may_close=True)
+    with shop.ask("/lasting?last_event_id=x%00.1.2", EVENTS) as client:
+        assert client.event()["event"] == "resync"
 
 
 @pytest.mark.needs("node-clients")
