@@ -2,11 +2,15 @@
 
     python -m bench.questions.streams                       # one stream of 100,000 items, then 1,000 slow ones
     python -m bench.questions.streams --streams 100 --rounds 3
+    python -m bench.questions.streams --no-go               # without the Go program to compare with
 
 The service is one of `fastgw.service` that yields JSON items of about 200 bytes. `one`: a single stream, as fast as it
 goes. `many`: streams of 10 items a second each, all at once. Prints a JSON line for each round: items a second, the CPU
 of an item in µs for the worker, the store and the service, the kernel's share included, and what the memory of worker
 and store grew by, in kB for each stream. Everything runs on this machine, the broker and the clients as well.
+
+A Go program (net/http and franz-go, `bench/peers/go/streams`) passes on the streams of the same service, in turn with
+the gateway. The last lines compare the two: the CPU of an item, medians of the rounds, gateway to Go.
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from bench.rig.commands import run
-from bench.rig.gateways import free_port
+from bench.rig.gateways import build_peer, free_port, peers
 from bench.rig.processes import BenchError, Running, cpu_us, memory, tree, wait_for
 from bench.rig.stage import Stage
 
@@ -32,7 +37,7 @@ RATE = 10  # items a second of each of many streams
 PIECE = 1 << 20
 
 SERVICE = """
-import asyncio, sys
+import asyncio, sys, time
 from fastgw.service import Service
 service = Service(sys.argv[2], bootstrap=sys.argv[1], concurrency=100_000, client={"fetch.wait.max.ms": 10})
 NOTE = "x" * 170
@@ -43,14 +48,18 @@ def one(request):
 @service.handle("GET /many/{count}")
 async def many(request):
     for number in range(int(request.params["count"])):
-        yield {"number": number, "note": NOTE}
+        yield {"number": number, "at": time.time_ns(), "note": NOTE}
         await asyncio.sleep(1 / 10)
+@service.handle("GET /lasting/{count}")
+def lasting(request):
+    return one(request)
 service.run()
 """
 
 CONFIG = """
 [gateway]
 name = "bench"
+secrets = ["the secret of all positions in streams"]
 listen = ["127.0.0.1:{port}"]
 response_topic = "{replies}"
 workers = 1
@@ -72,21 +81,35 @@ path = "/many/{{count}}"
 topic = "{requests}"
 reply = "stream"
 timeout = "60s"
+[[route]]
+method = "GET"
+path = "/lasting/{{count}}"
+topic = "{requests}"
+reply = "stream"
+resume = true
+timeout = "60s"
 """
 
 
 class Setup(NamedTuple):
-    """A gateway with one worker, and the service behind it."""
+    """A gateway, and the service behind it."""
 
+    name: str  # "fastgw", "go"
     port: int
-    pids: dict[str, int]  # "worker", "store", "service"
+    pids: dict[str, int]  # "service", and those of the gateway: "worker" and "store", or "go"
+    requests: str  # the request topic
+
+    @property
+    def own(self) -> list[str]:
+        """Its processes."""
+        return sorted(self.pids.keys() - {"service"})
 
     def cpu(self) -> dict[str, float]:
         return {name: cpu_us(pid) for name, pid in self.pids.items()}
 
     def memory_kb(self) -> float:
-        """Of worker and store together."""
-        return sum(memory(self.pids[name]).rss_mb * 1000 for name in ("worker", "store"))
+        """Of its processes together."""
+        return sum(memory(self.pids[name]).rss_mb * 1000 for name in self.own)
 
 
 def set_up(stage: Stage) -> Setup:
@@ -105,7 +128,29 @@ def set_up(stage: Stage) -> Setup:
         for name in ("worker", "store"):
             if f" {name}" in title and title.startswith("fastgw:"):
                 pids[name] = pid
-    return Setup(port, pids)
+    return Setup("fastgw", port, pids, topics["requests"])
+
+
+def set_up_go(stage: Stage, fastgw: Setup) -> Setup:
+    """The Go program, in front of the same service.
+
+    Raises:
+        Unavailable: it cannot be built here.
+    """
+    peer = peers()["go"]
+    build_peer(peer)
+    port = free_port()
+    told = {
+        "BENCH_BOOTSTRAP": stage.bootstrap,
+        "BENCH_PORT": str(port),
+        "BENCH_REQUEST_TOPIC": fastgw.requests,
+        "BENCH_REPLY_TOPIC": stage.topic("go.streams"),
+        "BENCH_REPLY_PARTITION": "0",
+    }
+    program = str(peer.build_folder / "streams")
+    running = stage.start(Running([program], stage.folder / "go-streams.log", peer.variables | told))
+    running.wait_until(lambda: len(read_stream(port, "/one/1", 5.0)) == 1, READY_S, "a stream has come")
+    return Setup("go", port, {"service": fastgw.pids["service"], "go": running.pid}, fastgw.requests)
 
 
 def read_stream(port: int, path: str, timeout_s: float) -> list[bytes]:
@@ -158,11 +203,15 @@ class Reader:
                 self._read(key)
         return most
 
+    def took(self, piece: bytes) -> None:
+        """What was read; nothing is done with it here."""
+
     def _read(self, key: Any) -> None:
         one, tail = key.fileobj, key.data
         piece = one.recv(PIECE)
         if piece:
             self.items += piece.count(b'"note"')
+            self.took(piece)
             tail[:] = (tail + piece)[-5:]
             return
         self.bad += bytes(tail) != b"0\r\n\r\n"
@@ -184,8 +233,25 @@ def measured(setup: Setup, question: str, path: str, streams: int, items: int) -
     if abs(reader.items - streams * items) > streams:  # a note may be cut in two by a read
         raise BenchError(f"expected {streams * items} items, got {reader.items}")
     cpu = {f"{name}_us": round((after[name] - before[name]) / (streams * items), 2) for name in sorted(setup.pids)}
-    grown = {"grown_kb": round((large_kb - small_kb) / streams, 1)}
-    return {"question": question, "streams": streams, "items_s": round(streams * items / took_s), **cpu, **grown}
+    own_us = sum(after[name] - before[name] for name in setup.own) / (streams * items)
+    return {
+        "question": question,
+        "gateway": setup.name,
+        "streams": streams,
+        "items_s": round(streams * items / took_s),
+        **cpu,
+        "own_us": round(own_us, 2),
+        "grown_kb": round((large_kb - small_kb) / streams, 1),
+    }
+
+
+def compared(question: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The CPU of an item, gateway to Go."""
+    medians = {
+        name: statistics.median(one["own_us"] for one in rounds if one["gateway"] == name) for name in ("fastgw", "go")
+    }
+    ratio = round(medians["fastgw"] / medians["go"], 2)
+    return {"question": question, "compared": "CPU of an item, median", **medians, "fastgw_to_go": ratio}
 
 
 def main(
@@ -193,14 +259,20 @@ def main(
     streams: Annotated[int, typer.Option(min=1, help="How many streams at once.")] = 1000,
     seconds: Annotated[int, typer.Option(min=1, help="How long each of many streams lasts.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each.")] = 3,
+    go: Annotated[bool, typer.Option(help="Whether to compare with the Go program.")] = True,
 ) -> None:
     with Stage() as stage:
-        setup = set_up(stage)
-        wait_for(lambda: len(setup.pids) == 3, READY_S, "worker and store are known")
-        for _ in range(rounds):
-            print(json.dumps(measured(setup, "one", f"/one/{items}", 1, items)), flush=True)
-        for _ in range(rounds):
-            print(json.dumps(measured(setup, "many", f"/many/{seconds * RATE}", streams, seconds * RATE)), flush=True)
+        setups = [set_up(stage)]
+        wait_for(lambda: len(setups[0].pids) == 3, READY_S, "worker and store are known")
+        if go:
+            setups.append(set_up_go(stage, setups[0]))
+        for question, at_once, each in (("one", 1, items), ("many", streams, seconds * RATE)):
+            found = []
+            for setup in setups * rounds:
+                found.append(measured(setup, question, f"/{question}/{each}", at_once, each))
+                print(json.dumps(found[-1]), flush=True)
+            if go:
+                print(json.dumps(compared(question, found)), flush=True)
 
 
 if __name__ == "__main__":
