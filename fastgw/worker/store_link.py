@@ -16,7 +16,7 @@ import structlog
 
 from fastgw.back_off import BackOff
 from fastgw.core.kept import OnKeyState, OnState
-from fastgw.core.streams import Follower
+from fastgw.core.stream import Follower
 from fastgw.followed import StreamTopic
 from fastgw.kept_replies import KeyState, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
@@ -42,7 +42,7 @@ log = structlog.get_logger("fastgw.worker")
 
 
 class StoreLink:
-    """Implements `core.kept.KeptReplies` and `core.streams.FollowedStreams`. Everything runs on the loop.
+    """Implements `core.kept.KeptReplies` and `core.stream.FollowedStreams`. Everything runs on the loop.
 
     Attributes:
         topics: what the store has said about the topic of kept replies; None: there is no connection.

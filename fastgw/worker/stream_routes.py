@@ -6,7 +6,7 @@ from fastgw import errors
 from fastgw.admission import RESUME, Admission, Refusal
 from fastgw.config import Config
 from fastgw.core.resumed import last_event_id
-from fastgw.core.streams import Encoder  # the protocol of what `encoder_of` returns
+from fastgw.core.stream import Encoder  # the protocol of what `encoder_of` returns
 from fastgw.http import negotiation
 from fastgw.http.stream_formats import EVENT_STREAM, JSON, OFFERS, EventStream, JsonArray, JsonLines, RawBytes
 

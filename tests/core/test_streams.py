@@ -9,7 +9,8 @@ from fastgw import errors, ids
 from fastgw.admission import RESUME, STREAM, Admission
 from fastgw.core.exchange import REFUSED
 from fastgw.core.plan import StreamRules
-from fastgw.core.streams import COMMENT_NS, LOOK_NS, SLOW_NS, Stream, Streams
+from fastgw.core.stream import COMMENT_NS, LOOK_NS, SLOW_NS, Stream
+from fastgw.core.streams import Streams
 from fastgw.dialects import streams
 from fastgw.dialects.plain import RequestWire
 from fastgw.followed import LIVE, REPLAY_CAP, SCAN_CAP, StreamTopic, size_of
