@@ -35,6 +35,7 @@ UNKNOWN_PARTITION = (1 << 31) - 1  # in the token of a stream whose record was n
 LOOK_NS = 1_000_000_000  # a stream is looked at so often, at least
 COMMENT_NS = 15_000_000_000  # proxies close connections that are silent for longer
 SLOW_NS = 10_000_000_000  # how long a client may be behind by the whole buffer
+BLAME_THE_SERVICE = {errors.EXPIRED, errors.STREAM_IDLE, errors.STREAM_BROKEN}  # if nothing comes from it
 RECORDED = ("fastgw-outcome", errors.ANSWERED.outcome.value)
 VARY = ("vary", "accept")
 
@@ -104,6 +105,9 @@ class FollowedStreams(Protocol):
 
     def give_credit(self, number: int, credit: int) -> None:
         """The follower can take so many more bytes."""
+
+    def is_silent(self) -> bool:
+        """Whether the store does not work, or did not a moment ago: what services have written may not have come."""
 
 
 class Owner(Protocol):
@@ -479,11 +483,15 @@ class Stream:
 
     def on_deadline(self, now_ns: int) -> int:
         over = self._why_over(now_ns)
+        if over is not None and over[0] in BLAME_THE_SERVICE and self._owner.store.is_silent():
+            self._tell_silence()
+            return 0
         if over is not None:
             self._exchange.fail(self._token, *over)
             return 0
         if self._encoder is None:
             if now_ns >= self._first_due_ns:
+                self.give_up()
                 return 0  # the exchange knows what became of the record
             if self._rules.is_json and self._record is None and now_ns >= self._began_ns + self._rules.head_wait_ns:
                 self._send_head(200, [RECORDED], now_ns, is_followed=False)
@@ -497,6 +505,19 @@ class Stream:
         comment = self._encoder.comment()
         if comment:
             self._write(comment, now_ns)
+
+    def _tell_silence(self) -> None:
+        """The store does not work, so nobody knows what the service has written. Who can come back does so."""
+        if self._place and self._encoder is not None:
+            self._send_away()
+            return
+        detail = "the store of this node does not deliver what the service writes"
+        self._exchange.fail(self._token, errors.STREAM_BROKEN, detail)
+
+    def give_up(self) -> None:
+        """Nothing has come in time, or the worker ends: not the service is to blame if the store does not work."""
+        if self._partition >= 0 and self._owner.store.is_silent():
+            self._tell_silence()
 
     def _why_over(self, now_ns: int) -> tuple[Ending, str] | None:
         rules = self._rules
@@ -559,8 +580,12 @@ class Stream:
         if self._record is not None:  # others go on until the end of the drain
             self._exchange.fail(self._token, errors.DRAINING, "the worker drains, and nothing was sent")
         elif self._place and self._encoder is not None:
-            self._end_with(self._owner.event_encoder().pause(RETRY_MS), [])
-            self._exchange.complete(self._token, self._status, self._bytes_out, self._owner.clock_ns())
+            self._send_away()
+
+    def _send_away(self) -> None:
+        """The client comes back, to wherever its stream goes on."""
+        self._end_with(self._owner.event_encoder().pause(RETRY_MS), [])
+        self._exchange.complete(self._token, self._status, self._bytes_out, self._owner.clock_ns())
 
     def on_end(self, ending: Ending | None) -> None:  # noqa: ARG002
         self._has_ended = True

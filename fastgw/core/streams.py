@@ -200,6 +200,11 @@ class Streams:
         if stream is not None:
             stream.on_writable()
 
+    def give_up(self) -> None:
+        """The worker ends: streams that the store has left alone are told so."""
+        for stream in list(self._open.values()):
+            stream.give_up()
+
     def has_begun(self, token: int) -> bool:
         """Whether this is a stream of which the client has got something."""
         stream = self._open.get(token)

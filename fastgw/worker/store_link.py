@@ -9,6 +9,8 @@ after a registration is complete.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from fastgw.mesh.store_frames import (
 )
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
+SILENT_NS = 2_000_000_000  # a store shows its figures and a heartbeat several times a second
 BEHIND_BYTES = 8 << 20  # unsent bytes above which the connection is given up and made anew
 
 log = structlog.get_logger("fastgw.worker")
@@ -49,9 +52,12 @@ class StoreLink:
         streams: the same about the topic of streams.
     """
 
-    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop, secret_id: bytes = b"") -> None:
+    def __init__(
+        self, run_dir: Path, loop: asyncio.AbstractEventLoop, beat_ns: Callable[[], int], secret_id: bytes = b""
+    ) -> None:
         """
         Args:
+            beat_ns: when the store had its last heartbeat, monotonic.
             secret_id: of the secret under which this worker signs; empty: there is none.
         """
         self.topics: Topics | None = None
@@ -59,6 +65,8 @@ class StoreLink:
         self._path = store_frames.socket_path(run_dir)
         self._hello = Hello(store_frames.LAYOUT, secret_id)
         self._loop = loop
+        self._beat_ns = beat_ns
+        self._silent_ns = -SILENT_NS  # when the store was silent last
         self._connection: _Connection | None = None
         self._back_off = BackOff(FIRST_RETRY_S, LAST_RETRY_S, due_at=0.0)
         self._watches: dict[
@@ -85,6 +93,7 @@ class StoreLink:
 
     def tick(self) -> None:
         """Connect, if there is no connection and the back-off is over."""
+        self.is_silent()
         if self._connection is not None or self._is_closed or not self._back_off.due(self._loop.time()):
             return
         try:
@@ -132,6 +141,13 @@ class StoreLink:
     def give_credit(self, number: int, credit: int) -> None:
         """See `FollowedStreams.give_credit`."""
         self._send(store_frames.encode(Credit(number, credit)))
+
+    def is_silent(self) -> bool:
+        """See `FollowedStreams.is_silent`. A store that is back needs a moment for what it has missed."""
+        now_ns = time.monotonic_ns()
+        if self.streams is None or not self.streams.homes or now_ns - self._beat_ns() > SILENT_NS:
+            self._silent_ns = now_ns
+        return now_ns - self._silent_ns < SILENT_NS
 
     def unfollow(self, number: int) -> None:
         """See `FollowedStreams.unfollow`."""

@@ -109,7 +109,8 @@ class Worker:
         slots = self._table.open_range(self._process_index)
         self._join_requests(ids, slots)
         signs = Secrets(cfg.gateway.secrets).ids[0] if cfg.gateway.secrets else b""
-        self._store = StoreLink(run_dir, self._loop, signs) if cfg.needs_store else None
+        beat_ns = self._table.store_beat_ns
+        self._store = StoreLink(run_dir, self._loop, beat_ns, signs) if cfg.needs_store else None
         self._kept = self._join_kept(self._store, worker, generation) if self._store and cfg.keeps_replies else None
         self._streams = self._join_streams(self._store, worker, generation) if self._store and cfg.has_streams else None
         self._open_door(self._kept)
@@ -382,6 +383,8 @@ class Worker:
         log.info("draining", in_flight=self._exchange.in_flight)
         closing = [asyncio.ensure_future(front.closed()) for front in self._fronts]
         await self._until_quiet(closing)
+        if self._streams is not None:
+            self._streams.give_up()
         ended = self._kept.keyed.end_all() if self._kept is not None else 0
         ended += self._exchange.end_all("the gateway is shutting down")
         if closing:

@@ -41,6 +41,7 @@ class FakeStore:
         self.asked: list[tuple[int, int]] = []  # position and credit of each follow
         self.credits: list[int] = []
         self.numbers = 0
+        self.silent = False
 
     def follow(self, follower: Stream) -> int:
         self.numbers += 1
@@ -50,6 +51,9 @@ class FakeStore:
 
     def unfollow(self, number: int) -> None:
         self.followers.pop(number, None)
+
+    def is_silent(self) -> bool:
+        return self.silent
 
     def give_credit(self, number: int, credit: int) -> None:
         assert number in self.followers
@@ -579,6 +583,35 @@ def test_three_missing_beats_break_the_stream(place: Place) -> None:
     place.is_over(errors.STREAM_BROKEN)
 
 
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_service_is_not_blamed_for_a_store_that_does_not_work(place: Place, has_head: bool) -> None:
+    place.sent()
+    if has_head:
+        place.items(0, b"1")
+    place.store.silent = True
+    place.passes(6 * S)
+    place.sink.expect(errors.STREAM_BROKEN)
+    place.is_over(errors.STREAM_BROKEN)
+
+
+def test_missing_beats_say_nothing_while_the_store_does_not_work(lasting: Place) -> None:
+    lasting.comes((streams.beat_headers(A, 300), b""))
+    lasting.store.silent = True
+    lasting.passes(900 * MS + LOOK_NS)
+    assert lasting.sink.data.endswith(b"retry: 1000\n\n"), "it can go on elsewhere, or later"
+    lasting.is_over(errors.ANSWERED)
+
+
+def test_a_worker_that_ends_does_not_blame_the_service_either(place: Place) -> None:
+    place.sent()
+    place.streams.give_up()
+    assert not place.sink.ended
+    place.store.silent = True
+    place.streams.give_up()
+    place.sink.expect(errors.STREAM_BROKEN)
+    place.is_over(errors.STREAM_BROKEN)
+
+
 def test_a_silent_stream_of_events_is_kept_alive_by_comments() -> None:
     place = Place(RULES._replace(idle_timeout_ns=100 * S, max_duration_ns=200 * S))
     place.sent("text/event-stream")
@@ -771,6 +804,19 @@ def test_who_has_seen_the_last_item_but_not_the_end_gets_the_end(lasting: Place)
     lasting.end(2)
     assert b"event: end" in lasting.sink.data
     assert lasting.sink.ended == "complete"
+
+
+def test_who_has_seen_the_end_and_has_got_a_head_meanwhile_asks_once_more(lasting: Place) -> None:
+    """The store has started again, and delivers the end later than the head may wait."""
+    lasting.end(2)
+    lasting.comes_back(lasting.sink.ids[-1])
+    lasting.passes(2 * S)
+    assert lasting.sink.head is not None
+    lasting.offset = 101
+    lasting.end(2)
+    assert lasting.sink.data.endswith(b"retry: 1000\n\n")
+    assert lasting.sink.ended == "complete"
+    assert len(lasting.streams.resumed) == 0
 
 
 def test_items_in_the_record_of_the_end_have_their_own_positions(lasting: Place) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from fastgw.followed import StreamTopic
 from fastgw.kept_replies import KeyKnown, KeyState, Known, State, Topics
 from fastgw.mesh import store_frames, unix_sockets
 from fastgw.mesh.store_frames import Hello, KeyWatch, Watch
 from fastgw.store.server import Connection, Server
-from fastgw.worker.store_link import StoreLink
+from fastgw.worker import store_link
+from fastgw.worker.store_link import SILENT_NS, StoreLink
 
 TOPICS = Topics(bytes(16), 8, True)
 ID = b"ccbfab00-0000-8000-9b83-433100034204"
@@ -67,7 +70,7 @@ def test_a_watch_is_told_and_ends(tmp_path: Path) -> None:
 
 
 async def watch_and_unwatch(tmp_path: Path) -> None:
-    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop()), []
+    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop(), time.monotonic_ns), []
     server = await serve(tmp_path, store)
     await until(lambda: link.topics == TOPICS, link)
     number = link.watch(ID, 3, 1000, told.append)
@@ -94,7 +97,7 @@ def test_keys_and_requests_are_watched_side_by_side_and_again_with_the_next_stor
 
 
 async def watch_a_key(tmp_path: Path) -> None:
-    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop()), []
+    store, link, told = Store(), StoreLink(tmp_path, asyncio.get_running_loop(), time.monotonic_ns), []
     server = await serve(tmp_path, store)
     await until(lambda: link.topics == TOPICS, link)
     key, request = link.watch_key(bytes(32), 3, "POST /o", told.append), link.watch(ID, 3, 1000, told.append)
@@ -116,7 +119,7 @@ def test_watches_are_registered_again_with_the_next_store(tmp_path: Path) -> Non
 
 
 async def three_stores(tmp_path: Path) -> None:
-    link, told = StoreLink(tmp_path, asyncio.get_running_loop()), []
+    link, told = StoreLink(tmp_path, asyncio.get_running_loop(), time.monotonic_ns), []
     number = link.watch(ID, 3, 1000, told.append)
     assert link.topics is None
     for life in range(1, 4):
@@ -144,7 +147,7 @@ async def another_secret(tmp_path: Path) -> None:
 
     server = await serve(tmp_path, store, read_again)
     loop = asyncio.get_running_loop()
-    known, unknown = StoreLink(tmp_path, loop, b"secret 1"), StoreLink(tmp_path, loop, b"secret 2")
+    known, unknown = (StoreLink(tmp_path, loop, time.monotonic_ns, secret) for secret in (b"secret 1", b"secret 2"))
     await until(lambda: known.topics == TOPICS, known)
     assert reads == []
     await until(lambda: len(reads) > 1, unknown)
@@ -175,8 +178,31 @@ async def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                     pass
     assert store.watched == []
     monkeypatch.setattr(unix_sockets.os, "geteuid", lambda: os.getuid() + 1)
-    link = StoreLink(tmp_path, loop)
+    link = StoreLink(tmp_path, loop, time.monotonic_ns)
     link.tick()
     assert link.topics is None
     assert store.left == 3
     server.close()
+
+
+def test_a_store_is_silent_without_heartbeats_and_for_a_moment_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.new_event_loop()
+    now_ns = beat_ns = 10 * SILENT_NS
+    monkeypatch.setattr(store_link.time, "monotonic_ns", lambda: now_ns)
+    link = StoreLink(tmp_path, loop, lambda: beat_ns)
+    assert link.is_silent(), "there is no connection"
+    link.streams = StreamTopic(bytes(16), 8, [1])
+    now_ns = beat_ns = now_ns + SILENT_NS
+    assert not link.is_silent()
+    now_ns += SILENT_NS + 1
+    assert link.is_silent(), "it is frozen"
+    beat_ns = now_ns = now_ns + 1
+    assert link.is_silent(), "it has to read what it has missed"
+    now_ns = beat_ns = now_ns + SILENT_NS
+    assert not link.is_silent()
+    link.streams = StreamTopic(bytes(16), 8, [])
+    assert link.is_silent(), "it cannot read the topic"
+    link.close()
+    loop.close()
