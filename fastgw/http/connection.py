@@ -101,6 +101,7 @@ class Owner(Protocol):
     def take_in(self, connection: Connection) -> bool: ...
     def is_crowded(self) -> bool: ...
     def let_go(self, connection: Connection) -> None: ...
+    def close_soon(self, connection: Connection) -> None: ...
 
 
 class Connection:
@@ -817,10 +818,12 @@ class Connection:
         self._stop_watch()
         if self._unflushed:  # from here on, what is left has the time of an ordinary answer
             self._start(self._front.writes_due)
-        if self._keep_alive and not self._front.draining:
-            self._after_answer()
-        else:
+        if not self._keep_alive:
             self._end()
+            return
+        self._after_answer()
+        if self._front.draining:  # the head has promised that the client may send its next request here
+            self._front.close_soon(self)
 
     def abort_stream(self) -> None:
         self._stream = None

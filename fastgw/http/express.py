@@ -52,6 +52,7 @@ class ExpressFront(Front):
         self.call_soon: Callable[..., object] = self._loop.call_soon
         self.answer_heads = AnswerHeads()
         self.draining = False
+        self._lame_duck_s = 0.0  # how long clients may send one more request on an open connection, in a drain
         self.now = self.clock()  # time of the last sweep
         # The request line may be as long as a target of the largest size with every byte percent-encoded.
         self.line_bytes_max = 3 * limits.max_target_bytes + 64
@@ -102,6 +103,7 @@ class ExpressFront(Front):
         if self.draining:
             return
         self.draining = True
+        self._lame_duck_s = lame_duck_s
         if self._server is not None:
             self._server.close()
         self.call_soon(self._begin_to_end)  # after connections that are accepted but not yet taken in
@@ -120,6 +122,10 @@ class ExpressFront(Front):
         self._connections.add(connection)
         self._idle_looks.add(connection, self.clock())
         return len(self._connections) <= self.limits.max_connections
+
+    def close_soon(self, connection: Connection) -> None:
+        """Closes a connection in a drain, unless its client sends one more request."""
+        self._loop.call_later(self._lame_duck_s, self._leave_if_idle, connection)
 
     def is_crowded(self) -> bool:
         """Whether so many connections are above the limit that the next one gets no answer."""
@@ -206,6 +212,10 @@ class ExpressFront(Front):
     def _close_idle(self) -> None:
         for connection in _idle_and_unasked(self._connections):
             connection.leave()
+
+    def _leave_if_idle(self, connection: Connection) -> None:
+        for one in _idle_and_unasked([connection]):
+            one.leave()
 
     def _begin_to_end(self) -> None:
         self._is_ending = True

@@ -186,6 +186,7 @@ class FakeFront:
         self.lingers_due = Deadlines(2.0, Connection.cut)
         self.is_full = self.crowded = False
         self.ended = 0
+        self.to_close: list[Connection] = []  # soon, in a drain
 
     def take_in(self, connection: Connection) -> bool:
         return not self.is_full
@@ -195,6 +196,9 @@ class FakeFront:
 
     def let_go(self, connection: Connection) -> None:
         self.ended += 1
+
+    def close_soon(self, connection: Connection) -> None:
+        self.to_close.append(connection)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds

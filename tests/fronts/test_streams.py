@@ -335,6 +335,20 @@ def test_a_front_that_drains_ends_with_its_last_stream_and_not_before(house):
 
 
 @streaming_fronts
+def test_a_client_may_send_one_more_request_when_its_stream_ends_in_a_drain(house):
+    """The head came before the drain, so it did not say that the connection closes."""
+    client, stream = begun(house)
+    house.call(house.front.drain, 0.5)
+    stream.end()
+    assert client.up_to(b"0\r\n\r\n")
+    client.send(get("/echo"))
+    answer = client.answer()
+    assert (answer.status, answer.closes) == (200, True)
+    assert client.rest() == b""
+    house.closed()
+
+
+@streaming_fronts
 def test_http_1_0_is_told_505_and_has_no_stream(house):
     client = house.client()
     client.send(b"GET /stream HTTP/1.0\r\nHost: shop.test\r\n\r\n")
