@@ -55,7 +55,7 @@ class ResumedStream(Stream):
     def _take(self, reply: Reply, now_ns: int, out: list[bytes]) -> bool:
         if reply.offset == self._at.offset and self._has_seen_the_end(reply):
             if self._encoder is not None:  # the head has not waited for this: the client asks once more
-                self._send_away()
+                self._end_for_now()
                 return False
             self._sink.answer(204, [RECORDED], b"", self.raw)  # it makes an `EventSource` stop
             self._exchange.complete(self._token, 204, 0, now_ns)

@@ -509,7 +509,7 @@ class Stream:
     def _tell_silence(self) -> None:
         """The store does not work, so nobody knows what the service has written. Who can come back does so."""
         if self._place and self._encoder is not None:
-            self._send_away()
+            self._end_for_now()
             return
         detail = "the store of this node does not deliver what the service writes"
         self._exchange.fail(self._token, errors.STREAM_BROKEN, detail)
@@ -580,11 +580,11 @@ class Stream:
         if self._record is not None:  # others go on until the end of the drain
             self._exchange.fail(self._token, errors.DRAINING, "the worker drains, and nothing was sent")
         elif self._place and self._encoder is not None:
-            self._send_away()
+            self._end_for_now()
 
-    def _send_away(self) -> None:
+    def _end_for_now(self) -> None:
         """The client comes back, to wherever its stream goes on."""
-        self._end_with(self._owner.event_encoder().pause(RETRY_MS), [])
+        self._send_away(self._owner.event_encoder().pause(RETRY_MS))
         self._exchange.complete(self._token, self._status, self._bytes_out, self._owner.clock_ns())
 
     def on_end(self, ending: Ending | None) -> None:  # noqa: ARG002

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.actors.load import Connection
-from tests.faults.oracle import ANSWERED, CUT, REFUSED, SILENT, Told
+from tests.faults.oracle import ANSWERED, AS_ASKED, CUT, REFUSED, SILENT, Told
 from tests.waiting import eventually
 
 PROBLEM_TYPE = "urn:fastgw:problem:"
@@ -42,6 +42,10 @@ class Habits:
     rests: bool = False  # the clients take it easy when `stir` was long ago
     manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
     defers: bool = False  # the clients ask for deferred answers and follow their status URLs, see ticket_clients.py
+    streams: bool = False  # they ask for streams, see stream_clients.py
+    items: int = 0  # of each stream; 0: some
+    only_events: bool = False  # all of them ask for events
+    bytes_per_s: int = 0  # what each of them reads, as long as they are at work; 0: what comes
 
 
 class Clients:
@@ -94,7 +98,7 @@ class Clients:
         for one in reversed(self.told):
             if one.began_s < moment_s and one.ended_s < moment_s:
                 return False
-            if one.began_s >= moment_s and one.ending == ANSWERED:
+            if one.began_s >= moment_s and one.ending in AS_ASKED:
                 return True
         return False
 
@@ -129,7 +133,7 @@ class Clients:
                 connection.close()
             if habits.once:
                 break
-            if one.ending != ANSWERED:
+            if one.ending not in AS_ASKED:
                 await asyncio.sleep(TRY_AGAIN_S)
             elif habits.rests and one.ended_s > self._busy_until_s:
                 await asyncio.sleep(REST_S)
@@ -144,13 +148,17 @@ class Clients:
     async def _connect(self, index: int) -> Connection | None:
         ports = list(self._ports)
         for step in range(len(ports)):
-            connection = Connection(ports[(index + step) % len(ports)])
+            connection = self._connection(ports[(index + step) % len(ports)])
             try:
                 await connection.open()
             except OSError:
                 continue
             return connection
         return None
+
+    def _connection(self, port: int) -> Connection:
+        """Not open yet."""
+        return Connection(port)
 
     async def _ask(self, connection: Connection, body: bytes, began_s: float) -> Told:
         try:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 ANSWERED = "answered"  # the service's own answer
@@ -19,9 +20,10 @@ REFUSED = "refused"  # no connection: nothing was sent
 SILENT = "silent"  # the connection lived on, long after every deadline, and nothing came
 
 TICKET_CANCELLED = "ticket_cancelled"  # a deferred request that its own client has cancelled
-AS_ASKED = {ANSWERED, TICKET_CANCELLED}  # not a failure
+AS_ASKED = {ANSWERED, TICKET_CANCELLED, "complete", "failed"}  # not a failure; the last two are of streams
 
 OFFENDERS_SHOWN = 5  # of each kind of lie
+NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Told(NamedTuple):
@@ -42,7 +44,10 @@ class Told(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One record of a topic; the fields after the body are needed for deferred answers."""
+    """One record of a topic; the fields after the body are needed for deferred and for streamed answers.
+
+    The body of a request without one is its query: it names the request, too.
+    """
 
     correlation_id: bytes
     body: bytes
@@ -51,6 +56,7 @@ class Found(NamedTuple):
     appended_ms: int = 0  # its timestamp
     deadline_ms: int = 0  # what its header says; 0: it has none
     kind: bytes = b""  # of a control record; empty: it is none
+    stream: Mapping[str, bytes] = NO_HEADERS  # its headers about streams
 
 
 class Lie(StrEnum):
@@ -67,6 +73,11 @@ class Lie(StrEnum):
     CHANGED = "a status URL told two different final answers"
     FORGOTTEN = "a status URL that the gateway does not know, or no longer"
     UNSETTLED = "a status URL that never told a final answer"
+    NOT_ENDED = "a stream told an end that its topic does not hold"
+    NOT_WHOLE = "a stream told its end, and items are missing, doubled or out of order"
+    NOT_WRITTEN = "a stream with an item that its topic does not hold at this place"
+    STRANDED = "a client that came back to its stream could not go on, or was not told to stop"
+    EXCUSE = "a stream failed for a reason that its topic does not show"
 
 
 @dataclass

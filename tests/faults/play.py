@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import floor
 
-from tests.faults.clients import Clients, Habits
+from tests.faults.clients import Habits
 from tests.faults.oracle import AS_ASKED, Told, Verdict, judge
-from tests.faults.stage import LATER_PATH, Fault, Furniture, House, Stage
+from tests.faults.stage import IDLE_S, LONGEST_S, Fault, Furniture, House, Stage, clients_of
+from tests.faults.stream_clients import StreamClients
+from tests.faults.stream_oracle import Limits, judge_streams
 from tests.faults.ticket_clients import TicketClients
 from tests.faults.ticket_oracle import judge_tickets
 from tests.faults.topic_slice import TopicSlice
@@ -36,6 +38,7 @@ class Scenario:
         ends_service: so does this one, and at its end there is nobody to ask.
         replies_kept: False when the fault destroys records of the response topic.
         long_house: where the soak plays it, if it needs more room there.
+        long_habits: how the clients behave in the soak, if there are more of them.
         only_soak: the tests leave it out: a shorter scenario has the same mechanism, or it takes minutes.
     """
 
@@ -50,6 +53,7 @@ class Scenario:
     ends_service: bool = False
     replies_kept: bool = True
     long_house: House | None = None
+    long_habits: Habits | None = None
     only_soak: bool = False
 
 
@@ -126,6 +130,7 @@ def play(
     told = TopicSlice(bootstrap, furniture.replies) if scenario.replies_kept else None
     began_s = time.monotonic()
     kept = TopicSlice(bootstrap, furniture.later) if scenario.habits.defers else None
+    streams = StreamSlices(furniture) if scenario.habits.streams else None
     clients = clients_of(furniture, scenario.habits)
     stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random())
     watch(stage)
@@ -144,16 +149,29 @@ def play(
             group.ask_again()
     log = [one for group in groups for one in group.told]
     records, kept_records = asked.read(), kept.read() if kept else []
-    verdict = judge(log, records, [*told.read(), *kept_records] if told else None)
+    streamed = streams.requests.read() if streams else []
+    verdict = judge(log, [*records, *streamed], [*told.read(), *kept_records] if told else None)
     judge_tickets(verdict, tickets, records, kept_records)
+    if streams is not None:
+        got = [stream for group in groups if isinstance(group, StreamClients) for stream in group.streams]
+        judge_streams(verdict, got, streamed, streams.records.read(), limits_of(furniture.house))
     return report_of(scenario, verdict, log, stage.faults, seconds)
 
 
-def clients_of(furniture: Furniture, habits: Habits) -> Clients:
-    """Clients with these habits; not yet at work."""
-    if habits.defers:
-        return TicketClients(furniture.ports, LATER_PATH, habits)
-    return Clients(furniture.ports, f"/{furniture.requests}", habits)
+class StreamSlices:
+    """The requests for streams, and their records, since a moment."""
+
+    def __init__(self, furniture: Furniture) -> None:
+        bootstrap = furniture.kafka.bootstrap
+        self.requests = TopicSlice(bootstrap, furniture.streamed)
+        self.records = TopicSlice(bootstrap, furniture.streams)
+
+
+def limits_of(house: House) -> Limits:
+    """The deadlines of the routes that stream."""
+    # What a leader has appended cannot be read before its followers have it, or are given up.
+    slack_ms = 6000 if house.kafka == "cluster" else 2000
+    return Limits(int(house.timeout.removesuffix("s")) * 1000, IDLE_S * 1000, LONGEST_S * 1000, slack_ms)
 
 
 def settle(furniture: Furniture) -> None:

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def _play_one(
     """The report on this run and those before it; None when the scenario could not be played to its end, and why is
     told."""
     house = scenario.long_house or scenario.house
+    scenario = replace(scenario, habits=scenario.long_habits or scenario.habits)
     acts = acts_of(requests, faults, house.requests_max)
     reports = list(before)
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ from tests.conftest import have_leaders
 from tests.faults.clients import Clients, Habits
 from tests.faults.echo_service import echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
+from tests.faults.stream_clients import StreamClients
+from tests.faults.stream_service import stream_service
+from tests.faults.ticket_clients import TicketClients
 from tests.gateway.gateways import Gateway
 from tests.waiting import eventually
 
@@ -46,7 +50,35 @@ timeout = "{timeout}"
 work_timeout = "5m"
 later = true
 """
-SECRETS = 'secrets = ["the secret of all scenarios about status URLs"]'
+SECRETS = 'secrets = ["the secret of all scenarios about status URLs and positions in streams"]'
+IDLE_S, LONGEST_S = 5, 600  # of streams
+STREAMS = """
+[streams]
+topic = "{topic}"
+"""
+STREAM_ROUTE = """
+[[route]]
+name = "{name}"
+method = "GET"
+path = "/{name}"
+topic = "{streamed}"
+reply = "stream"
+timeout = "{timeout}"
+idle_timeout = "{idle}s"
+max_duration = "{longest}s"
+stream_buffer = "64KiB"
+{more}
+"""
+STREAM_ROUTES = {"streams": "end_line = true", "bytes": 'items = "bytes"', "lasting": "resume = true"}
+
+
+def clients_of(furniture: Furniture, habits: Habits) -> Clients:
+    """Clients with these habits; not yet at work."""
+    if habits.defers:
+        return TicketClients(furniture.ports, LATER_PATH, habits)
+    if habits.streams:
+        return StreamClients(furniture.ports, habits)
+    return Clients(furniture.ports, f"/{furniture.requests}", habits)
 
 
 def wait(seconds: float) -> None:
@@ -71,6 +103,7 @@ class House(NamedTuple):
     drain_timeout: str = "10s"
     is_astray: bool = False  # the service answers to any partition
     defers: bool = False  # it has a route with deferred answers, at LATER_PATH, and each node a store
+    streams: bool = False  # it has routes that stream, see STREAM_ROUTES, and a service behind them
     requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
 
 
@@ -97,6 +130,14 @@ class Furniture:
         self.later = f"{self.replies}.later" if house.defers else ""  # the topic of kept replies
         if house.defers:
             self.make_topic(self.later, LANES, {"message.timestamp.type": "LogAppendTime"})
+        # The topics of streams, and of the requests for them.
+        self.streams, self.streamed = (f"{self.replies}.streams", f"streamed-{tag}") if house.streams else ("", "")
+        if house.streams:
+            self.make_topic(self.streams, house.reply_partitions, {"message.timestamp.type": "LogAppendTime"})
+            self.make_topic(self.streamed, house.request_partitions)
+            self._stream_services = ExitStack()
+            opened.callback(self._stream_services.close)
+            self.start_stream_service()
         self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, house.is_astray))
         self._folder = folder
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
@@ -127,6 +168,17 @@ class Furniture:
         """Where the store of a node keeps its files."""
         return self._folder / f"store-{index}"
 
+    def start_stream_service(self) -> None:
+        """Starts a service behind the routes that stream."""
+        service = stream_service(self.kafka.bootstrap, self.streamed)
+        self.stream_service: subprocess.Popen = self._stream_services.enter_context(service)
+
+    def _stream_routes(self) -> str:
+        house = self.house
+        values = {"streamed": self.streamed, "timeout": house.timeout, "idle": IDLE_S, "longest": LONGEST_S}
+        routes = [STREAM_ROUTE.format(name=name, more=more, **values) for name, more in STREAM_ROUTES.items()]
+        return STREAMS.format(topic=self.streams) + "".join(routes)
+
     def _later_route(self, index: int) -> str:
         values = {"dir": self.store_dir(index), "topic": self.later, "path": LATER_PATH}
         return LATER.format(**values, requests=self.requests, timeout=self.house.timeout)
@@ -148,8 +200,10 @@ class Furniture:
             [self.requests],
             workers=house.workers,
             timeout=house.timeout,
-            more=cluster + (self._later_route(index) if house.defers else ""),
-            settings=house.gateway_settings + (f"\n{SECRETS}" if house.defers else ""),
+            more=cluster
+            + (self._later_route(index) if house.defers else "")
+            + (self._stream_routes() if house.streams else ""),
+            settings=house.gateway_settings + (f"\n{SECRETS}" if house.defers or house.streams else ""),
             kafka=house.kafka_settings,
             drain_timeout=house.drain_timeout,
             front=house.front,
@@ -206,8 +260,7 @@ class Stage:
 
     def also(self, habits: Habits) -> Clients:
         """Further clients, at work inside a `with`; their answers are judged with those of the others."""
-        furniture = self.furniture
-        self.more_clients.append(Clients(furniture.ports, f"/{furniture.requests}", habits))
+        self.more_clients.append(clients_of(self.furniture, habits))
         return self.more_clients[-1]
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.oracle import ANSWERED, CUT, OFFENDERS_SHOWN, REFUSED, SILENT, Found, Lie, Told, judge
+from tests.faults.test_stream_oracle import LIES as LIES_OF_STREAMS
 from tests.faults.test_ticket_oracle import LIES as LIES_OF_STATUS_URLS
 
 
@@ -78,6 +79,7 @@ def test_every_lie_is_counted_and_the_first_few_are_shown():
 
 def test_every_kind_of_lie_is_shown():
     shown = {kind for _, kinds in [*LIES.values(), *LIES_OF_STATUS_URLS.values()] for kind in kinds}
+    shown |= {kind for _, kind in LIES_OF_STREAMS.values()}
     assert shown | {Lie.TWICE, Lie.UNASKED} == set(Lie)
 
 

@@ -6,12 +6,13 @@ import secrets
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from tests.faults.oracle import Found
+from tests.faults.oracle import NO_HEADERS, Found
 from tests.waiting import eventually
 
 ANSWER_S = 10.0
 READ_S = 120.0
 AT_ONCE = 2000
+OF_STREAMS = ("stream_attempt", "stream_seq", "stream_total", "stream_end")  # headers
 
 
 class EvidenceLost(Exception):
@@ -98,10 +99,11 @@ def _found(message: Message) -> Found:
         headers = {}
     return Found(
         headers.get("correlation_id") or message.key() or b"",
-        message.value() or b"",
+        message.value() or headers.get("http_query") or b"",
         message.partition(),
         message.offset(),
         message.timestamp()[1],
         int(headers.get("deadline") or 0),
         headers.get("fastgw_kind") or b"",
+        {name: headers[name] for name in OF_STREAMS if name in headers} or NO_HEADERS,
     )
