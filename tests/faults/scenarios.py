@@ -10,6 +10,7 @@ from tests.faults import (
     overload_scenarios,
     protocol_scenarios,
     reply_scenarios,
+    stream_scenarios,
     ticket_scenarios,
     worker_scenarios,
 )
@@ -26,4 +27,6 @@ SCENARIOS: list[Scenario] = [
     *front_scenarios.SCENARIOS,
     *ticket_scenarios.SCENARIOS,
     *ticket_scenarios.WITH_BROKERS,
+    *stream_scenarios.SCENARIOS,
+    *stream_scenarios.WITH_BROKERS,
 ]

@@ -162,6 +162,6 @@ SCENARIOS = [
 
 # Played with the others that need three brokers.
 WITH_BROKERS = [
-    _row("broker killed", BROKERS, plain_too(killed_brokers), {**NO_BROKER, **NO_SERVICE}),
+    _row("broker killed", BROKERS, plain_too(killed_brokers), {**NO_BROKER, **NO_SERVICE}, only_soak=True),
     _row("broker frozen", BROKERS, plain_too(frozen_broker), {**NO_BROKER, **NO_SERVICE}),
 ]
