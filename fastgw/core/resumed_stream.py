@@ -62,6 +62,10 @@ class ResumedStream(Stream):
             return False
         return super()._take(reply, now_ns, out)
 
+    def _begin_with(self, reply: Reply, now_ns: int) -> None:  # noqa: ARG002
+        """The head was made from the first record, when the stream began. `EventSource` gives up on another status."""
+        self._send_head(200, [RECORDED], now_ns, is_followed=True)
+
     def _has_seen_the_end(self, reply: Reply) -> bool:
         """Whether the last event that the client got was the end of the stream."""
         try:

@@ -341,7 +341,7 @@ class Stream:
         return self._id_prefix(reply.offset) + b"%d" % total if self._resumes else None
 
     def _take_end(self, end: End, reply: Reply, now_ns: int, out: list[bytes]) -> None:
-        if not end.is_ok and self._encoder is None:  # nothing was sent: it is an ordinary answer
+        if not end.is_ok and self._encoder is None and not self.has_items:  # nothing was sent: it is an ordinary answer
             self._take_ordinary(reply, now_ns)
             return
         try:

@@ -819,6 +819,22 @@ def test_who_has_seen_the_end_and_has_got_a_head_meanwhile_asks_once_more(lastin
     assert len(lasting.streams.resumed) == 0
 
 
+def test_who_comes_back_between_the_last_item_and_a_failure_gets_the_failure(lasting: Place) -> None:
+    """Within the stream, as everybody after the first item: `EventSource` gives up on any status but 200."""
+    came_with = lasting.sink.ids[-1]
+    lasting.exchange.cancel(lasting.token)
+    lasting.comes_back(came_with)
+    lasting.offset = 100
+    lasting.items(0, b"1", b"2")
+    headers = [*streams.end_headers(A, False, 2), ("status", b"409"), ("content-type", b"application/problem+json")]
+    lasting.comes((headers, b'{"title":"out of tea"}'))
+    assert lasting.sink.head is not None
+    assert lasting.sink.head[0] == 200
+    assert b'event: error\ndata: {"title":"out of tea"}\n\n' in lasting.sink.data
+    assert lasting.sink.ids[-1].endswith(".101.2")
+    assert lasting.sink.ended == "complete"
+
+
 def test_items_in_the_record_of_the_end_have_their_own_positions(lasting: Place) -> None:
     end = [*streams.items_headers(A, 2, 2), ("stream_end", b"ok"), ("stream_total", b"4")]
     lasting.comes((end, b"3\n4"))
