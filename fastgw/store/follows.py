@@ -28,6 +28,7 @@ from fastgw.mesh.store_frames import Credit, Follow, FollowEnd, Following, Items
 
 QUEUE_BYTES = 2 << 20  # of one follower: what one look at Kafka may bring beyond its credit
 QUEUES_BYTES = 64 << 20  # of all followers
+SCANS_IN_ROW = 64
 FRAME_BYTES = 1 << 20  # records that travel in one frame, unless a single one is larger
 
 
@@ -121,7 +122,8 @@ class Follows:
         self._owned: frozenset[int] = frozenset()
         self._behind: dict[int, dict[Follower, None]] = {}  # by partition
         self._to_flush: dict[Follower, None] = {}
-        self._scanned = -1  # the partition of the last scan: the others are next
+        self._scan_at = Scan(-1, 0)  # where the last scan has ended
+        self._scans_in_row = 0  # that went on where the one before had ended
 
     def __repr__(self) -> str:
         return f"<Follows {len(self)}, {self.behind} behind, {self.queued_bytes} bytes queued>"
@@ -291,22 +293,32 @@ class Follows:
     # The scan reader.
 
     def next_scan(self) -> Scan | None:
-        """What to read again now; None: nobody is behind who can take more."""
-        candidates = {}
-        for partition, followers in self._behind.items():
-            positions = [one.position for one in followers if one.credit > 0 and not one.queue]
-            if positions:
-                candidates[partition] = min(positions)
+        """What to read again now; None: nobody is behind who can take more.
+
+        One stretch goes on for a while, whoever else falls behind meanwhile: a follower at an earlier position would
+        otherwise interrupt it, and where clients come back all the time, nobody would reach the live reader. Then the
+        next position has its turn, in this partition or another, so that a long way does not keep the others waiting.
+        """
+        candidates = {
+            Scan(partition, one.position)
+            for partition, followers in self._behind.items()
+            for one in followers
+            if one.credit > 0 and not one.queue
+        }
         if not candidates:
             return None
-        # In turn, so that a partition with a long way to go does not keep the others waiting.
-        later = [partition for partition in candidates if partition > self._scanned]
-        self._scanned = min(later or candidates)
-        return Scan(self._scanned, candidates[self._scanned])
+        if self._scan_at in candidates and self._scans_in_row < SCANS_IN_ROW:
+            self._scans_in_row += 1
+            return self._scan_at
+        later = [scan for scan in candidates if scan > self._scan_at]
+        self._scan_at = min(later or candidates)
+        self._scans_in_row = 1
+        return self._scan_at
 
     def scanned(self, scan: Scan, seen: Sequence[Seen], next_offset: int) -> None:
         """Records that were read again, from `scan.offset` up to `next_offset`."""
-        # Not those that need earlier records, and have no credit for them.
+        self._scan_at = Scan(scan.partition, next_offset)
+        # Not those that need earlier records.
         reached = {one: None for one in self._behind.get(scan.partition, ()) if one.position >= scan.offset}
         for _, correlation_id, record in seen:
             for follower in self._by_id.get(correlation_id, ()):

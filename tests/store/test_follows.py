@@ -213,18 +213,53 @@ def test_the_queues_of_all_followers_are_bounded_together(place: Place, monkeypa
     assert place.follows.behind == 2
 
 
-def test_scans_take_turns_between_partitions(place: Place) -> None:
+def test_scans_take_turns_between_partitions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follows_module, "SCANS_IN_ROW", 2)
     worker = Worker()
     for partition in (0, 1):
         place.append(b"a", partition, times=10)
         place.read_live(partition)
         place.follow(worker, 1 + partition, partition=partition, position=0)
     scans = []
-    while (scan := place.follows.next_scan()) is not None and len(scans) < 4:
+    while (scan := place.follows.next_scan()) is not None and len(scans) < 6:
         scans.append(scan.partition)
         end = scan.offset + 1
         place.follows.scanned(scan, [place.record(scan.partition, scan.offset)], end)
-    assert scans == [0, 1, 0, 1]
+    assert scans == [0, 0, 1, 1, 0, 0]
+
+
+def test_who_falls_behind_later_does_not_keep_others_from_reaching_the_live_reader(place: Place) -> None:
+    """Clients come back all the time, each at a position that was read already."""
+    worker = Worker()
+    place.append(b"a", times=40)
+    place.read_live()
+    place.follow(worker, 1, position=0)
+    for number in range(2, 22):
+        place.scan(most=2)
+        place.follow(worker, number, position=1)
+    assert worker.offsets(1) == list(range(40))
+    place.append(b"a")
+    place.read_live()
+    assert worker.offsets(1) == list(range(41)), "it has reached the live reader"
+    while place.scan():
+        pass
+    assert worker.offsets(21) == list(range(1, 41))
+
+
+def test_a_long_way_does_not_keep_others_waiting(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follows_module, "SCANS_IN_ROW", 3)
+    worker = Worker()
+    place.append(b"a", times=100)
+    place.read_live()
+    place.follow(worker, 1, position=0)
+    place.scan(most=2)
+    place.follow(worker, 2, position=98)
+    for _ in range(3):
+        place.scan(most=2)
+    assert worker.offsets(2) == [98, 99]
+    while place.scan(most=2):
+        pass
+    assert worker.offsets(1) == list(range(100))
 
 
 def test_a_log_that_was_cut_ends_the_follows_that_need_what_is_gone(place: Place) -> None:
