@@ -42,6 +42,7 @@ class Habits:
     rests: bool = False  # the clients take it easy when `stir` was long ago
     manners: tuple[bytes, ...] = ()  # words with which the bodies begin, in turn: what the service is asked for
     defers: bool = False  # the clients ask for deferred answers and follow their status URLs, see ticket_clients.py
+    keys: bool = False  # they ask for the same keys, see key_clients.py
     streams: bool = False  # they ask for streams, see stream_clients.py
     items: int = 0  # of each stream; 0: some
     only_events: bool = False  # all of them ask for events

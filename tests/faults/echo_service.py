@@ -1,8 +1,9 @@
 """The service of the scenarios: echoes, unless the first word of a body asks for worse.
 
-Run as `python -m tests.faults.echo_service BOOTSTRAP TOPIC [astray]`; prints "ready" when it reads. With `astray` it
-answers to any partition, whatever the request and its key say. It reads by assigned
-partitions and not in a group, so that after an outage of the brokers it is back as soon as they are.
+Run as `python -m tests.faults.echo_service BOOTSTRAP TOPIC [astray|own]`; prints "ready" when it reads. With `astray`
+it answers to any partition, whatever the request and its key say. With `own` each record gets an answer of its own
+instead of its echo, and one of nine fails. It reads by assigned partitions and not in a group, so that after an outage
+of the brokers it is back as soon as they are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LATE_S = 0.2  # after the deadline
 SLOW_S = 2.0
 HUGE_BYTES = 10 << 20
 
+FAILS_EACH = 9
+FAILURE: list[tuple[str, bytes | None]] = [("status", b"500")]
 LATE, SLOW, TWICE, SILENT, HUGE, CUT_ID = b"late", b"slow", b"twice", b"silent", b"huge", b"cut-id"
 
 # Replies that cannot become an HTTP answer: status and headers that would end a process or inject a header.
@@ -59,6 +62,7 @@ class EchoService:
 
     def __init__(self, bootstrap: str, topic: str, manner: str = "") -> None:
         self._is_astray = manner == "astray"
+        self._is_own = manner == "own"
         self._partition_counts: dict[str, int] = {}  # of the topics that it has answered to
         common = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 0}
         self._consumer = Consumer(
@@ -108,6 +112,8 @@ class EchoService:
             where = where[0], random.randrange(self._count_of(where[0]))
         key = headers["correlation_id"]
         reply = Due(0.0, next(self._numbers), *where, key, body, POISON.get(manner, []))
+        if self._is_own:
+            reply = reply._replace(value=key, headers=FAILURE if reply.number % FAILS_EACH == 0 else [])
         if manner == SILENT:
             return
         if manner == LATE:
@@ -140,9 +146,9 @@ class EchoService:
 
 
 @contextmanager
-def echo_service(bootstrap: str, topic: str, is_astray: bool = False) -> Iterator[subprocess.Popen]:
+def echo_service(bootstrap: str, topic: str, manner: str = "") -> Iterator[subprocess.Popen]:
     """The service in a process of its own, ready; ended on the way out."""
-    command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic, *(["astray"] if is_astray else [])]
+    command = [sys.executable, "-m", "tests.faults.echo_service", bootstrap, topic, *([manner] if manner else [])]
     with running(command, "the service did not start") as process:
         yield process
 

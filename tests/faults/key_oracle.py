@@ -52,8 +52,10 @@ class KeyLie(StrEnum):
     REUSED = "422 for a key that was used for one request"
 
 
-def judge_keys(heard: Iterable[Heard], sent: Sequence[Sent], lanes: Mapping[int, Sequence[Written]]) -> list[str]:
-    """Every lie, in words.
+def judge_keys(
+    heard: Iterable[Heard], sent: Sequence[Sent], lanes: Mapping[int, Sequence[Written]]
+) -> list[tuple[KeyLie, object]]:
+    """Every lie, and who has told it.
 
     Args:
         lanes: all records of each lane.
@@ -62,9 +64,9 @@ def judge_keys(heard: Iterable[Heard], sent: Sequence[Sent], lanes: Mapping[int,
     answers: dict[bytes, set[bytes]] = defaultdict(set)
     for records in lanes.values():
         _replay(records, winners, answers)
-    lies = [f"{lie}: {who!r}" for lie, who in [*_about_records(sent, lanes), *_about_answers(heard, answers)]]
     won = {one.held.claim.correlation_id for of_key in winners.values() for one in of_key}
-    return lies + [f"{KeyLie.UNCLAIMED}: {one!r}" for one in sent if one.correlation_id not in won]
+    unclaimed = ((KeyLie.UNCLAIMED, one) for one in sent if one.correlation_id not in won)
+    return [*_about_records(sent, lanes), *_about_answers(heard, answers), *unclaimed]
 
 
 def _replay(records: Sequence[Written], winners: dict[bytes, list[Won]], answers: dict[bytes, set[bytes]]) -> None:

@@ -86,10 +86,16 @@ class Verdict:
 
     requests: int = 0
     endings: Counter[str] = field(default_factory=Counter)
-    lies: Counter[Lie] = field(default_factory=Counter)
-    offenders: dict[Lie, list[str]] = field(default_factory=lambda: defaultdict(list))
+    lies: Counter[StrEnum] = field(default_factory=Counter)
+    offenders: dict[StrEnum, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def accuse(self, lie: Lie, offender: object) -> None:
+    def note(self, told: Iterable[Told]) -> None:
+        """Counts requests that are judged elsewhere."""
+        for one in told:
+            self.requests += 1
+            self.endings[one.ending] += 1
+
+    def accuse(self, lie: StrEnum, offender: object) -> None:
         """Counts a lie, and keeps the first few of each kind to show."""
         self.lies[lie] += 1
         if self.lies[lie] <= OFFENDERS_SHOWN:

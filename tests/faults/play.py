@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from math import floor
 
 from tests.faults.clients import Habits
+from tests.faults.key_clients import ROUTE, KeyClients
+from tests.faults.key_oracle import judge_keys
+from tests.faults.key_topics import sent_in
 from tests.faults.oracle import AS_ASKED, Told, Verdict, judge
 from tests.faults.stage import IDLE_S, LONGEST_S, Fault, Furniture, House, Stage, clients_of
 from tests.faults.stream_clients import StreamClients
@@ -148,14 +151,26 @@ def play(
         if isinstance(group, TicketClients):
             group.ask_again()
     log = [one for group in groups for one in group.told]
+    judged_here = [one for group in groups if not isinstance(group, KeyClients) for one in group.told]
     records, kept_records = asked.read(), kept.read() if kept else []
     streamed = streams.requests.read() if streams else []
-    verdict = judge(log, [*records, *streamed], [*told.read(), *kept_records] if told else None)
+    verdict = judge(judged_here, [*records, *streamed], [*told.read(), *kept_records] if told else None)
     judge_tickets(verdict, tickets, records, kept_records)
     if streams is not None:
         got = [stream for group in groups if isinstance(group, StreamClients) for stream in group.streams]
         judge_streams(verdict, got, streamed, streams.records.read(), limits_of(furniture.house))
+    for group in groups:
+        if isinstance(group, KeyClients):
+            judge_key_clients(verdict, group, furniture)
     return report_of(scenario, verdict, log, stage.faults, seconds)
+
+
+def judge_key_clients(verdict: Verdict, clients: KeyClients, furniture: Furniture) -> None:
+    """Adds what these clients were told, and the lies about keys."""
+    verdict.note(clients.told)
+    sent = sent_in(furniture.kafka.bootstrap, furniture.keyed, ROUTE)
+    for lie, who in judge_keys(clients.heard, sent, furniture.lanes()):
+        verdict.accuse(lie, who)
 
 
 class StreamSlices:

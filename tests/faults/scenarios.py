@@ -6,6 +6,7 @@ from tests.faults import (
     broker_scenarios,
     drain_scenarios,
     front_scenarios,
+    key_scenarios,
     node_scenarios,
     overload_scenarios,
     protocol_scenarios,
@@ -27,6 +28,7 @@ SCENARIOS: list[Scenario] = [
     *front_scenarios.SCENARIOS,
     *ticket_scenarios.SCENARIOS,
     *ticket_scenarios.WITH_BROKERS,
+    *key_scenarios.SCENARIOS,
     *stream_scenarios.SCENARIOS,
     *stream_scenarios.WITH_BROKERS,
 ]

@@ -21,9 +21,14 @@ from typing import Any, NamedTuple
 from confluent_kafka.admin import NewTopic
 
 from tests.conftest import have_leaders
+from tests.faults import key_clients
 from tests.faults.clients import Clients, Habits
+from tests.faults.clock_ahead import ahead
 from tests.faults.echo_service import echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
+from tests.faults.key_clients import KeyClients
+from tests.faults.key_oracle import Written
+from tests.faults.key_topics import lanes_of
 from tests.faults.stream_clients import StreamClients
 from tests.faults.stream_service import stream_service
 from tests.faults.ticket_clients import TicketClients
@@ -35,12 +40,14 @@ RECOVERY_S = 60.0
 REPLY_BYTES_MAX = 12 << 20
 LANES = 8  # partitions of the topic of kept replies
 LATER_PATH = "/later"
-LATER = """
+STORE = """
 [store]
 dir = "{dir}"
 max_bytes = "256MiB"
 [later]
 topic = "{topic}"
+"""
+LATER = """
 [[route]]
 name = "later"
 method = "POST"
@@ -50,7 +57,16 @@ timeout = "{timeout}"
 work_timeout = "5m"
 later = true
 """
-SECRETS = 'secrets = ["the secret of all scenarios about status URLs and positions in streams"]'
+KEYED = """
+[[route]]
+name = "{name}"
+method = "POST"
+path = "{path}"
+topic = "{keyed}"
+idempotency = "require"
+timeout = "1s"
+"""
+SECRET = "the secret of all scenarios about status URLs, keys, and positions in streams"
 IDLE_S, LONGEST_S = 5, 600  # of streams
 STREAMS = """
 [streams]
@@ -76,6 +92,8 @@ def clients_of(furniture: Furniture, habits: Habits) -> Clients:
     """Clients with these habits; not yet at work."""
     if habits.defers:
         return TicketClients(furniture.ports, LATER_PATH, habits)
+    if habits.keys:
+        return KeyClients(furniture.ports, habits)
     if habits.streams:
         return StreamClients(furniture.ports, habits)
     return Clients(furniture.ports, f"/{furniture.requests}", habits)
@@ -103,8 +121,15 @@ class House(NamedTuple):
     drain_timeout: str = "10s"
     is_astray: bool = False  # the service answers to any partition
     defers: bool = False  # it has a route with deferred answers, at LATER_PATH, and each node a store
+    keys: bool = False  # it has a route with idempotency keys, and a service of its own behind it
+    clock_ahead_s: int = 0  # of the first node, compared with all others
     streams: bool = False  # it has routes that stream, see STREAM_ROUTES, and a service behind them
     requests_max: int = 1 << 30  # whose records its brokers keep: an act of the soak asks for no more
+
+    @property
+    def keeps(self) -> bool:
+        """Whether each node has a store of kept replies."""
+        return self.defers or self.keys
 
 
 @dataclass
@@ -127,8 +152,8 @@ class Furniture:
         self.requests, self.replies = f"asked-{tag}", f"told-{tag}"
         self.make_topic(self.requests, house.request_partitions)
         self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
-        self.later = f"{self.replies}.later" if house.defers else ""  # the topic of kept replies
-        if house.defers:
+        self.later = f"{self.replies}.later" if house.keeps else ""  # the topic of kept replies
+        if house.keeps:
             self.make_topic(self.later, LANES, {"message.timestamp.type": "LogAppendTime"})
         # The topics of streams, and of the requests for them.
         self.streams, self.streamed = (f"{self.replies}.streams", f"streamed-{tag}") if house.streams else ("", "")
@@ -138,7 +163,12 @@ class Furniture:
             self._stream_services = ExitStack()
             opened.callback(self._stream_services.close)
             self.start_stream_service()
-        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, house.is_astray))
+        self.keyed = f"keyed-{tag}" if house.keys else ""  # the topic of requests with keys
+        if house.keys:
+            self.make_topic(self.keyed, house.request_partitions)
+            opened.enter_context(echo_service(kafka.bootstrap, self.keyed, "own"))
+        manner = "astray" if house.is_astray else ""
+        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, manner))
         self._folder = folder
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
         for gateway in self.gateways:
@@ -179,9 +209,23 @@ class Furniture:
         routes = [STREAM_ROUTE.format(name=name, more=more, **values) for name, more in STREAM_ROUTES.items()]
         return STREAMS.format(topic=self.streams) + "".join(routes)
 
-    def _later_route(self, index: int) -> str:
-        values = {"dir": self.store_dir(index), "topic": self.later, "path": LATER_PATH}
-        return LATER.format(**values, requests=self.requests, timeout=self.house.timeout)
+    def lanes(self) -> dict[int, list[Written]]:
+        """All that was written to the lanes."""
+        return lanes_of(self.kafka.bootstrap, admin_of(self.kafka.bootstrap), self.later, SECRET)
+
+    def _routes(self, index: int) -> str:
+        """What the configuration of a node says about routes that keep replies or stream."""
+        house = self.house
+        parts = []
+        if house.keeps:
+            parts.append(STORE.format(dir=self.store_dir(index), topic=self.later))
+        if house.defers:
+            parts.append(LATER.format(path=LATER_PATH, requests=self.requests, timeout=house.timeout))
+        if house.keys:
+            parts.append(KEYED.format(name=key_clients.ROUTE, path=key_clients.PATH, keyed=self.keyed))
+        if house.streams:
+            parts.append(self._stream_routes())
+        return "".join(parts)
 
     def new_gateway(self, index: int, count: int | None = None) -> Gateway:
         """A node that is not started yet."""
@@ -200,13 +244,12 @@ class Furniture:
             [self.requests],
             workers=house.workers,
             timeout=house.timeout,
-            more=cluster
-            + (self._later_route(index) if house.defers else "")
-            + (self._stream_routes() if house.streams else ""),
-            settings=house.gateway_settings + (f"\n{SECRETS}" if house.defers or house.streams else ""),
+            more=cluster + self._routes(index),
+            settings=house.gateway_settings + (f'\nsecrets = ["{SECRET}"]' if house.keeps or house.streams else ""),
             kafka=house.kafka_settings,
             drain_timeout=house.drain_timeout,
             front=house.front,
+            environ=ahead(house.clock_ahead_s, self._folder) if house.clock_ahead_s and index == 0 else None,
         )
 
 

@@ -185,7 +185,7 @@ class StreamClients(Clients):
         give_up_s = time.monotonic() + GIVE_UP_S
         events = Events(stream.items)
         status, outcome = await self._hear(connection, stream, events)
-        while not stream.ending or self._ignores(stream):
+        while not stream.ending or self._ignores(stream, events):
             stream.ending = ""
             if time.monotonic() > give_up_s:
                 stream.ending = UNSETTLED
@@ -198,9 +198,10 @@ class StreamClients(Clients):
             stream.was_stopped = await self._is_told_to_stop(stream, events.last_id, give_up_s)
         return status, outcome
 
-    def _ignores(self, stream: Streamed) -> bool:
+    def _ignores(self, stream: Streamed, events: Events) -> bool:
         """Whether the client comes back although it was told a failure of the gateway, as pages do that only listen."""
-        if stream.ending not in STREAM_FAILURES or stream.correlation_id in self._failed:
+        is_anew = not events.last_id  # it would not come back, but begin anew
+        if is_anew or stream.ending not in STREAM_FAILURES or stream.correlation_id in self._failed:
             return False
         self._failed.add(stream.correlation_id)
         return self._chance.random() < LISTENS

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ class Gateway:
         kafka: str = "",
         drain_timeout: str = "10s",
         front: str = "auto",
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """Each topic is the route POST /<topic>; `more` is TOML after the routes, `settings` and `kafka` are further
-        lines of [gateway] and [kafka]."""
+        lines of [gateway] and [kafka], `environ` are further variables of its processes."""
         self.port, self.admin_port = free_port(), free_port()
         self.config = folder / f"gateway-{self.port}.toml"
         self._log = folder / f"gateway-{self.port}.log"
@@ -63,6 +64,7 @@ class Gateway:
             f'[kafka]\nbootstrap = "{bootstrap}"\n{kafka}\n{routes}{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self._environ = {**os.environ, **(environ or {})}
         self.exit_code = 0  # what its end is expected to say
         self._told_to_end = False
 
@@ -92,7 +94,10 @@ class Gateway:
         self._told_to_end = False
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fastgw", "run", str(self.config)], stderr=log, start_new_session=True
+                [sys.executable, "-m", "fastgw", "run", str(self.config)],
+                stderr=log,
+                start_new_session=True,
+                env=self._environ,
             )
 
     def await_ready(self) -> None:
