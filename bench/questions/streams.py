@@ -28,7 +28,7 @@ import typer
 
 from bench.rig.commands import run
 from bench.rig.gateways import build_peer, free_port, peers
-from bench.rig.processes import BenchError, Running, cpu_us, memory, tree, wait_for
+from bench.rig.processes import BenchError, Running, cpu_us, memory, parts, wait_for
 from bench.rig.stage import Stage
 
 READY_S = 60.0
@@ -121,14 +121,7 @@ def set_up(stage: Stage) -> Setup:
     service = stage.start(Running(command, stage.folder / "service.log"))
     gateway = stage.start(Running([sys.executable, "-m", "fastgw", "run", str(file)], file.with_suffix(".log")))
     gateway.wait_until(lambda: len(read_stream(port, "/one/1", 5.0)) == 1, READY_S, "a stream has come")
-    pids = {"service": service.pid}
-    for pid in tree(gateway.pid):
-        with open(f"/proc/{pid}/cmdline", "rb") as file_of:
-            title = file_of.read().replace(b"\0", b" ").decode()
-        for name in ("worker", "store"):
-            if f" {name}" in title and title.startswith("fastgw:"):
-                pids[name] = pid
-    return Setup("fastgw", port, pids, topics["requests"])
+    return Setup("fastgw", port, {"service": service.pid, **parts(gateway.pid)}, topics["requests"])
 
 
 def set_up_go(stage: Stage, fastgw: Setup) -> Setup:

@@ -129,13 +129,15 @@ class FastgwSettings:
     """What may differ between runs of fastgw; the rest of its configuration is the default.
 
     Attributes:
-        listen, kafka, route: more lines for the plain `[[listen]]` table, for `[kafka]` and for the route of /orders.
+        gateway, listen, kafka, route: more lines for `[gateway]`, for the plain `[[listen]]` table, for `[kafka]` and
+            for the route of /orders.
         http2: listen for HTTP/2 without TLS as well, on a port of its own.
         extra: more TOML at the end, such as other routes.
     """
 
     workers: int = 1
     slots: int = 32768
+    gateway: dict[str, Any] = field(default_factory=dict)
     listen: dict[str, Any] = field(default_factory=dict)
     kafka: dict[str, Any] = field(default_factory=dict)
     route: dict[str, Any] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def fastgw_config(settings: FastgwSettings, bootstrap: str, topics: Topics, port
     listen = {"bind": f"127.0.0.1:{ports.plain}", "http": "1"} | settings.listen
     http2 = {"bind": f"127.0.0.1:{ports.http2}", "front": "granian", "http": "2"}
     gateway = {"name": "bench", "response_topic": topics.reply, "workers": settings.workers, "slots": settings.slots}
+    gateway |= settings.gateway
     orders = {"method": "POST", "path": "/orders", "topic": topics.request, "timeout": "5s"} | settings.route
     park = {"method": "POST", "path": "/park", "topic": topics.park, "timeout": PARK_TIMEOUT}
     tables: list[tuple[str, dict[str, Any]]] = [

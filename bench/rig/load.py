@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.rig.native import SOURCES
 from bench.rig.processes import BenchError, run_to_end
@@ -46,16 +48,27 @@ def require_wrk() -> None:
         raise BenchError("wrk, the load generator, is missing (Debian: apt-get install wrk)")
 
 
-def closed_loop(port: int, connections: int, seconds: float, body_file: Path, path: str = "/orders") -> ClosedLoop:
+def closed_loop(
+    port: int,
+    connections: int,
+    seconds: float,
+    body_file: Path,
+    path: str = "/orders",
+    script: str = "post.lua",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> ClosedLoop:
     """POST the same body over `connections` connections for `seconds`, each as fast as its answers come.
+
+    Args:
+        script: of `bench/native`; another one than the default decides what is sent, by its `environment`.
 
     Raises:
         BenchError: wrk failed.
     """
     whole_s = max(1, round(seconds))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", "-s", str(SOURCES / "post.lua")]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", "-s", str(SOURCES / script)]
     url = f"http://127.0.0.1:{port}{path}"
-    printed = run_to_end([*command, url], whole_s + SLACK_S, BENCH_BODY_FILE=str(body_file))
+    printed = run_to_end([*command, url], whole_s + SLACK_S, None, **environment, BENCH_BODY_FILE=str(body_file))
     told = [line for line in printed.splitlines() if line.startswith("bench:")]
     if not told:
         raise BenchError(f"wrk told nothing:\n{printed}")

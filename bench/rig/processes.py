@@ -59,6 +59,15 @@ def tree(root: int) -> list[int]:
     return found
 
 
+def parts(gateway: int) -> dict[str, int]:
+    """The processes of a fastgw by their names, "worker" and "store"; of several workers one."""
+    found: dict[str, int] = {}
+    for pid in tree(gateway):
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        found |= {name: pid for name in ("worker", "store") if title.startswith("fastgw:") and f" {name}" in title}
+    return found
+
+
 def _clock_us(pid: int) -> float:
     # The kernel's name for "CPU time of the whole process pid": the complement of the id, and 2 for the scheduler's.
     return time.clock_gettime((~pid << 3) | 2) * 1e6
