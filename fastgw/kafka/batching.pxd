@@ -13,7 +13,7 @@ cdef class TopicQueue:
     cdef readonly str topic
     cdef readonly bint sticky
     cdef public dict waiting
-    cdef public int enough, batch, partition
+    cdef public int enough, batch, partition, to
     cdef public int64_t since_ns, open_until_ns, chosen_ns
     cdef public set busy
 
@@ -24,14 +24,18 @@ cdef class RecordQueue:
     cdef object _wake_at, _refused, _draw
     cdef int64_t _linger_ns, _open_ns, _stalled_ns, _gather_ns, _sticky_ns
     cdef RecordMemory _memory
-    cdef dict _sticky, _spread, _outstanding
+    cdef dict _sticky, _spread, _addressed, _outstanding
     cdef dict _gathering
     cdef int _last
+    cdef int64_t _untracked
 
     cpdef int64_t oldest_ns(self) except -1
 
     @cython.locals(queue=TopicQueue, is_first=bint, wait_ns=int64_t, size_bytes=int64_t)
     cpdef send(self, Record record, int64_t token, int concurrency_hint, int64_t now_ns)
+
+    @cython.locals(queue=TopicQueue, is_first=bint, size_bytes=int64_t)
+    cpdef send_untracked(self, Record record, int64_t now_ns)
 
     @cython.locals(queue=TopicQueue)
     cpdef bint cancel_unsent(self, int64_t token)
@@ -58,6 +62,7 @@ cdef class RecordQueue:
 
     cdef _hand_over_first(self, TopicQueue queue, Record record, token)
     cdef _hand_over(self, TopicQueue queue, Record record, token)
+    cdef _hand_over_to(self, TopicQueue queue, Record record)
     cdef _abandon_batch(self, TopicQueue queue)
 
     @cython.locals(queue=TopicQueue)

@@ -6,8 +6,9 @@ without waiting, and uses a whole core for as long as the broker does not answer
 where waiting costs nothing, and librdkafka gets only records that it can send at once.
 
 Each topic has two queues: a sticky one, whose batches go to one partition each, and a spread one, whose records go to
-all partitions. A batch is outstanding until each of its records has a delivery report. A record that finds no open
-batch waits; all waiting records of a queue leave together as its next batch. A batch leaves for one of four reasons:
+all partitions. Records whose sender names the partition have a queue for each partition. A batch is outstanding until
+each of its records has a delivery report. A record that finds no open batch waits; all waiting records of a queue leave
+together as its next batch. A batch leaves for one of four reasons:
 
     reason          when                                                           constant
     ------------    -----------------------------------------------------------    --------------------------------
@@ -27,6 +28,8 @@ flight is enough for a batch. By Little's law, so many requests arrive in an eig
 so a request takes at most an eighth longer. With few requests in flight, one record is enough. Without this rule, many
 workers on few cores send so many small batches that they overload the broker.
 
+Of records whose sender names the partition, one is enough, so that they wait for an outstanding batch only.
+
 A sticky batch goes to a partition that has no outstanding batch of its queue. While there is no such partition, no
 batch leaves, except for "closing": no broker answers, and a record that librdkafka never got is certainly in no log. A
 partition whose leader has died keeps its one batch and gets no other; the next batches go to other partitions.
@@ -39,7 +42,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, Producer, RecordMemory, record_bytes
+from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, UNTRACKED, Producer, RecordMemory, record_bytes
 from fastgw.kafka.link import ANY, NEVER
 from fastgw.messages import SPREAD, Record
 
@@ -60,10 +63,15 @@ RefusedRecord = tuple[int, int, str]
 class TopicQueue:
     """The records of one topic that may share a batch, and the state of their batches."""
 
-    def __init__(self, topic: str, sticky: bool) -> None:
-        """`sticky`: all records of a batch that have no key go to the same partition."""
+    def __init__(self, topic: str, sticky: bool, to: int = ANY) -> None:
+        """
+        Args:
+            sticky: all records of a batch that have no key go to the same partition.
+            to: the partition of all records; ANY: it is chosen for each batch or record.
+        """
         self.topic = topic
         self.sticky = sticky
+        self.to = to
         self.waiting: dict[int, tuple[Record, int, int]] = {}  # token -> record, since when (ns), bytes; as they came
         self.since_ns = 0  # when the first of them came
         self.enough = 0  # so many records make a batch; the smallest number that one of the records asks for
@@ -74,7 +82,7 @@ class TopicQueue:
         self.busy: set[int] = set()  # partitions that have an outstanding batch
 
     def __repr__(self) -> str:
-        kind = "sticky" if self.sticky else "spread"
+        kind = "sticky" if self.sticky else "spread" if self.to == ANY else f"of partition {self.to}"
         where = f" to partition {self.partition}" if self.sticky else ""
         return (
             f"<TopicQueue {self.topic}, {kind}: {len(self.waiting)} of {self.enough} records wait, "
@@ -117,6 +125,8 @@ class RecordQueue:
         self._draw = draw
         self._sticky: dict[str, TopicQueue] = {}
         self._spread: dict[str, TopicQueue] = {}
+        self._addressed: dict[tuple[str, int], TopicQueue] = {}  # by topic and partition
+        self._untracked = 0  # stands for a token of a waiting record that has none: a negative number
         self._gathering: dict[TopicQueue, None] = {}  # queues with waiting records; the longest waiting comes first
         # Number of a batch -> its queue, its partition, when it left; in the order in which the batches left.
         self._outstanding: dict[int, tuple[TopicQueue, int, int]] = {}
@@ -174,6 +184,37 @@ class RecordQueue:
             self._wake_at(queue.since_ns + wait_ns)
         return None
 
+    def send_untracked(self, record: Record, now_ns: int) -> Refused | None:
+        """Send a record to the partition that it names; nobody asks what becomes of it.
+
+        Returns:
+            As `send`. If it is refused after it has waited, its token in `refused` is negative.
+        """
+        place = record.topic, record.partition
+        if place not in self._addressed:
+            self._addressed[place] = TopicQueue(record.topic, False, record.partition)
+        queue = self._addressed[place]
+        is_first = not queue.waiting
+        if is_first:
+            if now_ns < queue.open_until_ns:
+                return self._hand_over_to(queue, record)
+            if self._wait_ns(queue, 1) == 0 and self._begin_batch(queue, now_ns):
+                refusal = self._hand_over_to(queue, record)
+                if refusal is not None:
+                    self._abandon_batch(queue)
+                return refusal
+        size_bytes = record_bytes(record.value, record.key, record.headers)
+        if self._memory.held_bytes + size_bytes > self._memory.max_bytes:
+            return NO_ROOM
+        if is_first:
+            queue.since_ns = now_ns
+            self._gathering[queue] = None
+            self._wake_at(now_ns + self._wait_ns(queue, 1))
+        self._untracked -= 1
+        queue.waiting[self._untracked] = record, now_ns, size_bytes
+        self._memory.held_bytes += size_bytes
+        return None
+
     def cancel_unsent(self, token: int) -> bool:
         """Remove a waiting record whose request has ended. False: it does not wait here and may have been sent."""
         for queue in self._gathering:
@@ -229,7 +270,7 @@ class RecordQueue:
         """Use a new producer for the waiting records. Outstanding batches of the old one are no longer tracked."""
         self.producer = producer
         self._outstanding.clear()
-        for queue in (*self._sticky.values(), *self._spread.values()):
+        for queue in (*self._sticky.values(), *self._spread.values(), *self._addressed.values()):
             queue.open_until_ns = 0
             queue.busy.clear()
 
@@ -258,8 +299,8 @@ class RecordQueue:
 
     def _choose_partition(self, queue: TopicQueue, now_ns: int) -> bool:
         if not queue.sticky:
-            queue.partition = ANY
-            return True
+            queue.partition = queue.to
+            return queue.to < 0 or queue.to not in queue.busy
         count = self.producer.partitions(queue.topic)
         if count == 0:  # not known yet: one batch at a time
             queue.partition = self._draw(ANY_COUNT)
@@ -291,7 +332,7 @@ class RecordQueue:
         refusals = []
         for token, (record, _, size_bytes) in waiting.items():
             self._memory.held_bytes -= size_bytes  # the producer counts it from now on
-            refused = self._hand_over(queue, record, token)
+            refused = self._hand_over(queue, record, token) if queue.to < 0 else self._hand_over_to(queue, record)
             if refused is not None:
                 refusals.append((token, *refused))
         if len(refusals) == len(waiting):
@@ -307,6 +348,11 @@ class RecordQueue:
     def _hand_over(self, queue: TopicQueue, record: Record, token: int) -> Refused | None:
         return self.producer.send(
             record.topic, record.value, record.key, record.headers, ANY, token, queue.batch, queue.partition
+        )
+
+    def _hand_over_to(self, queue: TopicQueue, record: Record) -> Refused | None:
+        return self.producer.send(
+            record.topic, record.value, record.key, record.headers, queue.to, UNTRACKED, queue.batch, ANY
         )
 
     def _abandon_batch(self, queue: TopicQueue) -> None:

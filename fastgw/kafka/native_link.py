@@ -236,9 +236,7 @@ class NativeLink:
         return any(queue.cancel_unsent(token) for queue in self._queues)
 
     def send_untracked(self, record: Record) -> bool:
-        refused = self._gathering[0].producer.send(
-            record.topic, record.value, record.key, record.headers, record.partition, _klink.UNTRACKED
-        )
+        refused = self._gathering[0].send_untracked(record, time.monotonic_ns())
         if refused is not None:
             self._has_died(ProducerKind.GATHERING, 0, refused[1])
         return refused is None
@@ -260,14 +258,16 @@ class NativeLink:
     def _refuse_late(self, channel: Channel, refusals: Sequence[RefusedRecord]) -> None:
         died = self._has_died(channel.kind, channel.delivery_class, refusals[0][2])
         for token, code, text in refusals:
-            self._events.undelivered(token, *_why_refused(code, text, died))
+            if token >= 0:  # nobody asks for the others
+                self._events.undelivered(token, *_why_refused(code, text, died))
 
     def _give_up_waiting(self) -> None:
         now_ns = time.monotonic_ns()
         for channel in self._pool.channels:
             queue = self._queues[channel.number]
             for token in queue.cancel_older(now_ns - channel.times.unsent_ns, GIVEN_UP_AT_ONCE):
-                self._events.undelivered(token, errors.NOT_SENT, "the record had not been sent")
+                if token >= 0:
+                    self._events.undelivered(token, errors.NOT_SENT, "the record had not been sent")
             queue.flush_due(now_ns)
 
     # Events.

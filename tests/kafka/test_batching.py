@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, RecordMemory
+from fastgw.kafka._klink import LAST_BATCH, NO_ROOM, UNTRACKED, RecordMemory
 from fastgw.kafka.batching import (
     CONCURRENCY_SHARE,
     GATHER_MAX_NS,
@@ -36,9 +36,13 @@ class FakeProducer:
         self.refuses = set()
 
     def send(self, topic, value, key, headers, partition, token, batch, keyless_to):
-        assert partition == ANY
         if token in self.refuses:
             return QUEUE_FULL
+        if token == UNTRACKED:
+            assert keyless_to == ANY
+            token, keyless_to = value, partition  # only its value tells which one it is
+        else:
+            assert partition == ANY
         self.taken.append((token, batch, keyless_to))
         self.outstanding.setdefault(batch, []).append(token)
         return None
@@ -71,6 +75,9 @@ class House:
 
     def send(self, token, now_ns, partition=TOGETHER, topic="t", key=None, value=b"", concurrency_hint=1):
         return self.queue.send(Record(topic, value, key, [], partition), token, concurrency_hint, now_ns)
+
+    def send_untracked(self, value, now_ns, partition=2):
+        return self.queue.send_untracked(Record("t", value, None, [], partition), now_ns)
 
     def alarm(self, now_ns):
         """Time has passed; the alarm goes off if it is due."""
@@ -455,6 +462,62 @@ def test_a_queue_tells_its_state_in_its_repr():
         "partitions with an outstanding batch: [0, 2]>"
     )
     assert "orders, spread: 0 of 0 records wait, last batch 0, " in repr(TopicQueue("orders", sticky=False))
+    assert "orders, of partition 3: 0 of 0 records wait, " in repr(TopicQueue("orders", sticky=False, to=3))
+
+
+def test_untracked_records_of_a_partition_share_its_batches_and_wait_for_no_other_partition(house):
+    for value, now_ns in ((b"a", 0), (b"b", LINGER // 2), (b"c", LINGER), (b"d", 2 * LINGER)):
+        assert house.send_untracked(value, now_ns) is None
+    house.send_untracked(b"e", 2 * LINGER, partition=1)
+    assert house.left == [[b"a", b"b"], [b"e"]]
+    assert house.destinations == {1: 2, 2: 1}
+    house.acknowledge(1, 3 * LINGER)
+    assert house.left == [[b"a", b"b"], [b"e"], [b"c", b"d"]]
+    assert house.destinations[3] == 2
+
+
+def test_untracked_records_never_go_to_another_partition_and_are_given_up_under_negative_tokens(house):
+    house.send_untracked(b"a", 0)
+    house.send_untracked(b"b", LINGER)
+    house.send_untracked(b"c", 2 * LINGER)
+    house.queue.flush_due(10**15)
+    assert house.left == [[b"a"]]
+    assert house.queue.cancel_older(2 * LINGER, most=9) == [-1]
+    house.acknowledge(1, 10**15)
+    assert house.left == [[b"a"], [b"c"]]
+
+
+def test_untracked_records_that_are_refused_hold_up_no_other(house):
+    house.producer.refuses = {UNTRACKED}
+    assert house.send_untracked(b"a", 0) == QUEUE_FULL
+    house.producer.refuses = set()
+    assert house.send_untracked(b"b", 1) is None
+    assert house.send_untracked(b"c", LINGER + 1) is None
+    house.producer.refuses = {UNTRACKED}
+    house.acknowledge(2, LINGER + 2)
+    assert house.refused == [(-1, *QUEUE_FULL)]
+    house.producer.refuses = set()
+    assert house.send_untracked(b"d", LINGER + 3) is None
+    assert house.left == [[b"b"], [b"d"]]
+
+
+def test_untracked_records_count_while_they_wait_and_find_room_or_are_refused(house):
+    house.send_untracked(b"a", 0)
+    house.send_untracked(bytes(60), LINGER)
+    assert house.memory.held_bytes == 60
+    assert house.send_untracked(bytes(41), LINGER) == NO_ROOM
+    assert house.send_untracked(bytes(40), LINGER) is None
+    house.acknowledge(1, 2 * LINGER)
+    assert house.memory.held_bytes == 0, "the producer, a fake, does not count"
+
+
+def test_a_new_producer_gets_the_untracked_records_that_wait(house):
+    house.send_untracked(b"a", 0)
+    house.send_untracked(b"b", LINGER)
+    successor = FakeProducer()
+    house.queue.switch_to(successor)
+    house.queue.flush_due(10**15)
+    assert [value for value, _, _ in successor.taken] == [b"b"]
 
 
 class AnyOrder(RuleBasedStateMachine):

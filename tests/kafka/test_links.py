@@ -124,6 +124,33 @@ def test_a_posted_record_is_sent_and_nobody_is_told(house):
     assert house.told.failed == {}
 
 
+def test_posted_records_come_in_the_order_in_which_they_were_sent(house):
+    house.read([0])
+    for number in range(300):
+        assert house.link.send_untracked(Record(house.topic, b"%d" % number, b"key", [], 0))
+        if number % 20 == 0:
+            house.until(lambda: True)  # a turn of the loop: batches leave, others wait
+    house.until(lambda: len(house.told.got) == 300)
+    assert [int(reply.value) for reply in house.told.got] == list(range(300))
+
+
+def test_nobody_is_told_of_posted_records_that_are_given_up(kind, own_kafka):
+    with LinkOnALoop(kind, own_kafka.bootstrap, "replies", (5000,)) as house:
+        house.send(0)
+        assert house.fate(0) == "recorded"
+        own_kafka.freeze()
+        try:
+            assert house.link.send_untracked(Record("replies", b"first", None, [], 0))
+            begun_s = time.monotonic()
+            house.until(lambda: time.monotonic() > begun_s + 0.01, message="its batch takes no more")
+            assert house.link.send_untracked(Record("replies", b"second", None, [], 0))
+            assert house.link.waiting() == 2
+            house.until(lambda: house.link.waiting() == 0, 30, "both are given up")
+        finally:
+            own_kafka.thaw()
+        assert house.told.failed == {}
+
+
 def test_records_without_partition_and_key_stay_together(house):
     house.read([0, 1, 2, 3])
     house.send(99)  # from now on the topic is known
