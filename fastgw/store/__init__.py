@@ -1,6 +1,6 @@
 """The store of a node: one process that reads what outlives a request, keeps it on disk, and tells the workers.
 
-    topic_reader ──batches──> store ──> tables              on disk
+    topic_reader ──batches──> store ──> tables              on disk, a little later (write_behind)
                                 │
     workers <──states── server ─┴─ requests, watches        what is known about a request, and who wants to know
 

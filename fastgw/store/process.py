@@ -33,6 +33,7 @@ from fastgw.store.store import Store
 from fastgw.store.stream_reader import StreamReader
 from fastgw.store.tables import Tables
 from fastgw.store.topic_reader import TopicReader
+from fastgw.store.write_behind import WriteBehind
 from fastgw.tokens import Secrets
 
 STOP_READING_S = 3.0
@@ -136,7 +137,7 @@ class KeptReplies:
         on_loop: Callable[[Callable[[], Any]], Any],
         fail: Callable[[BaseException], None],
     ) -> None:
-        self._tables = _open_tables(config)
+        self._tables = _open_tables(config, loop)
         self._values = LogValues(config, loop)
         secrets = Secrets(config.gateway.secrets)
         self._announcement = Announcement(config, secrets)
@@ -199,11 +200,11 @@ class Figures:
         self._counted = counts
 
 
-def _open_tables(config: Config) -> Tables:
+def _open_tables(config: Config, loop: asyncio.AbstractEventLoop) -> Tables:
     path = store_dir(config.store, config.gateway)
     if path is None:
         raise StartError("store.dir: expected a directory, got none; $STATE_DIRECTORY is not set either")
-    tables = Tables(path, config.store.max_bytes, note_crashes=True)
+    tables = WriteBehind(path, config.store.max_bytes, loop, note_crashes=True)
     if tables.rebuilt:
         log.warning("kept replies are read again", why=tables.rebuilt)
     return tables

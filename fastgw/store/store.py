@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from math import inf
 
 import structlog
@@ -21,7 +21,6 @@ from fastgw.config import Config
 from fastgw.config.units import NS_PER_MS
 from fastgw.dialects import control
 from fastgw.dialects.control import BadControl, Cancelled, Control, Layout
-from fastgw.errors import StoreDamaged, StoreError
 from fastgw.ids import ReplyTopic
 from fastgw.kept_replies import KeyKnown, Known, State, Topics
 from fastgw.mesh.store_frames import HoldingWatch, KeyWatch, Watch
@@ -49,6 +48,8 @@ EXPIRED_AT_ONCE = 2000  # entries that one sweep deletes
 SHRUNK_AT_ONCE = 2000  # entries at which one sweep looks while space is short
 NO_TOPIC = Topics(bytes(16), 0, False)
 UPGRADE = "requests whose replies are kept get 503 until this node is upgraded, too"
+
+_ID = int(KeyKind.ID)
 
 log = structlog.get_logger("fastgw.store")
 
@@ -161,6 +162,7 @@ class Store:
             self._is_lost = False
             self._tell_again(set(pulse.ends))
         now = time.monotonic()
+        self._lag = sum([max(0, end - self._next_offsets.get(partition, 0)) for partition, end in pulse.ends.items()])
         for partition, end in pulse.ends.items():
             if self._next_offsets.get(partition, 0) >= end:
                 self._was_read_to(partition, pulse.asked_ms)
@@ -171,22 +173,11 @@ class Store:
     def took(self, batch: Batch) -> None:
         """See `Taker`."""
         self._is_lost = False
-        entries: dict[int, list[tuple[int, Entry]]] = {partition: [] for partition in batch.next_offsets}
         contents = [(arrived, self._content_of(arrived.reply)) for arrived in batch.records]
-        for arrived, content in contents:
-            entry = self._entry_of(content, arrived)
-            if entry is not None:
-                entries[arrived.reply.partition].append((arrived.reply.offset, entry))
-            self._was_read_to(arrived.reply.partition, arrived.appended_ms)
-        topic_id = self.topics.later_id
-        self._append([
-            Part(Source(topic_id, partition), found, batch.next_offsets[partition])
-            for partition, found in entries.items()
-        ])  # fmt: skip
+        self._keep(contents, batch.next_offsets)
         self._next_offsets.update(batch.next_offsets)
         for partition in batch.next_offsets:
             self._stuck_since.pop(partition, None)
-        self._lag = batch.lag
         restored = batch.ends.keys() - self._restored
         for arrived, content in contents:
             if self._watches.of(arrived.reply.correlation_id):
@@ -198,6 +189,22 @@ class Store:
         self._look_at_readiness()
         if restored:
             self._tell_again(restored)
+
+    def _keep(self, contents: Sequence[tuple[Arrived, Control | Reply | None]], next_offsets: dict[int, int]) -> None:
+        entries: dict[int, list[tuple[int, Entry]]] = {partition: [] for partition in next_offsets}
+        newest_ms: dict[int, int] = {}
+        for arrived, content in contents:
+            reply, appended_ms = arrived
+            entry = self._entry_of(content, arrived)
+            if entry is not None:
+                entries[reply.partition].append((reply.offset, entry))
+            newest_ms[reply.partition] = max(appended_ms, newest_ms.get(reply.partition, 0))
+        for partition, at_ms in newest_ms.items():
+            self._was_read_to(partition, at_ms)
+        topic_id = self.topics.later_id
+        self._tables.append([
+            Part(Source(topic_id, partition), found, next_offsets[partition]) for partition, found in entries.items()
+        ])  # fmt: skip
 
     def _content_of(self, reply: Reply) -> Control | Reply | None:
         """The content of a control record, or the reply of a service; None: nothing in this record matters."""
@@ -225,15 +232,6 @@ class Store:
         if isinstance(content, Layout):
             return self._layouts.took(content, arrived.reply.partition, arrived.appended_ms)
         return _entry_of(content, arrived.appended_ms)
-
-    def _append(self, parts: list[Part]) -> None:
-        try:
-            self._tables.append(parts)
-        except StoreDamaged:
-            raise  # the process ends, and its successor builds the tables again
-        except StoreError as error:  # it ends as well, and its successor reads on
-            log.error("kept replies not written", error=str(error))
-            raise
 
     def _look_at_readiness(self) -> None:
         is_ready = 0 < self.topics.later_partitions == len(self._restored)
@@ -437,9 +435,9 @@ def _now_ms() -> int:
 
 def _entry_of(content: Control | Reply | None, appended_ms: int) -> Entry | None:
     """The entry to keep; None: nothing in this record matters."""
-    if isinstance(content, Reply | Cancelled):
-        names = ((int(KeyKind.ID), content.correlation_id),)
-        if isinstance(content, Cancelled):
-            return Entry(RecordKind.CANCELLED, appended_ms, names, [], b"")
+    if isinstance(content, Reply):
+        names = ((_ID, content.correlation_id),)
         return Entry(RecordKind.REPLY, appended_ms, names, list(content.headers), content.value)
+    if isinstance(content, Cancelled):
+        return Entry(RecordKind.CANCELLED, appended_ms, ((_ID, content.correlation_id),), [], b"")
     return None if content is None else keys.entry_of(content, appended_ms)

@@ -63,7 +63,6 @@ class Batch(NamedTuple):
     records: list[Arrived]  # those of one partition in order
     next_offsets: dict[int, int]
     ends: dict[int, int]  # partition -> the offset at which its end was reached
-    lag: int  # records that are in the topic and not read yet, as far as the client knows
 
 
 class Pulse(NamedTuple):
@@ -164,7 +163,7 @@ class TopicReader:
         while not self._stopping.is_set() and not is_over.is_set():
             is_busy = len(messages) >= BUSY
             messages = next_messages(consumer, BATCH, POLL_S, GATHER_S if is_busy else 0.0)
-            batch = self._batch(consumer, messages)
+            batch = _batch(messages)
             if batch is not None and self._has_sent_home(batch, is_over):
                 self._on_loop(lambda batch=batch: self._taker.took(batch))  # type: ignore[misc]
             if any(_is_reset(message.error()) for message in messages):
@@ -216,29 +215,6 @@ class TopicReader:
             return
         self._on_loop(lambda: self._taker.felt(Pulse(asked_ms, ends)))
 
-    def _batch(self, consumer: Consumer, messages: list[Any]) -> Batch | None:
-        batch = Batch([], {}, {}, 0)
-        for message in messages:
-            error = message.error()
-            if error is None:
-                batch.records.append(Arrived(decode_reply(message), message.timestamp()[1]))
-                batch.next_offsets[message.partition()] = message.offset() + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
-                batch.ends[message.partition()] = message.offset()
-                batch.next_offsets[message.partition()] = message.offset()
-            elif not _is_reset(error):
-                client_log.CLIENT_LOG.client_error(error)
-        if not batch.next_offsets:
-            return None
-        return batch._replace(lag=self._lag(consumer, batch.next_offsets))
-
-    def _lag(self, consumer: Consumer, next_offsets: Mapping[int, int]) -> int:
-        ends = {
-            number: consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)[1]
-            for number in next_offsets
-        }
-        return sum(max(0, end - next_offsets[number]) for number, end in ends.items())
-
     def _look(self, consumer: Consumer) -> Located | None:
         """The topic as it is now; None: Kafka does not say."""
         try:
@@ -260,3 +236,21 @@ class TopicReader:
 def _is_reset(error: KafkaError | None) -> bool:
     """Whether the topic does not have the offset from which it is read: its log was cut, or it was made anew."""
     return error is not None and error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+
+
+def _batch(messages: list[Any]) -> Batch | None:
+    """What these messages bring; None: nothing."""
+    batch = Batch([], {}, {})
+    records, next_offsets = batch.records, batch.next_offsets
+    for message in messages:
+        error = message.error()
+        if error is None:
+            reply = decode_reply(message)
+            records.append(Arrived(reply, message.timestamp()[1]))
+            next_offsets[reply.partition] = reply.offset + 1
+        elif error.code() == KafkaError._PARTITION_EOF:
+            batch.ends[message.partition()] = message.offset()
+            next_offsets[message.partition()] = message.offset()
+        elif not _is_reset(error):
+            client_log.CLIENT_LOG.client_error(error)
+    return batch if next_offsets else None

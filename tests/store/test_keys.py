@@ -237,7 +237,7 @@ def test_a_successor_knows_the_first_reply_whatever_number_of_others_came_after_
     after, many = place.offsets[LANE], PLACES_MAX + 1
     replies = [Arrived(Reply(place.raw, LANE, after + n, [], b"again"), place.now_ms) for n in range(many)]
     place.offsets[LANE] = after + many
-    place.store.took(Batch(replies, {LANE: place.offsets[LANE]}, {}, 0))
+    place.store.took(Batch(replies, {LANE: place.offsets[LANE]}, {}))
     place.successor()
     (answered,) = place.follows().told
     assert (answered.known, answered.offset, answered.value) == (KeyKnown.ANSWERED, after - 1, b"first")

@@ -18,8 +18,9 @@ from fastgw.mesh.store_frames import Watch
 from fastgw.messages import Record, Reply, StoreGauge
 from fastgw.store import store as store_module
 from fastgw.store.store import FINAL_MS, Store
-from fastgw.store.tables import PLACES_MAX, Tables
+from fastgw.store.tables import PLACES_MAX
 from fastgw.store.topic_reader import Arrived, Batch, Located, Pulse
+from fastgw.store.write_behind import WriteBehind
 from fastgw.tokens import Purpose, Secrets
 
 TOPIC_ID = bytes(range(16))
@@ -94,7 +95,7 @@ class Place1:
         monkeypatch.setattr(store_module.time, "time", lambda: self.now_s)
         self.announced: list[tuple[bytes, list[int]]] = []
         self.values, self.worker = FakeValues(), Worker()
-        self.tables = Tables(folder, 64 << 20)
+        self.tables = WriteBehind(folder, 64 << 20, loop)
         self.store = Store(cfg, SECRETS, self.tables, self.values, self.table, loop, self.announce)
         self.offsets = [0] * PARTITIONS
 
@@ -111,7 +112,7 @@ class Place1:
     def ends(self) -> None:
         """Every partition has been read to its end."""
         ends = dict(enumerate(self.offsets))
-        self.store.took(Batch([], ends, ends, 0))
+        self.store.took(Batch([], ends, ends))
         self.pulse()
 
     def pulse(self, more: int = 0) -> None:
@@ -124,7 +125,7 @@ class Place1:
     def record(self, reply: Reply, at_ms: int = 0) -> None:
         self.offsets[reply.partition] += 1
         arrived = Arrived(reply, at_ms or self.now_ms)
-        self.store.took(Batch([arrived], {reply.partition: self.offsets[reply.partition]}, {}, 0))
+        self.store.took(Batch([arrived], {reply.partition: self.offsets[reply.partition]}, {}))
 
     def cancel(self, secrets: Secrets = SECRETS) -> None:
         record = control.encode(Cancelled(ID), secrets, Place("shop.later", TOPIC_ID, HOME))
@@ -184,7 +185,7 @@ def test_the_first_reply_counts_whatever_number_of_others_came_after_it(place: P
     place.reply(b"first")
     replies = [Arrived(Reply(ID, HOME, offset, [], b"again"), place.now_ms) for offset in range(1, PLACES_MAX + 2)]
     place.offsets[HOME] = PLACES_MAX + 2
-    place.store.took(Batch(replies, {HOME: place.offsets[HOME]}, {}, 0))
+    place.store.took(Batch(replies, {HOME: place.offsets[HOME]}, {}))
     place.watch()
     assert [state.value for state in place.worker.told] == [b"first"]
 
