@@ -42,6 +42,7 @@ _VERSION: Final = 1
 _TICKET_HEAD = struct.Struct(">B16s16siqqq")
 _STREAM_HEAD = struct.Struct(">B16s16siqiq")
 _SHORT, _LONG = struct.Struct(">B"), struct.Struct(">H")
+_SIZE = struct.Struct(">Q")
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}").fullmatch
@@ -120,9 +121,7 @@ def _keyed(key: bytes, person: bytes) -> hashlib.blake2b:
 
 def _mac(keyed: hashlib.blake2b, parts: Iterable[bytes]) -> bytes:
     state = keyed.copy()
-    for part in parts:
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
+    state.update(b"".join([piece for part in parts for piece in (_SIZE.pack(len(part)), part)]))
     return state.digest()
 
 

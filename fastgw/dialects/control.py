@@ -133,7 +133,7 @@ def lane_of(key_hash: bytes, lanes: int) -> int:
 
 def is_control(record: Reply) -> bool:
     """Whether this is a control record, not the reply of a service."""
-    return any(name == KIND for name, _ in record.headers)
+    return KIND in dict(record.headers)
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -208,12 +208,15 @@ def encode(control: Control, secrets: Secrets, place: Place) -> Record:
     if isinstance(control, Composed):
         headers.append((_ANSWER, msgspec.json.encode(_AnswerHead(control.status, control.headers))))
         value = control.body
-    elif isinstance(control, Claim | Released | Condition):
+    elif isinstance(control, _IN_JSON):
         value = msgspec.json.encode(_value_of(control))
     headers.append((_LAYOUT, b"%d" % layout))
     covered = _covered(place.topic_id, place.partition, key, value, headers)
     headers.append((_MAC, secrets.mac(Purpose.RECORD, *covered).hex().encode()))
     return Record(place.topic, value, key or None, headers, place.partition)
+
+
+_IN_JSON = (Claim, Released, Condition)
 
 
 def _value_of(control: Claim | Released | Condition) -> msgspec.Struct:

@@ -31,6 +31,7 @@ follows again.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,7 @@ import msgspec
 
 from fastgw.followed import FollowedRecord, StreamTopic
 from fastgw.kept_replies import KeyState, State, Topics
-from fastgw.mesh.framing import LENGTH, MAX_FRAME_BYTES, FrameError, FrameReader
+from fastgw.mesh.framing import MAX_FRAME_BYTES, FrameError, FrameReader
 
 LAYOUT: Final = 1  # of these frames; a store refuses a worker of another layout by closing the connection
 
@@ -147,6 +148,7 @@ _OF_WORKERS = (Hello, Watch, Unwatch, KeyWatch, HoldingWatch, Follow, Credit, Un
 _OF_STORES = (Topics, State, KeyState, StreamTopic, Following, Items, FollowEnd)
 
 _pack = msgspec.msgpack.Encoder().encode
+_HEAD = struct.Struct(">IB")  # length and kind
 
 
 def socket_path(run_dir: Path) -> Path:
@@ -164,7 +166,7 @@ def encode(frame: Frame) -> bytes:
     length = 1 + len(body)
     if length > MAX_FRAME_BYTES:
         raise FrameError(f"frame length: expected at most {MAX_FRAME_BYTES} bytes, got {length}")
-    return b"".join((LENGTH.pack(length), bytes((KINDS[type(frame)],)), body))
+    return _HEAD.pack(length, KINDS[type(frame)]) + body
 
 
 def reader(of_worker: bool) -> FrameReader[Any]:

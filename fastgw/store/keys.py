@@ -35,6 +35,7 @@ log = structlog.get_logger("fastgw.store")
 _ABOUT_KEYS: Final[Key] = (int(KeyKind.IDEMPOTENCY), b"")  # of all claims and releases
 _CLAIM, _RELEASED = "claim", "released"  # headers of entries: a header stays in the tables, a value may not
 _STATUS_OF = {"plain": plain.status_of}  # by the dialect that a claim names
+_OF_KEYS = (Claim, Released)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_claim = msgspec.msgpack.Decoder(Claim).decode
 _decode_released = msgspec.msgpack.Decoder(Released).decode
@@ -254,7 +255,8 @@ class Keys:
 
     def _tell_event(self, event: Event, arrived: Arrived) -> None:
         if isinstance(event, Won):
-            self._tell_all(event.key_hash, lambda watch: _held(watch.number, event.held, event.held.appended_ms))
+            for (listener, _), watch in self._watches_of(event.key_hash):
+                listener.tell(_held(watch.number, event.held, event.held.appended_ms))
         elif isinstance(event, Lost):
             # First the state to which the claim has lost: with it, the worker decides what comes next.
             if event.holding is not None:
@@ -263,8 +265,8 @@ class Keys:
             lost = (event.correlation_id,)
             self._tell_all(event.key_hash, lambda watch: KeyState(watch.number, KeyKnown.LOST, lost))
         elif isinstance(event, KeyAnswered):
-            reply = arrived.reply
-            self._tell_all(event.key_hash, lambda watch: _answered(watch.number, event.answered, reply))
+            for (listener, _), watch in self._watches_of(event.key_hash):
+                listener.tell(_answered(watch.number, event.answered, arrived.reply))
         elif isinstance(event, Freed):
             self._tell_all(event.key_hash, lambda watch: self._freed(watch, event, arrived.reply))
 
@@ -321,7 +323,7 @@ def _apply(lane: Lane, offset: int, appended_ms: int, content: Control | Reply |
         if claim is None:
             return None
         return lane.apply(offset, appended_ms, GradedReply(content.correlation_id, _grade(claim, content)))
-    return lane.apply(offset, appended_ms, content) if isinstance(content, Claim | Released) else None
+    return lane.apply(offset, appended_ms, content) if isinstance(content, _OF_KEYS) else None
 
 
 def _grade(claim: Claim, reply: Reply) -> Grade:

@@ -20,6 +20,8 @@ BACKLOG = 512
 # Unsent bytes above which a worker is disconnected; it connects and asks again. Four of the largest frames.
 BEHIND_BYTES = 64 << 20
 
+_OF_WATCHES = (KeyWatch, Watch, HoldingWatch, Unwatch)
+
 log = structlog.get_logger("fastgw.store")
 
 
@@ -141,30 +143,38 @@ class Connection(asyncio.Protocol):
 
     def _take(self, frame: Any) -> None:
         if isinstance(frame, Hello):
-            if frame.layout != store_frames.LAYOUT:
-                self.cut(f"expected frames of layout {store_frames.LAYOUT}, got {frame.layout}")
-                return
-            if not self._server.knows_secret(frame.secret_id):
-                # Every claim of this worker would be garbage here, and its key would be free on this node.
-                self.cut("expected a worker with one of the gateway.secrets of the store, got one with another secret")
-                return
-            self._is_known = True
-            self._server.connections.add(self)
-            self.send(b"".join(self._server.topics()))
+            self._introduce(frame)
         elif not self._is_known:
             self.cut("expected HELLO as the first frame")
-        elif isinstance(frame, Follow | Credit | Unfollow):
+        elif isinstance(frame, _OF_WATCHES):
+            self._take_watch(frame)
+        else:
             self._take_follow(frame)
-        elif self._server.store is None:
+
+    def _introduce(self, hello: Hello) -> None:
+        if hello.layout != store_frames.LAYOUT:
+            self.cut(f"expected frames of layout {store_frames.LAYOUT}, got {hello.layout}")
+            return
+        if not self._server.knows_secret(hello.secret_id):
+            # Every claim of this worker would be garbage here, and its key would be free on this node.
+            self.cut("expected a worker with one of the gateway.secrets of the store, got one with another secret")
+            return
+        self._is_known = True
+        self._server.connections.add(self)
+        self.send(b"".join(self._server.topics()))
+
+    def _take_watch(self, frame: KeyWatch | Watch | HoldingWatch | Unwatch) -> None:
+        store = self._server.store
+        if store is None:
             return  # the worker has another configuration, and will end soon
+        if isinstance(frame, KeyWatch):
+            store.watch_key(self, frame)
         elif isinstance(frame, Watch):
-            self._server.store.watch(self, frame)
-        elif isinstance(frame, KeyWatch):
-            self._server.store.watch_key(self, frame)
+            store.watch(self, frame)
         elif isinstance(frame, HoldingWatch):
-            self._server.store.watch_holding(self, frame)
-        elif isinstance(frame, Unwatch):
-            self._server.store.unwatch(self, frame.number)
+            store.watch_holding(self, frame)
+        else:
+            store.unwatch(self, frame.number)
 
     def _take_follow(self, frame: Follow | Credit | Unfollow) -> None:
         follows = self._server.follows

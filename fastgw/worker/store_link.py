@@ -41,6 +41,8 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
 SILENT_NS = 2_000_000_000  # a store shows its figures and a heartbeat several times a second
 BEHIND_BYTES = 8 << 20  # unsent bytes above which the connection is given up and made anew
 
+_STATES = (KeyState, State)
+
 log = structlog.get_logger("fastgw.worker")
 
 
@@ -189,12 +191,12 @@ class StoreLink:
 
     def received(self, frame: Any) -> None:
         """A frame of the store."""
-        if isinstance(frame, Topics):
-            self.topics = frame
-        elif isinstance(frame, State | KeyState):
+        if isinstance(frame, _STATES):  # by far the most
             watch = self._watches.get(frame.number)
             if watch is not None:
                 watch[1](frame)
+        elif isinstance(frame, Topics):
+            self.topics = frame
         elif isinstance(frame, StreamTopic):
             self.streams = frame
         else:
