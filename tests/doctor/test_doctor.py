@@ -302,9 +302,13 @@ def test_without_a_route_that_needs_it_nothing_is_said_of_the_store() -> None:
     assert list(doctor.judge_store_folder(configured())) == []
 
 
-IN_ORDER = {"trouble": None, "topic": "shop.later", "entries": 7, "bytes": 3 << 20, "max_bytes": 1 << 30} | dict.fromkeys(
-    ("garbage", "split", "split_lost", "unknown"), 0
-)
+IN_ORDER = {
+    "trouble": None,
+    "topic": "shop.later",
+    "entries": 7,
+    "bytes": 3 << 20,
+    "max_bytes": 1 << 30,
+} | dict.fromkeys(("garbage", "split", "split_lost", "unknown"), 0)
 
 
 @pytest.mark.parametrize(
