@@ -204,6 +204,7 @@ class StoreGauge(IntEnum):
     STREAM_REPLAYS = 16  # counts: streams that it began to read from the log again
     STREAM_SPLIT = 17  # counts: records of streams found on another partition than their home, sent on to it
     STREAM_GARBAGE = 18  # counts: records on the topic of streams that have no id of a gateway
+    STREAM_SPLIT_LOST = 19  # as SPLIT_LOST, of records of streams
 
 
 class ReplyDisposition(IntEnum):

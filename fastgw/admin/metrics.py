@@ -213,7 +213,7 @@ def _store(table: Table, store: StoreState | None) -> Iterator[str]:
     text = "Kept replies and records of streams found on another partition than their home, and sent on to it."
     yield from _counter("store_split_total", text, _by_topic(store.split, store.stream_split))
     text = "Of these, replies that are lost, because Kafka refuses them there."
-    yield from _counter("store_split_lost_total", text, [((), store.split_lost)])
+    yield from _counter("store_split_lost_total", text, _by_topic(store.split_lost, store.stream_split_lost))
     text = "Control records that no gateway with the present secrets has written, and records of streams without an id."
     yield from _counter("store_garbage_total", text, _by_topic(store.garbage, store.stream_garbage))
     text = "Control records of a kind that this version does not know."

@@ -190,6 +190,7 @@ class Admin:
             "resumed": self._table.tally(Tally.STREAMS_RESUMED),
             "replays": store.stream_replays,
             "split": store.stream_split,
+            "split_lost": store.stream_split_lost,
             "garbage": store.stream_garbage,
             **open_streams.shown(living, self._ask_streams),
         }

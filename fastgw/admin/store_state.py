@@ -32,6 +32,7 @@ class StoreState(NamedTuple):
     unknown: int  # records of an unknown kind
     stream_replays: int
     stream_split: int
+    stream_split_lost: int
     stream_garbage: int
 
     @property
@@ -75,5 +76,6 @@ def store_state(table: Table, now_ns: int) -> StoreState:
         table.store_gauge(StoreGauge.UNKNOWN),
         table.store_gauge(StoreGauge.STREAM_REPLAYS),
         table.store_gauge(StoreGauge.STREAM_SPLIT),
+        table.store_gauge(StoreGauge.STREAM_SPLIT_LOST),
         table.store_gauge(StoreGauge.STREAM_GARBAGE),
     )

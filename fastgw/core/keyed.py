@@ -177,7 +177,7 @@ class KeyedRequests:
 
         Otherwise a client that waits for the answer to another request would be told that the work may be lost.
         """
-        return sum([group.end_unsent(self.clock_ns()) for group in list(self._groups.values())])
+        return sum([group.end_unsent() for group in list(self._groups.values())])
 
 
 class _Stage(Enum):
@@ -229,11 +229,11 @@ class _Group:
                 _tell(request, lambda request: request.claim(state))
                 return
 
-    def end_unsent(self, now_ns: int) -> int:
+    def end_unsent(self) -> int:
         """End the requests that have sent nothing; return how many."""
         unsent = [request for request in self._requests if request.stage is not _Stage.SENT]
         for request in unsent:
-            request.on_deadline(now_ns)
+            request.give_up()
         return len(unsent)
 
     def _on_state(self, state: KeyState) -> None:
@@ -593,6 +593,11 @@ class _Request:
             return 0
         if now_ns < self._deadline_ns:
             return self._deadline_ns
+        self.give_up()
+        return 0  # what was sent is the exchange's to explain
+
+    def give_up(self) -> None:
+        """End it if it has sent nothing: its time is over, or the worker ends."""
         if self.stage is _Stage.JOINED:
             self._end(errors.KEY_BUSY, "the deadline passed before the request that holds the key was answered")
         elif self.stage is _Stage.CLAIMING:
@@ -601,7 +606,6 @@ class _Request:
             self._end(errors.STORE_DOWN, "the store of this node did not answer in time")
         elif self.stage is _Stage.FRESH:
             self._end(errors.CLAIM_LATE, "the deadline passed while another request claimed the key")
-        return 0
 
     def on_gone(self) -> bool:
         # A client that leaves withdraws nothing: it may ask again, and then wants the answer.

@@ -38,7 +38,12 @@ from fastgw.tokens import Secrets
 
 STOP_READING_S = 3.0
 FIGURES_S = 0.25
-COUNTS = StoreGauge.STREAM_REPLAYS, StoreGauge.STREAM_SPLIT, StoreGauge.STREAM_GARBAGE
+COUNTS = (
+    StoreGauge.STREAM_REPLAYS,
+    StoreGauge.STREAM_SPLIT,
+    StoreGauge.STREAM_SPLIT_LOST,
+    StoreGauge.STREAM_GARBAGE,
+)
 
 log = structlog.get_logger("fastgw.store")
 
@@ -173,7 +178,7 @@ class Figures:
     ) -> None:
         self._table = shared
         self._streams = streams
-        self._counted = (0, 0, 0)  # in the table by this process
+        self._counted = (0,) * len(COUNTS)  # in the table by this process
         self._keeps_replies = keeps_replies
         self._loop = loop
 
@@ -193,7 +198,8 @@ class Figures:
 
     def _count(self, streams: StreamReader) -> None:
         """Counts go on over a restart of the store: this process adds to what the last one has counted."""
-        counts = streams.follows.replays, streams.split, streams.garbage
+        split = streams.split
+        counts = streams.follows.replays, split.count, split.lost, split.garbage
         for gauge, now, before in zip(COUNTS, counts, self._counted, strict=True):
             if now != before:
                 self._table.set_store_gauge(gauge, self._table.store_gauge(gauge) + now - before)

@@ -81,21 +81,11 @@ class StreamReader:
             config.store.max_replays,
             config.store.max_scan_bytes,
         )
-        self._split = SplitReplies(config, shared, config.streams.topic, ReplyTopic.STREAMS)
+        self.split = SplitReplies(config, shared, config.streams.topic, ReplyTopic.STREAMS)
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
             for run, name in ((self._read_live, "stream reader"), (self._read_again, "stream scans"))
         ]
-
-    @property
-    def split(self) -> int:
-        """Records sent home so far."""
-        return self._split.count
-
-    @property
-    def garbage(self) -> int:
-        """Records so far that have no id of a gateway."""
-        return self._split.garbage
 
     def start(self) -> None:
         for thread in self._threads:
@@ -248,7 +238,7 @@ class StreamReader:
                 client_log.CLIENT_LOG.client_error(error)
         if not next_offsets:
             return True
-        if left := self._split.send_home(replies):  # these streams fail: their items are missing
+        if left := self.split.send_home(replies):  # these streams fail: their items are missing
             log.error("items of streams did not reach their partition", records=len(left))
         reading.update(next_offsets)
         self._on_loop(lambda: self.follows.took(seen, next_offsets))

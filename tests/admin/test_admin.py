@@ -223,11 +223,12 @@ def test_status_shows_the_oldest_streams_of_all_workers_and_who_is_silent(shared
     shared.set_store_gauge(StoreGauge.STREAM_REPLAYS, 4)
     shared.set_store_gauge(StoreGauge.STREAM_SPLIT, 5)
     shared.set_store_gauge(StoreGauge.STREAM_GARBAGE, 6)
+    shared.set_store_gauge(StoreGauge.STREAM_SPLIT_LOST, 7)
     shared.add_tally(0, Tally.STREAMS_RESUMED, 3)
     pages = Admin(shared, streaming(), lambda: NOW_NS, ask_streams=ask)
     told = status_of(pages)["store"]["streams"]
     assert asked == [[(0, 0), (1, 0)]]
-    assert [told[name] for name in ("resumed", "replays", "split", "garbage")] == [3, 4, 5, 6]
+    assert [told[name] for name in ("resumed", "replays", "split", "garbage", "split_lost")] == [3, 4, 5, 6, 7]
     assert told["silent_workers"] == [1]
     assert len(told["oldest"]) == STREAMS_SHOWN
     assert told["oldest"][0] == {

@@ -201,7 +201,8 @@ def test_a_large_reply_elsewhere_is_sent_home_too(shop: Shop) -> None:
 
 
 def test_a_reply_elsewhere_that_kafka_refuses_is_passed_by(shop: Shop, kafka_admin: AdminClient) -> None:
-    lost, store = shop.gateway.metric("fastgw_store_split_lost_total"), shop.pid("store")
+    name, store = "fastgw_store_split_lost_total", shop.pid("store")
+    lost = shop.gateway.metric(name, topic="later")
     location, next_one = shop.deferred(b"refused"), shop.deferred(b"behind it")
     request, behind = shop.service.take(b"refused"), shop.service.take(b"behind it")
     elsewhere = (int(request.headers["reply_partition"]) + 1) % 8
@@ -210,7 +211,7 @@ def test_a_reply_elsewhere_that_kafka_refuses_is_passed_by(shop: Shop, kafka_adm
         shop.service.post(shop.later, elsewhere, request.correlation_id, b"x" * (2 << 20))
         with setting(kafka_admin, shop.later, "max.message.bytes", str(1 << 20)):
             os.kill(store, signal.SIGCONT)
-            eventually(lambda: shop.gateway.metric("fastgw_store_split_lost_total") == lost + 1, 20, "it is counted")
+            eventually(lambda: shop.gateway.metric(name, topic="later") == lost + 1, 20, "it is counted")
     finally:
         os.kill(store, signal.SIGCONT)
     assert request.correlation_id.decode() in shop.gateway.log_text

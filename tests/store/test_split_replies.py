@@ -139,14 +139,14 @@ def test_a_batch_is_not_kept_before_its_replies_are_at_home(monkeypatch: pytest.
         return replies[1:]
 
     control = reply(b"", headers=[("fastgw_kind", b"claim")])
-    batch = Batch([Arrived(one, 0) for one in (reply(b"1"), reply(b"2"), control)], {}, {}, 0)
+    batch = Batch([Arrived(one, 0) for one in (reply(b"1"), reply(b"2"), control)], {}, {})
     assert made_reader(send_home)._has_sent_home(batch, threading.Event())
     assert tries == [[b"1", b"2"], [b"2"]]
 
 
 def test_a_reader_that_ends_waits_for_nothing() -> None:
     reader, is_over = made_reader(lambda replies: replies), threading.Event()
-    batch = Batch([Arrived(reply(b"1"), 0)], {}, {}, 0)
+    batch = Batch([Arrived(reply(b"1"), 0)], {}, {})
     is_over.set()
     assert not reader._has_sent_home(batch, is_over)
     is_over.clear()
