@@ -152,6 +152,8 @@ class Replies:
         return self._canaries.is_assigned(partition) and not self._canaries.is_old(partition, offset)
 
     def _pass_on(self, whose: Whose, cid: CorrelationId, reply: Reply) -> ReplyDisposition:
+        if cid.topic in self._other_topics:  # also if the process that has asked is dead, or of another node
+            return self._send_home(cid, reply)
         if whose is Whose.FORWARD:
             if self._canaries.is_old(reply.partition, reply.offset):
                 reply = reply._replace(headers=plain.sent_on(reply, is_read_again=True))

@@ -136,6 +136,18 @@ def test_a_reply_of_others_is_passed_on_or_counted(dispatch, verdict, can_send, 
     assert dispatch.resolved == []
 
 
+@pytest.mark.parametrize("verdict", [Whose.FORWARD, Whose.REROUTE, Whose.ORPHAN, Whose.FOREIGN])
+def test_a_reply_whose_id_names_another_topic_is_sent_there_whoever_has_asked(dispatch, verdict):
+    dispatch.verdict = verdict
+    raw = raw_id(OTHER_NODE, worker=0, generation=2, topic=ReplyTopic.LATER)
+    dispatch.take(reply(raw))
+    assert [(record.topic, record.key, record.partition) for record in dispatch.sent] == [("kept", raw, HOME)]
+    assert dispatch.forwarded == []
+    assert dispatch.counted == {D.ELSEWHERE: 1}
+    dispatch.take(reply(raw, headers=dispatch.sent[0].headers))
+    assert len(dispatch.sent) == 1, "once"
+
+
 def test_a_reply_that_another_process_deals_with_is_not_even_counted(dispatch):
     dispatch.verdict = Whose.LEAVE
     dispatch.take(reply(raw_id(worker=0)))
