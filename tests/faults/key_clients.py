@@ -67,7 +67,7 @@ class KeyClients(Clients):
 
     async def _try(self, connection: Connection, body: bytes, key_hash: bytes) -> tuple[str, bytes]:
         """One HTTP request; gives (ending, body)."""
-        ending = REFUSED
+        ending, began_ms = REFUSED, 1000 * time.time()
         try:
             if not connection.is_open:
                 await connection.open()
@@ -80,11 +80,14 @@ class KeyClients(Clients):
         except (OSError, asyncio.IncompleteReadError):
             connection.close()
             return ending, b""
-        return self._heard(key_hash, status, told, answer), answer
+        return self._heard(key_hash, began_ms, status, told, answer), answer
 
-    def _heard(self, key_hash: bytes, status: int, headers: Mapping[str, str], answer: bytes) -> str:
+    def _heard(self, key_hash: bytes, began_ms: float, status: int, headers: Mapping[str, str], answer: bytes) -> str:
         problem = problem_of(headers, answer)
-        self.heard.append(Heard(key_hash, status, problem is None, answer))
+        named = problem.get("request_id", "").encode() if problem is not None else b""
+        outcome = problem["outcome"] if problem is not None else ""
+        times = began_ms, 1000 * time.time()
+        self.heard.append(Heard(key_hash, status, problem is None, answer, named, outcome, *times))
         if problem is not None:
             return ending_of(problem)
         return ANSWERED if status == 200 else OTHER

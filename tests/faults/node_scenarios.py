@@ -8,6 +8,7 @@ import signal
 from itertools import cycle, islice
 
 from tests.faults.clients import Habits
+from tests.faults.echo_service import ASTRAY as ASTRAY_MANNER
 from tests.faults.oracle import ANSWERED, CUT
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage
@@ -19,8 +20,8 @@ DIVIDED = GROUP._replace(kafka="proxied", only_first_proxied=True)
 STATIC = House(nodes=3, workers=1, cluster="static", reply_partitions=12)
 # Requests live longer than a dead node's session, and a restart: a reply can be read by the next reader in time.
 PATIENT = Habits(silent_after_s=60.0)
-GROUP_ASTRAY = GROUP._replace(is_astray=True, timeout="30s")
-STATIC_ASTRAY = STATIC._replace(is_astray=True, timeout="30s")
+GROUP_ASTRAY = GROUP._replace(manners=(ASTRAY_MANNER,), timeout="30s")
+STATIC_ASTRAY = STATIC._replace(manners=(ASTRAY_MANNER,), timeout="30s")
 SETTLED_S = 30.0
 CONNECTIONS = Habits().connections
 HONEST = {"not_ready": ANY, "not_sent": ANY, "send_unknown": ANY, "expired_unknown": ANY, "expired": ANY}

@@ -9,21 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import floor
 
+from fastgw.core.idempotency import key_hash
+from fastgw.tokens import Secrets, open_ticket
 from tests.faults.clients import Habits
+from tests.faults.echo_service import TRANSACTS
 from tests.faults.key_clients import ROUTE, KeyClients
-from tests.faults.key_oracle import judge_keys
-from tests.faults.key_topics import sent_in
+from tests.faults.key_oracle import judge_keys, log_of
+from tests.faults.key_topics import ends_of, sent_in
 from tests.faults.oracle import AS_ASKED, Told, Verdict, judge
-from tests.faults.stage import IDLE_S, LONGEST_S, Fault, Furniture, House, Stage, clients_of
+from tests.faults.stage import IDLE_S, LONGEST_S, SECRET, TAKE_OVER_MS, Fault, Furniture, House, Stage, clients_of
 from tests.faults.stream_clients import StreamClients
 from tests.faults.stream_oracle import Limits, judge_streams
 from tests.faults.ticket_clients import TicketClients
-from tests.faults.ticket_oracle import judge_tickets
+from tests.faults.ticket_oracle import Followed, judge_former_tickets, judge_tickets
 from tests.faults.topic_slice import TopicSlice
 from tests.waiting import eventually
 
 ANY = 1 << 30  # any number of requests may end so
 LONG_S = 3600.0
+UNREAD_MS = 20_000  # how long the transactions of the service hide records: each reply in one makes it longer
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Scenario:
         alone: leaves its house in ruins, so nobody follows it there.
         ends_service: so does this one, and at its end there is nobody to ask.
         replies_kept: False when the fault destroys records of the response topic.
+        later_kept: the same about the topic of kept replies.
         long_house: where the soak plays it, if it needs more room there.
         long_habits: how the clients behave in the soak, if there are more of them.
         only_soak: the tests leave it out: a shorter scenario has the same mechanism, or it takes minutes.
@@ -55,6 +60,7 @@ class Scenario:
     alone: bool = False
     ends_service: bool = False
     replies_kept: bool = True
+    later_kept: bool = True
     long_house: House | None = None
     long_habits: Habits | None = None
     only_soak: bool = False
@@ -132,8 +138,9 @@ def play(
     asked = TopicSlice(bootstrap, furniture.requests)
     told = TopicSlice(bootstrap, furniture.replies) if scenario.replies_kept else None
     began_s = time.monotonic()
-    kept = TopicSlice(bootstrap, furniture.later) if scenario.habits.defers else None
+    kept = TopicSlice(bootstrap, furniture.later, not scenario.later_kept) if scenario.habits.defers else None
     streams = StreamSlices(furniture) if scenario.habits.streams else None
+    keys = KeySlices(furniture, scenario.later_kept) if scenario.habits.keys else None
     clients = clients_of(furniture, scenario.habits)
     stage = Stage(furniture, clients, scenario.habits, faults, progress, random.Random())
     watch(stage)
@@ -154,23 +161,54 @@ def play(
     judged_here = [one for group in groups if not isinstance(group, KeyClients) for one in group.told]
     records, kept_records = asked.read(), kept.read() if kept else []
     streamed = streams.requests.read() if streams else []
-    verdict = judge(judged_here, [*records, *streamed], [*told.read(), *kept_records] if told else None)
+    has_replies = told is not None and scenario.later_kept
+    verdict = judge(judged_here, [*records, *streamed], [*told.read(), *kept_records] if has_replies else None)
+    if not scenario.later_kept:
+        tickets, former = by_topic(tickets, furniture.later_ids[0])
+        judge_former_tickets(verdict, former, stage.faults[-1].recovered_s)
     judge_tickets(verdict, tickets, records, kept_records)
     if streams is not None:
         got = [stream for group in groups if isinstance(group, StreamClients) for stream in group.streams]
         judge_streams(verdict, got, streamed, streams.records.read(), limits_of(furniture.house))
     for group in groups:
-        if isinstance(group, KeyClients):
-            judge_key_clients(verdict, group, furniture)
+        if isinstance(group, KeyClients) and keys is not None:
+            keys.judge(verdict, group, stage.faults)
     return report_of(scenario, verdict, log, stage.faults, seconds)
 
 
-def judge_key_clients(verdict: Verdict, clients: KeyClients, furniture: Furniture) -> None:
-    """Adds what these clients were told, and the lies about keys."""
-    verdict.note(clients.told)
-    sent = sent_in(furniture.kafka.bootstrap, furniture.keyed, ROUTE)
-    for lie, who in judge_keys(clients.heard, sent, furniture.lanes()):
-        verdict.accuse(lie, who)
+def by_topic(tickets: list[Followed], topic_id: bytes) -> tuple[list[Followed], list[Followed]]:
+    """The tickets of this topic of kept replies, and those of former ones."""
+    secrets = Secrets([SECRET])
+    ids = [open_ticket(secrets, one.location.rpartition("/")[2], 0).topic_id for one in tickets]
+    pairs = list(zip(tickets, ids, strict=True))
+    return [one for one, of in pairs if of == topic_id], [one for one, of in pairs if of != topic_id]
+
+
+class KeySlices:
+    """The requests with keys, and the lanes, since a moment."""
+
+    def __init__(self, furniture: Furniture, later_kept: bool) -> None:
+        """
+        Args:
+            later_kept: see `Scenario`.
+        """
+        bootstrap = furniture.kafka.bootstrap
+        self._furniture = furniture
+        self._later_kept = later_kept
+        self._sent = ends_of(bootstrap, furniture.keyed)
+        self._lanes = ends_of(bootstrap, furniture.later) if later_kept else {}
+
+    def judge(self, verdict: Verdict, clients: KeyClients, faults: Sequence[Fault]) -> None:
+        """Adds what these clients were told, and the lies about keys."""
+        verdict.note(clients.told)
+        furniture, lost = self._furniture, frozenset[bytes]()
+        if not self._later_kept:
+            known_s = faults[-1].recovered_s
+            lost = frozenset(key_hash(ROUTE, "", one.body.decode()) for one in clients.told if one.began_s < known_s)
+        sent = sent_in(furniture.kafka.bootstrap, furniture.keyed, ROUTE, self._sent)
+        lanes, unread_ms = furniture.lanes(self._lanes), UNREAD_MS if TRANSACTS in furniture.house.manners else 0
+        for lie, who in judge_keys(clients.heard, sent, lanes, TAKE_OVER_MS, lost, unread_ms):
+            verdict.accuse(lie, f"{who}, in the lane:\n    {log_of(who.key_hash, lanes)}")
 
 
 class StreamSlices:

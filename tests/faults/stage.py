@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,11 @@ from tests.conftest import have_leaders
 from tests.faults import key_clients
 from tests.faults.clients import Clients, Habits
 from tests.faults.clock_ahead import ahead
-from tests.faults.echo_service import echo_service
+from tests.faults.echo_service import OWN, echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
 from tests.faults.key_clients import KeyClients
 from tests.faults.key_oracle import Written
-from tests.faults.key_topics import lanes_of
+from tests.faults.key_topics import NO_STARTS, id_of, lanes_of
 from tests.faults.stream_clients import StreamClients
 from tests.faults.stream_service import stream_service
 from tests.faults.ticket_clients import TicketClients
@@ -57,6 +57,7 @@ timeout = "{timeout}"
 work_timeout = "5m"
 later = true
 """
+TAKE_OVER_MS = 7000  # of the route below: its work_timeout, its timeout, and 5 s
 KEYED = """
 [[route]]
 name = "{name}"
@@ -119,7 +120,7 @@ class House(NamedTuple):
     front: str = "auto"
     kafka_settings: str = ""
     drain_timeout: str = "10s"
-    is_astray: bool = False  # the service answers to any partition
+    manners: tuple[str, ...] = ()  # of the service, see echo_service.py
     defers: bool = False  # it has a route with deferred answers, at LATER_PATH, and each node a store
     keys: bool = False  # it has a route with idempotency keys, and a service of its own behind it
     clock_ahead_s: int = 0  # of the first node, compared with all others
@@ -153,8 +154,9 @@ class Furniture:
         self.make_topic(self.requests, house.request_partitions)
         self.make_topic(self.replies, house.reply_partitions, {"max.message.bytes": str(REPLY_BYTES_MAX)})
         self.later = f"{self.replies}.later" if house.keeps else ""  # the topic of kept replies
+        self.later_ids: list[bytes] = []  # of this topic, and of the former ones with its name
         if house.keeps:
-            self.make_topic(self.later, LANES, {"message.timestamp.type": "LogAppendTime"})
+            self.make_later()
         # The topics of streams, and of the requests for them.
         self.streams, self.streamed = (f"{self.replies}.streams", f"streamed-{tag}") if house.streams else ("", "")
         if house.streams:
@@ -166,9 +168,8 @@ class Furniture:
         self.keyed = f"keyed-{tag}" if house.keys else ""  # the topic of requests with keys
         if house.keys:
             self.make_topic(self.keyed, house.request_partitions)
-            opened.enter_context(echo_service(kafka.bootstrap, self.keyed, "own"))
-        manner = "astray" if house.is_astray else ""
-        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, manner))
+            opened.enter_context(echo_service(kafka.bootstrap, self.keyed, OWN, *house.manners))
+        self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, *house.manners))
         self._folder = folder
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
         for gateway in self.gateways:
@@ -194,6 +195,11 @@ class Furniture:
         admin.create_topics([NewTopic(name, partitions, -1, config=config or {})])[name].result(TOPIC_S)
         eventually(lambda: have_leaders(admin, {name: partitions}), TOPIC_S, f"leaders for {name}")
 
+    def make_later(self) -> None:
+        """Creates the topic of kept replies."""
+        self.make_topic(self.later, LANES, {"message.timestamp.type": "LogAppendTime"})
+        self.later_ids.insert(0, id_of(admin_of(self.kafka.bootstrap), self.later))
+
     def store_dir(self, index: int) -> Path:
         """Where the store of a node keeps its files."""
         return self._folder / f"store-{index}"
@@ -209,9 +215,9 @@ class Furniture:
         routes = [STREAM_ROUTE.format(name=name, more=more, **values) for name, more in STREAM_ROUTES.items()]
         return STREAMS.format(topic=self.streams) + "".join(routes)
 
-    def lanes(self) -> dict[int, list[Written]]:
-        """All that was written to the lanes."""
-        return lanes_of(self.kafka.bootstrap, admin_of(self.kafka.bootstrap), self.later, SECRET)
+    def lanes(self, starts: Mapping[int, int] = NO_STARTS) -> dict[int, list[Written]]:
+        """What was written to the lanes, from these offsets on."""
+        return lanes_of(self.kafka.bootstrap, self.later, SECRET, self.later_ids, starts)
 
     def _routes(self, index: int) -> str:
         """What the configuration of a node says about routes that keep replies or stream."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from tests.actors.load import Connection
 from tests.faults.clients import TRY_AGAIN_S, Clients, Habits, ending_of, problem_of
 from tests.faults.oracle import ANSWERED, CUT, REFUSED, SILENT, Told
-from tests.faults.ticket_oracle import FINAL, IS_CANCELLED, WORKING, Followed, Seen
+from tests.faults.ticket_oracle import FINAL, GONE, IS_CANCELLED, WORKING, Followed, Seen
 
 UNSETTLED = "unsettled"  # how the log calls a deferred request without a final answer
 GIVE_UP_S = 60.0  # after a 202: longer than every fault lasts
@@ -59,7 +59,7 @@ class TicketClients(Clients):
         ticket = Followed(body, json.loads(answer)["id"].encode(), headers["location"])
         self.tickets.append(ticket)
         last = await self._follow(ticket)
-        ending, value = last.told if last.ending in FINAL else (UNSETTLED, b"")
+        ending, value = last.told if last.ending in (*FINAL, GONE) else (UNSETTLED, b"")
         outcome = headers["fastgw-outcome"]
         return Told(body, began_s, last.ended_s, ending, outcome, 202, ticket.correlation_id, value, port)
 
@@ -70,7 +70,7 @@ class TicketClients(Clients):
         while True:
             wait_s = self._chance.choice((0, WAIT_S)) if method == "GET" else 0
             seen = await self._look(ticket, method, wait_s)
-            if seen.ending in FINAL or time.monotonic() > give_up_s:
+            if seen.ending in (*FINAL, GONE) or time.monotonic() > give_up_s:
                 return seen
             if seen.ending != WORKING or not wait_s:
                 await asyncio.sleep(TRY_AGAIN_S)

@@ -19,6 +19,7 @@ REPLY, CANCELLED = b"", b"cancelled"  # the values of the header fastgw_kind tha
 WORKING = "working"  # 202, as before
 IS_CANCELLED = "is_cancelled"  # 202 to a DELETE
 WORK_EXPIRED = "work_expired"
+GONE = "ticket_gone"
 
 FINAL = {ANSWERED, TICKET_CANCELLED, WORK_EXPIRED, IS_CANCELLED}
 NOT_NOW = {
@@ -87,6 +88,31 @@ def judge_tickets(
     decisions = decisions_of(kept, deadlines)
     for ticket in tickets:
         _judge_ticket(verdict, ticket, decisions.get(ticket.correlation_id))
+
+
+def judge_former_tickets(verdict: Verdict, tickets: Iterable[Followed], known_s: float) -> None:
+    """Adds the lies of status URLs whose topic of kept replies was deleted, and what decided them with it.
+
+    Each may tell its own reply, which is its own body, until its node knows of the new topic, and then that it is gone.
+
+    Args:
+        known_s: when all nodes knew of the topic that is there now (monotonic).
+    """
+    for ticket in tickets:
+        gone_s: dict[int, float] = {}  # port -> when it told so first
+        for seen in ticket.seen:
+            if seen.ending == SILENT:
+                verdict.accuse(Lie.SILENCE, f"{ticket}: {seen}")
+            elif seen.ending == GONE:
+                gone_s.setdefault(seen.port, seen.ended_s)
+            elif seen.ending not in FINAL | NOT_NOW:
+                verdict.accuse(Lie.FORGOTTEN, f"{ticket}: {seen}")
+            elif seen.ending in FINAL | {WORKING} and seen.began_s > min(known_s, gone_s.get(seen.port, known_s)):
+                verdict.accuse(Lie.CHANGED, f"{ticket}: {seen}, and its topic of kept replies is gone")
+            elif seen.ending == WORK_EXPIRED or (seen.ending == ANSWERED and seen.answer != ticket.body):
+                verdict.accuse(Lie.UNDECIDED, f"{ticket}: {seen}")
+        if not ticket.is_left and not any(seen.ending in FINAL | {GONE} for seen in ticket.seen):
+            verdict.accuse(Lie.UNSETTLED, f"{ticket}: {ticket.seen[-1] if ticket.seen else 'never asked'}")
 
 
 def decisions_of(kept: Iterable[Found], deadlines: Mapping[bytes, int]) -> dict[bytes, Found]:

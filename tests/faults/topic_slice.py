@@ -22,10 +22,14 @@ class EvidenceLost(Exception):
 class TopicSlice:
     """The records of a topic from its present end on."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, is_whole: bool = False) -> None:
+        """
+        Args:
+            is_whole: from its start on, also if the topic is made anew meanwhile.
+        """
         self._bootstrap = bootstrap
         self._topic = topic
-        self._starts = {partition: high for partition, (_, high) in self._spans().items()}
+        self._starts = {} if is_whole else {partition: high for partition, (_, high) in self._spans().items()}
 
     def read(self) -> list[Found]:
         """All records that are there now; partitions that the topic did not have before are read from their start.

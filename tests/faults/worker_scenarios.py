@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastgw.supervisor.times import TIMES
 from tests.faults.clients import Habits
+from tests.faults.echo_service import ASTRAY as ASTRAY_MANNER
 from tests.faults.oracle import CUT, REFUSED
 from tests.faults.play import ANY, Scenario
 from tests.faults.stage import House, Stage, wait
@@ -20,7 +21,7 @@ from tests.waiting import eventually
 HOUSE = House(workers=4)
 LOOP_SLOT = 3  # one that no scenario before has used up: the pause before a start grows with each short run
 LARGE_HOUSE = House(workers=16, reply_partitions=32)  # each slot has a good run before its next turn
-ASTRAY = HOUSE._replace(is_astray=True)
+ASTRAY = HOUSE._replace(manners=(ASTRAY_MANNER,))
 CONNECTIONS = Habits().connections
 # Takes a worker more memory than it ever had; on new connections, so that among many workers it is met at all.
 GREEDY = Habits(connections=32, body_bytes=900_000, fresh_each=True)
