@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.faults.disks import why_no_disks
 from tests.faults.kafkas import Kafkas
 from tests.faults.play import Scenario, play, row
 from tests.faults.stage import Furniture, open_house
@@ -56,6 +57,8 @@ class Houses:
         """
         if not scenario.habits.rate:
             scenario = replace(scenario, habits=replace(scenario.habits, rests=True))
+        if scenario.house.own_disks and (why := why_no_disks()):
+            pytest.skip(why)
         with self.ready_for(scenario) as furniture:
             report = play(scenario, furniture, REQUESTS, scenario.short, progress=print)
             print(" | ".join(row(report)))

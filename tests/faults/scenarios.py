@@ -14,6 +14,7 @@ from tests.faults import (
     reply_scenarios,
     stream_scenarios,
     ticket_scenarios,
+    unnoticed_scenarios,
     worker_scenarios,
 )
 from tests.faults.play import Scenario
@@ -29,6 +30,7 @@ SCENARIOS: list[Scenario] = [
     *front_scenarios.SCENARIOS,
     *ticket_scenarios.SCENARIOS,
     *ticket_scenarios.WITH_BROKERS,
+    *unnoticed_scenarios.SCENARIOS,
     *kept_topic_scenarios.SCENARIOS,
     *key_scenarios.SCENARIOS,
     *stream_scenarios.SCENARIOS,

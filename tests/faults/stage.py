@@ -24,6 +24,7 @@ from tests.conftest import have_leaders
 from tests.faults import key_clients
 from tests.faults.clients import Clients, Habits
 from tests.faults.clock_ahead import ahead
+from tests.faults.disks import small_disk
 from tests.faults.echo_service import OWN, echo_service
 from tests.faults.kafkas import REPLIES_BROKER, REQUESTS_BROKER, Kafka, admin_of
 from tests.faults.key_clients import KeyClients
@@ -120,6 +121,7 @@ class House(NamedTuple):
     front: str = "auto"
     kafka_settings: str = ""
     drain_timeout: str = "10s"
+    own_disks: bool = False  # the store of each node has a small one, see disks.py
     manners: tuple[str, ...] = ()  # of the service, see echo_service.py
     defers: bool = False  # it has a route with deferred answers, at LATER_PATH, and each node a store
     keys: bool = False  # it has a route with idempotency keys, and a service of its own behind it
@@ -171,6 +173,8 @@ class Furniture:
             opened.enter_context(echo_service(kafka.bootstrap, self.keyed, OWN, *house.manners))
         self.service = opened.enter_context(echo_service(kafka.bootstrap, self.requests, *house.manners))
         self._folder = folder
+        disks = range(house.nodes if house.own_disks else 0)
+        self.disks = [opened.enter_context(small_disk(folder / f"disk-{index}")) for index in disks]
         self.gateways = [self.new_gateway(index) for index in range(house.nodes)]
         for gateway in self.gateways:
             gateway.launch()
@@ -202,7 +206,7 @@ class Furniture:
 
     def store_dir(self, index: int) -> Path:
         """Where the store of a node keeps its files."""
-        return self._folder / f"store-{index}"
+        return (self.disks[index].folder if self.disks else self._folder) / f"store-{index}"
 
     def start_stream_service(self) -> None:
         """Starts a service behind the routes that stream."""
