@@ -319,6 +319,7 @@ class _Request:
         self._holder = b""  # JOINED: the id of the request that it has joined
         self._attempt = 0
         self._claimed_ns = 0
+        self._claimed_at: Place | None = None
         self._is_replayed = False
         self._look_back_watch = -1
 
@@ -454,9 +455,9 @@ class _Request:
             self._plan.name,
             self._rules.dialect,
         )
-        place = Place(settings.topic, topics.later_id, self.group.lane)
+        self._claimed_at = Place(settings.topic, topics.later_id, self.group.lane)
         self._claimed_ns = self._keyed.clock_ns()
-        if not self._keyed.write(control.encode(claim, self._keyed.secrets, place)):
+        if not self._keyed.write(control.encode(claim, self._keyed.secrets, self._claimed_at)):
             self._not_claimed(errors.QUEUE_FULL, "the claim of the key could not be sent")
             return
         self.stage = _Stage.CLAIMING
@@ -504,11 +505,10 @@ class _Request:
 
     def _release(self) -> None:
         """Give the claim up. What is not written frees the key all the same, after `take_over`."""
-        topics = self._keyed.store.topics
-        if topics is None:
-            return
-        place = Place(self._keyed.settings.topic, topics.later_id, self.group.lane)
-        self._keyed.write(control.encode(Released(self.raw, self.key_hash), self._keyed.secrets, place))
+        assert self._claimed_at is not None, "only what was claimed is released"
+        released = Released(self.raw, self.key_hash)
+        # Where the claim is, also if the store does not answer any more, or has another topic now.
+        self._keyed.write(control.encode(released, self._keyed.secrets, self._claimed_at))
 
     # The ends.
 

@@ -253,6 +253,16 @@ def test_a_claim_that_is_not_read_back_before_the_deadline_is_released(place: Pl
     place.assert_empty()
 
 
+@pytest.mark.parametrize("topics", [None, Topics(bytes(16), LANES, True, False)])
+def test_a_claim_is_released_where_it_is_whatever_has_become_of_the_store(place: Place, topics: Topics | None) -> None:
+    client, _ = place.open()
+    place.is_free()
+    place.store.topics = topics
+    place.passes(TIMEOUT_NS + 10 * MS)
+    client.expect(errors.CLAIM_LATE)
+    assert place.released == [place.claim.correlation_id]
+
+
 def test_a_winner_that_is_not_answered_keeps_the_key(place: Place) -> None:
     client, token = place.open()
     place.is_free()
