@@ -56,7 +56,9 @@ def at_once(stage: Stage) -> None:
             keys += len({claim.key_hash for claim in claims})
             soon += contested(lanes, SOON_MS)
             fault.count += contested(lanes, 0)
-    stage.progress(f"of {keys} keys {soon} were claimed twice within {SOON_MS} ms, {fault.count} within the same one")
+    stage.notes.append(
+        f"of {keys} keys {soon} were claimed twice within {SOON_MS} ms, {fault.count} within the same one"
+    )
     assert soon * 100 > AT_ONCE * keys
 
 

@@ -173,7 +173,8 @@ def play(
     for group in groups:
         if isinstance(group, KeyClients) and keys is not None:
             keys.judge(verdict, group, stage.faults)
-    return report_of(scenario, verdict, log, stage.faults, seconds)
+    report = report_of(scenario, verdict, log, stage.faults, seconds)
+    return replace(report, verdict="\n".join([report.verdict, *stage.notes]))
 
 
 def by_topic(tickets: list[Followed], topic_id: bytes) -> tuple[list[Followed], list[Followed]]:

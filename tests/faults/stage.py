@@ -280,6 +280,7 @@ class Stage:
         faults_wanted: how many faults a scenario that injects many should inject.
         faults: those injected so far.
         progress: told now and then what happens, for people.
+        notes: what a scenario has measured, for people.
     """
 
     furniture: Furniture
@@ -290,6 +291,7 @@ class Stage:
     chance: random.Random
     faults: list[Fault] = field(default_factory=list)
     more_clients: list[Clients] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def gateway(self) -> Gateway:
