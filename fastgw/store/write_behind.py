@@ -50,14 +50,15 @@ class WriteBehind(Tables):
         """
         if not self._collected:
             return
-        parts, self._collected, self._count = self._collected, [], 0
         try:
-            super().append(parts)
+            super().append(self._collected)
         except StoreDamaged:
             raise
         except StoreError as error:
+            # What was not written stays: no later batch, nor its position, may be written without it.
             log.error("kept replies not written", error=str(error))
             raise
+        self._collected, self._count = [], 0
 
     def get(self, kind: int, name: bytes, at_most: int = PLACES_MAX) -> list[Kept]:
         self.write()

@@ -108,6 +108,27 @@ def test_a_store_that_ends_in_order_has_written_everything(tmp_path, loop):
     successor.close()
 
 
+def test_after_a_write_that_fails_nothing_is_written_without_it(tmp_path, loop, monkeypatch):
+    tables = WriteBehind(tmp_path, MAX_BYTES, loop, booted_s=BOOTED_S)
+    append, room = Tables.append, [False]
+
+    def full_for_a_while(tables, parts):
+        if not room[0]:
+            raise StoreError("no space left")
+        append(tables, parts)
+
+    monkeypatch.setattr(Tables, "append", full_for_a_while)
+    tables.append([part([0, 1])])
+    with pytest.raises(StoreError):
+        tables.write()
+    room[0] = True
+    tables.append([part([2])])
+    tables.close()
+    successor = opened(tmp_path)
+    assert (all_offsets(successor), successor.positions()) == ([0, 1, 2], {SOURCE: 3})
+    successor.close()
+
+
 def test_a_write_that_fails_is_told_to_the_loop(tables, loop, monkeypatch):
     def full(_tables, _parts):
         raise StoreError("the disk is full")
