@@ -33,6 +33,7 @@ SCENARIOS: list[Scenario] = [
     *unnoticed_scenarios.SCENARIOS,
     *kept_topic_scenarios.SCENARIOS,
     *key_scenarios.SCENARIOS,
+    *unnoticed_scenarios.KEY_SCENARIOS,
     *stream_scenarios.SCENARIOS,
     *stream_scenarios.WITH_BROKERS,
 ]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import key_scenarios
+from tests.faults import key_scenarios, unnoticed_scenarios
 from tests.faults.clock_ahead import ahead
 from tests.faults.houses import Houses, for_tests
 from tests.faults.play import Scenario, name_of
 
-SCENARIOS = for_tests(key_scenarios.SCENARIOS)
+SCENARIOS = for_tests(key_scenarios.SCENARIOS, unnoticed_scenarios.KEY_SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)

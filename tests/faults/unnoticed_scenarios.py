@@ -7,6 +7,7 @@ rounds differ in which nothing happens is measured in the same way: that is the 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,17 +17,21 @@ from statistics import median
 from time import monotonic
 from typing import NamedTuple
 
-from tests.faults.clients import Habits
-from tests.faults.oracle import ANSWERED, Told
+from tests.faults.clients import Clients, Habits, ending_of
+from tests.faults.key_clients import KeyClients
+from tests.faults.oracle import ANSWERED, AS_ASKED, Told
 from tests.faults.play import Scenario
 from tests.faults.stage import House, Stage, wait
 from tests.faults.ticket_scenarios import NO_STORE, P99_MORE_S, P99_TIMES, has_store, p99_s, store_of
 
 HOUSE = House(defers=True)
+KEYS_ON_DISKS = House(keys=True, own_disks=True)
 ON_DISKS = HOUSE._replace(own_disks=True)
 # So few that neither core is busy: what stands still must not make the others faster.
 STEADY = Habits(connections=8, rate=200.0)
 KEPT = Habits(connections=8, rate=40.0, defers=True, body_bytes=2000, silent_after_s=20.0)
+WITH_KEYS = Habits(connections=16, rate=150.0, keys=True, silent_after_s=30.0)
+OF_KEYS = {"claim_late", "key_busy", "expired"}  # how a request with a key may end if the store is late
 ROUND_S = 3.0  # longer than a look into the store may take
 AFTER_S = 0.5  # between two rounds
 ROUNDS_MIN = 10  # of each kind, for more than a look for disasters
@@ -60,12 +65,20 @@ def unnoticed(inject: Fault, endings: frozenset[str]) -> Callable[[Stage], None]
                 stage.chance.shuffle(kinds)
                 rounds += [_round(stage, kind, inject) for kind in kinds]
         assert {one.ending for one in plain.told} == {ANSWERED}, "plain requests do not notice"
-        told = {one.ending for one in stage.clients.told}
+        told = endings_of(stage.clients)
+        assert told <= {*AS_ASKED, *NO_STORE, *OF_KEYS}, f"expected documented endings, got {told}"
         assert not endings or told & endings, f"expected that some deferred requests are told of {endings}, got {told}"
         _compare(stage, plain.told, rounds)
 
     play.__doc__ = inject.__doc__
     return play
+
+
+def endings_of(clients: Clients) -> set[str]:
+    """How requests that need the store ended, one by one."""
+    if not isinstance(clients, KeyClients):
+        return {one.ending for one in clients.told}
+    return {ANSWERED if one.is_of_service else ending_of(json.loads(one.body)) for one in clients.heard}
 
 
 def _round(stage: Stage, kind: str, inject: Fault) -> Round:
@@ -137,12 +150,20 @@ def full_disk(stage: Stage) -> Iterator[None]:
         yield
 
 
-def _row(name: str, house: House, inject: Fault, endings: frozenset[str] = frozenset()) -> Scenario:
-    return Scenario(f"deferred answers: {name}", house, unnoticed(inject, endings), NO_STORE, long=40, habits=KEPT)
+def _row(
+    name: str, house: House, inject: Fault, habits: Habits = KEPT, endings: frozenset[str] = frozenset()
+) -> Scenario:
+    return Scenario(name, house, unnoticed(inject, endings), NO_STORE, long=40, habits=habits)
 
 
 SCENARIOS = [
-    _row("store frozen", HOUSE, frozen_store),
-    _row("disk frozen", ON_DISKS, frozen_disk),
-    _row("disk full", ON_DISKS, full_disk, frozenset(NO_STORE)),
+    _row("deferred answers: store frozen", HOUSE, frozen_store),
+    _row("deferred answers: disk frozen", ON_DISKS, frozen_disk),
+    _row("deferred answers: disk full", ON_DISKS, full_disk, endings=frozenset(NO_STORE)),
+]
+
+KEY_SCENARIOS = [
+    _row("keys: store frozen", KEYS_ON_DISKS, frozen_store, WITH_KEYS),
+    _row("keys: disk frozen", KEYS_ON_DISKS, frozen_disk, WITH_KEYS),
+    _row("keys: disk full", KEYS_ON_DISKS, full_disk, WITH_KEYS, frozenset(NO_STORE)),
 ]
