@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from random import Random
 from statistics import median
 from time import monotonic
@@ -163,7 +164,7 @@ SCENARIOS = [
 ]
 
 KEY_SCENARIOS = [
-    _row("keys: store frozen", KEYS_ON_DISKS, frozen_store, WITH_KEYS),
-    _row("keys: disk frozen", KEYS_ON_DISKS, frozen_disk, WITH_KEYS),
+    replace(_row("keys: store frozen", KEYS_ON_DISKS, frozen_store, WITH_KEYS), only_soak=True),
+    replace(_row("keys: disk frozen", KEYS_ON_DISKS, frozen_disk, WITH_KEYS), only_soak=True),
     _row("keys: disk full", KEYS_ON_DISKS, full_disk, WITH_KEYS, frozenset(NO_STORE)),
 ]
