@@ -480,6 +480,9 @@ class Stream:
         self._partition = partition
         if self._is_client_gone:
             self._exchange.cancel(self._token)
+        elif self._encoder is None and self._rules.is_json:
+            # The head may have waited for this.
+            self._look_at(min(self._look_ns, self._began_ns + self._rules.head_wait_ns))
 
     def on_deadline(self, now_ns: int) -> int:
         over = self._why_over(now_ns)
@@ -493,11 +496,16 @@ class Stream:
             if now_ns >= self._first_due_ns:
                 self.give_up()
                 return 0  # the exchange knows what became of the record
-            if self._rules.is_json and self._record is None and now_ns >= self._began_ns + self._rules.head_wait_ns:
+            if self._may_begin_alone and now_ns >= self._began_ns + self._rules.head_wait_ns:
                 self._send_head(200, [RECORDED], now_ns, is_followed=False)
         elif now_ns >= self._last_write_ns + COMMENT_NS and not self._is_behind:
             self._comment(now_ns)
         return self.next_look_ns(now_ns)
+
+    @property
+    def _may_begin_alone(self) -> bool:
+        """Whether the head may go before the first item: it says that the request is in Kafka."""
+        return self._rules.is_json and (self._partition >= 0 or self._is_resumed)
 
     def _comment(self, now_ns: int) -> None:
         assert self._encoder is not None, "the head was sent"
@@ -548,7 +556,7 @@ class Stream:
             dues.append(self._first_due_ns)
         else:
             dues.append(self._last_item_ns + rules.idle_timeout_ns)
-        if self._encoder is None and rules.is_json:
+        if self._encoder is None and self._may_begin_alone:
             dues.append(self._began_ns + rules.head_wait_ns)
         if self._order.lost_at_ns:
             dues.append(self._order.lost_at_ns)

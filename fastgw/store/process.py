@@ -94,8 +94,8 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
         except ConfigError as error:  # the supervisor is writing it; a signal follows
             log.info("configuration not read", error=str(error))
             return
-        if (again.keeps_replies, again.has_streams) != (config.keeps_replies, config.has_streams):
-            stopping.set()  # a successor has other parts
+        if _made_of(again) != _made_of(config):
+            stopping.set()  # a successor has other parts, or other clients of Kafka
         elif kept is not None:
             kept.use(again)
 
@@ -129,6 +129,11 @@ async def _run(config: Config, config_fd: int, table_fd: int, run_dir: Path, rea
         log.error("store failed", error=repr(failures[0]))
         return 1
     return 0
+
+
+def _made_of(config: Config) -> tuple[Any, ...]:
+    """What a store cannot change while it runs, and a reload can."""
+    return config.keeps_replies, config.has_streams, config.kafka
 
 
 class KeptReplies:

@@ -426,6 +426,24 @@ def test_the_head_waits_for_a_while_and_then_goes_without_an_item(place: Place) 
     place.is_over(errors.ANSWERED)
 
 
+def test_the_head_says_recorded_only_when_kafka_has_confirmed_the_record(place: Place) -> None:
+    place.open()
+    place.stream.on_following(100)
+    place.passes(3 * S)
+    assert place.sink.head is None
+    place.exchange.delivered(place.token, place.now_ns, 2)
+    place.passes(50 * MS)
+    assert (place.sink.head[0], dict(place.sink.head[1])["fastgw-outcome"]) == (200, "recorded")
+
+
+def test_a_request_that_is_never_confirmed_is_not_said_to_be_recorded(place: Place) -> None:
+    place.open()
+    place.stream.on_following(100)
+    place.passes(6 * S)
+    place.sink.expect(errors.EXPIRED_UNKNOWN)
+    assert place.sink.head is None
+
+
 def test_an_ordinary_reply_after_the_head_is_no_stream(place: Place) -> None:
     place.sent()
     place.passes(2 * S)

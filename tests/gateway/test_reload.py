@@ -87,6 +87,10 @@ timeout = "2s"
 """
 
 
+def store_pids(gateway: Gateway) -> list[int]:
+    return [pid for pid, title in gateway.children().items() if title == "fastgw: test store"]
+
+
 def test_a_reload_that_adds_the_first_deferred_route_waits_until_its_store_can_answer(
     tmp_path, kafka_bootstrap, kafka_admin, make_topics
 ):
@@ -107,6 +111,12 @@ def test_a_reload_that_adds_the_first_deferred_route_waits_until_its_store_can_a
             with RawConnection(gateway.port) as client:
                 answer = client.request("POST", "/later", b"{}", ["Prefer: respond-async"])
                 assert answer.status == 202, answer
+        (before,) = store_pids(gateway)
+        gateway.config.write_text(gateway.config.read_text() + '[kafka.client]\n"socket.keepalive.enable" = true\n')
+        code, _, err = fastgw("reload", gateway.config)
+        assert code == 0, err
+        eventually(lambda: store_pids(gateway) not in ([], [before]), 10, "its clients of Kafka are new as well")
+        eventually(lambda: gateway.status()["store"]["trouble"] is None, 10, "it can answer")
         gateway.config.write_text(gateway.config.read_text().replace(LATER.format(**topics), ""))
         code, _, err = fastgw("reload", gateway.config)
         assert code == 0, err
